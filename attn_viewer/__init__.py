@@ -1,0 +1,33 @@
+"""Attention Viewer: see what the attention heads of transformer models look at.
+
+Names are loaded when first used, so that importing this package imports neither torch nor matplotlib.
+"""
+
+import importlib
+
+_HOMES = {
+    "AttentionMaps": "maps",
+    "AttnViewerError": "errors",
+    "capture_attention": "capture.prefill",
+    "draw_heatmap": "figures.heatmap",
+    "load_model": "capture.loading",
+    "load_scores": "storage.pt",
+    "plot_heads": "figures.grids",
+    "plot_layer_averages": "figures.grids",
+    "save_scores": "storage.pt",
+    "view_attention": "core",
+}
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

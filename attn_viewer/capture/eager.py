@@ -1,0 +1,94 @@
+"""Taking the weights that attention modules in eager mode hand out."""
+
+import contextlib
+import dataclasses
+
+import torch
+
+from ..errors import CaptureError
+
+
+@dataclasses.dataclass(frozen=True)
+class EagerWeights:
+    """Weights that one attention module returned.
+
+    Parameters
+    ----------
+    name : str
+        Qualified name of the module.
+    ordinal : int
+        How many times that module had returned weights before, in this pass.
+    weights : torch.Tensor
+        Axes ``(batch, n_heads, n_query, n_key)``.
+    module : torch.nn.Module
+        The module, for what it knows of sinks and soft caps.
+    """
+
+    name: str
+    ordinal: int
+    weights: torch.Tensor
+    module: torch.nn.Module
+
+
+class EagerHooks:
+    """Forward hooks that take attention weights out of module outputs.
+
+    The weights are passed on at once and replaced in the output by zeros of the same shape that take no memory,
+    so that a model told to collect all of them collects nothing.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    on_weights : callable
+        Takes an `EagerWeights`.
+    was_watched : callable
+        Tells for a module name whether its weights were computed by scaled_dot_product_attention.
+    """
+
+    def __init__(self, model, on_weights, was_watched):
+        self.model = model
+        self.on_weights = on_weights
+        self.was_watched = was_watched
+        self.counts = {}
+
+    @contextlib.contextmanager
+    def install(self):
+        """Keep the hooks on all modules while the block runs."""
+        handles = []
+        try:
+            for name, module in self.model.named_modules():
+                handles.append(module.register_forward_hook(self._hook(name), prepend=True))
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name):
+        def take(module, args, output):
+            if not isinstance(output, tuple) or self.was_watched(name):
+                return None
+            found = [i for i, part in enumerate(output) if i > 0 and _are_weights(part)]
+            if not found:
+                return None
+            if len(found) > 1:
+                raise CaptureError(
+                    f"module {name!r} returns {len(found)} tensors that look like attention weights; "
+                    "this architecture is not supported yet"
+                )
+            weights = output[found[0]]
+            ordinal = self.counts.get(name, 0)
+            self.counts[name] = ordinal + 1
+            self.on_weights(EagerWeights(name, ordinal, weights.detach(), module))
+            nothing = weights.new_zeros(()).expand(weights.shape)
+            return (*output[: found[0]], nothing, *output[found[0] + 1 :])
+
+        return take
+
+
+def _are_weights(part):
+    """Tell attention weights from position biases, cached keys and our own placeholders by what rows sum to."""
+    if not isinstance(part, torch.Tensor) or part.ndim != 4 or not part.is_floating_point() or part.numel() == 0:
+        return False
+    sums = part.sum(dim=-1, dtype=torch.float32)
+    return bool(part.min() >= 0 and sums.max() <= 1.01 and sums.max() > 1e-6)

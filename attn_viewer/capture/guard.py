@@ -1,0 +1,85 @@
+"""Leaving a model exactly as it was found."""
+
+import contextlib
+import threading
+import weakref
+
+from ..errors import CaptureError
+
+_busy = weakref.WeakSet()
+_busy_lock = threading.Lock()
+_HOOK_TABLES = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+# transformers notes on a model that it has put its own hooks there.
+_HOOKS_NOTED = "_output_capturing_hooks_installed"
+
+
+@contextlib.contextmanager
+def borrow_model(model):
+    """Have a model for one pass: in eval mode, on attention that can be seen, and put back afterwards.
+
+    Training flags, forward hooks and attention implementations are restored one by one, whatever happens in the
+    block. Flash and flex attention are set to SDPA config by config for the time of the pass, because both compute
+    the same weights; a model that has no SDPA is set to eager.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+
+    Yields
+    ------
+    bool
+        Whether any part of the model runs eager attention.
+
+    Raises
+    ------
+    CaptureError
+        If another capture is running on this model.
+    """
+    with _busy_lock:
+        if model in _busy:
+            raise CaptureError(
+                "this model is being captured already; wait for that capture to end, or load the model twice"
+            )
+        _busy.add(model)
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    hooks = [{table: getattr(module, table).copy() for table in _HOOK_TABLES} for module in modules]
+    noted = [vars(module).get(_HOOKS_NOTED) for module in modules]
+    configs = _find_configs(modules)
+    implementations = [config._attn_implementation_internal for config in configs]
+    try:
+        model.eval()
+        fallback = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
+        for config, implementation in zip(configs, implementations, strict=True):
+            if implementation not in ("sdpa", "eager", None):
+                config._attn_implementation_internal = fallback
+        yield any(config._attn_implementation_internal == "eager" for config in configs)
+    finally:
+        for module, was_training, tables, note in zip(modules, training, hooks, noted, strict=True):
+            module.training = was_training
+            for table, entries in tables.items():
+                getattr(module, table).clear()
+                getattr(module, table).update(entries)
+            if note is None:
+                vars(module).pop(_HOOKS_NOTED, None)
+        for config, implementation in zip(configs, implementations, strict=True):
+            config._attn_implementation_internal = implementation
+        with _busy_lock:
+            _busy.discard(model)
+
+
+def _find_configs(modules):
+    """Return the distinct configs that say which attention runs; sub-models may share one or have their own."""
+    configs = {}
+    for module in modules:
+        config = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation_internal"):
+            configs[id(config)] = config
+    return list(configs.values())

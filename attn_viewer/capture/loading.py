@@ -1,0 +1,150 @@
+"""Models and tokenizers from a hub name, a folder, a GGUF file, or the package itself."""
+
+import contextlib
+import io
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from ..errors import ModelLoadError, OptionError
+
+DEMO_MODEL = "demo"
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def get_demo_path():
+    """Return the folder of the trained demo model inside this package.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder in Hugging Face format.
+    """
+    return Path(str(files("attn_viewer") / "demo_model"))
+
+
+def load_model(
+    model_path=None,
+    *,
+    dtype="auto",
+    device_map=None,
+    revision=None,
+    trust_remote_code=False,
+    attn_implementation=None,
+    progress=None,
+):
+    """Load a model and its tokenizer.
+
+    Parameters
+    ----------
+    model_path : str or path-like, optional
+        Hub name (``org/name``), folder, ``.gguf`` file, or ``"demo"``; left out, the demo model of this package.
+    dtype : {"auto", "float32", "float16", "bfloat16"}
+        Type of the parameters; ``"auto"`` is that of the checkpoint (float32 for GGUF, which is dequantised).
+    device_map : str or dict, optional
+        Where the model goes, as transformers takes it (``"auto"``, ``"cuda:0"``, …); needs `accelerate`.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    trust_remote_code : bool
+        Whether code that comes with the checkpoint may run. Off: it is a stranger's program.
+    attn_implementation : str, optional
+        As transformers takes it; left out, the model keeps its own fast attention.
+    progress : bool, optional
+        Whether transformers may show bars and remarks; left out, only when stderr is a terminal.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel
+        In eval mode. Quantised checkpoints load as transformers loads them.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer.
+
+    Raises
+    ------
+    ModelLoadError
+        If there is no such model or it cannot be loaded.
+    OptionError
+        If `dtype` is unknown.
+    """
+    if dtype not in _DTYPES:
+        raise OptionError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    where, arguments = _locate(model_path)
+    import transformers
+
+    arguments |= {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    options = {"device_map": device_map, "attn_implementation": attn_implementation}
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        with _hush_transformers(not (sys.stderr.isatty() if progress is None else progress)):
+            config = transformers.AutoConfig.from_pretrained(where, **arguments)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **arguments)
+            auto_class = getattr(transformers, choose_auto_class(config))
+            model = auto_class.from_pretrained(where, dtype=dtype, **arguments, **options)
+    except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelLoadError(f"cannot load {str(model_path)!r}: {reason}") from error
+    return model.eval(), tokenizer
+
+
+def _locate(model_path):
+    """Return what `from_pretrained` takes for a path: the folder or name, and arguments for a GGUF file."""
+    if model_path is None or model_path == DEMO_MODEL:
+        return str(get_demo_path()), {}
+    path = Path(model_path).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"there is no GGUF file {str(model_path)!r}; check the path")
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(
+                f"folder {str(model_path)!r} holds no model: config.json is missing; give the folder that "
+                "save_pretrained wrote, or a .gguf file"
+            )
+        return str(path), {}
+    is_hub_name = 0 <= str(model_path).count("/") <= 1 and str(model_path)[:1] not in (".", "/", "~", "")
+    if path.exists() or not is_hub_name:
+        kind = "is a file, not a folder" if path.exists() else "does not exist"
+        raise ModelLoadError(f"{str(model_path)!r} {kind}; give a model folder, a .gguf file or a hub name 'org/name'")
+    return str(model_path), {}
+
+
+@contextlib.contextmanager
+def _hush_transformers(is_quiet):
+    """Keep transformers' bars and remarks off stderr; its settings are back afterwards."""
+    from transformers.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # The bar over the tensors of a GGUF file listens to neither setting.
+    stderr = contextlib.redirect_stderr(io.StringIO()) if is_quiet else contextlib.nullcontext()
+    if is_quiet:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        with stderr:
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def choose_auto_class(config):
+    """Choose the Auto class that loads a checkpoint as what it was trained to be.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        The checkpoint's config.
+
+    Returns
+    -------
+    str
+        Name of an Auto class of transformers.
+    """
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "AutoModelForCausalLM"
+    if getattr(config, "is_encoder_decoder", False) and architecture.endswith("ForConditionalGeneration"):
+        return "AutoModelForSeq2SeqLM"
+    return "AutoModel"

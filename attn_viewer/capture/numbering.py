@@ -1,0 +1,41 @@
+"""Which stack and layer an attention module belongs to, read from its qualified name."""
+
+import re
+from collections import defaultdict
+
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+
+
+def number_modules(model):
+    """Give every module of a model its stack and its true layer number.
+
+    Modules whose names differ in nothing but indices form a stack: ``model.layers.*.self_attn``. Where one index
+    varies over the stack, it is the layer number; where none does, the first index is (0 without any); where
+    several do (stages of blocks), the layers are counted in the order of the model's modules.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+
+    Returns
+    -------
+    dict of str to tuple of (str, int)
+        For each qualified module name: the stack (its name with ``*`` for indices) and the layer number.
+    """
+    stacks = defaultdict(list)
+    for name, _ in model.named_modules():
+        stacks[_INDEX.sub("*", name)].append(name)
+    numbers = {}
+    for stack, names in stacks.items():
+        indices = [[int(i) for i in _INDEX.findall(name)] for name in names]
+        varying = [place for place, column in enumerate(zip(*indices, strict=True)) if len(set(column)) > 1]
+        for count, (name, index) in enumerate(zip(names, indices, strict=True)):
+            if len(varying) > 1:
+                number = count
+            elif varying:
+                number = index[varying[0]]
+            else:
+                number = index[0] if index else 0
+            numbers[name] = (stack, number)
+    return numbers

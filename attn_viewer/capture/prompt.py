@@ -1,0 +1,101 @@
+"""A prompt, in any of the forms people have it in, to the inputs of a model."""
+
+import inspect
+
+from ..errors import PromptError
+
+
+def encode_prompt(model, tokenizer, prompt):
+    """Turn a prompt into the keyword arguments of a forward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, for its device and the inputs that it takes.
+    tokenizer : transformers tokenizer or None
+        Not needed when `prompt` is a list of token ids.
+    prompt : str, list of dict or list of int
+        Text; chat messages (``role`` and ``content``) for the tokenizer's chat template; or token ids, which are
+        taken as they are.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``input_ids`` of axes ``(1, n_tokens)`` and what else the tokenizer made, on the model's device.
+
+    Raises
+    ------
+    PromptError
+        If the prompt is empty or of another type, has no tokens, or does not fit tokenizer and model.
+    """
+    if not isinstance(prompt, (str, list, tuple)) or len(prompt) == 0:
+        came = "nothing" if prompt is None or prompt in ("", [], ()) else f"a {type(prompt).__name__}"
+        raise PromptError(f"the prompt must be text, chat messages or token ids, got {came}; give at least one token")
+    if all(isinstance(part, int) for part in prompt):
+        inputs = _from_ids(prompt)
+    elif tokenizer is None:
+        raise PromptError("a prompt in words needs a tokenizer; pass tokenizer= or a list of token ids")
+    elif isinstance(prompt, str):
+        inputs = dict(tokenizer(prompt, return_tensors="pt", verbose=False))
+    else:
+        inputs = _from_chat(tokenizer, prompt)
+    if inputs["input_ids"].shape[-1] == 0:
+        raise PromptError(f"the prompt {prompt!r} has no tokens; give at least one token")
+    _check_vocabulary(model, inputs["input_ids"])
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in inputs.items() if takes_argument(model, name)}
+
+
+def _from_ids(ids):
+    import torch
+
+    return {"input_ids": torch.tensor([list(ids)], dtype=torch.long)}
+
+
+def _from_chat(tokenizer, messages):
+    for message in messages:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise PromptError(
+                f"a chat prompt is a list of {{'role': …, 'content': …}}, got {message!r} in it; "
+                "text goes in as one str, token ids as a list of int"
+            )
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError("this tokenizer has no chat template; pass the prompt as text (no --chat)")
+    try:
+        encoded = tokenizer.apply_chat_template(
+            list(messages),
+            add_generation_prompt=messages[-1]["role"] != "assistant",
+            return_dict=True,
+            return_tensors="pt",
+        )
+    except Exception as error:  # templates are programs of the model's authors and raise what they like
+        raise PromptError(f"the chat template refuses these messages: {error}") from error
+    return dict(encoded)
+
+
+def _check_vocabulary(model, ids):
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    size = getattr(embeddings, "num_embeddings", None)
+    if size is not None and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise PromptError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}, but the model knows 0 to {size - 1}; "
+            "use the tokenizer that belongs to the model"
+        )
+
+
+def takes_argument(model, name):
+    """Tell whether the model's forward pass names this argument.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    name : str
+        Argument name.
+
+    Returns
+    -------
+    bool
+        True if the argument is in the signature of `forward`.
+    """
+    return name in inspect.signature(model.forward).parameters

@@ -1,0 +1,126 @@
+"""Seeing each scaled_dot_product_attention call of a forward pass, without touching the model."""
+
+import contextlib
+import dataclasses
+from collections import Counter
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionCall:
+    """One call of `torch.nn.functional.scaled_dot_product_attention`, with the inputs the model really used.
+
+    Parameters
+    ----------
+    name : str
+        Qualified name of the innermost module that was running.
+    ordinal : int
+        How many times that module had made such a call before, in this pass.
+    query, key, value : torch.Tensor
+        Axes ``(batch, n_heads, n_query | n_key, d)``; key and value may have fewer heads.
+    mask : torch.Tensor or None
+        Bool (True is seen) or float (added to the scores).
+    is_causal : bool
+        Whether query i sees keys 0 to i only.
+    scale : float or None
+        Factor of the scores; None means ``d ** -0.5``.
+    """
+
+    name: str
+    ordinal: int
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    is_causal: bool
+    scale: float | None
+
+
+class ModuleStack:
+    """Which module of a model is running, kept by forward hooks.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; a module used in several places goes by its first name.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.names = []
+        self.seen = set()
+
+    @contextlib.contextmanager
+    def follow(self):
+        """Keep `names` up to date while the block runs."""
+        handles = []
+
+        def enter(module, args, *, name):
+            self.names.append(name)
+            self.seen.add(name)
+
+        def leave(module, args, output):
+            # A module that raised inside a caught exception never told us that it ended.
+            self.names.pop()
+
+        try:
+            for name, module in self.model.named_modules():
+                handles += [
+                    module.register_forward_pre_hook(_named(enter, name), prepend=True),
+                    module.register_forward_hook(leave, always_call=True),
+                ]
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _named(hook, name):
+    return lambda module, args: hook(module, args, name=name)
+
+
+class AttentionWatch(TorchFunctionMode):
+    """Hand every scaled_dot_product_attention call to a function; the call's result is what it always is.
+
+    Parameters
+    ----------
+    stack : ModuleStack
+        Followed at the same time; tells which module calls.
+    on_call : callable
+        Takes an `AttentionCall`, after the model's own computation.
+    """
+
+    def __init__(self, stack, on_call):
+        super().__init__()
+        self.stack = stack
+        self.on_call = on_call
+        self.counts = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Run `func`; report it if it is attention."""
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            name = self.stack.names[-1] if self.stack.names else ""
+            ordinal = self.counts[name]
+            self.counts[name] += 1
+            self.on_call(_read_call(name, ordinal, *args, **kwargs))
+        return output
+
+
+def _read_call(
+    name,
+    ordinal,
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    *,
+    scale=None,
+    enable_gqa=False,
+):
+    return AttentionCall(name, ordinal, query, key, value, attn_mask, is_causal, scale)

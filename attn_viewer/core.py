@@ -1,0 +1,216 @@
+"""The main job in one call: capture a prompt's attention, keep it, draw it."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .errors import OptionError
+from .files import check_folder, check_model_id, make_folder, write_whole
+
+AVERAGES = "all_layers_avg"
+
+
+def view_attention(
+    model=None,
+    model_id=None,
+    tokenizer=None,
+    prompt=None,
+    save_attention_scores=False,
+    save_attention_scores_path=None,
+    load_attention_scores_path=None,
+    save_fig_path=None,
+    plot_figs_per_head=False,
+    ignore_first_token=False,
+    num_figs_per_row=4,
+    *,
+    fig_format="jpg",
+    cmap=None,
+    norm="linear",
+    vmin=0.0,
+    vmax=None,
+    scale="shared",
+    layers=None,
+    heads=None,
+    sink="keep",
+    dtype="float32",
+    progress=None,
+):
+    """Draw the attention weights of a prompt, from a model or from a cache.
+
+    Writes ``{save_fig_path}/{model_id}/all_layers_avg.jpg`` (the mean over the heads of every layer) and, with
+    `plot_figs_per_head`, ``layer_{i}.jpg`` for every layer.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, optional
+        A transformers model. It runs once, on its own attention, and is left as it was found.
+    model_id : str, optional
+        Name for titles, folder and cache; left out, the name of the model or the one in the cache.
+    tokenizer : transformers tokenizer, optional
+        The model's tokenizer.
+    prompt : str, list of dict or list of int, optional
+        Text, chat messages or token ids.
+    save_attention_scores : bool
+        Whether to write the cache ``{save_attention_scores_path}/{model_id}_attn_scores.pt``.
+    save_attention_scores_path : path-like, optional
+        Folder of the cache.
+    load_attention_scores_path : path-like, optional
+        A cache to draw from; then model, tokenizer and prompt are neither needed nor used.
+    save_fig_path : path-like, optional
+        Folder of the figures; left out, no figures are written.
+    plot_figs_per_head : bool
+        Whether to draw every head too.
+    ignore_first_token : bool
+        The same as ``sink="hide"``.
+    num_figs_per_row : int
+        Panels side by side.
+    fig_format : {"jpg", "png", "pdf", "svg", "svgz"}
+        Format of the figures.
+    cmap : str, optional
+        A matplotlib colour map; left out, the one of this package.
+    norm : {"linear", "power", "log"}
+        Scale from weights to colours.
+    vmin, vmax : float, optional
+        Ends of the scale; left out, 0 and the largest weight on a page (on all pages of heads).
+    scale : {"shared", "panel"}
+        One scale for all panels or one for each.
+    layers, heads : sequence of int, optional
+        True numbers of those to capture and draw; left out, all.
+    sink : {"keep", "hide", "renormalise"}
+        What happens to the first token.
+    dtype : {"float32", "float16"}
+        Type in which weights are kept.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files written: the cache first, then the figures.
+
+    Raises
+    ------
+    AttnViewerError
+        Of the type that says what was wrong; see `attn_viewer.errors`. Options are checked before the model runs.
+    """
+    look, fmt = check_view_options(
+        model_id=model_id,
+        save_attention_scores=save_attention_scores,
+        save_attention_scores_path=save_attention_scores_path,
+        load_attention_scores_path=load_attention_scores_path,
+        save_fig_path=save_fig_path,
+        ignore_first_token=ignore_first_token,
+        fig_format=fig_format,
+        sink=sink,
+        num_figs_per_row=num_figs_per_row,
+        cmap=cmap,
+        norm=norm,
+        vmin=vmin,
+        vmax=vmax,
+        scale=scale,
+    )
+    if load_attention_scores_path is not None:
+        maps = _load_maps(load_attention_scores_path, model_id, layers, heads)
+    else:
+        if model is None:
+            raise OptionError("view_attention needs a model and a prompt, or load_attention_scores_path")
+        from .capture.prefill import capture_attention
+
+        maps = capture_attention(model, tokenizer, prompt, layers=layers, heads=heads, dtype=dtype, model_id=model_id)
+        check_model_id(maps.model_id)
+    pages = _render_pages(maps, plot_figs_per_head, look, fmt, progress) if save_fig_path is not None else iter(())
+    # What cannot be drawn is found out before anything is written.
+    first = next(pages, None)
+    written = []
+    if save_attention_scores and load_attention_scores_path is None:
+        from .storage.pt import save_scores
+
+        written.append(save_scores(maps, save_attention_scores_path))
+    for name, data in itertools.chain([first] * (first is not None), pages):
+        folder = make_folder(Path(save_fig_path) / maps.model_id)
+        written.append(write_whole(folder / f"{name}.{fmt}", data))
+    return written
+
+
+def check_view_options(
+    *,
+    model_id=None,
+    save_attention_scores=False,
+    save_attention_scores_path=None,
+    load_attention_scores_path=None,
+    save_fig_path=None,
+    ignore_first_token=False,
+    fig_format="jpg",
+    sink="keep",
+    plot_figs_per_head=False,
+    layers=None,
+    heads=None,
+    **look,
+):
+    """Check what can be known to be wrong before a model is loaded or a cache is read.
+
+    Parameters
+    ----------
+    model_id, save_attention_scores, save_attention_scores_path, load_attention_scores_path, save_fig_path
+        As `view_attention` takes them; so are the others.
+    ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads
+        Likewise.
+    **look
+        Fields of `figures.grids.GridOptions`.
+
+    Returns
+    -------
+    look : dict
+        All fields of `GridOptions` that were given, `ignore_first_token` worked in.
+    fmt : str
+        The figure format, normalised.
+
+    Raises
+    ------
+    OptionError, OutputError
+        For the first option that cannot be used.
+    """
+    from .figures.formats import check_format
+    from .figures.grids import GridOptions
+
+    look["sink"] = "hide" if ignore_first_token and sink == "keep" else sink
+    GridOptions(**look)
+    if model_id is not None:
+        check_model_id(model_id)
+    if save_attention_scores:
+        if save_attention_scores_path is None:
+            raise OptionError("save_attention_scores needs save_attention_scores_path, the folder of the cache")
+        check_folder(save_attention_scores_path)
+    if save_fig_path is not None:
+        check_folder(save_fig_path)
+    elif not save_attention_scores or load_attention_scores_path is not None:
+        raise OptionError("nothing would be written; give save_fig_path or save_attention_scores")
+    return look, check_format(fig_format)
+
+
+def _load_maps(path, model_id, layers, heads):
+    from .storage.pt import load_scores
+
+    maps = load_scores(path).select(layers=layers, heads=heads)
+    if model_id is not None:
+        maps = dataclasses.replace(maps, model_id=model_id)
+    check_model_id(maps.model_id)
+    return maps
+
+
+def _render_pages(maps, plot_figs_per_head, look, fmt, progress):
+    """Yield the name and content of each figure file."""
+    from .figures.formats import render_figure
+    from .figures.grids import iterate_head_pages, plot_layer_averages
+
+    count = 1 + len(maps.layers) * plot_figs_per_head
+    # None lets tqdm stay silent where stderr is no terminal.
+    disable = None if progress is None else not progress
+    with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
+        yield AVERAGES, render_figure(plot_layer_averages(maps, **look), fmt)
+        bar.update()
+        for layer, figure in iterate_head_pages(maps, **look) if plot_figs_per_head else ():
+            yield f"layer_{layer}", render_figure(figure, fmt)
+            bar.update()

@@ -1,0 +1,36 @@
+"""Every error that Attention Viewer raises on purpose, one tree.
+
+A message names what came, what was expected and what to do.
+"""
+
+
+class AttnViewerError(Exception):
+    """Base of all errors of this package; ``except AttnViewerError`` catches them all."""
+
+
+class OptionError(AttnViewerError, ValueError):
+    """An option has a value that cannot be used (a layer that is not there, an unknown format)."""
+
+
+class InvalidMapsError(AttnViewerError, ValueError):
+    """Arrays and labels do not make up valid `AttentionMaps`."""
+
+
+class PromptError(AttnViewerError, ValueError):
+    """A prompt cannot be turned into tokens (empty, no chat template, ids outside the vocabulary)."""
+
+
+class ModelLoadError(AttnViewerError, OSError):
+    """A model or tokenizer cannot be found or loaded."""
+
+
+class CaptureError(AttnViewerError, RuntimeError):
+    """A forward pass did not give the attention weights of every layer."""
+
+
+class CacheError(AttnViewerError, ValueError):
+    """A cache file is missing, damaged, unsafe or not what it claims to be."""
+
+
+class OutputError(AttnViewerError, OSError):
+    """A file or folder cannot be written."""

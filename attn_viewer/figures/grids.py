@@ -1,0 +1,340 @@
+"""Pages of heatmaps: the mean of every layer, or every head of a layer."""
+
+import dataclasses
+import math
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Affine2D
+
+from ..errors import OptionError
+from . import style
+from .heatmap import draw_colorbar, label_axis, limit_cells
+from .labels import TokenStamps, measure_text
+from .layout import MARGIN, fit_panel, lay_out_page
+
+SINKS = ("keep", "hide", "renormalise")
+SCALES = ("shared", "panel")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """How a page of heatmaps looks.
+
+    Parameters
+    ----------
+    num_figs_per_row : int
+        Panels side by side.
+    sink : {"keep", "hide", "renormalise"}
+        What happens to the first token, which often takes most of the weight: nothing; its column and its own row
+        are left out; the same, and each row is divided by what is left of it.
+    cmap : str, optional
+        A matplotlib colour map; left out, the one of this package.
+    norm : {"linear", "power", "log"}
+        Scale from weights to colours.
+    vmin, vmax : float, optional
+        Ends of the scale; left out, 0 and the largest weight shown.
+    scale : {"shared", "panel"}
+        One scale and colour bar for all panels, or a scale for each, its largest weight in the title.
+
+    Raises
+    ------
+    OptionError
+        If a value cannot be used.
+    """
+
+    num_figs_per_row: int = 4
+    sink: str = "keep"
+    cmap: str | None = None
+    norm: str = "linear"
+    vmin: float = 0.0
+    vmax: float | None = None
+    scale: str = "shared"
+
+    def __post_init__(self):
+        """Check all values, so that a wrong one is found before any work is done."""
+        if not isinstance(self.num_figs_per_row, int) or self.num_figs_per_row < 1:
+            raise OptionError(f"num_figs_per_row must be a whole number from 1, got {self.num_figs_per_row!r}")
+        for name, known in (("sink", SINKS), ("scale", SCALES)):
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        style.get_colormap(self.cmap)
+        style.make_norm(self.norm, self.vmin, max(1.0, self.vmin + 1) if self.vmax is None else self.vmax)
+
+
+def plot_layer_averages(maps, **options):
+    """Draw the mean over the heads of every layer.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    **options
+        Fields of `GridOptions`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A page with a panel a layer.
+    """
+    means = maps.average_heads()
+    counts = sorted(set(maps.n_heads))
+    note = None
+    if maps.reduction != "head_mean":
+        note = f"mean over {counts[0]} head{'s' * (counts[0] > 1)}" if len(counts) == 1 else "mean over heads"
+    matrices = [layer[0] for layer in means.weights]
+    page = HeatmapPage(maps, len(matrices), find_largest(means, options), note, **options)
+    titles = [f"layer {number}" for number in maps.layers]
+    return page.show(matrices, titles, "layer averages" if note else "layers")
+
+
+def plot_heads(maps, layer, **options):
+    """Draw every head of one layer.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    layer : int
+        True layer number.
+    **options
+        Fields of `GridOptions`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A page with a panel a head.
+    """
+    return next(iterate_head_pages(maps.select(layers=[layer]), **options))[1]
+
+
+def iterate_head_pages(maps, **options):
+    """Draw every head of every layer, a page a layer, all on one scale.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    **options
+        Fields of `GridOptions`.
+
+    Yields
+    ------
+    layer : int
+        True layer number.
+    figure : matplotlib.figure.Figure
+        Its page; the next step draws into the same figure if the layers have equally many heads.
+    """
+    page, largest = None, find_largest(maps, options)
+    for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
+        if page is None or len(page.images) != len(heads):
+            page = HeatmapPage(maps, len(heads), largest, None, **options)
+        titles = ["mean of heads"] if maps.reduction == "head_mean" else [f"head {number}" for number in heads]
+        yield layer, page.show(weights, titles, f"layer {layer}")
+
+
+def find_largest(maps, options):
+    """Return the largest weight that a page of these maps shows.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    options : dict
+        Fields of `GridOptions`.
+
+    Returns
+    -------
+    float
+        The largest weight after the first token was hidden or rows renormalised, never 0.
+    """
+    sink = options.get("sink", "keep")
+    largest = max(float(_treat_sink(weights, maps, sink).max(initial=0)) for weights in maps.weights)
+    return largest or 1.0
+
+
+def _treat_sink(weights, maps, sink):
+    """Return weights of axes (..., n_query, n_key) without the first token, if that is wished."""
+    if sink == "keep":
+        return weights
+    rest = weights[..., int(maps.kind != "cross") :, 1:]
+    if sink == "hide":
+        return rest
+    total = rest.sum(axis=-1, keepdims=True, dtype=np.float32)
+    return np.divide(rest, total, out=np.zeros(rest.shape, np.float32), where=total > 0)
+
+
+class HeatmapPage:
+    """A page of equally large heatmaps over the same tokens, with one heading and one colour bar.
+
+    It is laid out once; `show` puts other weights in, so that thirty layers cost one layout.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        Whose tokens label the panels.
+    n_panels : int
+        How many panels.
+    largest : float
+        Largest weight that will be shown.
+    note : str or None
+        What was done to the weights before.
+    **options
+        Fields of `GridOptions`.
+    """
+
+    def __init__(self, maps, n_panels, largest, note, **options):
+        self.maps, self.options = maps, GridOptions(**options)
+        tokens_query, tokens_key = maps.tokens_query, maps.tokens_key
+        hidden = int(self.options.sink != "keep")
+        if hidden:
+            tokens_query, tokens_key = tokens_query[int(maps.kind != "cross") :], tokens_key[1:]
+            if not tokens_query or not tokens_key:
+                raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
+            if maps.reduction == "pooled":
+                raise OptionError("the first token cannot be hidden in pooled maps, it shares cells with others")
+        self.family, self.missing = style.choose_fonts([*tokens_query, *tokens_key, maps.model_id])
+        shape = [math.ceil(len(tokens) / maps.cell) for tokens in (tokens_query, tokens_key)]
+        _, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
+        cell = maps.cell * pooling
+        cells = [math.ceil(side / pooling) for side in shape]
+        *panel, size = fit_panel(*cells, is_lone=n_panels == 1, has_tokens=cell == 1)
+        self.queries, self.keys = (
+            label_axis(tokens, self.family, self.missing, cell=cell, first=hidden * (tokens is not maps.tokens_query),
+                       size=size)
+            for tokens in (tokens_query, tokens_key)
+        )  # fmt: skip
+        notes = [note, *_describe(maps, self.options, pooling, has_indices=size is None)]
+        self.norm = style.make_norm(
+            self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
+        )
+        self.cmap = style.get_colormap(self.options.cmap)
+        self.layout = lay_out_page(
+            n_panels,
+            self.options.num_figs_per_row,
+            panel,
+            label_width=self.queries.width,
+            label_depth=self.keys.depth,
+            notes=[n for n in notes if n],
+            has_bar=self.options.scale == "shared",
+        )
+        with mpl.rc_context(style.make_rc(family=self.family)):
+            self._draw_frame(*cells)
+
+    def _draw_frame(self, n_rows, n_columns):
+        """Draw all that stays the same from layer to layer.
+
+        One `Axes`, measured in points, holds the whole page: thirty of them take longer to make than all the rest.
+        """
+        width, height = self.layout.size
+        self.figure = Figure(figsize=(width / 72, height / 72), dpi=self.layout.resolution)
+        self.axes = ax = self.figure.add_axes((0, 0, 1, 1), label="page")
+        ax.set_axis_off()
+        nothing = np.ma.masked_all((n_rows, n_columns), np.float32)
+        self.images = [
+            ax.imshow(nothing, extent=(x, x + w, y, y + h), norm=self.norm, cmap=self.cmap, interpolation="nearest")
+            for x, y, w, h in self.layout.panels
+        ]
+        ax.set(xlim=(0, width), ylim=(0, height), aspect="auto")
+        frames = [Rectangle((x, y), w, h) for x, y, w, h in self.layout.panels]
+        ax.add_collection(PatchCollection(frames, facecolor="none", edgecolor=style.FRAME, linewidth=0.5, zorder=2))
+        self.titles = [self._write(x, y + h + 3.5, "", size=style.TITLE_SIZE) for x, y, _, h in self.layout.panels]
+        from_cells = Affine2D().translate(0.5, 0.5)
+        panels = [
+            from_cells + Affine2D().scale(w / n_columns, -h / n_rows).translate(x, y + h) + ax.transData
+            for x, y, w, h in self.layout.panels
+        ]
+        self.stamps = TokenStamps(panels, n_rows, self.queries, self.keys)
+        ax.add_artist(self.stamps)
+        self.heading = self._write(*self.layout.heading, "", size=style.HEADING_SIZE, weight="bold")
+        self.notes = [
+            self._write(MARGIN, y, line, size=style.NOTE_SIZE, color=style.MUTED) for line, y in self.layout.notes
+        ]
+        centred = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
+        for place in self.layout.queries:
+            self._write(*place, "query", rotation=90, **centred)
+        for place in self.layout.keys:
+            self._write(*place, "key", **centred)
+        self.colorbar = None
+        if self.layout.bar:
+            mappable = mpl.cm.ScalarMappable(self.norm, self.cmap)
+            self.colorbar = draw_colorbar(self.figure, self.layout.bar, mappable, "attention weight")
+
+    def _write(self, x, y, text, **look):
+        return self.axes.text(x, y, text, parse_math=False, **look)
+
+    def show(self, matrices, titles, heading):
+        """Put weights into the panels.
+
+        Parameters
+        ----------
+        matrices : sequence of numpy.ndarray
+            One a panel, axes ``(n_query, n_key)``, as they stand in the maps.
+        titles : sequence of str
+            One a panel.
+        heading : str
+            What the page shows; the model's name goes before it.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The page.
+        """
+        own_scale = self.options.scale == "panel"
+        for matrix, title, image, text in zip(matrices, titles, self.images, self.titles, strict=True):
+            shown = _treat_sink(matrix, self.maps, self.options.sink)
+            future = np.triu(np.ones(shown.shape, bool), 1) if self.maps.causal else np.False_
+            shown = np.ma.masked_array(shown, future)
+            image.set_data(limit_cells(shown)[0])
+            if own_scale:
+                largest = float(shown.max()) or 1.0
+                image.set_norm(style.make_norm(self.options.norm, self.options.vmin, largest))
+                title = f"{title}   (max {largest:.2g})"
+            text.set_text(title)
+        self.heading.set_text(self._fit_heading(heading))
+        return self.figure
+
+    def _fit_heading(self, heading):
+        """Cut the model's name where it would run out of the page or into the colour bar."""
+        room = self.layout.size[0] - 2 * MARGIN
+        if self.layout.bar and self.layout.bar[0] > MARGIN:
+            room = self.layout.bar[0] - 2 * MARGIN
+        name = style.spell_missing(self.maps.model_id, self.missing)
+        for longest in range(len(name), 3, -1):
+            text = f"{style.shorten_label(name, longest)}  ·  {heading}"
+            # Bold is up to a sixth wider than the regular face that is measured.
+            if measure_text(text, style.HEADING_SIZE, self.family)[0] * 7 / 6 <= room:
+                return text
+        return heading
+
+
+def _describe(maps, options, pooling, *, has_indices):
+    """Yield what a reader must know about the data of a page."""
+    n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
+    if maps.kind == "cross":
+        yield f"{n_query} query and {n_key} key tokens"
+    else:
+        yield f"{n_key} token{'s' * (n_key > 1)}"
+    if maps.kind in ("encoder", "decoder", "cross"):
+        yield {"encoder": "encoder", "decoder": "decoder", "cross": "cross attention"}[maps.kind]
+    if maps.cell > 1:
+        yield f"each cell the {maps.pooling} over {maps.cell} × {maps.cell} tokens"
+    if pooling > 1:
+        yield f"drawn as the max over {pooling} × {pooling} {'cells' if maps.cell > 1 else 'tokens'}"
+    if has_indices:
+        yield "axes count tokens from 0"
+    if options.sink == "hide":
+        yield "first token hidden"
+    if options.sink == "renormalise":
+        yield "first token hidden, rows renormalised"
+    if maps.has_sinks:
+        yield "rows sum to less than 1: learned sinks take the rest"
+    if options.norm == "power":
+        yield "square-root colour scale"
+    if options.norm == "log":
+        yield "logarithmic colour scale"
+    if options.scale == "panel":
+        yield "each panel on its own scale"

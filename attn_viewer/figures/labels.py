@@ -1,0 +1,230 @@
+"""Token labels, laid out once and stamped beside every panel that shows the same tokens."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
+from matplotlib.transforms import Bbox, IdentityTransform
+
+from . import style
+
+GAP = 2.5
+TICK = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisLabels:
+    """The labels of one axis.
+
+    Parameters
+    ----------
+    positions : tuple of float
+        Where they stand, in cells from 0.
+    texts : tuple of str
+        What they say.
+    is_index : bool
+        Whether they are index ticks (a tick mark each, upright on the key axis) and not tokens.
+    size : float
+        Font size in points.
+    family : tuple of str
+        Font families, the first that has a glyph draws it.
+    """
+
+    positions: tuple
+    texts: tuple
+    is_index: bool = False
+    size: float = style.LABEL_SIZE
+    family: tuple = style.FAMILY
+
+    def measure(self, index):
+        """Return width and height of one label in points."""
+        return measure_text(self.texts[index], self.size, self.family)
+
+    @property
+    def gap(self):
+        """Distance of the labels from the panel in points."""
+        return GAP + TICK * self.is_index
+
+    @property
+    def depth(self):
+        """Room that the labels take below a panel (keys), in points."""
+        sizes = [self.measure(i) for i in range(len(self.texts))]
+        return self.gap + max((size[self.is_index] for size in sizes), default=0)
+
+    @property
+    def width(self):
+        """Room that the labels take left of a panel (queries), in points."""
+        return self.gap + max((self.measure(i)[0] for i in range(len(self.texts))), default=0)
+
+
+@functools.lru_cache(maxsize=65536)
+def measure_text(text, size, family=style.FAMILY):
+    """Return width and height of a text in points.
+
+    Parameters
+    ----------
+    text : str
+        One line, nothing in it is markup.
+    size : float
+        Font size in points.
+    family : tuple of str
+        Font families.
+
+    Returns
+    -------
+    tuple of float
+        Width, and height (at least the font size).
+    """
+    font = FontProperties(family=list(family), size=size)
+    width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return width, max(height, size)
+
+
+class TokenStamps(Artist):
+    """Labels of queries (left) and keys (below) for many panels at once.
+
+    Raster renderers draw each side once and copy the picture to every panel; others get each label as text.
+
+    Parameters
+    ----------
+    panels : sequence of matplotlib.transforms.Transform
+        One a panel, from cells ``(column, row)`` to display coordinates; all panels have the same size.
+    n_rows : int
+        Rows of a panel, in cells.
+    queries, keys : AxisLabels
+        The labels of rows and of columns.
+    """
+
+    def __init__(self, panels, n_rows, queries, keys):
+        super().__init__()
+        self.panels = list(panels)
+        self.n_rows = n_rows
+        self.queries, self.keys = queries, keys
+        self.set_zorder(3)
+        self._sides = _Side(queries, is_left=True), _Side(keys, is_left=False)
+
+    def _anchors(self):
+        """Return the points (display coordinates) at which labels end, for each panel those of rows and of columns."""
+        point = self.get_figure(root=True).dpi / 72
+        rows = np.column_stack(np.broadcast_arrays(-0.5, self.queries.positions))
+        columns = np.column_stack(np.broadcast_arrays(self.keys.positions, self.n_rows - 0.5))
+        left, below = (point * self.queries.gap, 0), (0, point * self.keys.gap)
+        return [(panel.transform(rows) - left, panel.transform(columns) - below) for panel in self.panels]
+
+    def get_window_extent(self, renderer=None):
+        """Return the box around all labels, in display coordinates."""
+        return Bbox.union(self.label_boxes())
+
+    def get_tightbbox(self, renderer=None):
+        """Return the box that layout engines and tight saving keep free."""
+        return self.get_window_extent(renderer)
+
+    def label_boxes(self):
+        """Return one box (display coordinates) a label, panel by panel, rows before columns."""
+        point = self.get_figure(root=True).dpi / 72
+        return [
+            side.box(index, anchor, point)
+            for panel in self._anchors()
+            for side, anchors in zip(self._sides, panel, strict=True)
+            for index, anchor in enumerate(anchors)
+        ]
+
+    def draw(self, renderer):
+        """Draw the labels of all panels."""
+        if not self.get_visible():
+            return
+        for side, panels in zip(self._sides, zip(*self._anchors(), strict=True), strict=True):
+            if isinstance(renderer, RendererAgg):
+                side.stamp(panels, renderer)
+            else:
+                for anchors in panels:
+                    side.write(anchors, renderer)
+        self.stale = False
+
+
+class _Side:
+    """The labels on one side of a panel."""
+
+    def __init__(self, labels, *, is_left):
+        self.labels = labels
+        self.is_left = is_left
+        self.rotation = 0 if is_left or labels.is_index else 90
+        self.is_centred = not is_left and labels.is_index
+        self.font = FontProperties(family=list(labels.family), size=labels.size)
+        # SVG reads the anchor of a text from its artist.
+        self.text = Text(
+            rotation=self.rotation,
+            rotation_mode="anchor",
+            ha="center" if self.is_centred else "right",
+            transform=IdentityTransform(),
+        )
+        self._picture = None
+
+    def box(self, index, anchor, point):
+        """Return the box of one label that ends at `anchor`, with `point` pixels a point."""
+        x, y = anchor
+        width, height = (point * side for side in self.labels.measure(index))
+        if self.rotation:
+            return Bbox.from_bounds(x - height / 2, y - width, height, width)
+        if self.is_centred:
+            return Bbox.from_bounds(x - width / 2, y - height, width, height)
+        return Bbox.from_bounds(x - width, y - height / 2, width, height)
+
+    def write(self, anchors, renderer):
+        """Draw every label, and tick marks for indices, with the renderer's own text."""
+        gc = renderer.new_gc()
+        point = renderer.points_to_pixels(1)
+        if self.labels.is_index:
+            gc.set_foreground(style.FRAME)
+            gc.set_linewidth(renderer.points_to_pixels(0.5))
+            outwards = np.array([TICK, 0] if self.is_left else [0, TICK]) * point
+            edge = anchors + outwards * self.labels.gap / TICK
+            for end in edge:
+                renderer.draw_path(gc, Path([end, end - outwards]), IdentityTransform())
+        gc.set_foreground(style.INK)
+        for anchor, label in zip(anchors, self.labels.texts, strict=True):
+            self.text.set_position(anchor)
+            x, y = self._find_baseline(anchor, label, renderer)
+            renderer.draw_text(gc, x, y, label, self.font, self.rotation, False, mtext=self.text)
+        gc.restore()
+
+    def _find_baseline(self, anchor, label, renderer):
+        """Return where the baseline of a label that ends at `anchor` begins, in the renderer's coordinates."""
+        x, y = anchor
+        width = renderer.get_text_width_height_descent(label, self.font, False)[0]
+        # Text looks centred on a line through the middle between baseline and capitals.
+        middle = 0.36 * renderer.points_to_pixels(self.labels.size)
+        if self.rotation:
+            x, y = x + middle, y - width
+        elif self.is_centred:
+            x, y = x - width / 2, y - 2 * middle
+        else:
+            x, y = x - width, y - middle
+        return x, renderer.get_canvas_width_height()[1] - y if renderer.flipy() else y
+
+    def stamp(self, panels, renderer):
+        """Draw the labels of one panel into a picture and copy that to all panels."""
+        point = renderer.points_to_pixels(1)
+        first = panels[0]
+        margin = 2 + self.labels.gap * point
+        boxes = Bbox.union([self.box(i, anchor, point) for i, anchor in enumerate(first)])
+        left, bottom = np.floor([boxes.x0 - margin, boxes.y0 - margin])
+        width, height = (int(np.ceil(side + 2 * margin)) + 1 for side in boxes.size)
+        moved = first - (left, bottom)
+        # The picture is still right if the figure is drawn again at the same size.
+        state = (renderer.dpi, moved.tobytes())
+        if self._picture is None or self._picture[0] != state:
+            aside = RendererAgg(width, height, renderer.dpi)
+            self.write(moved, aside)
+            self._picture = state, np.array(aside.buffer_rgba())[::-1]
+        gc = renderer.new_gc()
+        for panel in panels:
+            shift = panel[0] - first[0]
+            renderer.draw_image(gc, left + shift[0], bottom + shift[1], self._picture[1])
+        gc.restore()

@@ -1,0 +1,157 @@
+"""Writing files whole or not at all, inside the folder that was asked for."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from .errors import OptionError, OutputError
+
+
+def check_model_id(model_id):
+    """Return `model_id` if it can name a file or folder below the output folder.
+
+    Parameters
+    ----------
+    model_id : str
+        A name; ``org/name`` is allowed and makes a folder in a folder.
+
+    Returns
+    -------
+    str
+        `model_id`, unchanged.
+
+    Raises
+    ------
+    OptionError
+        If the name is empty, absolute, or holds ``..``, a backslash, a drive or a control character.
+    """
+    parts = model_id.split("/") if isinstance(model_id, str) else [""]
+    if any(p in ("", ".", "..") or ":" in p or "\\" in p or not p.isprintable() for p in parts):
+        raise OptionError(
+            f"model_id {model_id!r} cannot name a folder inside the output folder; "
+            "give a plain name such as 'smollm2' (model_id=, --model_id)"
+        )
+    return model_id
+
+
+def check_folder(folder):
+    """Check, without writing anything, that `folder` exists or can be created and written to.
+
+    Parameters
+    ----------
+    folder : path-like
+        The folder.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        If its nearest existing ancestor is no folder or is not writable.
+    """
+    folder = Path(folder)
+    if "\0" in str(folder):
+        raise _folder_error(folder, "a name cannot hold a NUL byte")
+    ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not ancestor.is_dir():
+        raise _folder_error(folder, f"{str(ancestor)!r} is not a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise _folder_error(folder, f"no permission in {str(ancestor)!r}")
+    return folder
+
+
+def make_folder(folder):
+    """Create `folder` with its parents.
+
+    Parameters
+    ----------
+    folder : path-like
+        The folder.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder, which now exists.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be created.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _folder_error(folder, error.strerror or error) from error
+    return Path(folder)
+
+
+def _folder_error(folder, reason):
+    return OutputError(f"cannot write to folder {str(folder)!r}: {reason}; choose a folder that you may write to")
+
+
+@contextlib.contextmanager
+def open_whole(path):
+    """Open `path` for writing so that it appears complete or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; its folder must exist. An older file of that name stays until the new one is complete.
+
+    Yields
+    ------
+    io.BufferedWriter
+        A temporary file in the same folder, renamed to `path` when the block ends without an exception.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written (no permission, full disk).
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
+            temporary = Path(file.name)
+            yield file
+        # Temporary files are private; a result gets the rights that any new file would get.
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"cannot write {str(path)!r}: {error.strerror or error}; free some space or choose another folder"
+            ) from error
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_whole(path, data):
+    """Write `data` to `path` so that the file is complete or absent.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; its folder must exist.
+    data : bytes
+        All of its content.
+
+    Returns
+    -------
+    pathlib.Path
+        `path`.
+    """
+    with open_whole(path) as file:
+        file.write(data)
+    return Path(path)

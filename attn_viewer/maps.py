@@ -1,0 +1,297 @@
+"""`AttentionMaps`, the only type that the rooms of this package hand to each other."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import InvalidMapsError, OptionError
+
+KINDS = ("self", "encoder", "decoder", "cross")
+REDUCTIONS = ("full", "head_mean", "pooled")
+POOLINGS = ("max", "mean")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """The attention weights of one forward pass, with all that a figure must say about them.
+
+    Row = query (the token that looks), column = key (the token looked at). A row of full maps sums to 1,
+    except where a model has learned sinks (`has_sinks`): there the missing mass went to the sink.
+
+    Parameters
+    ----------
+    weights : sequence of numpy.ndarray
+        One array a layer, float16 or float32, axes ``(n_heads, n_query, n_key)``; cells instead of
+        tokens on the last two when `reduction` is ``"pooled"``; one head when it is ``"head_mean"``.
+    tokens_key : sequence of str
+        Labels of the key tokens, always one a token, also when pooled.
+    tokens_query : sequence of str, optional
+        Labels of the query tokens; left out, they are `tokens_key`.
+    layers : sequence of int, optional
+        True layer numbers, ascending; left out, they count from 0.
+    heads : sequence of sequence of int, optional
+        True head numbers, one sequence a layer; left out, they count from 0.
+    kind : {"self", "encoder", "decoder", "cross"}
+        Which attention of the model this is.
+    causal : bool
+        Whether no query sees a later key, so that cells above the diagonal mean nothing.
+    prompt_length : int, optional
+        Number of leading tokens that were the prompt; the rest was generated. Left out, all of them.
+    model_id : str
+        Name of the model, for titles and file names.
+    reduction : {"full", "head_mean", "pooled"}
+        What was kept of the weights.
+    cell : int
+        Tokens along each side of a pooled cell; 1 when not pooled. The last cell may be smaller.
+    pooling : {"max", "mean"}, optional
+        How the weights in a cell were summarised, when pooled.
+    has_sinks : bool
+        Whether the model has learned sinks (gpt-oss), which take a share of each row.
+    softcap : float, optional
+        Bound that the model puts on its attention scores (Gemma 2), already in the weights.
+    source : str
+        How the weights were captured: ``"sdpa"``, ``"eager"`` or ``""`` when not known.
+
+    Raises
+    ------
+    InvalidMapsError
+        If shapes, labels, numbers or dtypes do not fit together.
+    """
+
+    weights: Sequence[np.ndarray]
+    tokens_key: Sequence[str]
+    _: dataclasses.KW_ONLY
+    tokens_query: Sequence[str] | None = None
+    layers: Sequence[int] | None = None
+    heads: Sequence[Sequence[int]] | None = None
+    kind: str = "self"
+    causal: bool = True
+    prompt_length: int | None = None
+    model_id: str = "model"
+    reduction: str = "full"
+    cell: int = 1
+    pooling: str | None = None
+    has_sinks: bool = False
+    softcap: float | None = None
+    source: str = ""
+
+    def __post_init__(self):
+        """Bring the fields to their final types and check them once."""
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("weights", tuple(_freeze_layer(w, i) for i, w in enumerate(self.weights)))
+        put("tokens_key", tuple(self.tokens_key))
+        put("tokens_query", self.tokens_key if self.tokens_query is None else tuple(self.tokens_query))
+        put("layers", tuple(range(len(self.weights)) if self.layers is None else map(int, self.layers)))
+        if self.heads is None:
+            put("heads", tuple(tuple(range(len(w))) for w in self.weights))
+        else:
+            put("heads", tuple(tuple(map(int, h)) for h in self.heads))
+        if self.prompt_length is None:
+            put("prompt_length", len(self.tokens_key))
+        self._check()
+
+    def _check(self):
+        def require(condition, message):
+            if not condition:
+                raise InvalidMapsError(message)
+
+        require(self.weights, "no layers: weights is empty; pass one array (n_heads, n_query, n_key) a layer")
+        require(self.tokens_key and self.tokens_query, "no tokens: at least one label is needed on each axis")
+        for label in (*self.tokens_query, *self.tokens_key):
+            require(isinstance(label, str), f"token labels must be str, got {label!r}")
+        require(isinstance(self.model_id, str), f"model_id must be str, got {self.model_id!r}")
+        require(isinstance(self.causal, bool), f"causal must be bool, got {self.causal!r}")
+        require(self.kind in KINDS, f"kind must be one of {KINDS}, got {self.kind!r}")
+        require(self.reduction in REDUCTIONS, f"reduction must be one of {REDUCTIONS}, got {self.reduction!r}")
+        pooled = self.reduction == "pooled"
+        require(
+            self.cell >= 1 and (pooled or self.cell == 1),
+            f"cell must be 1 unless pooled, then at least 1; got {self.cell} for {self.reduction!r}",
+        )
+        require(
+            self.pooling in POOLINGS if pooled else self.pooling is None,
+            f"pooling must be one of {POOLINGS} when pooled and None otherwise, got {self.pooling!r}",
+        )
+        shape = self.shape
+        for number, w in zip(self.layers, self.weights, strict=False):
+            require(
+                w.shape[1:] == shape,
+                f"layer {number} has {w.shape[1]} × {w.shape[2]} weights where {len(self.tokens_query)} query and "
+                f"{len(self.tokens_key)} key tokens make {shape[0]} × {shape[1]}",
+            )
+        require(
+            len(self.layers) == len(self.weights) and list(self.layers) == sorted(set(self.layers)),
+            f"layers must be {len(self.weights)} ascending numbers, got {list(self.layers)}",
+        )
+        require(
+            [len(h) for h in self.heads] == [len(w) for w in self.weights],
+            f"heads must hold one number a head: {[len(w) for w in self.weights]}, got {[len(h) for h in self.heads]}",
+        )
+        require(
+            0 <= self.prompt_length <= len(self.tokens_key),
+            f"prompt_length must be 0 to {len(self.tokens_key)}, got {self.prompt_length}",
+        )
+
+    @property
+    def shape(self):
+        """Rows and columns of every head: ``(n_query, n_key)`` in tokens, or in cells when pooled."""
+        return math.ceil(len(self.tokens_query) / self.cell), math.ceil(len(self.tokens_key) / self.cell)
+
+    @property
+    def n_heads(self):
+        """Number of heads of each layer."""
+        return tuple(len(w) for w in self.weights)
+
+    @property
+    def nbytes(self):
+        """Size of all weights in bytes."""
+        return sum(w.nbytes for w in self.weights)
+
+    def __repr__(self):
+        """Say what is inside without the numbers."""
+        heads = sorted(set(self.n_heads))
+        what = self.reduction if self.reduction != "pooled" else f"{self.pooling} over {self.cell} × {self.cell}"
+        return (
+            f"AttentionMaps({self.model_id!r}, {self.kind}, {len(self.layers)} layers × "
+            f"{'–'.join(map(str, (heads[0], heads[-1])[: len(heads)]))} heads, "
+            f"{len(self.tokens_query)} queries × {len(self.tokens_key)} keys, {what})"
+        )
+
+    def get_layer(self, layer):
+        """Return the weights of the layer with this true number.
+
+        Parameters
+        ----------
+        layer : int
+            True layer number, one of `layers`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Axes ``(n_heads, n_query, n_key)``, read-only.
+
+        Raises
+        ------
+        OptionError
+            If that layer is not in the maps.
+        """
+        return self.weights[self.layers.index(choose_numbers((layer,), self.layers, "layer")[0])]
+
+    def select(self, *, layers=None, heads=None):
+        """Return maps with only some layers and heads.
+
+        Parameters
+        ----------
+        layers : sequence of int, optional
+            True layer numbers to keep; left out, all.
+        heads : sequence of int, optional
+            True head numbers to keep in every layer; left out, all.
+
+        Returns
+        -------
+        AttentionMaps
+            New maps on the same memory where possible.
+
+        Raises
+        ------
+        OptionError
+            If a layer, or a head in any kept layer, is not there.
+        """
+        kept = choose_numbers(layers, self.layers, "layer")
+        chosen = [self.layers.index(number) for number in kept]
+        weights = [self.weights[i] for i in chosen]
+        numbers = [self.heads[i] for i in chosen]
+        if heads is not None:
+            where = [choose_numbers(heads, n, f"head of layer {k}") for k, n in zip(kept, numbers, strict=True)]
+            weights = [w[[n.index(h) for h in hs]] for w, n, hs in zip(weights, numbers, where, strict=True)]
+            numbers = where
+        return dataclasses.replace(self, weights=weights, layers=kept, heads=numbers)
+
+    def average_heads(self):
+        """Return maps with one head a layer, the mean over its heads.
+
+        Returns
+        -------
+        AttentionMaps
+            The same layers with arrays of axes ``(1, n_query, n_key)``, float32.
+        """
+        if self.reduction == "head_mean":
+            return self
+        means = [w.mean(axis=0, keepdims=True, dtype=np.float32) for w in self.weights]
+        reduction = "head_mean" if self.reduction == "full" else self.reduction
+        return dataclasses.replace(self, weights=means, heads=None, reduction=reduction)
+
+
+def _freeze_layer(weights, index):
+    """Return a read-only view of one layer's weights, or raise for what cannot be attention weights."""
+    weights = np.asarray(weights)
+    if weights.ndim != 3 or weights.dtype not in (np.float16, np.float32) or 0 in weights.shape:
+        raise InvalidMapsError(
+            f"weights[{index}] must be float16 or float32 with axes (n_heads, n_query, n_key), "
+            f"got {weights.dtype} of shape {weights.shape}"
+        )
+    low, high = weights.min(), weights.max()
+    if not (low >= 0 and high < np.inf):  # NaN makes both comparisons false
+        raise InvalidMapsError(
+            f"weights[{index}] must be finite and not negative, got values from {low} to {high}; "
+            "attention scores before the softmax are not weights"
+        )
+    view = weights.view()
+    view.flags.writeable = False
+    return view
+
+
+def choose_numbers(wanted, present, what):
+    """Check a choice of layers or heads against those that are there.
+
+    Parameters
+    ----------
+    wanted : sequence of int or None
+        True numbers; None takes all.
+    present : sequence of int
+        Those that are there.
+    what : str
+        The word for the error message: ``"layer"`` or ``"head"``.
+
+    Returns
+    -------
+    tuple of int
+        The chosen numbers, ascending, each once.
+
+    Raises
+    ------
+    OptionError
+        If none is chosen or one is not there.
+    """
+    if wanted is None:
+        return tuple(present)
+    chosen = sorted(set(wanted))
+    missing = [number for number in chosen if number not in present]
+    if missing or not chosen:
+        came = ", ".join(map(str, missing)) or "an empty choice"
+        raise OptionError(f"there is no {what} {came}; there are {describe_numbers(present)}")
+    return tuple(chosen)
+
+
+def describe_numbers(numbers):
+    """Write numbers as short ranges: ``0-3, 7``.
+
+    Parameters
+    ----------
+    numbers : iterable of int
+        Numbers in any order.
+
+    Returns
+    -------
+    str
+        The ranges, ascending.
+    """
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

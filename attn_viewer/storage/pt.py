@@ -1,0 +1,141 @@
+"""The `.pt` cache: attention scores of one prompt in the layout that Attention-Viewer reads and writes.
+
+A dictionary with ``attention_scores`` (a list, one tensor of axes ``(1, n_heads, n_query, n_key)`` a layer) and
+``tokens_list``. What else `AttentionMaps` know stands under a third key in plain types. Only tensors and plain types
+are ever read, so that a cache from a stranger cannot run code.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CacheError
+from ..files import check_model_id, make_folder, open_whole
+from ..maps import AttentionMaps
+from ..tokens import show_raw_token
+
+SUFFIX = "_attn_scores.pt"
+EXTRA = "attn_viewer"
+_FACTS = (
+    "layers",
+    "heads",
+    "kind",
+    "causal",
+    "prompt_length",
+    "model_id",
+    "reduction",
+    "cell",
+    "pooling",
+    "has_sinks",
+    "softcap",
+    "source",
+)
+
+
+def save_scores(maps, folder):
+    """Write attention maps as ``{folder}/{model_id}_attn_scores.pt``.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        What to save.
+    folder : path-like
+        Created if missing.
+
+    Returns
+    -------
+    pathlib.Path
+        The file, complete.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    import torch
+
+    path = Path(folder) / f"{check_model_id(maps.model_id)}{SUFFIX}"
+    make_folder(path.parent)
+    content = {
+        # from_numpy would complain about read-only memory, which nobody writes to here.
+        "attention_scores": [torch.from_numpy(np.array(layer[None])) for layer in maps.weights],
+        "tokens_list": list(maps.tokens_key),
+        EXTRA: {"tokens_query": list(maps.tokens_query)} | {name: _to_plain(getattr(maps, name)) for name in _FACTS},
+    }
+    with open_whole(path) as file:
+        torch.save(content, file)
+    return path
+
+
+def _to_plain(value):
+    return [_to_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def load_scores(path):
+    """Read attention maps from a `.pt` cache, ours or Attention-Viewer's.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    AttentionMaps
+        Its content, checked. Where the file knows no more than scores and tokens, the model's name is taken from
+        the file's, and the maps count as causal if no weight lies above the diagonal.
+
+    Raises
+    ------
+    CacheError
+        If the file is missing, damaged, holds anything but tensors and plain types, or its parts do not fit.
+    """
+    import torch
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise CacheError(f"cache {str(path)!r} {what}; give the .pt file that --save_attention_scores wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises many types on damaged or hostile files
+        raise CacheError(
+            f"cache {str(path)!r} is damaged or holds more than tensors and plain types ({type(error).__name__}); "
+            "nothing of it was run; write it again with --save_attention_scores"
+        ) from error
+    try:
+        return _read_content(content, path)
+    except CacheError:
+        raise
+    except Exception as error:  # values of a wrong type fail in as many ways as there are types
+        raise CacheError(f"cache {str(path)!r} does not fit together: {error}; write it again") from error
+
+
+def _read_content(content, path):
+    import torch
+
+    if not isinstance(content, dict):
+        raise CacheError(f"cache {str(path)!r} holds a {type(content).__name__}, expected a dictionary")
+    for key in ("attention_scores", "tokens_list"):
+        if not isinstance(content.get(key), (list, tuple)) or not content[key]:
+            raise CacheError(f"cache {str(path)!r} has no list under {key!r}; it is no cache of attention scores")
+    layers = []
+    for number, scores in enumerate(content["attention_scores"]):
+        if not isinstance(scores, torch.Tensor) or scores.ndim != 4 or len(scores) != 1:
+            came = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            raise CacheError(
+                f"cache {str(path)!r}: layer {number} is {came}, expected a tensor (1, n_heads, n_query, n_key)"
+            )
+        scores = scores[0].detach().cpu()
+        layers.append((scores if scores.dtype == torch.float16 else scores.float()).numpy())
+    tokens = content["tokens_list"]
+    extra = content.get(EXTRA)
+    if extra is None:
+        name = path.name.removesuffix(SUFFIX).removesuffix(".pt") or "model"
+        causal = not any(np.triu(layer, 1).any() for layer in layers)
+        labels = [show_raw_token(t) if isinstance(t, str) else t for t in tokens]
+        return AttentionMaps(layers, labels, model_id=name, causal=causal)
+    if not isinstance(extra, dict):
+        raise CacheError(f"cache {str(path)!r} has a {type(extra).__name__} under {EXTRA!r}, expected a dictionary")
+    facts = {name: extra[name] for name in _FACTS if name in extra}
+    return AttentionMaps(layers, tokens, tokens_query=extra.get("tokens_query", tokens), **facts)

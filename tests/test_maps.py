@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from conftest import make_maps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer import AttentionMaps
+from attn_viewer.errors import InvalidMapsError, OptionError
+from attn_viewer.maps import choose_numbers, describe_numbers
+
+
+def test_maps_are_frozen_and_complete():
+    maps = make_maps(2, 3, 4)
+    assert maps.shape == (4, 4)
+    assert maps.n_heads == (3, 3)
+    assert maps.layers == (0, 1)
+    assert maps.heads == ((0, 1, 2), (0, 1, 2))
+    assert maps.tokens_query is maps.tokens_key
+    assert maps.prompt_length == 4
+    assert maps.nbytes == 2 * 3 * 4 * 4 * 4
+    with pytest.raises(AttributeError):
+        maps.causal = False
+    with pytest.raises(ValueError, match="read-only"):
+        maps.weights[0][0, 0, 0] = 1
+    assert repr(maps) == "AttentionMaps('random', self, 2 layers × 3 heads, 4 queries × 4 keys, full)"
+
+
+def test_the_callers_array_stays_writable():
+    weights = np.ones((1, 1, 1), np.float32)
+    AttentionMaps([weights], ["a"])
+    weights[0] = 0.5
+
+
+@pytest.mark.parametrize(
+    ("weights", "tokens", "facts", "words"),
+    [
+        ([], ["a"], {}, "no layers"),
+        ([np.ones((1, 1, 1))], ["a"], {}, "float64"),
+        ([np.ones((1, 1), np.float32)], ["a"], {}, r"shape \(1, 1\)"),
+        ([np.full((1, 1, 1), np.nan, np.float32)], ["a"], {}, "nan"),
+        ([np.full((1, 1, 1), -1, np.float32)], ["a"], {}, "before the softmax"),
+        ([np.full((1, 1, 1), np.inf, np.float32)], ["a"], {}, "finite"),
+        ([np.ones((1, 2, 2), np.float32)], ["a"], {}, "layer 0 has 2 × 2 weights where 1 query and 1 key"),
+        ([np.ones((1, 1, 1), np.float32)] * 2, ["a"], {"layers": [3, 1]}, "ascending"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"heads": [[0, 1]]}, "one number a head"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"kind": "other"}, "kind"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"cell": 2}, "cell must be 1"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"reduction": "pooled", "cell": 2}, "pooling"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"prompt_length": 2}, "prompt_length"),
+        ([np.ones((1, 1, 1), np.float32)], [7], {}, "labels must be str"),
+    ],
+)
+def test_what_does_not_fit_is_refused(weights, tokens, facts, words):
+    with pytest.raises(InvalidMapsError, match=words):
+        AttentionMaps(weights, tokens, **facts)
+
+
+def test_select_keeps_true_numbers():
+    maps = make_maps(4, 3, 2, layers=[2, 5, 6, 9])
+    some = maps.select(layers=[9, 5], heads=[2, 0])
+    assert some.layers == (5, 9)
+    assert some.heads == ((0, 2), (0, 2))
+    np.testing.assert_array_equal(some.get_layer(9), maps.weights[3][[0, 2]])
+    again = some.select(heads=[2])
+    np.testing.assert_array_equal(again.get_layer(5)[0], maps.weights[1][2])
+
+
+def test_select_refuses_what_is_not_there():
+    maps = make_maps(4, 3, 2, layers=[2, 5, 6, 9])
+    with pytest.raises(OptionError, match="there is no layer 3; there are 2, 5-6, 9"):
+        maps.select(layers=[3])
+    with pytest.raises(OptionError, match="there is no head of layer 2 3"):
+        maps.select(heads=[3])
+    with pytest.raises(OptionError, match="an empty choice"):
+        maps.select(layers=[])
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 9))
+def test_average_is_the_mean_over_heads(n_layers, n_heads, n_tokens):
+    maps = make_maps(n_layers, n_heads, n_tokens)
+    means = maps.average_heads()
+    assert means.reduction == "head_mean"
+    assert means.average_heads() is means
+    for layer, mean in zip(maps.weights, means.weights, strict=True):
+        np.testing.assert_allclose(mean[0], layer.astype(np.float64).mean(0), atol=1e-6)
+        np.testing.assert_allclose(mean.sum(-1), 1, atol=1e-5)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_described_numbers_say_the_same_set(numbers):
+    said = set()
+    for part in describe_numbers(numbers).split(", "):
+        first, _, last = part.partition("-")
+        said |= set(range(int(first), int(last or first) + 1))
+    assert said == numbers
+
+
+@given(st.lists(st.integers(0, 20)), st.sets(st.integers(0, 20), min_size=1))
+def test_chosen_numbers_are_present_or_refused(wanted, present):
+    present = sorted(present)
+    if wanted and set(wanted) <= set(present):
+        assert choose_numbers(wanted, present, "layer") == tuple(sorted(set(wanted)))
+    else:
+        with pytest.raises(OptionError):
+            choose_numbers(wanted, present, "layer")
