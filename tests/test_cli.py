@@ -183,7 +183,7 @@ def test_the_hub_is_asked_for_names(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     code = "import sys; from attn_viewer.cli import main; sys.exit(main(['view', '--model_path', 'org/name']))"
     process = start("-c", code, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    out, err = process.communicate()
+    _out, err = process.communicate()
     assert process.returncode == 2
     assert "cannot load 'org/name'" in err
     assert err.count("\n") == 1

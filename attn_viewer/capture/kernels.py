@@ -74,9 +74,6 @@ def blocks_future(mask, n_query, n_key):
     """
     if n_query != n_key:
         return False
-    if mask.dtype == torch.bool:
-        hidden = ~mask
-    else:
-        hidden = mask <= torch.finfo(mask.dtype).min / 2
+    hidden = ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2
     future = torch.ones(n_query, n_key, dtype=torch.bool, device=mask.device).triu_(1)
     return bool((hidden | ~future).all())

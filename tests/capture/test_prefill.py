@@ -248,7 +248,7 @@ def test_names_come_from_the_model(demo):
 
 
 def test_demo_model(demo, demo_maps):
-    model, tokenizer = demo
+    _model, tokenizer = demo
     assert demo_maps.tokens_key[0] == "<s>"
     assert demo_maps.source == "sdpa"
     reference, _ = load_model(attn_implementation="eager")

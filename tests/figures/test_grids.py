@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from conftest import make_maps
@@ -182,7 +184,7 @@ def collect_boxes(figure):
 
 def assert_apart(boxes):
     """Rows lie one below the other and columns side by side, so that neighbours are enough."""
-    for one, other in zip(boxes, boxes[1:], strict=False):
+    for one, other in itertools.pairwise(boxes):
         assert (
             one.x1 <= other.x0 + 0.6 or other.x1 <= one.x0 + 0.6 or one.y1 <= other.y0 + 0.6 or other.y1 <= one.y0 + 0.6
         )
