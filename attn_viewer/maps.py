@@ -37,14 +37,16 @@ class AttentionMaps:
         Which attention of the model this is.
     causal : bool
         Whether no query sees a later key, so that cells above the diagonal mean nothing.
+    first_query : int
+        Position of the first query among all tokens, when only some queries were kept.
     prompt_length : int, optional
         Number of leading tokens that were the prompt; the rest was generated. Left out, all of them.
     model_id : str
         Name of the model, for titles and file names.
     reduction : {"full", "head_mean", "pooled"}
         What was kept of the weights.
-    cell : int
-        Tokens along each side of a pooled cell; 1 when not pooled. The last cell may be smaller.
+    cell : tuple of int
+        Query and key tokens of a pooled cell; (1, 1) when not pooled. The last cells may be smaller.
     pooling : {"max", "mean"}, optional
         How the weights in a cell were summarised, when pooled.
     has_sinks : bool
@@ -68,10 +70,11 @@ class AttentionMaps:
     heads: Sequence[Sequence[int]] | None = None
     kind: str = "self"
     causal: bool = True
+    first_query: int = 0
     prompt_length: int | None = None
     model_id: str = "model"
     reduction: str = "full"
-    cell: int = 1
+    cell: Sequence[int] = (1, 1)
     pooling: str | None = None
     has_sinks: bool = False
     softcap: float | None = None
@@ -88,6 +91,7 @@ class AttentionMaps:
             put("heads", tuple(tuple(range(len(w))) for w in self.weights))
         else:
             put("heads", tuple(tuple(map(int, h)) for h in self.heads))
+        put("cell", tuple(map(int, self.cell)))
         if self.prompt_length is None:
             put("prompt_length", len(self.tokens_key))
         self._check()
@@ -107,8 +111,8 @@ class AttentionMaps:
         require(self.reduction in REDUCTIONS, f"reduction must be one of {REDUCTIONS}, got {self.reduction!r}")
         pooled = self.reduction == "pooled"
         require(
-            self.cell >= 1 and (pooled or self.cell == 1),
-            f"cell must be 1 unless pooled, then at least 1; got {self.cell} for {self.reduction!r}",
+            len(self.cell) == 2 and min(self.cell) >= 1 and (pooled or self.cell == (1, 1)),
+            f"cell must be (1, 1) unless pooled, then two numbers from 1; got {self.cell} for {self.reduction!r}",
         )
         require(
             self.pooling in POOLINGS if pooled else self.pooling is None,
@@ -130,6 +134,11 @@ class AttentionMaps:
             f"heads must hold one number a head: {[len(w) for w in self.weights]}, got {[len(h) for h in self.heads]}",
         )
         require(
+            self.first_query >= 0 and (not self.causal or self.first_query + len(self.tokens_query) <= len(self.tokens_key)),
+            f"causal queries {self.first_query} to {self.first_query + len(self.tokens_query) - 1} must be among the "
+            f"{len(self.tokens_key)} key tokens",
+        )
+        require(
             0 <= self.prompt_length <= len(self.tokens_key),
             f"prompt_length must be 0 to {len(self.tokens_key)}, got {self.prompt_length}",
         )
@@ -137,7 +146,16 @@ class AttentionMaps:
     @property
     def shape(self):
         """Rows and columns of every head: ``(n_query, n_key)`` in tokens, or in cells when pooled."""
-        return math.ceil(len(self.tokens_query) / self.cell), math.ceil(len(self.tokens_key) / self.cell)
+        return math.ceil(len(self.tokens_query) / self.cell[0]), math.ceil(len(self.tokens_key) / self.cell[1])
+
+    @property
+    def future(self):
+        """Cells that no query may see: bool, axes ``(rows, columns)`` of a head; all False when not causal."""
+        rows, columns = self.shape
+        if not self.causal:
+            return np.zeros((rows, columns), bool)
+        last_query = self.first_query + (np.arange(rows) + 1) * self.cell[0] - 1
+        return np.arange(columns) * self.cell[1] > last_query[:, None]
 
     @property
     def n_heads(self):
@@ -152,7 +170,7 @@ class AttentionMaps:
     def __repr__(self):
         """Say what is inside without the numbers."""
         heads = sorted(set(self.n_heads))
-        what = self.reduction if self.reduction != "pooled" else f"{self.pooling} over {self.cell} × {self.cell}"
+        what = self.reduction if self.reduction != "pooled" else f"{self.pooling} over {self.cell[0]} × {self.cell[1]}"
         return (
             f"AttentionMaps({self.model_id!r}, {self.kind}, {len(self.layers)} layers × "
             f"{'–'.join(map(str, (heads[0], heads[-1])[: len(heads)]))} heads, "

@@ -1,60 +1,303 @@
-"""Exact attention weights from queries and keys, a block of query rows at a time."""
+"""Exact attention weights from queries and keys, a tile at a time.
+
+All scores are kept in base 2 (the factor log2 e is part of the scale): `exp2` is many times faster than `exp` where
+results are denormal or zero, which they mostly are. Products are taken in float32 whatever the model's type.
+"""
+
+import dataclasses
+import math
 
 import torch
 
-# Rows of a block. Larger blocks gain nothing once the matrix product is efficient, and cost memory.
-BLOCK = 128
+LOG2E = math.log2(math.e)
+# Query rows and keys of a tile. Larger ones gain nothing once the matrix product is efficient, and cost memory.
+ROWS, KEYS = 128, 1024
+# 2^-100 is nothing beside a largest weight of at least 1/n; below it `exp2` would slow down.
+SMALLEST = -100.0
 
 
-def iterate_weights(query, key, mask=None, *, is_causal=False, scale=None, block=BLOCK):
-    """Yield the attention weights of `scaled_dot_product_attention` in blocks of query rows.
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What decides the attention weights of one layer.
 
-    Weights are softmax(Q Kᵀ · scale + mask) over the keys (Vaswani et al. 2017, equation 1), computed in float32
-    whatever the inputs are, as `torch.nn.functional.scaled_dot_product_attention` defines mask, scale and
-    `is_causal`. A row whose keys are all masked is padding and gets zeros.
+    The weights are softmax(Q Kᵀ · scale + mask) over the keys (Vaswani et al. 2017, equation 1), with mask, scale
+    and `is_causal` as `torch.nn.functional.scaled_dot_product_attention` defines them. A row whose keys are all
+    masked is padding and has zero weights.
 
     Parameters
     ----------
     query : torch.Tensor
         Axes ``(n_heads, n_query, d)``.
     key : torch.Tensor
-        Axes ``(n_kv_heads, n_key, d)``; `n_heads` is a multiple of `n_kv_heads`, and query head h uses
-        key head ``h // (n_heads // n_kv_heads)``.
+        Axes ``(n_kv_heads, n_key, d)``; query head h uses key head ``h // (n_heads // n_kv_heads)``.
     mask : torch.Tensor, optional
         Broadcastable to ``(n_heads, n_query, n_key)``: bool keeps where True, float is added to the scores.
     is_causal : bool
-        Whether query i sees keys 0 to i only, with no mask given.
+        Whether row i sees keys 0 to ``first + i`` only, with no mask given.
     scale : float, optional
         Factor of the scores; None means ``d ** -0.5``.
-    block : int
+    first : int
+        Position of the first row among all queries.
+    lse : torch.Tensor, optional
+        Natural logarithm of each row's sum of exponentials, axes ``(n_heads, n_query)``, if it is known.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    mask: torch.Tensor | None = None
+    is_causal: bool = False
+    scale: float | None = None
+    first: int = 0
+    lse: torch.Tensor | None = None
+
+    @property
+    def shape(self):
+        """``(n_heads, n_query, n_key)``."""
+        return len(self.query), self.query.shape[1], self.key.shape[1]
+
+    def select(self, *, heads=None, rows=None):
+        """Return the scores of some heads and a range of query rows.
+
+        Parameters
+        ----------
+        heads : sequence of int, optional
+            Head numbers; left out, all.
+        rows : slice, optional
+            Range of rows, step 1; left out, all.
+
+        Returns
+        -------
+        Scores
+            With one key head a query head if heads were chosen.
+        """
+        query, key, mask, lse, first = self.query, self.key, self.mask, self.lse, self.first
+        if mask is not None:
+            mask = mask.expand(self.shape)
+        if heads is not None:
+            heads = torch.as_tensor(heads, device=query.device)
+            key = key[heads // (len(query) // len(key))]
+            query, mask, lse = query[heads], _pick(mask, heads), _pick(lse, heads)
+        if rows is not None:
+            start, stop, _ = rows.indices(query.shape[1])
+            query, first = query[:, start:stop], first + start
+            mask, lse = (None if part is None else part[:, start:stop] for part in (mask, lse))
+        return dataclasses.replace(self, query=query, key=key, mask=mask, lse=lse, first=first)
+
+
+def _pick(tensor, heads):
+    return None if tensor is None else tensor[heads]
+
+
+def iterate_weights(scores, *, rows=ROWS):
+    """Yield attention weights in blocks of query rows.
+
+    Parameters
+    ----------
+    scores : Scores
+        What decides them.
+    rows : int
         Rows a block.
 
     Yields
     ------
     start : int
-        Number of the first query row of the block.
+        Number of the first row of the block.
     weights : torch.Tensor
-        float32, axes ``(n_heads, rows, n_key)``, on the device of the inputs.
+        float32, axes ``(n_heads, rows, n_seen)`` on the device of the inputs; keys from `n_seen` on have no weight.
     """
-    n_heads, n_query, depth = query.shape
-    n_kv_heads, n_key, _ = key.shape
-    scale = depth**-0.5 if scale is None else scale
-    group = n_heads // n_kv_heads
-    keys = key.float().transpose(1, 2)
-    if mask is not None:
-        mask = mask.expand(n_heads, n_query, n_key)
-    for start in range(0, n_query, block):
-        rows = query[:, start : start + block].float() * scale
-        count = rows.shape[1]
-        scores = (rows.reshape(n_kv_heads, group * count, depth) @ keys).view(n_heads, count, n_key)
-        if mask is not None:
-            part = mask[:, start : start + count]
-            scores = scores.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores.add_(part)
-        elif is_causal:
-            last = torch.arange(start, start + count, device=scores.device)[:, None]
-            scores.masked_fill_(torch.arange(n_key, device=scores.device) > last, -torch.inf)
-        # A softmax over nothing is NaN where the mask leaves no key.
-        yield start, torch.softmax(scores, dim=-1).nan_to_num_(nan=0.0)
+    n_heads, n_query, n_key = scores.shape
+    query, key, group = _prepare(scores)
+    for start in range(0, n_query, rows):
+        stop = min(start + rows, n_query)
+        n_seen = _count_seen(scores, stop)
+        block = (_join(query[:, :, start:stop]) @ key[:, :n_seen].transpose(1, 2)).view(n_heads, stop - start, n_seen)
+        for place, mask in _masks(scores, start, stop, 0, n_seen):
+            _hide(block[..., place], mask)
+        # The softmax in base 2, in place; a row that sees nothing has the maximum -inf and gets zeros.
+        block -= block.amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
+        block.clamp_(min=SMALLEST).exp2_()
+        block[block <= 2.0**SMALLEST] = 0
+        total = block.sum(-1, keepdim=True)
+        block /= total.clamp_(min=torch.finfo(torch.float32).tiny)
+        yield start, block
+
+
+def pool_weights(scores, cell, pooling):
+    """Pool attention weights into cells without ever having all of them.
+
+    The largest weight of a cell is the exponential of its largest score minus the row's log-sum-exp, so that the
+    exponential is taken once a cell and row group and not once a weight. Keys lie on rows of the product, because a
+    maximum over a leading axis is several times faster than one over a short last axis.
+
+    Parameters
+    ----------
+    scores : Scores
+        What decides the weights.
+    cell : tuple of int
+        Query rows and keys of a cell.
+    pooling : {"max", "mean"}
+        What is taken of a cell.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
+    """
+    n_heads, n_query, n_key = scores.shape
+    query, key, group = _prepare(scores)
+    down, across = cell
+    rows = down * max(1, ROWS // down)
+    keys = across * max(1, KEYS // across)
+    result = query.new_zeros(n_heads, -(-n_query // down), -(-n_key // across))
+    for start in range(0, n_query, rows):
+        stop = min(start + rows, n_query)
+        block = _join(query[:, :, start:stop]).transpose(1, 2).contiguous()  # (n_kv_heads, d, group * rows)
+        n_seen = _count_seen(scores, stop)
+        lse = None
+        if scores.lse is not None:
+            lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
+            lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
+        elif pooling == "mean":
+            lse = _sum_rows(scores, key, block, start, stop, n_seen, keys)
+        sums, pooled = None, []
+        for first in range(0, n_seen, keys):
+            last = min(first + keys, n_seen)
+            tile = _score_tile(scores, key, block, start, stop, first, last, len(query[0]))
+            if lse is None:
+                part = _logsumexp2(tile)
+                sums = part if sums is None else torch.logaddexp2(sums, part)
+            if pooling == "mean":
+                tile = tile.sub_(lse).clamp_(min=SMALLEST).exp2_()
+            pooled.append(_pool_keys(tile, across, pooling))
+        columns = torch.cat(pooled, 1)  # (n_kv_heads, cells of keys, group * rows)
+        if pooling == "max":
+            columns = columns - (sums if lse is None else lse)
+        columns = columns.view(len(key), columns.shape[1], group, stop - start)
+        cells = _pool_rows(columns, down, pooling)
+        if pooling == "max":
+            cells = torch.where(cells > SMALLEST, cells.clamp(min=SMALLEST).exp2(), 0.0)
+        else:
+            height = torch.full((cells.shape[-1],), down, device=cells.device)
+            height[-1] = stop - start - (cells.shape[-1] - 1) * down
+            width = torch.full((cells.shape[1],), across, device=cells.device)
+            width[-1] = min(across, n_key - (cells.shape[1] - 1) * across)
+            cells = torch.where(cells > 2 * across * down * 2.0**SMALLEST, cells, 0.0) / (width[:, None, None] * height)
+        cells = cells.permute(0, 2, 3, 1).reshape(n_heads, -1, cells.shape[1])
+        result[:, start // down : start // down + cells.shape[1], : cells.shape[2]] = cells
+    return result
+
+
+def _prepare(scores):
+    """Return queries scaled to base 2 as (n_kv_heads, group, n_query, d), keys, and the size of a group."""
+    n_kv_heads = len(scores.key)
+    group = len(scores.query) // n_kv_heads
+    scale = scores.query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
+    query = scores.query.float().unflatten(0, (n_kv_heads, group)) * (scale * LOG2E)
+    return query, scores.key.float(), group
+
+
+def _join(block):
+    """Put the query heads of a group side by side: (n_kv_heads, group, rows, d) to (n_kv_heads, group * rows, d)."""
+    return block.flatten(1, 2)
+
+
+def _count_seen(scores, stop):
+    """Return how many keys the rows before `stop` see at most."""
+    n_key = scores.key.shape[1]
+    return min(n_key, scores.first + stop) if scores.is_causal and scores.mask is None else n_key
+
+
+def _masks(scores, start, stop, first, last):
+    """Yield (slice of keys from `first`, mask of axes (…, rows, keys)) for what hides keys in a tile."""
+    if scores.mask is not None:
+        yield slice(None), scores.mask.expand(scores.shape)[:, start:stop, first:last]
+    elif scores.is_causal and last > scores.first + start:
+        # Only keys from the first row's own position on can lie in some row's future.
+        begin = max(first, scores.first + start)
+        device = scores.query.device
+        position = scores.first + torch.arange(start, stop, device=device)
+        yield slice(begin - first, last - first), torch.arange(begin, last, device=device) <= position[:, None]
+
+
+def _hide(block, mask):
+    if mask.dtype == torch.bool:
+        block.masked_fill_(~mask, -torch.inf)
+    else:
+        block.add_(mask, alpha=LOG2E)
+
+
+def _score_tile(scores, key, block, start, stop, first, last, group):
+    """Return scores with keys on rows: (n_kv_heads, keys, group * rows)."""
+    tile = key[:, first:last] @ block
+    for place, mask in _masks(scores, start, stop, first, last):
+        seen = tile.view(len(key), last - first, group, stop - start).permute(0, 2, 3, 1)[..., place]
+        _hide(seen, mask.unflatten(0, (len(key), group)) if mask.ndim == 3 else mask)
+    return tile
+
+
+def _logsumexp2(tile):
+    """Return log2 of the sum over keys of 2^tile, axes (n_kv_heads, 1, group * rows)."""
+    top = tile.amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
+    return (tile - top).clamp_(min=SMALLEST).exp2_().sum(1, keepdim=True).log2_() + top
+
+
+def _sum_rows(scores, key, block, start, stop, n_seen, keys):
+    """Return the log-sum-exp of rows, in base 2, from a pass over all tiles."""
+    group = len(scores.query) // len(key)
+    parts = [
+        _logsumexp2(_score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), group))
+        for first in range(0, n_seen, keys)
+    ]
+    return torch.logsumexp(torch.cat(parts, 1) / LOG2E, 1, keepdim=True) * LOG2E
+
+
+def _pool_keys(tile, across, pooling):
+    """Pool rows of keys: (n_kv_heads, keys, columns) to (n_kv_heads, cells, columns)."""
+    whole = tile.shape[1] // across * across
+    parts = [tile[:, :whole].unflatten(1, (-1, across))] if whole else []
+    parts += [tile[:, None, whole:]] if whole < tile.shape[1] else []
+    reduced = [part.amax(2) if pooling == "max" else part.sum(2) for part in parts]
+    return reduced[0] if len(reduced) == 1 else torch.cat(reduced, 1)
+
+
+def _pool_rows(columns, down, pooling):
+    """Pool the last axis, query rows, to cells."""
+    missing = -columns.shape[-1] % down
+    if missing:
+        nothing = -torch.inf if pooling == "max" else 0.0
+        columns = torch.nn.functional.pad(columns, (0, missing), value=nothing)
+    columns = columns.unflatten(-1, (-1, down))
+    return columns.amax(-1) if pooling == "max" else columns.sum(-1)
+
+
+def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, enable_gqa):
+    """Compute attention as `scaled_dot_product_attention` would, and the log-sum-exp of its rows with it.
+
+    On a CPU torch's fused kernel has computed them anyway. It is reached through a private operator, so only where
+    torch itself would take that kernel; the output is the same to the bit.
+
+    Parameters
+    ----------
+    query, key, value, mask, dropout, is_causal, scale, enable_gqa
+        As `torch.nn.functional.scaled_dot_product_attention` takes them.
+
+    Returns
+    -------
+    tuple of torch.Tensor or None
+        Output and log-sum-exp of axes ``(batch, n_heads, n_query)``; None where there is no such kernel.
+    """
+    flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    choose = getattr(torch, "_fused_sdp_choice", None)
+    if flash is None or choose is None or query.device.type != "cpu" or dropout or query.ndim != 4:
+        return None
+    if choose(query, key, value, mask, dropout, is_causal, scale=scale, enable_gqa=enable_gqa) != _FLASH:
+        return None
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+    return flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)
+
+
+_FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION) if hasattr(torch.nn, "attention") else 1
 
 
 def blocks_future(mask, n_query, n_key):

@@ -7,6 +7,10 @@ from collections import Counter
 import torch
 from torch.overrides import TorchFunctionMode
 
+from .kernels import attend_with_lse
+
+SDPA = torch.nn.functional.scaled_dot_product_attention
+
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
@@ -26,6 +30,8 @@ class AttentionCall:
         Whether query i sees keys 0 to i only.
     scale : float or None
         Factor of the scores; None means ``d ** -0.5``.
+    lse : torch.Tensor or None
+        Log-sum-exp of the rows, axes ``(batch, n_heads, n_query)``, where it fell off with the output.
     """
 
     name: str
@@ -36,6 +42,7 @@ class AttentionCall:
     mask: torch.Tensor | None
     is_causal: bool
     scale: float | None
+    lse: torch.Tensor | None = None
 
 
 class ModuleStack:
@@ -90,37 +97,46 @@ class AttentionWatch(TorchFunctionMode):
         Followed at the same time; tells which module calls.
     on_call : callable
         Takes an `AttentionCall`, after the model's own computation.
+    wants_lse : bool
+        Whether to get the log-sum-exp of rows where it comes for free.
     """
 
-    def __init__(self, stack, on_call):
+    def __init__(self, stack, on_call, *, wants_lse=False):
         super().__init__()
         self.stack = stack
         self.on_call = on_call
+        self.wants_lse = wants_lse
         self.counts = Counter()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Run `func`; report it if it is attention."""
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            name = self.stack.names[-1] if self.stack.names else ""
-            ordinal = self.counts[name]
-            self.counts[name] += 1
-            self.on_call(_read_call(name, ordinal, *args, **kwargs))
+        if func is not SDPA:
+            return func(*args, **kwargs)
+        name = self.stack.names[-1] if self.stack.names else ""
+        ordinal = self.counts[name]
+        self.counts[name] += 1
+        output, call = self._attend(name, ordinal, *args, **kwargs)
+        self.on_call(call)
         return output
 
-
-def _read_call(
-    name,
-    ordinal,
-    query,
-    key,
-    value,
-    attn_mask=None,
-    dropout_p=0.0,
-    is_causal=False,
-    *,
-    scale=None,
-    enable_gqa=False,
-):
-    return AttentionCall(name, ordinal, query, key, value, attn_mask, is_causal, scale)
+    def _attend(
+        self,
+        name,
+        ordinal,
+        query,
+        key,
+        value,
+        attn_mask=None,
+        dropout_p=0.0,
+        is_causal=False,
+        *,
+        scale=None,
+        enable_gqa=False,
+    ):
+        arguments = (query, key, value, attn_mask, dropout_p, is_causal)
+        both = attend_with_lse(*arguments, scale, enable_gqa) if self.wants_lse else None
+        if both is None:
+            both = SDPA(*arguments, scale=scale, enable_gqa=enable_gqa), None
+        output, lse = both
+        return output, AttentionCall(name, ordinal, query, key, value, attn_mask, is_causal, scale, lse)

@@ -5,7 +5,7 @@ import math
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
@@ -156,11 +156,19 @@ def find_largest(maps, options):
     return largest or 1.0
 
 
+def _count_hidden(maps, sink):
+    """Return how many rows and columns are left out with the first token: its row only if that is its own."""
+    if sink == "keep":
+        return 0, 0
+    return int(maps.kind != "cross" and maps.first_query == 0), 1
+
+
 def _treat_sink(weights, maps, sink):
     """Return weights of axes (..., n_query, n_key) without the first token, if that is wished."""
     if sink == "keep":
         return weights
-    rest = weights[..., int(maps.kind != "cross") :, 1:]
+    row, column = _count_hidden(maps, sink)
+    rest = weights[..., row:, column:]
     if sink == "hide":
         return rest
     total = rest.sum(axis=-1, keepdims=True, dtype=np.float32)
@@ -188,25 +196,20 @@ class HeatmapPage:
 
     def __init__(self, maps, n_panels, largest, note, **options):
         self.maps, self.options = maps, GridOptions(**options)
-        tokens_query, tokens_key = maps.tokens_query, maps.tokens_key
-        hidden = int(self.options.sink != "keep")
-        if hidden:
-            tokens_query, tokens_key = tokens_query[int(maps.kind != "cross") :], tokens_key[1:]
-            if not tokens_query or not tokens_key:
-                raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
-            if maps.reduction == "pooled":
-                raise OptionError("the first token cannot be hidden in pooled maps, it shares cells with others")
+        row, column = self.hidden = _count_hidden(maps, self.options.sink)
+        tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column:]
+        if not tokens_query or not tokens_key:
+            raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
+        if column and maps.reduction == "pooled":
+            raise OptionError("the first token cannot be hidden in pooled maps, it shares cells with others")
         self.family, self.missing = style.choose_fonts([*tokens_query, *tokens_key, maps.model_id])
-        shape = [math.ceil(len(tokens) / maps.cell) for tokens in (tokens_query, tokens_key)]
-        _, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
-        cell = maps.cell * pooling
-        cells = [math.ceil(side / pooling) for side in shape]
-        *panel, size = fit_panel(*cells, is_lone=n_panels == 1, has_tokens=cell == 1)
-        self.queries, self.keys = (
-            label_axis(tokens, self.family, self.missing, cell=cell, first=hidden * (tokens is not maps.tokens_query),
-                       size=size)
-            for tokens in (tokens_query, tokens_key)
-        )  # fmt: skip
+        shape = maps.shape[0] - row, maps.shape[1] - column
+        shown, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
+        down, across = (mine * drawn for mine, drawn in zip(maps.cell, pooling, strict=True))
+        *panel, size = fit_panel(*shown.shape, is_lone=n_panels == 1, has_tokens=(down, across) == (1, 1))
+        label = {"family": self.family, "missing": self.missing, "size": size}
+        self.queries = label_axis(tokens_query, cell=down, first=maps.first_query + row, **label)
+        self.keys = label_axis(tokens_key, cell=across, first=column, **label)
         notes = [note, *_describe(maps, self.options, pooling, has_indices=size is None)]
         self.norm = style.make_norm(
             self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
@@ -222,9 +225,9 @@ class HeatmapPage:
             has_bar=self.options.scale == "shared",
         )
         with mpl.rc_context(style.make_rc(family=self.family)):
-            self._draw_frame(*cells)
+            self._draw_frame(*shown.shape, down, across)
 
-    def _draw_frame(self, n_rows, n_columns):
+    def _draw_frame(self, n_rows, n_columns, down, across):
         """Draw all that stays the same from layer to layer.
 
         One `Axes`, measured in points, holds the whole page: thirty of them take longer to make than all the rest.
@@ -247,6 +250,7 @@ class HeatmapPage:
             from_cells + Affine2D().scale(w / n_columns, -h / n_rows).translate(x, y + h) + ax.transData
             for x, y, w, h in self.layout.panels
         ]
+        self._mark_completion(panels, n_rows, n_columns, down, across)
         self.stamps = TokenStamps(panels, n_rows, self.queries, self.keys)
         ax.add_artist(self.stamps)
         self.heading = self._write(*self.layout.heading, "", size=style.HEADING_SIZE, weight="bold")
@@ -262,6 +266,19 @@ class HeatmapPage:
         if self.layout.bar:
             mappable = mpl.cm.ScalarMappable(self.norm, self.cmap)
             self.colorbar = draw_colorbar(self.figure, self.layout.bar, mappable, "attention weight")
+
+    def _mark_completion(self, panels, n_rows, n_columns, down, across):
+        """Draw lines where the generated text begins, on the axes that hold it."""
+        maps = self.maps
+        if maps.kind == "cross" or maps.prompt_length == len(maps.tokens_key):
+            return
+        row = (maps.prompt_length - maps.first_query - self.hidden[0]) / down - 0.5
+        column = (maps.prompt_length - self.hidden[1]) / across - 0.5
+        ends = [[(-0.5, row), (n_columns - 0.5, row)]] if row > -0.5 else []
+        ends += [[(column, -0.5), (column, n_rows - 0.5)]]
+        to_page = self.axes.transData.inverted()
+        lines = [to_page.transform(panel.transform(line)) for panel in panels for line in ends]
+        self.axes.add_collection(LineCollection(lines, colors=style.ACCENT, linewidths=0.8, linestyles=(0, (3, 2)), zorder=2))
 
     def _write(self, x, y, text, **look):
         return self.axes.text(x, y, text, parse_math=False, **look)
@@ -284,9 +301,9 @@ class HeatmapPage:
             The page.
         """
         own_scale = self.options.scale == "panel"
+        future = self.maps.future[self.hidden[0] :, self.hidden[1] :]
         for matrix, title, image, text in zip(matrices, titles, self.images, self.titles, strict=True):
             shown = _treat_sink(matrix, self.maps, self.options.sink)
-            future = np.triu(np.ones(shown.shape, bool), 1) if self.maps.causal else np.False_
             shown = np.ma.masked_array(shown, future)
             image.set_data(limit_cells(shown)[0])
             if own_scale:
@@ -314,16 +331,18 @@ class HeatmapPage:
 def _describe(maps, options, pooling, *, has_indices):
     """Yield what a reader must know about the data of a page."""
     n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
-    if maps.kind == "cross":
+    if n_query != n_key:
         yield f"{n_query} query and {n_key} key tokens"
     else:
         yield f"{n_key} token{'s' * (n_key > 1)}"
+    if maps.kind != "cross" and maps.prompt_length < n_key:
+        yield f"dashed lines: generated from token {maps.prompt_length} on"
     if maps.kind in ("encoder", "decoder", "cross"):
         yield {"encoder": "encoder", "decoder": "decoder", "cross": "cross attention"}[maps.kind]
-    if maps.cell > 1:
-        yield f"each cell the {maps.pooling} over {maps.cell} × {maps.cell} tokens"
-    if pooling > 1:
-        yield f"drawn as the max over {pooling} × {pooling} {'cells' if maps.cell > 1 else 'tokens'}"
+    if maps.reduction == "pooled":
+        yield f"each cell the {maps.pooling} over {maps.cell[0]} × {maps.cell[1]} tokens"
+    if max(pooling) > 1:
+        yield f"drawn as the max over {pooling[0]} × {pooling[1]} {'cells' if max(maps.cell) > 1 else 'tokens'}"
     if has_indices:
         yield "axes count tokens from 0"
     if options.sink == "hide":

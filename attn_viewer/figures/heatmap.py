@@ -26,16 +26,16 @@ def limit_cells(matrix):
     -------
     matrix : numpy.ndarray
         At most `MOST_CELLS` cells a side, each the maximum over its block.
-    factor : int
-        Rows and columns of a block; 1 when nothing was pooled.
+    factors : tuple of int
+        Rows and columns of a block; (1, 1) when nothing was pooled.
     """
-    factor = math.ceil(max(matrix.shape) / MOST_CELLS)
-    if factor == 1:
-        return matrix, 1
-    rows, columns = (math.ceil(side / factor) for side in matrix.shape)
-    padded = np.ma.masked_all((rows * factor, columns * factor), matrix.dtype)
+    down, across = (math.ceil(side / MOST_CELLS) for side in matrix.shape)
+    if (down, across) == (1, 1):
+        return matrix, (1, 1)
+    rows, columns = math.ceil(matrix.shape[0] / down), math.ceil(matrix.shape[1] / across)
+    padded = np.ma.masked_all((rows * down, columns * across), matrix.dtype)
     padded[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return padded.reshape(rows, factor, columns, factor).max(axis=(1, 3)), factor
+    return padded.reshape(rows, down, columns, across).max(axis=(1, 3)), (down, across)
 
 
 def label_axis(tokens, family, missing, *, cell=1, first=0, size=None):
@@ -130,7 +130,7 @@ def draw_heatmap(matrix, tokens_query=None, tokens_key=None, *, ax, causal=False
             raise OptionError(f"got {len(tokens)} {what} labels for {size} {what} positions; give one each")
     shown = np.ma.masked_array(matrix, np.triu(np.ones(matrix.shape, bool), 1) if causal else False)
     scale = style.make_norm(norm, vmin, float(shown.max()) if vmax is None else vmax)
-    cells, factor = limit_cells(shown)
+    cells, (down, across) = limit_cells(shown)
     ax.imshow(cells, norm=scale, cmap=style.get_colormap(cmap), interpolation="nearest", origin="upper")
     ax.set(xticks=[], yticks=[])
     if tokens_query is not None:
@@ -143,8 +143,8 @@ def draw_heatmap(matrix, tokens_query=None, tokens_key=None, *, ax, causal=False
             TokenStamps(
                 [ax.transData],
                 len(cells),
-                label_axis(tokens_query, family, missing, cell=factor, size=size),
-                label_axis(tokens_key, family, missing, cell=factor, size=size),
+                label_axis(tokens_query, family, missing, cell=down, size=size),
+                label_axis(tokens_key, family, missing, cell=across, size=size),
             )
         )
     return ax

@@ -16,6 +16,7 @@ BAR_ROOM = style.NOTE_SIZE * LINE + BAR_HEIGHT + style.LABEL_SIZE * LINE + 4
 PIXEL = 0.72
 
 SMALLEST_PANEL, LARGEST_PANEL, LARGEST_LONE_PANEL, INDEX_PANEL = 100.0, 400.0, 640.0, 201.6
+THINNEST_PANEL = 72.0
 ROW_HEIGHT = 1.2
 
 # Raster pages get the finest of these resolutions (dots per inch) at which they still open quickly.
@@ -86,8 +87,9 @@ def fit_panel(n_query, n_key, *, is_lone=False, has_tokens=True):
     if has_tokens and label_size >= style.SMALLEST_LABEL:
         cell = snap(max(SMALLEST_PANEL / longest, label_size * ROW_HEIGHT))
         return cell * n_key, cell * n_query, label_size
-    cell = (largest if is_lone else INDEX_PANEL) / longest
-    return snap(cell * n_key), snap(cell * n_query), None
+    side = largest if is_lone else INDEX_PANEL
+    # A few queries over many keys would be a hairline if their cells were square.
+    return (*(snap(max(side * n / longest, min(n * style.LABEL_SIZE, THINNEST_PANEL))) for n in (n_key, n_query)), None)
 
 
 def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, has_bar):

@@ -11,6 +11,7 @@ from ..errors import OptionError
 INK = "#1c2433"
 MUTED = "#667085"
 FRAME = "#98a1b0"
+ACCENT = "#d1495b"
 MASKED = "#e7e2df"
 
 FAMILY = ("DejaVu Sans",)

@@ -21,6 +21,7 @@ _FACTS = (
     "heads",
     "kind",
     "causal",
+    "first_query",
     "prompt_length",
     "model_id",
     "reduction",

@@ -116,7 +116,7 @@ def test_more_cells_than_a_picture_shows_are_pooled_and_said():
 
 def test_pooled_maps_say_what_a_cell_is():
     weights = [np.full((1, 3, 3), 0.5, np.float32)]
-    maps = AttentionMaps(weights, ["t"] * 10, reduction="pooled", cell=4, pooling="max")
+    maps = AttentionMaps(weights, ["t"] * 10, reduction="pooled", cell=(4, 4), pooling="max")
     figure = plot_heads(maps, 0)
     assert "each cell the max over 4 × 4 tokens" in " ".join(get_words(figure))
     assert get_stamps(figure).keys.is_index
