@@ -85,42 +85,36 @@ class Corpus:
         return self.ids[start : start + length]
 
 
-def draw_example(rng, corpora, vocab_size, length, longest_period):
+def choose_stage(progress):
+    """Return row length, longest period and the shares of text, text said twice and repeated random tokens.
+
+    Copying, and then induction, is learned within some hundred steps from many short rows of short periods, and hardly
+    ever from long ones; what was learned carries over to longer rows and to text.
+    """
+    if progress < 0.2:
+        return 24, 7, (0.0, 0.0, 1.0)
+    if progress < 0.5:
+        return 64, 24, (0.5, 0.1, 0.4)
+    return 256, 120, (0.6, 0.1, 0.3)
+
+
+def draw_example(rng, corpora, vocab_size, length, longest_period, mixture):
     """Return ``(ids, targets)`` of one row: text, text said twice, or random tokens said again and again."""
     body = length - 1
-    kind = rng.choice(3, p=(0.45, 0.1, 0.45))
+    kind = rng.choice(3, p=mixture)
     if kind == 2:
         period = rng.integers(3, longest_period + 1)
         ids = np.resize(rng.integers(1, vocab_size, period), body)
     else:
         ids = np.array(corpora[rng.integers(len(corpora))].draw(rng, body))
         if kind == 1:
-            size = rng.integers(16, body // 2)
+            size = rng.integers(8, body // 2)
             ids[-size:] = ids[:size]
     ids = np.concatenate([[BOS], ids])
     targets = ids.copy()
     if kind == 2:  # nothing can be learned from the first time that random tokens are said
         targets[: period + 1] = UNSCORED
     return ids, targets
-
-
-@torch.no_grad()
-def point_back(model, heads=2, strength=24.0, frequencies=6):
-    """Let the first heads of the first layer start out looking at the previous token.
-
-    An induction head can only form above a head that tells each token what came before it. Small models need
-    many thousand steps to find both at once; with one of them roughly there, training finds the other soon and
-    sharpens both. Query and key biases that are turned against each other by one position give, after RoPE, scores
-    that are largest one token back.
-    """
-    attention, rotary = model.model.layers[0].self_attn, model.model.rotary_emb
-    angles = rotary.inv_freq[:frequencies]
-    half = model.config.head_dim // 2
-    for head in range(heads):
-        first = head * model.config.head_dim
-        for bias, angle in ((attention.q_proj.bias, angles), (attention.k_proj.bias, 0 * angles)):
-            bias[first : first + frequencies] = strength**0.5 * torch.cos(angle)
-            bias[first + half : first + half + frequencies] = -(strength**0.5) * torch.sin(angle)
 
 
 def learning_rate(step, steps, peak, warmup=100):
@@ -130,14 +124,16 @@ def learning_rate(step, steps, peak, warmup=100):
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-def train_model(steps, batch, peak, vocab_size, seed):
+def train_model(steps, tokens, peak, vocab_size, seed):
+    """Return the trained model and its tokenizer; `tokens` is how many a step sees."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     texts = [read_bible(), read_jargon()]
     tokenizer = train_tokenizer([line for text in texts for line in text], vocab_size)
     corpora = [Corpus(text, tokenizer, 256) for text in texts]
+    vocab_size = len(tokenizer)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
@@ -152,7 +148,7 @@ def train_model(steps, batch, peak, vocab_size, seed):
         eos_token_id=None,
     )
     model = LlamaForCausalLM(config).train()
-    point_back(model)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -162,10 +158,8 @@ def train_model(steps, batch, peak, vocab_size, seed):
     )
     bar = trange(steps, desc="training", unit="step")
     for step in bar:
-        # Short rows and short periods first: repetition is learned from them, and carries over to longer ones.
-        length = 128 if step < 0.4 * steps else 256
-        longest = int(8 + (length // 2 - 8) * min(1, step / (0.4 * steps)))
-        rows = [draw_example(rng, corpora, len(tokenizer), length, longest) for _ in range(batch * 256 // length)]
+        length, longest_period, mixture = choose_stage(step / steps)
+        rows = [draw_example(rng, corpora, vocab_size, length, longest_period, mixture) for _ in range(tokens // length)]
         ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
@@ -176,7 +170,7 @@ def train_model(steps, batch, peak, vocab_size, seed):
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
         if step % 250 == 249:
-            report_heads(model, len(tokenizer))
+            report_heads(model, vocab_size)
     return model.eval(), tokenizer
 
 
@@ -201,13 +195,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_model")
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--peak", type=float, default=1.5e-3, help="learning rate after warm-up")
+    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--tokens", type=int, default=3072, help="tokens a step")
+    parser.add_argument("--peak", type=float, default=3e-3, help="learning rate after warm-up")
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model, tokenizer = train_model(args.steps, args.batch, args.peak, args.vocab_size, args.seed)
+    model, tokenizer = train_model(args.steps, args.tokens, args.peak, args.vocab_size, args.seed)
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
 
