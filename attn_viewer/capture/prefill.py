@@ -9,14 +9,12 @@ from ..tokens import label_tokens
 from .eager import EagerHooks
 from .guard import borrow_model
 from .kernels import blocks_future, iterate_weights
-from .numbering import number_modules
+from .numbering import is_attention, number_modules
 from .prompt import encode_prompt, takes_argument
 from .reduction import FullReduction
 from .watch import AttentionWatch, ModuleStack
 
 DTYPES = ("float16", "float32")
-# Modules whose class name says attention but that have no softmax over keys.
-_NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv")
 
 
 def capture_attention(
@@ -117,6 +115,7 @@ class _Collector:
         self.dtype = dtype
         self.kept = {}  # (stack, layer) -> FullReduction
         self.all_layers = {}  # (stack, layer) -> first call or None, all layers that ran, kept or not
+        self.elsewhere = {}  # (stack, layer) -> (n_query, n_key), layers over anything but the prompt's tokens
         self.accounted = set()  # names of modules whose weights were seen
         self.causal = True
         self.sources = set()
@@ -126,7 +125,7 @@ class _Collector:
     def take_call(self, call):
         self.accounted.add(call.name)
         query, key = (_drop_batch(t, call.name) for t in (call.query, call.key))
-        if (query.shape[1], key.shape[1]) != (self.n_tokens, self.n_tokens):
+        if self._is_elsewhere(call.name, query.shape[1], key.shape[1]):
             return
         place = self._place(call.name, call.ordinal, (call.query, call.key))
         if place is None:
@@ -143,7 +142,7 @@ class _Collector:
     def take_weights(self, seen):
         self.accounted.add(seen.name)
         weights = _drop_batch(seen.weights, seen.name)
-        if weights.shape[1:] != (self.n_tokens, self.n_tokens):
+        if self._is_elsewhere(seen.name, *weights.shape[1:]):
             return
         place = self._place(seen.name, seen.ordinal, None)
         self.causal &= not bool(weights.triu(1).any())
@@ -154,6 +153,13 @@ class _Collector:
         reduction = self._open(place, len(weights))
         if reduction is not None:
             reduction.add(0, weights.float())
+
+    def _is_elsewhere(self, name, n_query, n_key):
+        """Tell whether attention is over anything but the prompt's tokens, and note it."""
+        if n_query == n_key == self.n_tokens:
+            return False
+        self.elsewhere[self.numbers.get(name, (name, 0))] = (n_query, n_key)
+        return True
 
     def _place(self, name, ordinal, inputs):
         """Return (stack, layer), or None for a repetition of a call that was seen with the same inputs."""
@@ -182,6 +188,8 @@ class _Collector:
     def make_maps(self, tokens, seen, model_id):
         self._check_complete(seen)
         stacks = {stack for stack, _ in self.all_layers}
+        if self.elsewhere and not stacks:
+            self._refuse_elsewhere(self.elsewhere)
         if not stacks:
             raise CaptureError(
                 f"{type(self.model).__name__} showed no attention weights: it neither calls "
@@ -191,6 +199,9 @@ class _Collector:
         # Towers of the same length are told apart by depth; the deepest is the language model.
         depth = {s: sum(stack == s for stack, _ in self.all_layers) for s in stacks}
         main = max(sorted(stacks), key=depth.get)
+        # Layers over compressed or pooled tokens (DeepSeek V4, Funnel) must not just be missing.
+        if missing := {place: shape for place, shape in self.elsewhere.items() if place[0] == main}:
+            self._refuse_elsewhere(missing)
         present = sorted(layer for stack, layer in self.all_layers if stack == main)
         chosen = choose_numbers(self.layers, present, "layer")
         reductions = [self.kept[main, layer] for layer in chosen]
@@ -206,10 +217,17 @@ class _Collector:
             source="+".join(sorted(self.sources)),
         )
 
+    def _refuse_elsewhere(self, places):
+        (stack, layer), (n_query, n_key) = next(iter(places.items()))
+        raise CaptureError(
+            f"{len(places)} layers attend from {n_query} to {n_key} positions (first: layer {layer} of {stack!r}), where "
+            f"the prompt has {self.n_tokens} tokens; this architecture is not supported yet"
+        )
+
     def _check_complete(self, seen):
         """Raise for attention modules that ran and whose weights nobody saw."""
         modules = dict(self.model.named_modules())
-        attention = {n for n in seen if n and _is_attention(modules[n])}
+        attention = {n for n in seen if n and is_attention(self.model, modules[n])}
         blind = sorted(
             name
             for name in attention
@@ -221,11 +239,6 @@ class _Collector:
                 f"the weights of {len(blind)} attention modules could not be seen (first: {blind[0]!r}, "
                 f"{type(modules[blind[0]]).__name__}); load the model with attn_implementation='eager'"
             )
-
-
-def _is_attention(module):
-    name = type(module).__name__.lower()
-    return "attention" in name and not any(word in name for word in _NO_WEIGHTS)
 
 
 def _drop_batch(tensor, name):
