@@ -39,8 +39,9 @@ class EagerHooks:
     """Forward hooks that take attention weights out of the outputs of attention modules.
 
     Other modules may hand on matrices whose rows sum to 1 that the model goes on to use (DeepSeek V4 mixes its
-    streams with some), so looks alone do not make weights. The weights are passed on at once and replaced in the output by zeros of the same shape that take no memory,
-    so that a model told to collect all of them collects nothing.
+    streams with some), so looks alone do not make weights. The weights are passed on at once and replaced in the
+    output by zeros of the same shape that take no memory, so that a model told to collect all of them collects
+    nothing.
 
     Parameters
     ----------

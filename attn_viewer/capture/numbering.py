@@ -1,8 +1,8 @@
 """Which modules are attention, and which stack and layer they belong to, read from their names."""
 
-import os
 import re
 from collections import defaultdict
+from itertools import takewhile
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 # Words of modules that are called attention but have no softmax over keys.
@@ -60,5 +60,6 @@ def is_attention(model, module):
         False also for attention without a softmax over keys (linear attention, state spaces).
     """
     name = type(module).__name__
-    own = name.removeprefix(os.path.commonprefix([name, type(model).__name__])).lower()
+    pairs = zip(name, type(model).__name__, strict=False)
+    own = name[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :].lower()
     return any(word in name.lower() for word in ("attention", "attn")) and not any(word in own for word in _NO_WEIGHTS)

@@ -1,5 +1,7 @@
 """The attention weights of a prompt, from one forward pass of the model as it is."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -147,7 +149,8 @@ class _Collector:
         place = self._place(seen.name, seen.ordinal, None)
         self.causal &= not bool(weights.triu(1).any())
         self.sources.add("eager")
-        self.has_sinks |= getattr(seen.module, "sinks", None) is not None
+        sums = weights.sum(-1, dtype=torch.float32)  # 0 where a row is padding
+        self.has_sinks |= bool(((sums > 0) & (sums < 0.98)).any())
         softcap = getattr(seen.module, "attn_logit_softcapping", None)
         self.softcap = self.softcap if softcap is None else softcap
         reduction = self._open(place, len(weights))
@@ -196,9 +199,9 @@ class _Collector:
                 "scaled_dot_product_attention nor hands weights out; load it with attn_implementation='eager' "
                 "or 'sdpa' if it has either"
             )
-        # Towers of the same length are told apart by depth; the deepest is the language model.
-        depth = {s: sum(stack == s for stack, _ in self.all_layers) for s in stacks}
-        main = max(sorted(stacks), key=depth.get)
+        # Towers are told apart by depth; the deepest is the language model.
+        depth = Counter(stack for stack, _ in self.all_layers | self.elsewhere)
+        main = max(sorted(depth), key=lambda stack: (depth[stack], stack in stacks))
         # Layers over compressed or pooled tokens (DeepSeek V4, Funnel) must not just be missing.
         if missing := {place: shape for place, shape in self.elsewhere.items() if place[0] == main}:
             self._refuse_elsewhere(missing)
@@ -220,8 +223,8 @@ class _Collector:
     def _refuse_elsewhere(self, places):
         (stack, layer), (n_query, n_key) = next(iter(places.items()))
         raise CaptureError(
-            f"{len(places)} layers attend from {n_query} to {n_key} positions (first: layer {layer} of {stack!r}), where "
-            f"the prompt has {self.n_tokens} tokens; this architecture is not supported yet"
+            f"{len(places)} layers attend from {n_query} to {n_key} positions (first: layer {layer} of {stack!r}), "
+            f"where the prompt has {self.n_tokens} tokens; this architecture is not supported yet"
         )
 
     def _check_complete(self, seen):
