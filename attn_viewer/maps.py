@@ -134,7 +134,8 @@ class AttentionMaps:
             f"heads must hold one number a head: {[len(w) for w in self.weights]}, got {[len(h) for h in self.heads]}",
         )
         require(
-            self.first_query >= 0 and (not self.causal or self.first_query + len(self.tokens_query) <= len(self.tokens_key)),
+            self.first_query >= 0
+            and (not self.causal or self.first_query + len(self.tokens_query) <= len(self.tokens_key)),
             f"causal queries {self.first_query} to {self.first_query + len(self.tokens_query) - 1} must be among the "
             f"{len(self.tokens_key)} key tokens",
         )

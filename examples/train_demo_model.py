@@ -159,7 +159,9 @@ def train_model(steps, tokens, peak, vocab_size, seed):
     bar = trange(steps, desc="training", unit="step")
     for step in bar:
         length, longest_period, mixture = choose_stage(step / steps)
-        rows = [draw_example(rng, corpora, vocab_size, length, longest_period, mixture) for _ in range(tokens // length)]
+        rows = [
+            draw_example(rng, corpora, vocab_size, length, longest_period, mixture) for _ in range(tokens // length)
+        ]
         ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)

@@ -9,12 +9,10 @@ import torch
 from ..errors import CaptureError, OptionError
 from ..maps import POOLINGS, AttentionMaps, choose_numbers
 from .kernels import Scores, blocks_future
-from .numbering import number_modules
+from .numbering import is_attention, number_modules
 from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell
 
 DTYPES = ("float16", "float32")
-# Modules whose class name says attention but that have no softmax over keys.
-_NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv")
 _CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder", re.IGNORECASE)
 
 
@@ -115,6 +113,12 @@ class Stack:
     cell: tuple = (1, 1)
     calls: dict = dataclasses.field(default_factory=dict)  # layer -> inputs of its call, kept or not
     kept: dict = dataclasses.field(default_factory=dict)  # layer -> (head numbers, reduction)
+    elsewhere: dict = dataclasses.field(default_factory=dict)  # layer -> tokens, where they are not the wanted ones
+
+    @property
+    def depth(self):
+        """How many layers ran."""
+        return len(self.calls.keys() | self.elsewhere.keys())
 
 
 class Collector:
@@ -147,8 +151,6 @@ class Collector:
         """
         self.accounted.add(call.name)
         n_query, n_key = call.query.shape[-2], call.key.shape[-2]
-        if not self.wants(n_query, n_key):
-            return
         stack, layer = self._place(call.name, call.ordinal, (n_query, n_key), (call.query, call.key))
         if stack is None:
             return
@@ -180,13 +182,14 @@ class Collector:
         """
         self.accounted.add(seen.name)
         n_query, n_key = seen.weights.shape[-2:]
-        if not self.wants(n_query, n_key):
-            return
         stack, layer = self._place(seen.name, seen.ordinal, (n_query, n_key), None)
+        if stack is None:
+            return
         weights = _drop_batch(seen.weights, seen.name)
         stack.causal &= n_query == n_key and not bool(weights.triu(1).any())
         stack.sources.add("eager")
-        stack.has_sinks |= getattr(seen.module, "sinks", None) is not None
+        sums = weights.sum(-1, dtype=torch.float32)  # 0 where a row is padding
+        stack.has_sinks |= bool(((sums > 0) & (sums < 0.98)).any())
         softcap = getattr(seen.module, "attn_logit_softcapping", None)
         stack.softcap = stack.softcap if softcap is None else softcap
         heads, reduction = self._open(stack, layer, len(weights))
@@ -196,13 +199,21 @@ class Collector:
             reduction.take_weights(weights[:, rows])
 
     def _place(self, name, ordinal, shape, inputs):
-        """Return the stack and layer of a call; (None, None) if it repeats one that was seen with the same inputs."""
+        """Return the stack and layer of a call.
+
+        (None, None) for one that repeats another with the same inputs, or that is not over the wanted tokens.
+        """
         path, number = self.numbers.get(name, (name, 0))
-        stack = self.stacks.get(path)
         members = sum(other == path for other, _ in self.numbers.values())
-        if stack is None:
+        if path not in self.stacks:
             depth = getattr(getattr(self.model, "config", None), "num_hidden_layers", None) or 1
-            stack = self.stacks[path] = Stack(path, shape, max(members, depth if members == 1 else 1))
+            self.stacks[path] = Stack(path, shape, max(members, depth if members == 1 else 1))
+        stack = self.stacks[path]
+        if not self.wants(*shape):
+            stack.elsewhere[number + ordinal] = shape
+            return None, None
+        if not stack.calls:
+            stack.shape = shape
         if stack.shape != shape:
             raise CaptureError(
                 f"module {name!r} attends over {shape[0]} × {shape[1]} tokens where others of its kind had "
@@ -243,6 +254,38 @@ class Collector:
         stack.kept[layer] = heads, reduction
         return heads, reduction
 
+    def find_main(self, kind="self"):
+        """Return the deepest stack of a kind: in a model of several towers, the language model.
+
+        Parameters
+        ----------
+        kind : {"self", "encoder", "decoder", "cross"}
+            Kind of attention; all but cross attention and the two sides of an encoder-decoder are ``"self"``.
+
+        Returns
+        -------
+        Stack
+            Complete.
+
+        Raises
+        ------
+        CaptureError
+            If there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which
+            must not just be missing.
+        """
+        stacks = [stack for stack in self.stacks.values() if kind in ("self", get_kind(stack))]
+        stacks = [stack for stack in stacks if kind == "cross" or get_kind(stack) != "cross"]
+        main = max(stacks, key=lambda stack: (stack.depth, len(stack.calls)), default=None)
+        if main is None:
+            raise CaptureError(f"no {kind} attention was seen; there is {', '.join(self.stacks) or 'none at all'}")
+        if main.elsewhere:
+            layer, (n_query, n_key) = next(iter(main.elsewhere.items()))
+            raise CaptureError(
+                f"{len(main.elsewhere)} layers attend from {n_query} to {n_key} positions (first: layer {layer} of "
+                f"{main.name!r}), which are not the tokens of the prompt; this architecture is not supported yet"
+            )
+        return main
+
     def make_maps(self, stack, tokens_query, tokens_key, **facts):
         """Return what was kept of a stack.
 
@@ -267,7 +310,9 @@ class Collector:
         return AttentionMaps(
             [reduction.array for _, reduction in kept],
             tokens_key,
-            tokens_query=None if tokens_query is tokens_key and rows == slice(0, len(tokens_key)) else tokens_query[rows],
+            tokens_query=None
+            if tokens_query is tokens_key and rows == slice(0, len(tokens_key))
+            else tokens_query[rows],
             layers=chosen,
             heads=None if is_mean else [heads for heads, _ in kept],
             causal=stack.causal and stack.shape[0] == stack.shape[1],
@@ -295,7 +340,7 @@ class Collector:
             If there is one, or if no attention was seen at all.
         """
         modules = dict(self.model.named_modules())
-        attention = {name for name in seen if name and _is_attention(modules[name])}
+        attention = {name for name in seen if name and is_attention(self.model, modules[name])}
         blind = sorted(
             name
             for name in attention
@@ -317,14 +362,22 @@ class Collector:
             )
 
 
-def is_cross(stack):
-    """Tell cross attention from self-attention by the name that every library gives it."""
-    return bool(_CROSS.search(stack.name))
+def get_kind(stack):
+    """Return the kind of attention of a stack, by the names that libraries give it.
 
+    Parameters
+    ----------
+    stack : Stack
+        The stack.
 
-def _is_attention(module):
-    name = type(module).__name__.lower()
-    return "attention" in name and not any(word in name for word in _NO_WEIGHTS)
+    Returns
+    -------
+    {"encoder", "decoder", "cross"}
+        ``"encoder"`` where the name says neither of the others.
+    """
+    if _CROSS.search(stack.name):
+        return "cross"
+    return "decoder" if "decoder" in stack.name else "encoder"
 
 
 def _drop_batch(tensor, name, least=3):

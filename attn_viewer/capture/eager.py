@@ -2,10 +2,15 @@
 
 import contextlib
 import dataclasses
+import re
 
 import torch
 
 from ..errors import CaptureError
+from .numbering import is_attention
+
+# What attention modules are called where their class does not say so (LongCat's are self_attn.0 and self_attn.1).
+_ATTENTION_NAME = re.compile(r"(^|[._])(attn|attention)(\.\d+)*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +36,12 @@ class EagerWeights:
 
 
 class EagerHooks:
-    """Forward hooks that take attention weights out of module outputs.
+    """Forward hooks that take attention weights out of the outputs of attention modules.
 
-    The weights are passed on at once and replaced in the output by zeros of the same shape that take no memory,
-    so that a model told to collect all of them collects nothing.
+    Other modules may hand on matrices whose rows sum to 1 that the model goes on to use (DeepSeek V4 mixes its
+    streams with some), so looks alone do not make weights. The weights are passed on at once and replaced in the
+    output by zeros of the same shape that take no memory, so that a model told to collect all of them collects
+    nothing.
 
     Parameters
     ----------
@@ -54,11 +61,12 @@ class EagerHooks:
 
     @contextlib.contextmanager
     def install(self):
-        """Keep the hooks on all modules while the block runs."""
+        """Keep the hooks on all attention modules while the block runs."""
         handles = []
         try:
             for name, module in self.model.named_modules():
-                handles.append(module.register_forward_hook(self._hook(name), prepend=True))
+                if is_attention(self.model, module) or _ATTENTION_NAME.search(name):
+                    handles.append(module.register_forward_hook(self._hook(name), prepend=True))
             yield self
         finally:
             for handle in handles:
@@ -66,9 +74,12 @@ class EagerHooks:
 
     def _hook(self, name):
         def take(module, args, output):
-            if not isinstance(output, tuple) or self.was_watched(name):
+            if not isinstance(output, (tuple, list)) or self.was_watched(name):
                 return None
-            found = [i for i, part in enumerate(output) if i > 0 and _are_weights(part)]
+            if output and isinstance(output[0], tuple):  # I-BERT pairs its outputs with their quantisation scale
+                inner = take(module, args, output[0])
+                return None if inner is None else type(output)((inner, *output[1:]))
+            found = [i for i, part in enumerate(output) if i > 0 and _are_weights(_order_axes(part))]
             if not found:
                 return None
             if len(found) > 1:
@@ -79,11 +90,18 @@ class EagerHooks:
             weights = output[found[0]]
             ordinal = self.counts.get(name, 0)
             self.counts[name] = ordinal + 1
-            self.on_weights(EagerWeights(name, ordinal, weights.detach(), module))
+            self.on_weights(EagerWeights(name, ordinal, _order_axes(weights).detach(), module))
             nothing = weights.new_zeros(()).expand(weights.shape)
-            return (*output[: found[0]], nothing, *output[found[0] + 1 :])
+            return type(output)((*output[: found[0]], nothing, *output[found[0] + 1 :]))
 
         return take
+
+
+def _order_axes(part):
+    """Bring weights of axes (query, key, batch of one, head), as XLNet has them, to (batch, head, query, key)."""
+    if isinstance(part, torch.Tensor) and part.ndim == 4 and part.shape[2] == 1 < part.shape[0] == part.shape[1]:
+        return part.permute(2, 3, 0, 1)
+    return part
 
 
 def _are_weights(part):

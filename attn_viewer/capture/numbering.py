@@ -1,9 +1,12 @@
-"""Which stack and layer an attention module belongs to, read from its qualified name."""
+"""Which modules are attention, and which stack and layer they belong to, read from their names."""
 
 import re
 from collections import defaultdict
+from itertools import takewhile
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+# Words of modules that are called attention but have no softmax over keys.
+_NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv")
 
 
 def number_modules(model):
@@ -39,3 +42,24 @@ def number_modules(model):
                 number = index[0] if index else 0
             numbers[name] = (stack, number)
     return numbers
+
+
+def is_attention(model, module):
+    """Tell by its class name whether a module computes attention weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; a prefix that its class and the module's share (``KimiLinear``, ``ConvBert``) rules nothing out.
+    module : torch.nn.Module
+        A module of it.
+
+    Returns
+    -------
+    bool
+        False also for attention without a softmax over keys (linear attention, state spaces).
+    """
+    name = type(module).__name__
+    pairs = zip(name, type(model).__name__, strict=False)
+    own = name[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :].lower()
+    return any(word in name.lower() for word in ("attention", "attn")) and not any(word in own for word in _NO_WEIGHTS)

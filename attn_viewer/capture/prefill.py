@@ -2,9 +2,8 @@
 
 import torch
 
-from ..errors import CaptureError, OptionError
 from ..tokens import label_tokens
-from .collector import CaptureOptions, Collector, is_cross
+from .collector import CaptureOptions, Collector
 from .eager import EagerHooks
 from .guard import borrow_model
 from .prompt import encode_prompt, takes_argument
@@ -52,12 +51,7 @@ def capture_attention(model, tokenizer=None, prompt=None, *, model_id=None, **op
     tokens = label_tokens(ids, tokenizer)
     collector = Collector(model, options, lambda n_query, n_key: n_query == n_key == len(ids))
     run_watched(model, collector, inputs)
-    stacks = [stack for stack in collector.stacks.values() if not is_cross(stack)]
-    if not stacks:
-        raise CaptureError(f"no attention over the {len(ids)} tokens of the prompt was seen")
-    # Towers that happen to be of the prompt's length are told apart by depth: the deepest is the language model.
-    main = max(stacks, key=lambda stack: len(stack.calls))
-    return collector.make_maps(main, tokens, tokens, model_id=model_id or get_model_id(model))
+    return collector.make_maps(collector.find_main(), tokens, tokens, model_id=model_id or get_model_id(model))
 
 
 def run_watched(model, collector, inputs):

@@ -1,7 +1,6 @@
 """Pages of heatmaps: the mean of every layer, or every head of a layer."""
 
 import dataclasses
-import math
 
 import matplotlib as mpl
 import numpy as np
@@ -278,7 +277,9 @@ class HeatmapPage:
         ends += [[(column, -0.5), (column, n_rows - 0.5)]]
         to_page = self.axes.transData.inverted()
         lines = [to_page.transform(panel.transform(line)) for panel in panels for line in ends]
-        self.axes.add_collection(LineCollection(lines, colors=style.ACCENT, linewidths=0.8, linestyles=(0, (3, 2)), zorder=2))
+        self.axes.add_collection(
+            LineCollection(lines, colors=style.ACCENT, linewidths=0.8, linestyles=(0, (3, 2)), zorder=2)
+        )
 
     def _write(self, x, y, text, **look):
         return self.axes.text(x, y, text, parse_math=False, **look)

@@ -61,7 +61,9 @@ def test_weights_are_those_of_torch(scores, rows):
     torch.testing.assert_close(collect(scores, rows=rows), expected, atol=3e-6, rtol=1e-5)
 
 
-@given(draw_scores(), st.tuples(st.integers(1, 40), st.integers(1, 40)), st.sampled_from(["max", "mean"]), st.booleans())
+@given(
+    draw_scores(), st.tuples(st.integers(1, 40), st.integers(1, 40)), st.sampled_from(["max", "mean"]), st.booleans()
+)
 def test_pooled_weights_are_the_weights_pooled(scores, cell, pooling, has_lse):
     expected = pool_matrix(compute_reference(scores), cell, pooling)
     if has_lse:
@@ -118,8 +120,8 @@ def test_rows_without_any_key_are_padding():
     assert collect(scores).tolist() == [[[0, 0], [1, 0]]]
     lse = torch.tensor([[-torch.inf, 2.0]])
     for pooling in ("max", "mean"):
-        for scores in (scores, dataclasses.replace(scores, lse=lse)):
-            pooled = pool_weights(scores, (1, 1), pooling)
+        for given in (scores, dataclasses.replace(scores, lse=lse)):
+            pooled = pool_weights(given, (1, 1), pooling)
             torch.testing.assert_close(pooled, torch.tensor([[[0.0, 0], [1, 0]]]))
 
 

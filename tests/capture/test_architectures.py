@@ -1,0 +1,131 @@
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from architectures import (
+    ARCHITECTURES,
+    ENCODER_DECODERS,
+    LAYERS,
+    REFUSED,
+    SPEECH,
+    VISION,
+    build_model,
+    make_ids,
+    make_inputs,
+)
+
+from attn_viewer import capture_attention
+from attn_viewer.capture.eager import EagerHooks
+from attn_viewer.capture.guard import borrow_model
+from attn_viewer.capture.kernels import iterate_weights
+from attn_viewer.capture.numbering import number_modules
+from attn_viewer.capture.watch import AttentionWatch, ModuleStack
+from attn_viewer.errors import CaptureError
+
+# Granite's models with sinks hand out weights from before the sinks took their share.
+SINKS = {"deepseek_v4", "flint", "gpt_oss", "hy_v4", "inkling2_text", "mimo_v2_flash"}
+ENCODERS = {
+    *("albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
+    *("deberta-v2", "distilbert", "electra", "ernie", "esm", "esmc", "eurobert", "flaubert", "gte", "ibert"),
+    *("jina_embeddings_v3", "layoutlm", "luke", "megatron-bert", "mobilebert", "modernbert", "mpnet", "neomme"),
+    *("nomic_bert", "nystromformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "tapas"),
+    *("ultrabert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod"),
+}
+
+
+def build_or_skip(name, table=ARCHITECTURES, **options):
+    if not hasattr(transformers, table[name][0]):
+        pytest.skip(f"transformers {transformers.__version__} has no {table[name][0]}")
+    return build_model(name, table, **options)
+
+
+def run(model, **arguments):
+    """Run a model as a capture does, with as many of the arguments as it knows."""
+    known = inspect.signature(model.forward).parameters
+    arguments |= {k: v for k, v in {"use_cache": False, "logits_to_keep": 1}.items() if k in known}
+    with torch.no_grad():
+        return model(torch.tensor([make_ids()]), **arguments)
+
+
+def get_attentions(model, layers):
+    """Return transformers' own weights of the given layers, one array (n_heads, n, n) each."""
+    attentions = [part for part in run(model, output_attentions=True).attentions if part is not None]
+    if len(attentions) > len(layers):  # linear attention hands out its states among the weights
+        attentions = [attentions[layer] for layer in layers]
+    return [part[0].numpy() for part in attentions]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_weights_equal_those_of_eager_attention(name):
+    model, reference = build_or_skip(name), build_or_skip(name, attn_implementation="eager")
+    expected = run(model)[0].clone()
+    outputs = []
+    model.register_forward_hook(lambda module, args, output: outputs.append(output[0].clone()))
+    maps = capture_attention(model, prompt=make_ids())
+    assert torch.equal(outputs[0], expected)
+    assert maps.layers == LAYERS.get(name, (0, 1, 2))
+    assert maps.source == ("eager" if model.config._attn_implementation == "eager" else "sdpa")
+    assert maps.causal == (name not in ENCODERS)
+    attentions = get_attentions(reference, maps.layers)
+    for ours, theirs in zip(maps.weights, attentions, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    for ours, theirs in zip(capture_attention(reference, prompt=make_ids()).weights, attentions, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert maps.has_sinks == (name in SINKS)
+    sums = np.concatenate([layer.sum(-1).ravel() for layer in maps.weights])
+    assert sums.max() < 1 + 1e-5
+    assert (sums.min() < 0.9) == maps.has_sinks
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_without_weights_to_see_are_refused(name):
+    model = build_or_skip(name, REFUSED)
+    with pytest.raises(CaptureError):
+        capture_attention(model, prompt=make_ids())
+
+
+def collect_stacks(model, inputs):
+    """Return the weights that watch and hooks see, stack by stack in the order of the layers, and the output."""
+    numbers, stacks = number_modules(model), {}
+
+    def keep(seen, weights):
+        stack, number = numbers[seen.name]
+        stacks.setdefault(stack, {})[number] = weights.numpy()
+
+    def take_call(call):
+        mask = None if call.mask is None else call.mask[0]
+        blocks = iterate_weights(call.query[0], call.key[0], mask, is_causal=call.is_causal, scale=call.scale)
+        keep(call, torch.cat([weights for _, weights in blocks], dim=1))
+
+    with borrow_model(model) as is_eager, torch.no_grad():
+        watch = AttentionWatch(ModuleStack(model), take_call)
+        hooks = EagerHooks(model, lambda seen: keep(seen, seen.weights[0]), lambda name: name in watch.counts)
+        with hooks.install(), watch.stack.follow(), watch:
+            output = model(**inputs, **({"output_attentions": True} if is_eager else {}))
+    return [[layers[number] for number in sorted(layers)] for layers in stacks.values()], output[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [(name, table) for table in (ENCODER_DECODERS, VISION, SPEECH) for name in table]
+)
+def test_each_kind_of_attention_is_seen(name, table):
+    model, reference = (build_or_skip(name, table, **o) for o in ({}, {"attn_implementation": "eager"}))
+    inputs = make_inputs(table)
+    with torch.no_grad():
+        expected, output = model(**inputs)[0], reference(**inputs, output_attentions=True)
+    stacks, ours = collect_stacks(model, inputs)
+    assert torch.equal(ours, expected)
+    kinds = [kind for kind in output if kind.endswith("attentions")]
+    assert len(kinds) == len(stacks) == (3 if table is ENCODER_DECODERS else 1)
+    for kind in kinds:
+        layers = [layer[0].numpy() for layer in output[kind]]
+        assert any(is_same(stack, layers) for stack in stacks), f"{kind} were not seen"
+
+
+def is_same(stack, layers):
+    return len(stack) == len(layers) and all(
+        ours.shape == theirs.shape and np.abs(ours - theirs).max() < 1e-5
+        for ours, theirs in zip(stack, layers, strict=True)
+    )
