@@ -41,6 +41,8 @@ class AttentionMaps:
         Position of the first query among all tokens, when only some queries were kept.
     prompt_length : int, optional
         Number of leading tokens that were the prompt; the rest was generated. Left out, all of them.
+    grid : tuple of int, optional
+        Rows and columns of image patches, when the last ``rows * columns`` tokens are such.
     model_id : str
         Name of the model, for titles and file names.
     reduction : {"full", "head_mean", "pooled"}
@@ -72,6 +74,7 @@ class AttentionMaps:
     causal: bool = True
     first_query: int = 0
     prompt_length: int | None = None
+    grid: Sequence[int] | None = None
     model_id: str = "model"
     reduction: str = "full"
     cell: Sequence[int] = (1, 1)
@@ -91,6 +94,8 @@ class AttentionMaps:
             put("heads", tuple(tuple(range(len(w))) for w in self.weights))
         else:
             put("heads", tuple(tuple(map(int, h)) for h in self.heads))
+        if self.grid is not None:
+            put("grid", tuple(map(int, self.grid)))
         put("cell", tuple(map(int, self.cell)))
         if self.prompt_length is None:
             put("prompt_length", len(self.tokens_key))
@@ -132,6 +137,11 @@ class AttentionMaps:
         require(
             [len(h) for h in self.heads] == [len(w) for w in self.weights],
             f"heads must hold one number a head: {[len(w) for w in self.weights]}, got {[len(h) for h in self.heads]}",
+        )
+        require(
+            self.grid is None
+            or (len(self.grid) == 2 and min(self.grid) > 0 and math.prod(self.grid) <= len(self.tokens_key)),
+            f"grid must be rows and columns of at most {len(self.tokens_key)} patches, got {self.grid}",
         )
         require(
             self.first_query >= 0

@@ -130,12 +130,15 @@ class Collector:
         The model that runs.
     options : CaptureOptions
         What to keep.
-    wants : callable, optional
-        Tells for ``(n_query, n_key)`` whether such attention is wanted; left out, all is.
+    fits : callable, optional
+        Tells for a `Stack` and ``(n_query, n_key)`` whether attention over so many tokens can be labelled; left out,
+        all can.
+    batch_index : int
+        Which element of a batch to take; left out, there must be no more than one.
     """
 
-    def __init__(self, model, options, wants=lambda n_query, n_key: True):
-        self.model, self.options, self.wants = model, options, wants
+    def __init__(self, model, options, fits=lambda stack, shape: True, *, batch_index=None):
+        self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
         self.numbers = number_modules(model)
         self.stacks = {}
         self.accounted = set()
@@ -154,14 +157,14 @@ class Collector:
         stack, layer = self._place(call.name, call.ordinal, (n_query, n_key), (call.query, call.key))
         if stack is None:
             return
-        mask = None if call.mask is None else _drop_batch(call.mask, call.name, least=2)
+        mask = None if call.mask is None else self._drop_batch(call.mask, call.name, least=2)
         scores = Scores(
-            _drop_batch(call.query, call.name),
-            _drop_batch(call.key, call.name),
+            self._drop_batch(call.query, call.name),
+            self._drop_batch(call.key, call.name),
             mask,
             call.is_causal,
             call.scale,
-            lse=None if call.lse is None else call.lse[0],
+            lse=None if call.lse is None else self._drop_batch(call.lse[..., None], call.name)[..., 0],
         )
         if not call.is_causal and n_query > 1:
             stack.causal &= mask is not None and blocks_future(mask, n_query, n_key)
@@ -185,7 +188,7 @@ class Collector:
         stack, layer = self._place(seen.name, seen.ordinal, (n_query, n_key), None)
         if stack is None:
             return
-        weights = _drop_batch(seen.weights, seen.name)
+        weights = self._drop_batch(seen.weights, seen.name)
         stack.causal &= n_query == n_key and not bool(weights.triu(1).any())
         stack.sources.add("eager")
         sums = weights.sum(-1, dtype=torch.float32)  # 0 where a row is padding
@@ -198,6 +201,17 @@ class Collector:
             weights = weights if len(heads) == len(weights) else weights[list(heads)]
             reduction.take_weights(weights[:, rows])
 
+    def _drop_batch(self, tensor, name, least=3):
+        """Return one prompt's part of a tensor of axes (batch, n_heads, n, …)."""
+        if tensor.ndim == 4 and (len(tensor) == 1 or self.batch_index is not None):
+            return tensor[0 if len(tensor) == 1 else self.batch_index]
+        if least <= tensor.ndim <= 3:
+            return tensor
+        raise CaptureError(
+            f"module {name!r} computes attention on a tensor of shape {tuple(tensor.shape)}, where "
+            "(1, n_heads, n_tokens, d) is expected; capture one prompt at a time"
+        )
+
     def _place(self, name, ordinal, shape, inputs):
         """Return the stack and layer of a call.
 
@@ -209,7 +223,7 @@ class Collector:
             depth = getattr(getattr(self.model, "config", None), "num_hidden_layers", None) or 1
             self.stacks[path] = Stack(path, shape, max(members, depth if members == 1 else 1))
         stack = self.stacks[path]
-        if not self.wants(*shape):
+        if not self.fits(stack, shape):
             stack.elsewhere[number + ordinal] = shape
             return None, None
         if not stack.calls:
@@ -378,14 +392,3 @@ def get_kind(stack):
     if _CROSS.search(stack.name):
         return "cross"
     return "decoder" if "decoder" in stack.name else "encoder"
-
-
-def _drop_batch(tensor, name, least=3):
-    if tensor.ndim == 4 and len(tensor) == 1:
-        return tensor[0]
-    if least <= tensor.ndim <= 3:
-        return tensor
-    raise CaptureError(
-        f"module {name!r} computes attention on a tensor of shape {tuple(tensor.shape)}, where "
-        "(1, n_heads, n_tokens, d) is expected; capture one prompt at a time"
-    )

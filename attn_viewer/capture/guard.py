@@ -20,7 +20,7 @@ _HOOKS_NOTED = "_output_capturing_hooks_installed"
 
 
 @contextlib.contextmanager
-def borrow_model(model):
+def borrow_model(model, *, keeps_attention=False):
     """Have a model for one pass: in eval mode, on attention that can be seen, and put back afterwards.
 
     Training flags, forward hooks and attention implementations are restored one by one, whatever happens in the
@@ -31,6 +31,8 @@ def borrow_model(model):
     ----------
     model : torch.nn.Module
         The model.
+    keeps_attention : bool
+        Whether to leave flash and flex attention as they are.
 
     Yields
     ------
@@ -58,7 +60,7 @@ def borrow_model(model):
         model.eval()
         fallback = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
         for config, implementation in zip(configs, implementations, strict=True):
-            if implementation not in ("sdpa", "eager", None):
+            if implementation not in ("sdpa", "eager", None) and not keeps_attention:
                 config._attn_implementation_internal = fallback
         yield any(config._attn_implementation_internal == "eager" for config in configs)
     finally:

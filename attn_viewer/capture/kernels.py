@@ -105,8 +105,8 @@ def iterate_weights(scores, *, rows=ROWS):
     weights : torch.Tensor
         float32, axes ``(n_heads, rows, n_seen)`` on the device of the inputs; keys from `n_seen` on have no weight.
     """
-    n_heads, n_query, n_key = scores.shape
-    query, key, group = _prepare(scores)
+    n_heads, n_query, _ = scores.shape
+    query, key, _ = _prepare(scores)
     for start in range(0, n_query, rows):
         stop = min(start + rows, n_query)
         n_seen = _count_seen(scores, stop)

@@ -1,16 +1,19 @@
 """The attention weights of a prompt, from one forward pass of the model as it is."""
 
+import contextlib
+
 import torch
 
+from ..errors import OptionError
 from ..tokens import label_tokens
-from .collector import CaptureOptions, Collector
+from .collector import CaptureOptions, Collector, get_kind
 from .eager import EagerHooks
 from .guard import borrow_model
-from .prompt import encode_prompt, takes_argument
+from .prompt import encode_decoder_prompt, encode_prompt, takes_argument
 from .watch import AttentionWatch, ModuleStack
 
 
-def capture_attention(model, tokenizer=None, prompt=None, *, model_id=None, **options):
+def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_prompt=None, model_id=None, **options):
     """Capture the exact attention weights of every head for a prompt.
 
     The model runs once, on the attention it was loaded with; its result is bit for bit that of a plain forward
@@ -25,6 +28,12 @@ def capture_attention(model, tokenizer=None, prompt=None, *, model_id=None, **op
         For prompts in words and for readable labels.
     prompt : str, list of dict or list of int
         Text, chat messages or token ids.
+    kind : {"self", "encoder", "decoder", "cross"}, optional
+        Which attention to return; left out, that over the prompt itself (``"encoder"`` for an encoder-decoder,
+        ``"self"`` for any other model).
+    decoder_prompt : str or list of int, optional
+        What an encoder-decoder has said so far. Token ids are taken as they are; before text goes the token with
+        which the decoder starts, which also stands in for nothing.
     model_id : str, optional
         Name for titles and files; left out, `get_model_id` finds one.
     **options
@@ -34,28 +43,41 @@ def capture_attention(model, tokenizer=None, prompt=None, *, model_id=None, **op
     Returns
     -------
     AttentionMaps
-        Self-attention weights, each layer of axes ``(n_heads, n_query, n_key)``.
+        Weights, each layer of axes ``(n_heads, n_query, n_key)``. In cross attention queries are the decoder's
+        tokens and keys the encoder's.
 
     Raises
     ------
     PromptError
         If the prompt is empty or does not fit the tokenizer.
     OptionError
-        If a layer, head or query is not there.
+        If a layer, head or query is not there, or the model has no attention of that kind.
     CaptureError
         If a layer's weights could not be seen, or the model is being captured already.
     """
     options = CaptureOptions(**options)
+    has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)
+    if (kind or kinds[0]) not in kinds:
+        raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
     inputs = encode_prompt(model, tokenizer, prompt)
-    ids = inputs["input_ids"][0].tolist()
-    tokens = label_tokens(ids, tokenizer)
-    collector = Collector(model, options, lambda n_query, n_key: n_query == n_key == len(ids))
+    ids = {"encoder" if has_decoder else "self": inputs["input_ids"][0].tolist()}
+    if has_decoder:
+        inputs["decoder_input_ids"] = encode_decoder_prompt(model, tokenizer, decoder_prompt)
+        ids["decoder"] = inputs["decoder_input_ids"][0].tolist()
+    kind = kind or kinds[0]
+    query, key = ("decoder", "encoder") if kind == "cross" else (kind, kind)
+    tokens = {side: label_tokens(ids[side], tokenizer) for side in {query, key}}
+    wanted = len(ids[query]), len(ids[key])
+    collector = Collector(model, options, lambda stack, shape: kind not in ("self", get_kind(stack)) or shape == wanted)
     run_watched(model, collector, inputs)
-    return collector.make_maps(collector.find_main(), tokens, tokens, model_id=model_id or get_model_id(model))
+    return collector.make_maps(
+        collector.find_main(kind), tokens[query], tokens[key], kind=kind, model_id=model_id or get_model_id(model)
+    )
 
 
 def run_watched(model, collector, inputs):
-    """Run a model once and hand all attention to a collector.
+    """Run a transformers model once and hand its attention to a collector.
 
     Parameters
     ----------
@@ -73,14 +95,34 @@ def run_watched(model, collector, inputs):
     """
     wanted = {"use_cache": False, "logits_to_keep": 1}
     arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | inputs
-    with borrow_model(model) as is_eager, torch.no_grad():
+    with watch_attention(model, collector) as is_eager, torch.no_grad():
         if is_eager and takes_argument(model, "output_attentions"):
             arguments["output_attentions"] = True
+        model(**arguments)
+
+
+@contextlib.contextmanager
+def watch_attention(model, collector):
+    """Hand all attention that runs in the block to a collector.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, left as it was found.
+    collector : Collector
+        Takes what is seen; checked to be complete afterwards.
+
+    Yields
+    ------
+    bool
+        Whether any part of the model runs eager attention.
+    """
+    with borrow_model(model) as is_eager:
         stack = ModuleStack(model)
         watch = AttentionWatch(stack, collector.take_call, wants_lse=collector.wants_lse)
         hooks = EagerHooks(model, collector.take_weights, lambda name: name in watch.counts)
         with hooks.install(), stack.follow(), watch:
-            model(**arguments)
+            yield is_eager
     collector.check_complete(stack.seen)
 
 

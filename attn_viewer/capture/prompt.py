@@ -46,6 +46,41 @@ def encode_prompt(model, tokenizer, prompt):
     return {name: tensor.to(device) for name, tensor in inputs.items() if takes_argument(model, name)}
 
 
+def encode_decoder_prompt(model, tokenizer, prompt):
+    """Turn what an encoder-decoder has said so far into token ids.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, for its device and the token with which its decoder starts.
+    tokenizer : transformers tokenizer or None
+        Needed for text.
+    prompt : str, list of int or None
+        Text; token ids, taken as they are; or nothing.
+
+    Returns
+    -------
+    torch.Tensor
+        Axes ``(1, n_tokens)``, at least the start token.
+
+    Raises
+    ------
+    PromptError
+        If text comes without a tokenizer or the model names no start token.
+    """
+    if prompt is not None and not isinstance(prompt, str):
+        ids = _from_ids(prompt)["input_ids"]
+    else:
+        start = getattr(model.config, "decoder_start_token_id", None)
+        start = getattr(model.config, "bos_token_id", None) if start is None else start
+        if start is None or (prompt and tokenizer is None):
+            raise PromptError("decoder_prompt needs a tokenizer and a model that names its start token; pass token ids")
+        ids = tokenizer(text_target=prompt, add_special_tokens=False, verbose=False)["input_ids"] if prompt else []
+        ids = _from_ids([start, *ids])["input_ids"]
+    _check_vocabulary(model, ids)
+    return ids.to(next(model.parameters()).device)
+
+
 def _from_ids(ids):
     import torch
 

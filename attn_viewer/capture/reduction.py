@@ -1,7 +1,7 @@
 """What is kept of a layer's attention weights while they stream by.
 
-A reduction is fed in one of two ways: with the `Scores` of a watched call, from which it computes what it keeps, or with
-the weights that an eager module handed out. A new one is a class here and an entry in `REDUCTIONS`.
+A reduction is fed in one of two ways: with the `Scores` of a watched call, from which it computes what it keeps, or
+with the weights that an eager module handed out. A new one is a class here and an entry in `REDUCTIONS`.
 """
 
 import math

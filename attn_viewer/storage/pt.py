@@ -23,6 +23,7 @@ _FACTS = (
     "causal",
     "first_query",
     "prompt_length",
+    "grid",
     "model_id",
     "reduction",
     "cell",

@@ -16,12 +16,7 @@ from architectures import (
     make_inputs,
 )
 
-from attn_viewer import capture_attention
-from attn_viewer.capture.eager import EagerHooks
-from attn_viewer.capture.guard import borrow_model
-from attn_viewer.capture.kernels import iterate_weights
-from attn_viewer.capture.numbering import number_modules
-from attn_viewer.capture.watch import AttentionWatch, ModuleStack
+from attn_viewer import capture_attention, capture_attention_calls
 from attn_viewer.errors import CaptureError
 
 # Granite's models with sinks hand out weights from before the sinks took their share.
@@ -86,27 +81,6 @@ def test_models_without_weights_to_see_are_refused(name):
         capture_attention(model, prompt=make_ids())
 
 
-def collect_stacks(model, inputs):
-    """Return the weights that watch and hooks see, stack by stack in the order of the layers, and the output."""
-    numbers, stacks = number_modules(model), {}
-
-    def keep(seen, weights):
-        stack, number = numbers[seen.name]
-        stacks.setdefault(stack, {})[number] = weights.numpy()
-
-    def take_call(call):
-        mask = None if call.mask is None else call.mask[0]
-        blocks = iterate_weights(call.query[0], call.key[0], mask, is_causal=call.is_causal, scale=call.scale)
-        keep(call, torch.cat([weights for _, weights in blocks], dim=1))
-
-    with borrow_model(model) as is_eager, torch.no_grad():
-        watch = AttentionWatch(ModuleStack(model), take_call)
-        hooks = EagerHooks(model, lambda seen: keep(seen, seen.weights[0]), lambda name: name in watch.counts)
-        with hooks.install(), watch.stack.follow(), watch:
-            output = model(**inputs, **({"output_attentions": True} if is_eager else {}))
-    return [[layers[number] for number in sorted(layers)] for layers in stacks.values()], output[0]
-
-
 @pytest.mark.parametrize(
     ("name", "table"), [(name, table) for table in (ENCODER_DECODERS, VISION, SPEECH) for name in table]
 )
@@ -115,8 +89,10 @@ def test_each_kind_of_attention_is_seen(name, table):
     inputs = make_inputs(table)
     with torch.no_grad():
         expected, output = model(**inputs)[0], reference(**inputs, output_attentions=True)
-    stacks, ours = collect_stacks(model, inputs)
-    assert torch.equal(ours, expected)
+    outputs = []
+    maps = capture_attention_calls(lambda: outputs.append(model(**inputs)[0]), model=model)
+    stacks = [m.weights for m in maps.values()]
+    assert torch.equal(outputs[0], expected)
     kinds = [kind for kind in output if kind.endswith("attentions")]
     assert len(kinds) == len(stacks) == (3 if table is ENCODER_DECODERS else 1)
     for kind in kinds:

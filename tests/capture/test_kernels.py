@@ -120,8 +120,8 @@ def test_rows_without_any_key_are_padding():
     assert collect(scores).tolist() == [[[0, 0], [1, 0]]]
     lse = torch.tensor([[-torch.inf, 2.0]])
     for pooling in ("max", "mean"):
-        for given in (scores, dataclasses.replace(scores, lse=lse)):
-            pooled = pool_weights(given, (1, 1), pooling)
+        for either in (scores, dataclasses.replace(scores, lse=lse)):
+            pooled = pool_weights(either, (1, 1), pooling)
             torch.testing.assert_close(pooled, torch.tensor([[[0.0, 0], [1, 0]]]))
 
 

@@ -1,0 +1,73 @@
+"""Capturing the attention of any PyTorch program, also one that has nothing to do with transformers."""
+
+import contextlib
+
+import torch
+
+from ..errors import OptionError
+from .collector import CaptureOptions, Collector, get_kind
+from .prefill import get_model_id, watch_attention
+
+
+def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batch_index=0, **options):
+    """Capture every scaled_dot_product_attention call that a program makes.
+
+    Parameters
+    ----------
+    run : callable
+        Runs the program; takes nothing. Its result is thrown away.
+    model : torch.nn.Module, optional
+        The module whose parts name the calls; left out, all calls go by one empty name, in order. It is also watched
+        for weights that its attention modules hand out.
+    tokens : sequence of str, optional
+        Labels of the tokens, for attention over as many; other attention is labelled by number.
+    model_id : str, optional
+        Name for titles and files; left out, found as in `capture_attention`.
+    batch_index : int
+        Which element of a batch to take.
+    **options
+        What to keep: fields of `CaptureOptions`.
+
+    Returns
+    -------
+    dict of str to AttentionMaps
+        One for each kind of attention, by the name of its modules with ``*`` for indices, in the order of the calls.
+
+    Raises
+    ------
+    CaptureError
+        If no attention was seen, or some module's was not.
+    OptionError
+        If `run` cannot be called.
+
+    Notes
+    -----
+    `torch.nn.MultiheadAttention` is seen when it is asked for no weights (``need_weights=False``), or for those of
+    each head; its fused inference path, which shows nothing, is off while the program runs.
+    """
+    if not callable(run):
+        raise OptionError(f"run must be callable, got {type(run).__name__}; wrap the program: lambda: model(x)")
+    model = torch.nn.Identity() if model is None else model
+    collector = Collector(model, CaptureOptions(**options), batch_index=batch_index)
+    with _no_fast_path(), watch_attention(model, collector), torch.no_grad():
+        run()
+    maps = {}
+    for path, stack in collector.stacks.items():
+        query, key = (
+            tokens if tokens is not None and len(tokens) == n else [str(i) for i in range(n)] for n in stack.shape
+        )
+        kind = get_kind(stack) if stack.shape[0] == stack.shape[1] else "cross"
+        maps[path] = collector.make_maps(
+            stack, query, key, model_id=model_id or get_model_id(model), kind="self" if kind == "encoder" else kind
+        )
+    return maps
+
+
+@contextlib.contextmanager
+def _no_fast_path():
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)

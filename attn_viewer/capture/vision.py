@@ -1,0 +1,69 @@
+"""Attention over the patches of an image."""
+
+import torch
+
+from ..errors import CaptureError, PromptError
+from .collector import CaptureOptions, Collector
+from .prefill import get_model_id, run_watched
+
+
+def capture_image_attention(model, image, processor=None, *, model_id=None, **options):
+    """Capture the exact attention weights of a vision encoder for an image.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A vision encoder of transformers that takes ``pixel_values`` (ViT, DINOv2, SigLIP, CLIP's vision tower, …).
+    image : PIL.Image.Image, numpy.ndarray or torch.Tensor
+        What the processor takes; or, without one, pixel values of axes ``(1, channels, height, width)``.
+    processor : transformers image processor, optional
+        Turns the image into pixel values.
+    model_id : str, optional
+        Name for titles and files; left out, found as in `capture_attention`.
+    **options
+        What to keep: fields of `CaptureOptions`.
+
+    Returns
+    -------
+    AttentionMaps
+        Self-attention; tokens are patches, row by row, after special tokens, and `grid` holds rows and columns.
+
+    Raises
+    ------
+    PromptError
+        If there are no pixel values of one image.
+    CaptureError
+        If the weights could not be seen, or are not over a regular grid of patches.
+    """
+    pixels = image if processor is None else processor(images=image, return_tensors="pt")["pixel_values"]
+    if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4 or len(pixels) != 1:
+        came = f"shape {tuple(pixels.shape)}" if isinstance(pixels, torch.Tensor) else type(pixels).__name__
+        raise PromptError(
+            f"an image must be pixel values (1, channels, height, width) or come with a processor, got {came}"
+        )
+    collector = Collector(model, CaptureOptions(**options))
+    first = next(model.parameters())
+    run_watched(model, collector, {"pixel_values": pixels.to(first.device, first.dtype)})
+    stack = collector.find_main()
+    grid = _find_grid(model, pixels.shape[-2:])
+    n_special = stack.shape[1] - grid[0] * grid[1]
+    if n_special < 0 or stack.shape[0] != stack.shape[1]:
+        raise CaptureError(
+            f"attention is over {stack.shape[1]} tokens where the image has {grid[0]} × {grid[1]} patches; "
+            "windowed and merged patches are not supported yet"
+        )
+    tokens = ["[CLS]", *(f"[REG{i}]" for i in range(1, n_special))][:n_special]
+    tokens += [f"{row},{column}" for row in range(grid[0]) for column in range(grid[1])]
+    return collector.make_maps(stack, tokens, tokens, model_id=model_id or get_model_id(model), grid=grid)
+
+
+def _find_grid(model, size):
+    """Return rows and columns of patches for pixel values of (height, width)."""
+    config = getattr(model.config, "vision_config", model.config)
+    patch = getattr(config, "patch_size", None)
+    if patch is None:
+        raise CaptureError(
+            f"{type(model).__name__} names no patch size in its config; it is no vision encoder of patches"
+        )
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    return size[0] // patch[0], size[1] // patch[1]
