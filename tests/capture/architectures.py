@@ -74,6 +74,7 @@ ARCHITECTURES = {
     "bart": ("BartForCausalLM", _DECODER),
     "beam": ("BeamForCausalLM", _GROUPED | _WINDOW),
     "bert": ("BertLMHeadModel", _SMALL),
+    "bert (decoder)": ("BertLMHeadModel", _SMALL | {"is_decoder": True}),
     "bert-generation": ("BertGenerationDecoder", _SMALL),
     "big_bird": ("BigBirdForCausalLM", _SMALL | {"attention_type": "original_full"}),
     "bigbird_pegasus": ("BigBirdPegasusForCausalLM", _DECODER),
@@ -120,6 +121,7 @@ ARCHITECTURES = {
     "exaone4": ("Exaone4ForCausalLM", _GROUPED | _WINDOW),
     "exaone_moe": ("ExaoneMoeForCausalLM", _EXPERTS | _WINDOW),
     "falcon": ("FalconForCausalLM", _FUSED),
+    "falcon (grouped)": ("FalconForCausalLM", _FUSED | {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon_h1": ("FalconH1ForCausalLM", _GROUPED | {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_ssm": 64}),
     "flaubert": ("FlaubertWithLMHeadModel", _SMALL),
     "flex_olmo": ("FlexOlmoForCausalLM", _EXPERTS),
@@ -149,6 +151,8 @@ ARCHITECTURES = {
     "glm4_moe_lite": ("Glm4MoeLiteForCausalLM", _LATENT),
     "glm_moe_dsa": ("GlmMoeDsaForCausalLM", _LATENT),
     "gpt2": ("GPT2LMHeadModel", _SMALL),
+    "gpt2 (reordered)": ("GPT2LMHeadModel", _SMALL | {"reorder_and_upcast_attn": True}),
+    "gpt2 (scaled by layer)": ("GPT2LMHeadModel", _SMALL | {"scale_attn_by_inverse_layer_idx": True}),
     "gpt_bigcode": ("GPTBigCodeForCausalLM", _SMALL),
     "gpt_neo": ("GPTNeoForCausalLM", _SMALL | {"attention_types": [[["global", "local"], 1], [["global"], 1]]}),
     "gpt_neox": ("GPTNeoXForCausalLM", _SMALL),
@@ -311,6 +315,9 @@ ARCHITECTURES = {
     ),
     "zaya": ("ZayaForCausalLM", _EXPERTS),
 }
+
+# Eager attention computes something else: it adds ALiBi twice.
+NOT_AS_EAGER = {"falcon (alibi)": ("FalconForCausalLM", _FUSED | {"alibi": True})}
 
 # True numbers of the layers that have attention weights, where those are not 0, 1 and 2.
 LAYERS = {

@@ -8,6 +8,7 @@ from architectures import (
     ARCHITECTURES,
     ENCODER_DECODERS,
     LAYERS,
+    NOT_AS_EAGER,
     REFUSED,
     SPEECH,
     VISION,
@@ -72,6 +73,23 @@ def test_weights_equal_those_of_eager_attention(name):
     sums = np.concatenate([layer.sum(-1).ravel() for layer in maps.weights])
     assert sums.max() < 1 + 1e-5
     assert (sums.min() < 0.9) == maps.has_sinks
+
+
+@pytest.mark.parametrize("name", NOT_AS_EAGER)
+def test_weights_equal_those_of_torch(name):
+    model, weights = build_or_skip(name, NOT_AS_EAGER), []
+
+    def keep(call):  # with one-hot values, attention returns its weights
+        values = torch.eye(call.key.shape[2]).expand(*call.key.shape[:2], -1, -1)
+        weights.append(torch.nn.functional.scaled_dot_product_attention(
+            call.query, call.key, values, call.mask, is_causal=call.is_causal, scale=call.scale
+        ))  # fmt: skip
+
+    watch = AttentionWatch(ModuleStack(model), keep)
+    with watch.stack.follow(), watch:
+        run(model)
+    for ours, theirs in zip(capture_attention(model, prompt=make_ids()).weights, weights, strict=True):
+        np.testing.assert_allclose(ours, theirs[0].numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", REFUSED)
