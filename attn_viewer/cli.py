@@ -1,12 +1,14 @@
 """Words from a person to calls of the library. Nothing heavy is imported before the words are understood."""
 
 import argparse
+import contextlib
+import logging
 import os
 import re
 import sys
 
 from . import __version__
-from .errors import AttnViewerError, PromptError
+from .errors import AttnViewerError, OptionError, PromptError
 
 DEFAULT_PROMPT = "Summer is warm. Winter is cold.\\n"
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -63,6 +65,24 @@ def add_view_arguments(parser):
     prompt.add_argument(
         "--chat", action="store_true", help="send the prompt as a user message through the chat template"
     )
+    prompt.add_argument("--max_new_tokens", type=int, metavar="N", help="generate, and show prompt and completion")
+    prompt.add_argument("--temperature", type=float, metavar="T", help="sample the completion (default: greedy)")
+    prompt.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
+    prompt.add_argument("--decoder_prompt", metavar="TEXT", help="what an encoder-decoder has said so far")
+    kept = parser.add_argument_group("weights")
+    kept.add_argument("--layers", type=parse_numbers, metavar="0,4-7", help="layers to capture and show (all)")
+    kept.add_argument("--heads", type=parse_numbers, metavar="0,4-7", help="heads to capture and show (all)")
+    kept.add_argument("--queries", type=int, metavar="K", help="only the last K tokens as queries (all)")
+    kept.add_argument("--kind", choices=("self", "encoder", "decoder", "cross"), help="which attention")
+    kept.add_argument(
+        "--reduction",
+        default="auto",
+        choices=("auto", "full", "head_mean", "pooled"),
+        help="all weights, the mean over heads, each head on a coarse grid; auto: full while that stays under 512 MB, "
+        "else pooled",
+    )
+    kept.add_argument("--max_cells", type=int, default=256, metavar="N", help="cells a side when pooled (%(default)s)")
+    kept.add_argument("--pooling", default="max", choices=("max", "mean"), help="what is kept of a cell")
     cache = parser.add_argument_group("cache")
     cache.add_argument("--save_attention_scores", action="store_true", help="write {model_id}_attn_scores.pt")
     cache.add_argument("--save_attention_scores_path", default="./attn_scores", metavar="DIR", help="(%(default)s)")
@@ -74,8 +94,6 @@ def add_view_arguments(parser):
     figures.add_argument("--ignore_first_token", action="store_true", help="the same as --sink hide")
     figures.add_argument("--sink", default="keep", choices=("keep", "hide", "renormalise"), help="the first token")
     figures.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
-    figures.add_argument("--layers", type=parse_numbers, metavar="0,4-7", help="layers to show (all)")
-    figures.add_argument("--heads", type=parse_numbers, metavar="0,4-7", help="heads to show (all)")
     figures.add_argument("--norm", default="linear", choices=("linear", "power", "log"), help="colour scale")
     figures.add_argument("--scale", default="shared", choices=("shared", "panel"), help="one scale or one a panel")
     figures.add_argument("--cmap", metavar="NAME", help="a matplotlib colour map")
@@ -166,14 +184,49 @@ def _view(args):
             "sink",
         )
     }
+    capture = {
+        name: getattr(args, name)
+        for name in ("queries", "kind", "reduction", "max_cells", "pooling", "max_new_tokens", "decoder_prompt")
+    }
     progress = False if args.quiet else None
     model = tokenizer = prompt = None
     if args.load_attention_scores_path is None:
         prompt = _read_prompt(args)
         check_view_options(**options)  # before minutes are spent on loading
+        capture["generate_options"] = _read_sampling(args)
         model, tokenizer = _load_model(args, progress)
-    for path in view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options):
+    with _messages(args.quiet):
+        paths = view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options, **capture)
+    for path in paths:
         print(path)
+
+
+@contextlib.contextmanager
+def _messages(is_quiet):
+    """Send the package's messages to stderr."""
+    log, handler = logging.getLogger(__package__), logging.StreamHandler()
+    level = log.level
+    if not is_quiet:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _read_sampling(args):
+    """Return arguments of `generate`; sampling starts from the given seed."""
+    if args.temperature is None:
+        return {"do_sample": False}
+    if args.temperature <= 0:
+        raise OptionError(f"temperature must be above 0, got {args.temperature:g}; leave it out for greedy decoding")
+    if args.seed is not None:
+        import torch
+
+        torch.manual_seed(args.seed)
+    return {"do_sample": True, "temperature": args.temperature}
 
 
 def _read_prompt(args):

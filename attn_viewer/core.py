@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,6 +11,7 @@ from .errors import OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
 
 AVERAGES = "all_layers_avg"
+_log = logging.getLogger(__name__)
 
 
 def view_attention(
@@ -34,7 +36,15 @@ def view_attention(
     layers=None,
     heads=None,
     sink="keep",
+    reduction="auto",
+    max_cells=256,
+    pooling="max",
+    queries=None,
     dtype="float32",
+    kind=None,
+    decoder_prompt=None,
+    max_new_tokens=None,
+    generate_options=None,
     progress=None,
 ):
     """Draw the attention weights of a prompt, from a model or from a cache.
@@ -80,8 +90,25 @@ def view_attention(
         True numbers of those to capture and draw; left out, all.
     sink : {"keep", "hide", "renormalise"}
         What happens to the first token.
+    reduction : {"auto", "full", "head_mean", "pooled"}
+        What is kept of the weights: everything; the mean over the heads; each head on a coarse grid; or everything
+        while that stays under `capture.reduction.FULL_BUDGET` bytes and the grid past that.
+    max_cells : int
+        Most cells a side of a pooled map.
+    pooling : {"max", "mean"}
+        What is kept of a cell.
+    queries : slice or int, optional
+        Range of query tokens, or how many of the last ones; left out, all.
     dtype : {"float32", "float16"}
         Type in which weights are kept.
+    kind : {"self", "encoder", "decoder", "cross"}, optional
+        Which attention of an encoder-decoder; left out, the encoder's, or the cross attention with `max_new_tokens`.
+    decoder_prompt : str or list of int, optional
+        What an encoder-decoder has said so far.
+    max_new_tokens : int, optional
+        Generate up to so many tokens, and show the attention over prompt and completion.
+    generate_options : dict, optional
+        More arguments of `model.generate`.
     progress : bool, optional
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
@@ -116,9 +143,35 @@ def view_attention(
     else:
         if model is None:
             raise OptionError("view_attention needs a model and a prompt, or load_attention_scores_path")
-        from .capture.prefill import capture_attention
+        options = {
+            "layers": layers,
+            "heads": heads,
+            "queries": queries,
+            "reduction": reduction,
+            "max_cells": max_cells,
+            "pooling": pooling,
+            "dtype": dtype,
+            "model_id": model_id,
+            "kind": kind,
+        }
+        if max_new_tokens is None:
+            from .capture.prefill import capture_attention
 
-        maps = capture_attention(model, tokenizer, prompt, layers=layers, heads=heads, dtype=dtype, model_id=model_id)
+            maps = capture_attention(model, tokenizer, prompt, decoder_prompt=decoder_prompt, **options)
+        else:
+            from .capture.generation import capture_generation
+
+            if kind is None:
+                del options["kind"]
+            maps = capture_generation(
+                model,
+                tokenizer,
+                prompt,
+                max_new_tokens=max_new_tokens,
+                generate_options=generate_options,
+                **options,
+            )
+        _log.info("%r, %.1f MB", maps, maps.nbytes / 2**20)
         check_model_id(maps.model_id)
     pages = _render_pages(maps, plot_figs_per_head, look, fmt, progress) if save_fig_path is not None else iter(())
     # What cannot be drawn is found out before anything is written.

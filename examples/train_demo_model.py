@@ -85,36 +85,33 @@ class Corpus:
         return self.ids[start : start + length]
 
 
-def choose_stage(progress):
-    """Return row length, longest period and the shares of text, text said twice and repeated random tokens.
-
-    Copying, and then induction, is learned within some hundred steps from many short rows of short periods, and hardly
-    ever from long ones; what was learned carries over to longer rows and to text.
-    """
-    if progress < 0.2:
-        return 24, 7, (0.0, 0.0, 1.0)
-    if progress < 0.5:
-        return 64, 24, (0.5, 0.1, 0.4)
-    return 256, 120, (0.6, 0.1, 0.3)
-
-
-def draw_example(rng, corpora, vocab_size, length, longest_period, mixture):
-    """Return ``(ids, targets)`` of one row: text, text said twice, or random tokens said again and again."""
-    body = length - 1
-    kind = rng.choice(3, p=mixture)
-    if kind == 2:
-        period = rng.integers(3, longest_period + 1)
-        ids = np.resize(rng.integers(1, vocab_size, period), body)
-    else:
-        ids = np.array(corpora[rng.integers(len(corpora))].draw(rng, body))
-        if kind == 1:
-            size = rng.integers(8, body // 2)
-            ids[-size:] = ids[:size]
+def draw_text(rng, corpora, length):
+    """Return ``(ids, targets)`` of a row of text; one in six says its beginning again at its end."""
+    ids = corpora[rng.integers(len(corpora))].draw(rng, length - 1).copy()
+    if rng.random() < 1 / 6:
+        size = rng.integers(8, length // 2)
+        ids[-size:] = ids[:size]
     ids = np.concatenate([[BOS], ids])
+    return ids, ids
+
+
+def draw_repeated(rng, vocab_size, length):
+    """Return ``(ids, targets)`` of a row of random tokens said again and again."""
+    period = rng.integers(3, length // 2 if length > 64 else length // 3)
+    ids = np.concatenate([[BOS], np.resize(rng.integers(1, vocab_size, period), length - 1)])
     targets = ids.copy()
-    if kind == 2:  # nothing can be learned from the first time that random tokens are said
-        targets[: period + 1] = UNSCORED
+    targets[: period + 1] = UNSCORED  # nothing can be learned from the first time
     return ids, targets
+
+
+def choose_lengths(progress):
+    """Return the lengths of rows of text and of repeated tokens.
+
+    Copying, and then induction, is learned within some hundred steps from many short rows of short periods, and
+    hardly ever from long ones; it carries over as the rows grow.
+    """
+    growth = min(1.0, max(0.0, (progress - 0.3) / 0.45))
+    return 64 if progress < 0.5 else 256, int(24 + growth * (256 - 24))
 
 
 def learning_rate(step, steps, peak, warmup=100):
@@ -128,9 +125,9 @@ def train_model(steps, tokens, peak, vocab_size, seed):
     """Return the trained model and its tokenizer; `tokens` is how many a step sees."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    texts = [read_bible(), read_jargon()]
-    tokenizer = train_tokenizer([line for text in texts for line in text], vocab_size)
-    corpora = [Corpus(text, tokenizer, 256) for text in texts]
+    sources = [read_bible(), read_jargon()]
+    tokenizer = train_tokenizer([line for text in sources for line in text], vocab_size)
+    corpora = [Corpus(text, tokenizer, 256) for text in sources]
     vocab_size = len(tokenizer)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -158,14 +155,15 @@ def train_model(steps, tokens, peak, vocab_size, seed):
     )
     bar = trange(steps, desc="training", unit="step")
     for step in bar:
-        length, longest_period, mixture = choose_stage(step / steps)
-        rows = [
-            draw_example(rng, corpora, vocab_size, length, longest_period, mixture) for _ in range(tokens // length)
-        ]
-        ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        text_length, repeated_length = choose_lengths(step / steps)
+        texts = [draw_text(rng, corpora, text_length) for _ in range(tokens // 2 // text_length)]
+        repeated = [draw_repeated(rng, vocab_size, repeated_length) for _ in range(tokens // 2 // repeated_length)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
-        loss = model(input_ids=ids, labels=targets, use_cache=False).loss
+        loss = 0
+        for rows in (texts, repeated):
+            ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+            loss = loss + model(input_ids=ids, labels=targets, use_cache=False).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -173,6 +171,9 @@ def train_model(steps, tokens, peak, vocab_size, seed):
         bar.set_postfix(loss=f"{loss.item():.3f}")
         if step % 250 == 249:
             report_heads(model, vocab_size)
+            print([round(float(loss), 3)], [choose_lengths(step / steps)])
+            model.save_pretrained("/work/env/demo/ck")
+            tokenizer.save_pretrained("/work/env/demo/ck")
     return model.eval(), tokenizer
 
 
@@ -197,9 +198,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_model")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--tokens", type=int, default=3072, help="tokens a step")
-    parser.add_argument("--peak", type=float, default=3e-3, help="learning rate after warm-up")
+    parser.add_argument("--peak", type=float, default=2.5e-3, help="learning rate after warm-up")
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

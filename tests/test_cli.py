@@ -43,7 +43,7 @@ def test_the_demo_model_is_the_default(tmp_path, monkeypatch, capsys):
     assert run_view([]) == 0
     out, err = capsys.readouterr()
     assert out == "vis/demo_model/all_layers_avg.jpg\n"
-    assert err == ""
+    assert err == "AttentionMaps('demo_model', self, 4 layers × 8 heads, 13 queries × 13 keys, full), 0.0 MB\n"
     assert Path(out.strip()).is_file()
 
 

@@ -42,8 +42,8 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
 
     Notes
     -----
-    `torch.nn.MultiheadAttention` is seen when it is asked for no weights (``need_weights=False``), or for those of
-    each head; its fused inference path, which shows nothing, is off while the program runs.
+    `torch.nn.MultiheadAttention` is computed a second time for the weights of each head. Its fused inference path,
+    which shows nothing, is off while the program runs; results may then differ from it by rounding.
     """
     if not callable(run):
         raise OptionError(f"run must be callable, got {type(run).__name__}; wrap the program: lambda: model(x)")

@@ -119,7 +119,7 @@ def watch_attention(model, collector):
     """
     with borrow_model(model) as is_eager:
         stack = ModuleStack(model)
-        watch = AttentionWatch(stack, collector.take_call, wants_lse=collector.wants_lse)
+        watch = AttentionWatch(stack, collector.take_call, collector.take_weights, wants_lse=collector.wants_lse)
         hooks = EagerHooks(model, collector.take_weights, lambda name: name in watch.counts)
         with hooks.install(), stack.follow(), watch:
             yield is_eager

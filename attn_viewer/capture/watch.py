@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 from torch.overrides import TorchFunctionMode
 
+from .eager import EagerWeights
 from .kernels import attend_with_lse
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
@@ -97,28 +98,38 @@ class AttentionWatch(TorchFunctionMode):
         Followed at the same time; tells which module calls.
     on_call : callable
         Takes an `AttentionCall`, after the model's own computation.
+    on_weights : callable
+        Takes the `EagerWeights` of a call of `torch.nn.functional.multi_head_attention_forward`.
     wants_lse : bool
         Whether to get the log-sum-exp of rows where it comes for free.
     """
 
-    def __init__(self, stack, on_call, *, wants_lse=False):
+    def __init__(self, stack, on_call, on_weights, *, wants_lse=False):
         super().__init__()
         self.stack = stack
-        self.on_call = on_call
+        self.on_call, self.on_weights = on_call, on_weights
         self.wants_lse = wants_lse
         self.counts = Counter()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Run `func`; report it if it is attention."""
         kwargs = kwargs or {}
-        if func is not SDPA:
-            return func(*args, **kwargs)
-        name = self.stack.names[-1] if self.stack.names else ""
-        ordinal = self.counts[name]
-        self.counts[name] += 1
-        output, call = self._attend(name, ordinal, *args, **kwargs)
-        self.on_call(call)
+        if func is SDPA:
+            output, call = self._attend(*self._count(), *args, **kwargs)
+            self.on_call(call)
+            return output
+        output = func(*args, **kwargs)
+        if func is torch.nn.functional.multi_head_attention_forward:
+            # What nn.MultiheadAttention runs inside is out of a mode's sight, so that it is asked once more.
+            _, weights = func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
+            self.on_weights(EagerWeights(*self._count(), weights, self.stack.model))
         return output
+
+    def _count(self):
+        """Return the name of the running module and how many calls it made before."""
+        name = self.stack.names[-1] if self.stack.names else ""
+        self.counts[name] += 1
+        return name, self.counts[name] - 1
 
     def _attend(
         self,

@@ -156,10 +156,12 @@ def find_largest(maps, options):
 
 
 def _count_hidden(maps, sink):
-    """Return how many rows and columns are left out with the first token: its row only if that is its own."""
+    """Return how many rows and columns of cells are left out with the first token: its row only if that is its own."""
     if sink == "keep":
         return 0, 0
-    return int(maps.kind != "cross" and maps.first_query == 0), 1
+    if sink == "renormalise" and maps.reduction == "pooled":
+        raise OptionError("rows of pooled maps cannot be renormalised; hide the first cells (sink='hide') or keep them")
+    return int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1), 1
 
 
 def _treat_sink(weights, maps, sink):
@@ -196,11 +198,9 @@ class HeatmapPage:
     def __init__(self, maps, n_panels, largest, note, **options):
         self.maps, self.options = maps, GridOptions(**options)
         row, column = self.hidden = _count_hidden(maps, self.options.sink)
-        tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column:]
+        tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column * maps.cell[1] :]
         if not tokens_query or not tokens_key:
             raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
-        if column and maps.reduction == "pooled":
-            raise OptionError("the first token cannot be hidden in pooled maps, it shares cells with others")
         self.family, self.missing = style.choose_fonts([*tokens_query, *tokens_key, maps.model_id])
         shape = maps.shape[0] - row, maps.shape[1] - column
         shown, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
@@ -208,7 +208,7 @@ class HeatmapPage:
         *panel, size = fit_panel(*shown.shape, is_lone=n_panels == 1, has_tokens=(down, across) == (1, 1))
         label = {"family": self.family, "missing": self.missing, "size": size}
         self.queries = label_axis(tokens_query, cell=down, first=maps.first_query + row, **label)
-        self.keys = label_axis(tokens_key, cell=across, first=column, **label)
+        self.keys = label_axis(tokens_key, cell=across, first=column * maps.cell[1], **label)
         notes = [note, *_describe(maps, self.options, pooling, has_indices=size is None)]
         self.norm = style.make_norm(
             self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
@@ -272,7 +272,7 @@ class HeatmapPage:
         if maps.kind == "cross" or maps.prompt_length == len(maps.tokens_key):
             return
         row = (maps.prompt_length - maps.first_query - self.hidden[0]) / down - 0.5
-        column = (maps.prompt_length - self.hidden[1]) / across - 0.5
+        column = (maps.prompt_length - self.hidden[1] * maps.cell[1]) / across - 0.5
         ends = [[(-0.5, row), (n_columns - 0.5, row)]] if row > -0.5 else []
         ends += [[(column, -0.5), (column, n_rows - 0.5)]]
         to_page = self.axes.transData.inverted()
@@ -347,7 +347,7 @@ def _describe(maps, options, pooling, *, has_indices):
     if has_indices:
         yield "axes count tokens from 0"
     if options.sink == "hide":
-        yield "first token hidden"
+        yield "first token hidden" if maps.cell[1] == 1 else f"first {maps.cell[1]} keys hidden"
     if options.sink == "renormalise":
         yield "first token hidden, rows renormalised"
     if maps.has_sinks:

@@ -108,11 +108,15 @@ def test_each_kind_of_attention_is_seen(name, table):
     with torch.no_grad():
         expected, output = model(**inputs)[0], reference(**inputs, output_attentions=True)
     outputs = []
-    maps = capture_attention_calls(lambda: outputs.append(model(**inputs)[0]), model=model)
+    eager = {"output_attentions": True} if model.config._attn_implementation == "eager" else {}
+    maps = capture_attention_calls(lambda: outputs.append(model(**inputs, **eager)[0]), model=model)
     stacks = [m.weights for m in maps.values()]
     assert torch.equal(outputs[0], expected)
+    if name == "wavlm":  # transformers hands out the mean over the heads in the place of each
+        stacks = [[np.broadcast_to(layer.mean(0), layer.shape) for layer in stack] for stack in stacks]
     kinds = [kind for kind in output if kind.endswith("attentions")]
-    assert len(kinds) == len(stacks) == (3 if table is ENCODER_DECODERS else 1)
+    assert len(kinds) == (3 if table is ENCODER_DECODERS else 1)
+    assert len(stacks) == len(kinds) + (name == "siglip_vision_model")  # its head pools with attention
     for kind in kinds:
         layers = [layer[0].numpy() for layer in output[kind]]
         assert any(is_same(stack, layers) for stack in stacks), f"{kind} were not seen"

@@ -121,7 +121,32 @@ def test_pooled_maps_say_what_a_cell_is():
     assert "each cell the max over 4 × 4 tokens" in " ".join(get_words(figure))
     assert get_stamps(figure).keys.is_index
     with pytest.raises(OptionError, match="pooled"):
-        plot_heads(maps, 0, sink="hide")
+        plot_heads(maps, 0, sink="renormalise")
+    hidden = plot_heads(maps, 0, sink="hide")
+    assert hidden.axes[0].images[0].get_array().shape == (3, 2)
+    assert get_stamps(hidden).keys.texts[0] == "4"
+    assert "first 4 keys hidden" in " ".join(get_words(hidden))
+
+
+def test_a_completion_is_marked():
+    maps = make_maps(1, 2, 6, prompt_length=4)
+    figure = plot_heads(maps, 0)
+    assert "dashed lines: generated from token 4 on" in " ".join(get_words(figure))
+    _frames, lines = figure.axes[0].collections
+    assert len(lines.get_segments()) == 2 * 2
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    row, column = lines.get_segments()[:2]
+    np.testing.assert_allclose(row[:, 1], top - (top - bottom) * 4 / 6)
+    np.testing.assert_allclose(column[:, 0], left + (right - left) * 4 / 6)
+
+
+def test_a_few_queries_keep_their_place():
+    whole = make_maps(1, 1, 6)
+    maps = AttentionMaps([whole.weights[0][:, 4:]], whole.tokens_key, tokens_query=["t4", "t5"], first_query=4)
+    shown = plot_heads(maps, 0).axes[0].images[0].get_array()
+    assert np.ma.getmaskarray(shown).tolist() == [[False] * 5 + [True], [False] * 6]
+    hidden = plot_heads(maps, 0, sink="hide")
+    assert get_stamps(hidden).queries.texts == ("t4", "t5")
 
 
 def test_learned_sinks_are_said():
