@@ -9,7 +9,7 @@ from .collector import CaptureOptions, Collector, get_kind
 from .prefill import get_model_id, watch_attention
 
 
-def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batch_index=0, **options):
+def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batch_index=None, **options):
     """Capture every scaled_dot_product_attention call that a program makes.
 
     Parameters
@@ -23,8 +23,8 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
         Labels of the tokens, for attention over as many; other attention is labelled by number.
     model_id : str, optional
         Name for titles and files; left out, found as in `capture_attention`.
-    batch_index : int
-        Which element of a batch to take.
+    batch_index : int, optional
+        Which element of a batch to take; left out, there must be no more than one.
     **options
         What to keep: fields of `CaptureOptions`.
 

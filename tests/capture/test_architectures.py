@@ -18,6 +18,8 @@ from architectures import (
 )
 
 from attn_viewer import capture_attention, capture_attention_calls
+from attn_viewer.capture.reduction import pool_matrix
+from attn_viewer.capture.watch import AttentionWatch, ModuleStack
 from attn_viewer.errors import CaptureError
 
 # Granite's models with sinks hand out weights from before the sinks took their share.
@@ -69,6 +71,11 @@ def test_weights_equal_those_of_eager_attention(name):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     for ours, theirs in zip(capture_attention(reference, prompt=make_ids()).weights, attentions, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    for pooling in ("max", "mean"):
+        pooled = capture_attention(model, prompt=make_ids(), reduction="pooled", max_cells=5, pooling=pooling)
+        for ours, theirs in zip(pooled.weights, attentions, strict=True):
+            expected = pool_matrix(torch.from_numpy(theirs), pooled.cell, pooling)
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
     assert maps.has_sinks == (name in SINKS)
     sums = np.concatenate([layer.sum(-1).ravel() for layer in maps.weights])
     assert sums.max() < 1 + 1e-5
@@ -85,7 +92,7 @@ def test_weights_equal_those_of_torch(name):
             call.query, call.key, values, call.mask, is_causal=call.is_causal, scale=call.scale
         ))  # fmt: skip
 
-    watch = AttentionWatch(ModuleStack(model), keep)
+    watch = AttentionWatch(ModuleStack(model), keep, None)
     with watch.stack.follow(), watch:
         run(model)
     for ours, theirs in zip(capture_attention(model, prompt=make_ids()).weights, weights, strict=True):

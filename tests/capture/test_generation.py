@@ -1,0 +1,106 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from architectures import ENCODER_DECODERS, build_model, make_ids
+from conftest import PROMPT
+from test_prefill import describe_model
+
+from attn_viewer import capture_attention, capture_generation
+from attn_viewer.errors import OptionError
+
+
+def test_the_completion_is_what_generate_says(demo):
+    model, tokenizer = demo
+    ids = tokenizer("And God said", return_tensors="pt")
+    with torch.no_grad():
+        expected = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0].tolist()
+    before, settings = describe_model(model), copy.deepcopy(model.generation_config.to_dict())
+    maps = capture_generation(model, tokenizer, "And God said", max_new_tokens=6)
+    assert maps.prompt_length == ids["input_ids"].shape[1]
+    assert len(maps.tokens_key) == len(expected)
+    np.testing.assert_array_equal(maps.weights[2], capture_attention(model, tokenizer, expected).weights[2])
+    assert describe_model(model) == before
+    assert model.generation_config.to_dict() == settings
+
+
+def test_weights_are_those_of_each_step_of_decoding(demo):
+    """One pass over all tokens gives what the model attended to, token by token, with its cache."""
+    model, tokenizer = demo
+    maps = capture_generation(model, tokenizer, "And God said", max_new_tokens=4)
+    for end in range(maps.prompt_length, len(maps.tokens_key)):
+        ids = tokenizer.convert_tokens_to_ids  # labels are for people; the ids come from the same greedy decoding
+        del ids
+        inputs = tokenizer("And God said", return_tensors="pt")
+        with torch.no_grad():
+            so_far = model.generate(**inputs, max_new_tokens=end - maps.prompt_length + 1, pad_token_id=0)[
+                0, :-1
+            ].tolist()
+        row = capture_attention(model, tokenizer, so_far, queries=1).weights[3][:, 0]
+        np.testing.assert_allclose(row, maps.weights[3][:, end - 1, :end], atol=1e-5)
+
+
+def test_sampling_options_pass_through(demo):
+    model, tokenizer = demo
+    said = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        options = {"do_sample": True, "temperature": 5.0}
+        said.add(capture_generation(model, tokenizer, "And", max_new_tokens=5, generate_options=options).tokens_key)
+    assert len(said) > 1
+
+
+def test_a_model_that_fails_while_generating_is_left_as_it_was(demo):
+    model, tokenizer = demo
+    before, settings = describe_model(model), copy.deepcopy(model.generation_config.to_dict())
+
+    def fail(ids, scores):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture_generation(model, tokenizer, PROMPT, max_new_tokens=3, generate_options={"logits_processor": [fail]})
+    assert describe_model(model) == before
+    assert model.generation_config.to_dict() == settings
+
+
+def test_an_encoder_decoder_shows_what_its_decoder_looks_at():
+    model = transformers.T5ForConditionalGeneration(build_model("t5", ENCODER_DECODERS).config).eval()
+    maps = capture_generation(model, None, make_ids(), max_new_tokens=5)
+    assert maps.kind == "cross"
+    assert not maps.causal
+    assert len(maps.tokens_key) == 12
+    assert 2 <= len(maps.tokens_query) <= 6
+    decoder = capture_generation(model, None, make_ids(), max_new_tokens=5, kind="decoder")
+    assert decoder.causal
+    assert decoder.tokens_key == maps.tokens_query
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_each_kind_equals_eager_attention(name, kind):
+    model, reference = (build_model(name, ENCODER_DECODERS, **o) for o in ({}, {"attn_implementation": "eager"}))
+    ids, said = make_ids(), [model.config.decoder_start_token_id, *make_ids(5)]
+    maps = capture_attention(model, prompt=ids, decoder_prompt=said, kind=kind)
+    with torch.no_grad():
+        output = reference(
+            input_ids=torch.tensor([ids]),
+            decoder_input_ids=torch.tensor([said]),
+            output_attentions=True,
+            use_cache=False,
+        )
+    for ours, theirs in zip(maps.weights, output[f"{kind}_attentions"], strict=True):
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
+    assert maps.kind == kind
+    assert maps.causal == (kind == "decoder")
+    assert len(maps.tokens_query) == (12 if kind == "encoder" else 6)
+
+
+def test_what_cannot_generate_is_refused(demo):
+    with pytest.raises(OptionError, match="cannot generate"):
+        capture_generation(build_model("bert"), None, [3, 4], max_new_tokens=3)
+    with pytest.raises(OptionError, match="max_new_tokens"):
+        capture_generation(*demo, PROMPT, max_new_tokens=0)
+    with pytest.raises(OptionError, match="has self attention, not 'cross'"):
+        capture_attention(*demo, PROMPT, kind="cross")

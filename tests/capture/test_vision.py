@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from architectures import VISION, build_model, make_inputs
+
+from attn_viewer import capture_image_attention
+from attn_viewer.errors import CaptureError, PromptError
+
+
+@pytest.mark.parametrize("name", ["vit", "clip_vision_model", "dinov2", "dinov2_with_registers", "siglip_vision_model"])
+def test_patches_are_tokens_in_a_grid(name):
+    model, reference = (build_model(name, VISION, **o) for o in ({}, {"attn_implementation": "eager"}))
+    pixels = make_inputs(VISION)["pixel_values"]
+    maps = capture_image_attention(model, pixels)
+    with torch.no_grad():
+        expected = reference(pixels, output_attentions=True).attentions
+    for ours, theirs in zip(maps.weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs[0], atol=1e-5)
+    assert not maps.causal
+    rows, columns = maps.grid
+    n_special = len(maps.tokens_key) - rows * columns
+    assert n_special == {"siglip_vision_model": 0, "dinov2_with_registers": 5}.get(name, 1)
+    assert maps.tokens_key[n_special:][columns + 1] == "1,1"
+    assert maps.tokens_key[:n_special][:1] == ("[CLS]",) * min(n_special, 1)
+
+
+def test_a_processor_makes_the_pixels():
+    model = build_model("vit", VISION)
+    pixels = make_inputs(VISION)["pixel_values"]
+
+    def process(images, return_tensors):
+        assert return_tensors == "pt"
+        return {"pixel_values": images * 2}
+
+    maps = capture_image_attention(model, pixels, process)
+    np.testing.assert_array_equal(maps.weights[0], capture_image_attention(model, pixels * 2).weights[0])
+
+
+def test_what_is_no_image_or_no_grid():
+    model = build_model("vit", VISION)
+    with pytest.raises(PromptError, match="got str"):
+        capture_image_attention(model, "cat.png")
+    with pytest.raises(PromptError, match=r"got shape \(2, 3, 8, 8\)"):
+        capture_image_attention(model, torch.zeros(2, 3, 8, 8))
+    model.config.patch_size = 1
+    with pytest.raises(CaptureError, match="patches"):
+        capture_image_attention(model, make_inputs(VISION)["pixel_values"])
