@@ -66,7 +66,7 @@ def test_a_model_that_fails_while_generating_is_left_as_it_was(demo):
 
 
 def test_an_encoder_decoder_shows_what_its_decoder_looks_at():
-    model = transformers.T5ForConditionalGeneration(build_model("t5", ENCODER_DECODERS).config).eval()
+    model = transformers.BartForConditionalGeneration(build_model("bart", ENCODER_DECODERS).config).eval()
     maps = capture_generation(model, None, make_ids(), max_new_tokens=5)
     assert maps.kind == "cross"
     assert not maps.causal
