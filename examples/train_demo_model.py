@@ -25,6 +25,8 @@ from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 BOS, UNSCORED = 0, -100
+# Lengths of rows of repeated chunks, and the loss (nats a token) at which they grow.
+SHORTEST, LONGEST, MASTERED = 24, 160, 0.8
 
 
 def read_bible():
@@ -96,29 +98,34 @@ def draw_text(rng, corpora, length):
 
 
 def draw_repeated(rng, vocab_size, length):
-    """Return ``(ids, targets)`` of a row of random tokens said again and again."""
-    period = rng.integers(3, length // 2 if length > 64 else length // 3)
-    ids = np.concatenate([[BOS], np.resize(rng.integers(1, vocab_size, period), length - 1)])
-    targets = ids.copy()
-    targets[: period + 1] = UNSCORED  # nothing can be learned from the first time
-    return ids, targets
+    """Return ``(ids, targets)`` of a row of a few random chunks, said again and again in random order.
 
-
-def choose_lengths(progress):
-    """Return the lengths of rows of text and of repeated tokens.
-
-    Copying, and then induction, is learned within some hundred steps from many short rows of short periods, and
-    hardly ever from long ones; it carries over as the rows grow.
+    What comes next can only be told by finding where the last token stood before. Plain repetition would also let
+    a head learn to look a fixed distance back.
     """
-    growth = min(1.0, max(0.0, (progress - 0.3) / 0.45))
-    return 64 if progress < 0.5 else 256, int(24 + growth * (256 - 24))
+    n_chunks = rng.integers(2, max(3, length // 10) + 1)
+    chunks = [rng.integers(1, vocab_size, rng.integers(3, 3 + max(3, length // 12))) for _ in range(n_chunks)]
+    ids, targets, said = [BOS], [UNSCORED], set()
+    while len(ids) < length:
+        number = rng.integers(n_chunks)
+        chunk = chunks[number]
+        ids += [*chunk]
+        targets += [UNSCORED, *chunk[1:]] if number in said else [UNSCORED] * len(chunk)
+        said.add(number)
+    return np.array(ids[:length]), np.array(targets[:length])
+
+
+def compute_loss(model, rows):
+    """Return the mean loss (nats) of rows of ``(ids, targets)``."""
+    ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+    return model(input_ids=ids, labels=targets, use_cache=False).loss
 
 
 def learning_rate(step, steps, peak, warmup=100):
-    """Linear warm-up, then a cosine to a twentieth of the peak."""
+    """Linear warm-up, the peak until half of the steps, then a cosine to a twentieth of it."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * step / steps - 1))))
 
 
 def train_model(steps, tokens, peak, vocab_size, seed):
@@ -153,25 +160,31 @@ def train_model(steps, tokens, peak, vocab_size, seed):
         lr=peak,
         betas=(0.9, 0.95),
     )
+    # Copying, and then induction, is learned within some hundred steps from many short rows, and hardly ever from long
+    # ones. So rows grow as they are mastered, and text comes in when they have grown.
+    length, mastered, text_weight = SHORTEST, 0.0, 0.0
     bar = trange(steps, desc="training", unit="step")
     for step in bar:
-        text_length, repeated_length = choose_lengths(step / steps)
-        texts = [draw_text(rng, corpora, text_length) for _ in range(tokens // 2 // text_length)]
-        repeated = [draw_repeated(rng, vocab_size, repeated_length) for _ in range(tokens // 2 // repeated_length)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
-        loss = 0
-        for rows in (texts, repeated):
-            ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-            loss = loss + model(input_ids=ids, labels=targets, use_cache=False).loss
+        share = tokens // 2 if text_weight else tokens
+        loss = compute_loss(model, [draw_repeated(rng, vocab_size, int(length)) for _ in range(share // int(length))])
+        mastered = 0.9 * mastered + 0.1 * (loss.item() < MASTERED)
+        if mastered > 0.5 and length < LONGEST:
+            length, mastered = min(LONGEST, length * 1.1), 0.0
+        if length == LONGEST or text_weight:
+            text_weight = min(1.0, text_weight + 1 / 300)
+            span = 64 if step < 0.6 * steps else 256
+            texts = [draw_text(rng, corpora, span) for _ in range(share // span)]
+            loss = loss + text_weight * compute_loss(model, texts)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-        if step % 250 == 249:
+        bar.set_postfix(loss=f"{loss.item():.3f}", row=int(length))
+        if step % 100 == 99:
             report_heads(model, vocab_size)
-            print([round(float(loss), 3)], [choose_lengths(step / steps)])
+            print([round(float(loss), 3)], length, text_weight)
             model.save_pretrained("/work/env/demo/ck")
             tokenizer.save_pretrained("/work/env/demo/ck")
     return model.eval(), tokenizer
@@ -198,9 +211,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_model")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--tokens", type=int, default=3072, help="tokens a step")
-    parser.add_argument("--peak", type=float, default=2.5e-3, help="learning rate after warm-up")
+    parser.add_argument("--peak", type=float, default=3e-3, help="learning rate after warm-up")
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -252,7 +252,10 @@ class HeatmapPage:
         self._mark_completion(panels, n_rows, n_columns, down, across)
         self.stamps = TokenStamps(panels, n_rows, self.queries, self.keys)
         ax.add_artist(self.stamps)
-        self.heading = self._write(*self.layout.heading, "", size=style.HEADING_SIZE, weight="bold")
+        # A fallback font seldom comes in bold, and matplotlib complains about it aloud.
+        weight = "bold" if style.choose_fonts([self.maps.model_id])[0] == style.FAMILY else "normal"
+        family = list(style.FAMILY if weight == "bold" else self.family)
+        self.heading = self._write(*self.layout.heading, "", size=style.HEADING_SIZE, weight=weight, fontfamily=family)
         self.notes = [
             self._write(MARGIN, y, line, size=style.NOTE_SIZE, color=style.MUTED) for line, y in self.layout.notes
         ]

@@ -11,6 +11,7 @@ BETWEEN = 11.0
 TITLE_HEIGHT = 12.0
 LINE = 1.4
 BAR_WIDTH, BAR_HEIGHT = 130.0, 6.0
+NARROWEST = 200.0
 BAR_ROOM = style.NOTE_SIZE * LINE + BAR_HEIGHT + style.LABEL_SIZE * LINE + 4
 # A pixel at 100 dots per inch, two at 200: lengths that are multiples keep cells sharp and labels in step.
 PIXEL = 0.72
@@ -121,7 +122,7 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     left = snap(MARGIN + axis_name + label_width)
     across = snap(panel[0] + BETWEEN + label_width)
     down = snap(TITLE_HEIGHT + panel[1] + label_depth + BETWEEN)
-    width = max(left + (columns - 1) * across + panel[0] + MARGIN, BAR_WIDTH + 2 * MARGIN)
+    width = max(left + (columns - 1) * across + panel[0] + MARGIN, NARROWEST)
     is_beside = has_bar and width >= 3 * BAR_WIDTH
     lines = wrap_phrases(notes, width - 2 * MARGIN - (BAR_WIDTH + 2 * MARGIN if is_beside else 0))
     text_height = style.HEADING_SIZE * LINE + len(lines) * style.NOTE_SIZE * LINE

@@ -70,7 +70,7 @@ def test_the_model_is_not_touched(name, implementation):
 
 def describe_model(model):
     """Return all that a capture might leave behind."""
-    return [
+    return str(getattr(model, "config", "")), [
         (
             name,
             module.training,
@@ -78,7 +78,6 @@ def describe_model(model):
             len(module._forward_pre_hooks),
             len(module._forward_hooks_always_called),
             sorted(vars(module)),
-            str(getattr(module, "config", "")),
             getattr(getattr(module, "config", None), "_attn_implementation", None),
         )
         for name, module in model.named_modules()
@@ -101,6 +100,28 @@ def test_a_model_that_fails_midway_is_left_as_it_was(implementation, error):
     assert describe_model(model) == before
     handle.remove()
     assert len(capture_attention(model, prompt=ids).layers) == 3
+
+
+def test_fifty_interruptions_leave_the_model_as_it_was():
+    model, ids = build_model("llama"), make_ids()
+    plain = torch.tensor([ids])
+    logits, before = model(plain, use_cache=False).logits, describe_model(model)
+    modules = [m for name, m in model.named_modules() if name.startswith("model.layers.")]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        module = modules[rng.integers(len(modules))]
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        register = module.register_forward_hook if rng.random() < 0.5 else module.register_forward_pre_hook
+        handle = register(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            capture_attention(model, prompt=ids, reduction=rng.choice(["full", "head_mean", "pooled"]), max_cells=4)
+        handle.remove()
+        assert describe_model(model) == before
+        assert torch.equal(model(plain, use_cache=False).logits, logits)
+        assert model.config._attn_implementation == "sdpa"
 
 
 def test_training_mode_is_put_back_module_by_module():
