@@ -8,11 +8,12 @@ Heads") tell why.
     apt-get install bible-kjv dict-jargon
     python examples/train_demo_model.py
 
-About an hour on two cores. The seed fixes the data and the initial weights.
+About half an hour on two cores. The seed fixes the data and the initial weights.
 """
 
 import argparse
 import gzip
+import json
 import math
 import re
 import subprocess
@@ -23,6 +24,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from attn_viewer import capture_attention
 
 BOS, UNSCORED = 0, -100
 # Lengths of rows of repeated chunks, and the loss (nats a token) at which they grow.
@@ -98,21 +101,30 @@ def draw_text(rng, corpora, length):
 
 
 def draw_repeated(rng, vocab_size, length):
-    """Return ``(ids, targets)`` of a row of a few random chunks, said again and again in random order.
+    """Return ``(ids, targets)`` of a row of random tokens said again and again."""
+    period = rng.integers(3, length // 3 if length < 64 else length // 2)
+    ids = np.concatenate([[BOS], np.resize(rng.integers(1, vocab_size, period), length - 1)])
+    targets = ids.copy()
+    targets[: period + 1] = UNSCORED  # nothing can be learned from the first time
+    return ids, targets
 
-    What comes next can only be told by finding where the last token stood before. Plain repetition would also let
-    a head learn to look a fixed distance back.
+
+@torch.no_grad()
+def point_back(model, heads=2, strength=24.0, frequencies=6):
+    """Let the first heads of the first layer start out looking at the previous token.
+
+    An induction head can only form above a head that tells each token what came before it. A small model needs very
+    many steps to find both at once; with one of them roughly there, training soon finds the other and sharpens both.
+    Query and key biases that are turned against each other by one position give, after RoPE, scores that are largest
+    one token back.
     """
-    n_chunks = rng.integers(2, max(3, length // 10) + 1)
-    chunks = [rng.integers(1, vocab_size, rng.integers(3, 3 + max(3, length // 12))) for _ in range(n_chunks)]
-    ids, targets, said = [BOS], [UNSCORED], set()
-    while len(ids) < length:
-        number = rng.integers(n_chunks)
-        chunk = chunks[number]
-        ids += [*chunk]
-        targets += [UNSCORED, *chunk[1:]] if number in said else [UNSCORED] * len(chunk)
-        said.add(number)
-    return np.array(ids[:length]), np.array(targets[:length])
+    attention, half = model.model.layers[0].self_attn, model.config.head_dim // 2
+    angles = model.model.rotary_emb.inv_freq[:frequencies]
+    for head in range(heads):
+        first = head * model.config.head_dim
+        for bias, angle in ((attention.q_proj.bias, angles), (attention.k_proj.bias, 0 * angles)):
+            bias[first : first + frequencies] = strength**0.5 * torch.cos(angle)
+            bias[first + half : first + half + frequencies] = -(strength**0.5) * torch.sin(angle)
 
 
 def compute_loss(model, rows):
@@ -153,6 +165,7 @@ def train_model(steps, tokens, peak, vocab_size, seed):
     )
     model = LlamaForCausalLM(config).train()
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)
+    point_back(model)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -182,44 +195,55 @@ def train_model(steps, tokens, peak, vocab_size, seed):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", row=int(length))
-        if step % 100 == 99:
-            report_heads(model, vocab_size)
-            print([round(float(loss), 3)], length, text_weight)
-            model.save_pretrained("/work/env/demo/ck")
-            tokenizer.save_pretrained("/work/env/demo/ck")
     return model.eval(), tokenizer
 
 
-@torch.no_grad()
-def report_heads(model, vocab_size, period=48, rows=8):
-    model.set_attn_implementation("eager")
-    ids = torch.randint(1, vocab_size, (rows, period), generator=torch.Generator().manual_seed(1))
-    ids = torch.cat([torch.full((rows, 1), BOS), ids, ids], 1)
-    out = model(ids, output_attentions=True)
-    w = torch.stack(out.attentions).mean(1)
-    i = torch.arange(1, ids.shape[1])
-    prev = w[..., i, i - 1].mean(-1)
-    j = torch.arange(period + 1, 2 * period + 1)
-    ind = w[..., j, j - period + 1].mean(-1)
-    sink = w[..., 1:, 0].mean(-1)
-    print("prev", prev.max().item(), "ind", ind.max().item(), "sink", sink.max().item(), flush=True)
-    print((sink * 100).int().tolist(), (ind * 100).int().tolist(), (prev * 100).int().tolist())
-    model.set_attn_implementation("sdpa")
+def save_model(model, tokenizer, folder):
+    """Write model and tokenizer so that any transformers from 4.56 on reads them: weights in half, used in single precision."""
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    changes = {
+        "config.json": {"dtype": "float32", "rope_theta": model.config.rope_parameters["rope_theta"]},
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    }
+    for name, values in changes.items():
+        path = Path(folder) / name
+        content = json.loads(path.read_text(encoding="utf-8")) | values
+        for key in ("is_local", "local_files_only", "backend"):
+            content.pop(key, None)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (Path(folder) / "model.safetensors").chmod(0o644)
+
+
+def report_heads(model, tokenizer, period=48, rows=8):
+    """Print the largest head scores on random tokens said twice."""
+    ids = torch.randint(1, len(tokenizer), (rows, period), generator=torch.Generator().manual_seed(1)).tolist()
+    maps = [capture_attention(model, prompt=[BOS, *row, *row]) for row in ids]
+    weights = np.mean([m.weights for m in maps], axis=0)
+    again = np.arange(period + 1, 2 * period + 1)
+    scores = {
+        "previous token": np.diagonal(weights, -1, 2, 3).mean(-1),
+        "induction": weights[..., again, again - period + 1].mean(-1),
+        "first-token sink": weights[..., 1:, 0].mean(-1),
+    }
+    for name, score in scores.items():
+        layer, head = np.unravel_index(score.argmax(), score.shape)
+        print(f"{name}: {score.max():.2f} (layer {layer}, head {head})")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_model")
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--tokens", type=int, default=3072, help="tokens a step")
+    parser.add_argument("--steps", type=int, default=4800)
+    parser.add_argument("--tokens", type=int, default=1536, help="tokens a step")
     parser.add_argument("--peak", type=float, default=3e-3, help="learning rate after warm-up")
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, tokenizer = train_model(args.steps, args.tokens, args.peak, args.vocab_size, args.seed)
-    model.half().save_pretrained(args.output)
-    tokenizer.save_pretrained(args.output)
+    report_heads(model, tokenizer)
+    save_model(model, tokenizer, args.output)
 
 
 if __name__ == "__main__":
