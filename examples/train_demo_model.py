@@ -199,7 +199,7 @@ def train_model(steps, tokens, peak, vocab_size, seed):
 
 
 def save_model(model, tokenizer, folder):
-    """Write model and tokenizer so that any transformers from 4.56 on reads them: weights in half, used in single precision."""
+    """Write model and tokenizer as transformers 4 and 5 read them; half of the precision halves the files."""
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     changes = {
