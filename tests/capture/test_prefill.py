@@ -85,10 +85,10 @@ def describe_model(model):
     ]
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize(("name", "implementation"), [("llama", "sdpa"), ("llama", "eager"), ("gemma2", "eager")])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_model_that_fails_midway_is_left_as_it_was(implementation, error):
-    model = build_model("llama", attn_implementation=implementation).train()
+def test_a_model_that_fails_midway_is_left_as_it_was(name, implementation, error):
+    model = build_model(name, attn_implementation=implementation).train()
     ids = make_ids()
 
     def fail(module, args):
