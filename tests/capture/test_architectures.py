@@ -82,6 +82,13 @@ def test_weights_equal_those_of_eager_attention(name):
     assert (sums.min() < 0.9) == maps.has_sinks
 
 
+# Queries of heads that share keys become rows; axes in an order of their own; and neither.
+@pytest.mark.parametrize("name", ["gemma4_unified_text", "xlnet", "llama"])
+def test_one_token_sees_itself(name):
+    maps = capture_attention(build_or_skip(name), prompt=make_ids(1), reduction="pooled")
+    assert [layer.tolist() for layer in maps.weights] == [[[[1.0]]] * 4] * 3
+
+
 @pytest.mark.parametrize("name", NOT_AS_EAGER)
 def test_weights_equal_those_of_torch(name):
     model, weights = build_or_skip(name, NOT_AS_EAGER), []

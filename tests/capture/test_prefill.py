@@ -1,3 +1,4 @@
+import copy
 import threading
 
 import numpy as np
@@ -101,6 +102,26 @@ def test_a_model_that_fails_midway_is_left_as_it_was(name, implementation, error
     assert describe_model(model) == before
     handle.remove()
     assert len(capture_attention(model, prompt=ids).layers) == 3
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gptj", "bert"])
+def test_weights_taken_from_layers_take_no_memory_any_more(name):
+    model, outputs = build_model(name, attn_implementation="eager"), []
+    handle = model.register_forward_hook(lambda module, args, output: outputs.append(output))
+    capture_attention(model, prompt=make_ids())
+    handle.remove()
+    collected = outputs[0].attentions or ()  # which collect them, and when, depends on the version
+    assert all(layer.untyped_storage().nbytes() <= 4 for layer in collected)
+
+
+def test_a_module_that_layers_share_goes_by_the_layer_that_runs():
+    models = build_model("llama"), build_model("llama")
+    for model in models:
+        model.model.layers[2].self_attn = model.model.layers[0].self_attn
+    models[1].model.layers[2].self_attn = copy.deepcopy(models[1].model.layers[0].self_attn)
+    shared, alone = (capture_attention(model, prompt=make_ids()) for model in models)
+    assert shared.layers == alone.layers == (0, 1, 2)
+    assert measure_difference(shared, alone.weights) == 0
 
 
 def test_training_mode_is_put_back_module_by_module():
