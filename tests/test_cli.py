@@ -43,7 +43,8 @@ def test_the_demo_model_is_the_default(tmp_path, monkeypatch, capsys):
     assert run_view([]) == 0
     out, err = capsys.readouterr()
     assert out == "vis/demo_model/all_layers_avg.jpg\n"
-    assert err == "AttentionMaps('demo_model', self, 4 layers × 8 heads, 13 queries × 13 keys, full), 0.0 MB\n"
+    assert err.startswith("AttentionMaps('demo_model', self, 4 layers × 8 heads, ")
+    assert err.endswith("full), 0.0 MB\n")
     assert Path(out.strip()).is_file()
 
 
@@ -174,7 +175,8 @@ def test_a_closed_pipe_is_no_crash(tmp_path):
     cache = make_cache(tmp_path)
     process = start(str(ROOT / "main.py"), "--load_attention_scores_path", cache, cwd=tmp_path)
     process.stdout.close()
-    assert process.stderr.read() == ""
+    with process.stderr as stderr:
+        assert stderr.read() == ""
     assert process.wait() == 0
 
 

@@ -153,6 +153,7 @@ class Collector:
             The call.
         """
         self.accounted.add(call.name)
+        call = self._unpack_heads(call)
         n_query, n_key = call.query.shape[-2], call.key.shape[-2]
         stack, layer = self._place(call.name, call.ordinal, (n_query, n_key), (call.query, call.key))
         if stack is None:
@@ -200,6 +201,20 @@ class Collector:
             rows = self.options.choose_rows(n_query)
             weights = weights if len(heads) == len(weights) else weights[list(heads)]
             reduction.take_weights(weights[:, rows])
+
+    def _unpack_heads(self, call):
+        """Undo what transformers from 5 on does for a single query token: heads that share keys become its rows."""
+        n_query, n_key = call.query.shape[-2], call.key.shape[-2]
+        groups = getattr(self.model.get_submodule(call.name), "num_key_value_groups", 1)
+        if n_query == 1 or n_query != groups:
+            return call
+        stack = Stack(self.numbers.get(call.name, (call.name, 0))[0], (1, n_key), 1)
+        if self.fits(stack, (n_query, n_key)) or not self.fits(stack, (1, n_key)):
+            return call
+        query, mask = call.query.flatten(1, 2).unsqueeze(2), call.mask
+        if mask is not None and mask.shape[2] > 1:  # one that all heads share stayed as it was
+            mask = mask.flatten(1, 2).unsqueeze(2)
+        return dataclasses.replace(call, query=query, mask=mask, lse=None)
 
     def _drop_batch(self, tensor, name, least=3):
         """Return one prompt's part of a tensor of axes (batch, n_heads, n, …)."""
@@ -353,7 +368,7 @@ class Collector:
         CaptureError
             If there is one, or if no attention was seen at all.
         """
-        modules = dict(self.model.named_modules())
+        modules = dict(self.model.named_modules(remove_duplicate=False))
         attention = {name for name in seen if name and is_attention(self.model, modules[name])}
         blind = sorted(
             name

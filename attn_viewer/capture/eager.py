@@ -39,22 +39,22 @@ class EagerHooks:
     """Forward hooks that take attention weights out of the outputs of attention modules.
 
     Other modules may hand on matrices whose rows sum to 1 that the model goes on to use (DeepSeek V4 mixes its
-    streams with some), so looks alone do not make weights. The weights are passed on at once and replaced in the
-    output by zeros of the same shape that take no memory, so that a model told to collect all of them collects
-    nothing.
+    streams with some), so looks alone do not make weights. The weights are passed on at once and then made
+    zeros that take no memory, in place, so that a model told to collect all of them collects nothing, even where it
+    did so before the hook (transformers before 5 wraps `forward`).
 
     Parameters
     ----------
-    model : torch.nn.Module
-        The model.
+    stack : watch.ModuleStack
+        Followed at the same time, from later on, so that a module is still on it when its hook runs.
     on_weights : callable
         Takes an `EagerWeights`.
     was_watched : callable
         Tells for a module name whether its weights were computed by scaled_dot_product_attention.
     """
 
-    def __init__(self, model, on_weights, was_watched):
-        self.model = model
+    def __init__(self, stack, on_weights, was_watched):
+        self.stack = stack
         self.on_weights = on_weights
         self.was_watched = was_watched
         self.counts = {}
@@ -64,44 +64,42 @@ class EagerHooks:
         """Keep the hooks on all attention modules while the block runs."""
         handles = []
         try:
-            for name, module in self.model.named_modules():
-                if is_attention(self.model, module) or _ATTENTION_NAME.search(name):
-                    handles.append(module.register_forward_hook(self._hook(name), prepend=True))
+            for module, names in self.stack.known.items():
+                if is_attention(self.stack.model, module) or any(_ATTENTION_NAME.search(name) for name in names):
+                    handles.append(module.register_forward_hook(self._take, prepend=True))
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, name):
-        def take(module, args, output):
-            if not isinstance(output, (tuple, list)) or self.was_watched(name):
-                return None
-            if output and isinstance(output[0], tuple):  # I-BERT pairs its outputs with their quantisation scale
-                inner = take(module, args, output[0])
-                return None if inner is None else type(output)((inner, *output[1:]))
-            found = [i for i, part in enumerate(output) if i > 0 and _are_weights(_order_axes(part))]
-            if not found:
-                return None
-            if len(found) > 1:
-                raise CaptureError(
-                    f"module {name!r} returns {len(found)} tensors that look like attention weights; "
-                    "this architecture is not supported yet"
-                )
-            weights = output[found[0]]
-            ordinal = self.counts.get(name, 0)
-            self.counts[name] = ordinal + 1
-            self.on_weights(EagerWeights(name, ordinal, _order_axes(weights).detach(), module))
-            nothing = weights.new_zeros(()).expand(weights.shape)
-            return type(output)((*output[: found[0]], nothing, *output[found[0] + 1 :]))
-
-        return take
+    def _take(self, module, args, output):
+        name = self.stack.names[-1]
+        if not isinstance(output, (tuple, list)) or self.was_watched(name):
+            return
+        if output and isinstance(output[0], tuple):  # I-BERT pairs its outputs with their quantisation scale
+            self._take(module, args, output[0])
+            return
+        found = [part for i, part in enumerate(output) if i > 0 and _are_weights(_order_axes(part))]
+        if not found:
+            return
+        if len(found) > 1:
+            raise CaptureError(
+                f"module {name!r} returns {len(found)} tensors that look like attention weights; "
+                "this architecture is not supported yet"
+            )
+        weights = found[0].detach()
+        ordinal = self.counts.get(name, 0)
+        self.counts[name] = ordinal + 1
+        self.on_weights(EagerWeights(name, ordinal, _order_axes(weights), module))
+        found[0].set_(weights.new_zeros(1).untyped_storage(), 0, weights.shape, (0,) * weights.ndim)
 
 
 def _order_axes(part):
     """Bring weights of axes (query, key, batch of one, head), as XLNet has them, to (batch, head, query, key)."""
-    if isinstance(part, torch.Tensor) and part.ndim == 4 and part.shape[2] == 1 < part.shape[0] == part.shape[1]:
-        return part.permute(2, 3, 0, 1)
-    return part
+    if not isinstance(part, torch.Tensor) or part.ndim != 4 or not part.shape[0] == part.shape[1] >= part.shape[2] == 1:
+        return part
+    # With one token, a row of ones is that of heads, which each have a single weight.
+    return part.permute(2, 3, 0, 1) if len(part) > 1 or bool((part == 1).all()) else part
 
 
 def _are_weights(part):

@@ -15,8 +15,9 @@ _HOOK_TABLES = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-# transformers notes on a model that it has put its own hooks there.
-_HOOKS_NOTED = "_output_capturing_hooks_installed"
+# What transformers leaves on modules when it collects weights: before 5 a `forward` of its own, which an exception
+# keeps in place and which holds on to all it saw; later a note that its hooks are there.
+_TRACES = ("forward", "_output_capturing_hooks_installed")
 
 
 @contextlib.contextmanager
@@ -53,7 +54,7 @@ def borrow_model(model, *, keeps_attention=False):
     modules = list(model.modules())
     training = [module.training for module in modules]
     hooks = [{table: getattr(module, table).copy() for table in _HOOK_TABLES} for module in modules]
-    noted = [vars(module).get(_HOOKS_NOTED) for module in modules]
+    traces = [{name: vars(module)[name] for name in _TRACES if name in vars(module)} for module in modules]
     configs = _find_configs(modules)
     implementations = [config._attn_implementation_internal for config in configs]
     try:
@@ -64,13 +65,14 @@ def borrow_model(model, *, keeps_attention=False):
                 config._attn_implementation_internal = fallback
         yield any(config._attn_implementation_internal == "eager" for config in configs)
     finally:
-        for module, was_training, tables, note in zip(modules, training, hooks, noted, strict=True):
+        for module, was_training, tables, known in zip(modules, training, hooks, traces, strict=True):
             module.training = was_training
             for table, entries in tables.items():
                 getattr(module, table).clear()
                 getattr(module, table).update(entries)
-            if note is None:
-                vars(module).pop(_HOOKS_NOTED, None)
+            for name in _TRACES:
+                vars(module).pop(name, None)
+            vars(module).update(known)
         for config, implementation in zip(configs, implementations, strict=True):
             config._attn_implementation_internal = implementation
         with _busy_lock:

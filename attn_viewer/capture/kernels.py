@@ -14,6 +14,8 @@ LOG2E = math.log2(math.e)
 ROWS, KEYS = 128, 1024
 # 2^-100 is nothing beside a largest weight of at least 1/n; below it `exp2` would slow down.
 SMALLEST = -100.0
+# Up to this log-sum-exp float32 rounding changes a weight by less than 1e-4 of it.
+LARGEST_LSE = 512.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +151,14 @@ def pool_weights(scores, cell, pooling):
     rows = down * max(1, ROWS // down)
     keys = across * max(1, KEYS // across)
     result = query.new_zeros(n_heads, -(-n_query // down), -(-n_key // across))
+    # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
+    is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
     for start in range(0, n_query, rows):
         stop = min(start + rows, n_query)
         block = _join(query[:, :, start:stop]).transpose(1, 2).contiguous()  # (n_kv_heads, d, group * rows)
         n_seen = _count_seen(scores, stop)
         lse = None
-        if scores.lse is not None:
+        if is_known:
             lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
             lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
         elif pooling == "mean":
@@ -175,7 +179,7 @@ def pool_weights(scores, cell, pooling):
         columns = columns.view(len(key), columns.shape[1], group, stop - start)
         cells = _pool_rows(columns, down, pooling)
         if pooling == "max":
-            cells = torch.where(cells > SMALLEST, cells.clamp(min=SMALLEST).exp2(), 0.0)
+            cells = torch.where(cells > SMALLEST, cells.clamp(SMALLEST, 0.0).exp2(), 0.0)
         else:
             height = torch.full((cells.shape[-1],), down, device=cells.device)
             height[-1] = stop - start - (cells.shape[-1] - 1) * down

@@ -27,7 +27,7 @@ def number_modules(model):
         For each qualified module name: the stack (its name with ``*`` for indices) and the layer number.
     """
     stacks = defaultdict(list)
-    for name, _ in model.named_modules():
+    for name, _ in model.named_modules(remove_duplicate=False):
         stacks[_INDEX.sub("*", name)].append(name)
     numbers = {}
     for stack, names in stacks.items():

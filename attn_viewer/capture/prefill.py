@@ -120,7 +120,7 @@ def watch_attention(model, collector):
     with borrow_model(model) as is_eager:
         stack = ModuleStack(model)
         watch = AttentionWatch(stack, collector.take_call, collector.take_weights, wants_lse=collector.wants_lse)
-        hooks = EagerHooks(model, collector.take_weights, lambda name: name in watch.counts)
+        hooks = EagerHooks(stack, collector.take_weights, lambda name: name in watch.counts)
         with hooks.install(), stack.follow(), watch:
             yield is_eager
     collector.check_complete(stack.seen)

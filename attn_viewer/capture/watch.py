@@ -52,11 +52,14 @@ class ModuleStack:
     Parameters
     ----------
     model : torch.nn.Module
-        The model; a module used in several places goes by its first name.
+        The model; a module that several others share (Zamba's layers) goes by the name it has in the one that runs.
     """
 
     def __init__(self, model):
         self.model = model
+        self.known = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self.known.setdefault(module, []).append(name)
         self.names = []
         self.seen = set()
 
@@ -65,7 +68,10 @@ class ModuleStack:
         """Keep `names` up to date while the block runs."""
         handles = []
 
-        def enter(module, args, *, name):
+        def enter(module, args):
+            names = self.known[module]
+            outer = f"{self.names[-1]}." if self.names and self.names[-1] else ""
+            name = next((name for name in names if name.startswith(outer)), names[0])
             self.names.append(name)
             self.seen.add(name)
 
@@ -74,19 +80,15 @@ class ModuleStack:
             self.names.pop()
 
         try:
-            for name, module in self.model.named_modules():
+            for module in self.known:
                 handles += [
-                    module.register_forward_pre_hook(_named(enter, name), prepend=True),
+                    module.register_forward_pre_hook(enter, prepend=True),
                     module.register_forward_hook(leave, always_call=True),
                 ]
             yield self
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _named(hook, name):
-    return lambda module, args: hook(module, args, name=name)
 
 
 class AttentionWatch(TorchFunctionMode):

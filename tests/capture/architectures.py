@@ -1,7 +1,7 @@
 """Tiny random-weight models of many architectures, built with the transformers version at hand.
 
 A row is a model type: the class of the model and the arguments of its config. Arguments that a config does not
-know are kept by it as plain attributes, so that rows can share them.
+know are kept by it as plain attributes, so that rows can share them, and can name one thing as each version calls it.
 """
 
 import torch
@@ -154,7 +154,10 @@ ARCHITECTURES = {
     "gpt2 (reordered)": ("GPT2LMHeadModel", _SMALL | {"reorder_and_upcast_attn": True}),
     "gpt2 (scaled by layer)": ("GPT2LMHeadModel", _SMALL | {"scale_attn_by_inverse_layer_idx": True}),
     "gpt_bigcode": ("GPTBigCodeForCausalLM", _SMALL),
-    "gpt_neo": ("GPTNeoForCausalLM", _SMALL | {"attention_types": [[["global", "local"], 1], [["global"], 1]]}),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        _FUSED | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local"], 1], [["global"], 1]]},
+    ),
     "gpt_neox": ("GPTNeoXForCausalLM", _SMALL),
     "gpt_neox_japanese": ("GPTNeoXJapaneseForCausalLM", _SMALL),
     "gpt_oss": ("GptOssForCausalLM", _EXPERTS | _WINDOW),
@@ -183,9 +186,11 @@ ARCHITECTURES = {
     "jais2": ("Jais2ForCausalLM", _GROUPED),
     "jamba": (
         "JambaForCausalLM",
-        _EXPERTS | _DELTA | {"mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1},
+        _EXPERTS
+        | _DELTA
+        | {"mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     ),
-    "jetmoe": ("JetMoeForCausalLM", _EXPERTS),
+    "jetmoe": ("JetMoeForCausalLM", _EXPERTS | {"kv_channels": 8, "num_experts_per_tok": 2}),
     "jina_embeddings_v3": ("JinaEmbeddingsV3ForMaskedLM", _SMALL),
     "kimi_linear": (
         "KimiLinearForCausalLM",
@@ -208,11 +213,13 @@ ARCHITECTURES = {
         _LATENT
         | {
             "num_hidden_layers": 4,
+            "num_layers": 2,
             "ffn_hidden_size": 48,
             "expert_ffn_hidden_size": 16,
             "n_routed_experts": 4,
             "zero_expert_num": 1,
             "num_experts_per_tok": 2,
+            "moe_topk": 2,
         },
     ),
     "luke": ("LukeForMaskedLM", _SMALL | {"entity_vocab_size": 10, "entity_emb_size": 8}),
@@ -304,20 +311,27 @@ ARCHITECTURES = {
         | {
             "num_hidden_layers": 6,
             "mamba_d_state": 8,
+            "use_mamba_kernels": False,
             "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba", "mamba"],
         },
     ),
     "zamba2": (
         "Zamba2ForCausalLM",
-        _GROUPED
-        | _DELTA
-        | {"mamba_d_state": 8, "layer_types": ["mamba", "hybrid", "mamba", "hybrid"], "hybrid_layer_ids": [1, 3]},
+        _GROUPED | _DELTA | {"mamba_d_state": 8, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
     ),
     "zaya": ("ZayaForCausalLM", _EXPERTS),
 }
 
-# Eager attention computes something else: it adds ALiBi twice.
-NOT_AS_EAGER = {"falcon (alibi)": ("FalconForCausalLM", _FUSED | {"alibi": True})}
+# Eager attention computes something else than SDPA, so that both are right and differ.
+NOT_AS_EAGER = {"falcon (alibi)": ("FalconForCausalLM", _FUSED | {"alibi": True})}  # adds ALiBi twice
+if int(transformers.__version__.split(".")[0]) < 5:
+    _DIFFERENT = (
+        *("gemma2", "vaultgemma"),  # SDPA leaves out the soft cap
+        "gpt2 (scaled by layer)",  # SDPA leaves out the scale of the layer
+        "moshi",  # eager attention sees the future unless it is handed a mask
+        "recurrent_gemma",  # runs SDPA whatever is asked for, and hands out no weights
+    )
+    NOT_AS_EAGER |= {name: ARCHITECTURES[name] for name in _DIFFERENT}
 
 # True numbers of the layers that have attention weights, where those are not 0, 1 and 2.
 LAYERS = {
@@ -472,7 +486,8 @@ def make_inputs(table):
     """Return what the models of a table other than `ARCHITECTURES` take."""
     generator = torch.Generator().manual_seed(2)
     if table is ENCODER_DECODERS:
-        return {"input_ids": torch.tensor([make_ids()]), "decoder_input_ids": torch.tensor([make_ids(7)])}
+        ids, decoder_ids = torch.tensor([make_ids()]), torch.tensor([make_ids(7)])
+        return {"input_ids": ids, "decoder_input_ids": decoder_ids, "use_cache": False}
     if table is VISION:
         return {"pixel_values": torch.randn(1, 3, 16, 16, generator=generator)}
     return {"input_values": torch.randn(1, 80, generator=generator)}

@@ -55,7 +55,7 @@ def get_attentions(model, layers):
     return [part[0].numpy() for part in attentions]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_AS_EAGER])
 def test_weights_equal_those_of_eager_attention(name):
     model, reference = build_or_skip(name), build_or_skip(name, attn_implementation="eager")
     expected = run(model)[0].clone()
@@ -75,11 +75,18 @@ def test_weights_equal_those_of_eager_attention(name):
         pooled = capture_attention(model, prompt=make_ids(), reduction="pooled", max_cells=5, pooling=pooling)
         for ours, theirs in zip(pooled.weights, attentions, strict=True):
             expected = pool_matrix(torch.from_numpy(theirs), pooled.cell, pooling)
-            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
     assert maps.has_sinks == (name in SINKS)
     sums = np.concatenate([layer.sum(-1).ravel() for layer in maps.weights])
     assert sums.max() < 1 + 1e-5
     assert (sums.min() < 0.9) == maps.has_sinks
+
+
+# Queries of heads that share keys become rows; axes in an order of their own; and neither.
+@pytest.mark.parametrize("name", ["gemma4_unified_text", "xlnet", "llama"])
+def test_one_token_sees_itself(name):
+    maps = capture_attention(build_or_skip(name), prompt=make_ids(1), reduction="pooled")
+    assert [layer.tolist() for layer in maps.weights] == [[[[1.0]]] * 4] * 3
 
 
 @pytest.mark.parametrize("name", NOT_AS_EAGER)
@@ -95,10 +102,14 @@ def test_weights_equal_those_of_torch(name):
     watch = AttentionWatch(ModuleStack(model), keep, None)
     with watch.stack.follow(), watch:
         run(model)
-    for ours, theirs in zip(capture_attention(model, prompt=make_ids()).weights, weights, strict=True):
+    maps = capture_attention(model, prompt=make_ids())
+    assert maps.layers == LAYERS.get(name, (0, 1, 2))
+    assert (maps.source, maps.causal, maps.softcap) == ("sdpa", True, None)
+    for ours, theirs in zip(maps.weights, weights, strict=True):
         np.testing.assert_allclose(ours, theirs[0].numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # Funnel's, in transformers before 5
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_without_weights_to_see_are_refused(name):
     model = build_or_skip(name, REFUSED)
@@ -113,9 +124,10 @@ def test_each_kind_of_attention_is_seen(name, table):
     model, reference = (build_or_skip(name, table, **o) for o in ({}, {"attn_implementation": "eager"}))
     inputs = make_inputs(table)
     with torch.no_grad():
-        expected, output = model(**inputs)[0], reference(**inputs, output_attentions=True)
+        # Asked for weights, an eager model may take another path, with other rounding.
+        eager = {"output_attentions": True} if model.config._attn_implementation == "eager" else {}
+        expected, output = model(**inputs, **eager)[0], reference(**inputs, output_attentions=True)
     outputs = []
-    eager = {"output_attentions": True} if model.config._attn_implementation == "eager" else {}
     maps = capture_attention_calls(lambda: outputs.append(model(**inputs, **eager)[0]), model=model)
     stacks = [m.weights for m in maps.values()]
     assert torch.equal(outputs[0], expected)

@@ -99,7 +99,7 @@ def test_each_kind_equals_eager_attention(name, kind):
 
 def test_what_cannot_generate_is_refused(demo):
     with pytest.raises(OptionError, match="cannot generate"):
-        capture_generation(build_model("bert"), None, [3, 4], max_new_tokens=3)
+        capture_generation(transformers.BertModel(build_model("bert").config), None, [3, 4], max_new_tokens=3)
     with pytest.raises(OptionError, match="max_new_tokens"):
         capture_generation(*demo, PROMPT, max_new_tokens=0)
     with pytest.raises(OptionError, match="has self attention, not 'cross'"):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 from architectures import build_model
 
 from attn_viewer import load_model
@@ -19,8 +20,9 @@ def test_the_demo_model_is_small_and_complete(demo):
 
 
 def test_a_folder_is_loaded_as_what_it_was_trained_to_be(tmp_path, demo):
-    for name in ("gpt2", "bert"):
-        build_model(name).save_pretrained(tmp_path / name)
+    models = {"gpt2": build_model("gpt2"), "bert": transformers.BertModel(build_model("bert").config)}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
         demo[1].save_pretrained(tmp_path / name)
     assert type(load_model(tmp_path / "gpt2")[0]).__name__ == "GPT2LMHeadModel"
     assert type(load_model(tmp_path / "bert")[0]).__name__ == "BertModel"

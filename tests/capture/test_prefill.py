@@ -1,3 +1,4 @@
+import copy
 import threading
 
 import numpy as np
@@ -84,10 +85,10 @@ def describe_model(model):
     ]
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize(("name", "implementation"), [("llama", "sdpa"), ("llama", "eager"), ("gemma2", "eager")])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_model_that_fails_midway_is_left_as_it_was(implementation, error):
-    model = build_model("llama", attn_implementation=implementation).train()
+def test_a_model_that_fails_midway_is_left_as_it_was(name, implementation, error):
+    model = build_model(name, attn_implementation=implementation).train()
     ids = make_ids()
 
     def fail(module, args):
@@ -122,6 +123,26 @@ def test_fifty_interruptions_leave_the_model_as_it_was():
         assert describe_model(model) == before
         assert torch.equal(model(plain, use_cache=False).logits, logits)
         assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gptj", "bert"])
+def test_weights_taken_from_layers_take_no_memory_any_more(name):
+    model, outputs = build_model(name, attn_implementation="eager"), []
+    handle = model.register_forward_hook(lambda module, args, output: outputs.append(output))
+    capture_attention(model, prompt=make_ids())
+    handle.remove()
+    collected = outputs[0].attentions or ()  # which collect them, and when, depends on the version
+    assert all(layer.untyped_storage().nbytes() <= 4 for layer in collected)
+
+
+def test_a_module_that_layers_share_goes_by_the_layer_that_runs():
+    models = build_model("llama"), build_model("llama")
+    for model in models:
+        model.model.layers[2].self_attn = model.model.layers[0].self_attn
+    models[1].model.layers[2].self_attn = copy.deepcopy(models[1].model.layers[0].self_attn)
+    shared, alone = (capture_attention(model, prompt=make_ids()) for model in models)
+    assert shared.layers == alone.layers == (0, 1, 2)
+    assert measure_difference(shared, alone.weights) == 0
 
 
 def test_training_mode_is_put_back_module_by_module():
