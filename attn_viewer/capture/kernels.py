@@ -5,6 +5,7 @@ results are denormal or zero, which they mostly are. Products are taken in float
 """
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -171,7 +172,7 @@ def pool_weights(scores, cell, pooling):
                 part = _logsumexp2(tile)
                 sums = part if sums is None else torch.logaddexp2(sums, part)
             if pooling == "mean":
-                tile = tile.sub_(lse).clamp_(min=SMALLEST).exp2_()
+                tile = tile.sub_(lse).clamp_(SMALLEST, 0.0).exp2_()
             pooled.append(_pool_keys(tile, across, pooling))
         columns = torch.cat(pooled, 1)  # (n_kv_heads, cells of keys, group * rows)
         if pooling == "max":
@@ -252,7 +253,7 @@ def _sum_rows(scores, key, block, start, stop, n_seen, keys):
         _logsumexp2(_score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), group))
         for first in range(0, n_seen, keys)
     ]
-    return torch.logsumexp(torch.cat(parts, 1) / LOG2E, 1, keepdim=True) * LOG2E
+    return functools.reduce(torch.logaddexp2, parts)
 
 
 def _pool_keys(tile, across, pooling):
