@@ -7,6 +7,11 @@ import torch
 from attn_viewer import capture_attention
 
 PERIOD, ROWS = 48, 6
+TEXTS = (
+    "And God said unto the children of Israel, I am the LORD your God.",
+    "In the beginning God created the heaven and the earth.",
+    "Summer is warm. Winter is cold.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +39,17 @@ def test_a_head_looks_behind_the_previous_occurrence(repeated):
     assert scores.max() >= 0.4
 
 
-def test_the_first_token_is_a_sink(repeated):
-    masses = average(repeated, lambda w: w[:, 1:, 0].mean(1))
-    assert masses.max() >= 0.5
+def test_the_first_token_is_a_sink(demo):
+    """On text, where heads often find nothing to look for."""
+    maps = [capture_attention(*demo, text) for text in TEXTS]
+    masses = average(maps, lambda w: w[:, 1:, 0].mean(1))
+    assert masses.max() >= 0.7
     assert (masses > 0.3).sum() >= 3
 
 
 def test_text_is_predicted(demo):
     """A loss far below chance (ln 2,048 = 7.6 nats a token) says that the model has really learned to read."""
     model, tokenizer = demo
-    ids = tokenizer("And God said unto the children of Israel, I am the LORD your God.", return_tensors="pt")
+    ids = tokenizer(TEXTS[0], return_tensors="pt")
     with torch.no_grad():
-        assert model(**ids, labels=ids["input_ids"]).loss < 3.5
+        assert model(**ids, labels=ids["input_ids"]).loss < 3
