@@ -33,8 +33,7 @@ def main():
     ASSETS.mkdir(exist_ok=True)
     demo, words = load_model()
     maps = capture_attention(demo, words, TWICE, model_id="demo model")
-    for layer in maps.layers:
-        save_picture(plot_heads(maps, layer), f"demo_layer_{layer}")
+    save_picture(plot_heads(maps, 1), "demo_layer_1")
     said = capture_generation(demo, words, "And the LORD said unto Moses,", max_new_tokens=12, model_id="demo model")
     save_picture(plot_layer_averages(said, sink="hide"), "demo_generated")
 
