@@ -81,13 +81,13 @@ def plot_layer_averages(maps, **options):
     """
     means = maps.average_heads()
     counts = sorted(set(maps.n_heads))
-    note = None
+    note = "mean over heads"
     if maps.reduction != "head_mean":
         note = f"mean over {counts[0]} head{'s' * (counts[0] > 1)}" if len(counts) == 1 else "mean over heads"
     matrices = [layer[0] for layer in means.weights]
     page = HeatmapPage(maps, len(matrices), find_largest(means, options), note, **options)
     titles = [f"layer {number}" for number in maps.layers]
-    return page.show(matrices, titles, "layer averages" if note else "layers")
+    return page.show(matrices, titles, "layer averages")
 
 
 def plot_heads(maps, layer, **options):

@@ -66,6 +66,12 @@ def test_layers_with_different_numbers_of_heads():
     assert "mean over heads  ·  2 tokens" in get_words(plot_layer_averages(maps))
 
 
+def test_a_mean_that_came_in_is_said():
+    words = get_words(plot_layer_averages(make_maps(2, 3, 4).average_heads()))
+    assert "mean over heads  ·  4 tokens" in words
+    assert "random  ·  layer averages" in words
+
+
 def test_the_first_token_is_hidden_or_rows_renormalised():
     maps = make_maps(1, 1, 5)
     whole = maps.weights[0][0]
