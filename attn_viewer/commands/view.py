@@ -1,0 +1,89 @@
+"""``attn-viewer view``: capture a prompt's attention and draw it."""
+
+from ..words import (
+    add_model_arguments,
+    add_prompt_arguments,
+    load_model,
+    parse_numbers,
+    read_prompt,
+    read_sampling,
+    show_messages,
+)
+
+HELP = "capture a prompt's attention and draw it"
+
+
+def add_arguments(parser):
+    """Declare the words of ``attn-viewer view`` and ``main.py``."""
+    add_model_arguments(parser)
+    add_prompt_arguments(parser)
+    kept = parser.add_argument_group("weights")
+    kept.add_argument("--layers", type=parse_numbers, metavar="0,4-7", help="layers to capture and show (all)")
+    kept.add_argument("--heads", type=parse_numbers, metavar="0,4-7", help="heads to capture and show (all)")
+    kept.add_argument("--queries", type=int, metavar="K", help="only the last K tokens as queries (all)")
+    kept.add_argument("--kind", choices=("self", "encoder", "decoder", "cross"), help="which attention")
+    kept.add_argument(
+        "--reduction",
+        default="auto",
+        choices=("auto", "full", "head_mean", "pooled"),
+        help="all weights, the mean over heads, each head on a coarse grid; auto: full while that stays under 512 MB, "
+        "else pooled",
+    )
+    kept.add_argument("--max_cells", type=int, default=256, metavar="N", help="cells a side when pooled (%(default)s)")
+    kept.add_argument("--pooling", default="max", choices=("max", "mean"), help="what is kept of a cell")
+    cache = parser.add_argument_group("cache")
+    cache.add_argument("--save_attention_scores", action="store_true", help="write {model_id}_attn_scores.pt")
+    cache.add_argument("--save_attention_scores_path", default="./attn_scores", metavar="DIR", help="(%(default)s)")
+    cache.add_argument("--load_attention_scores_path", metavar="FILE", help="draw from a .pt cache, without a model")
+    figures = parser.add_argument_group("figures")
+    figures.add_argument("--save_fig_path", default="./vis", metavar="DIR", help="output folder (%(default)s)")
+    figures.add_argument("--plot_figs_per_head", action="store_true", help="a page of all heads for every layer too")
+    figures.add_argument("--num_figs_per_row", type=int, default=4, metavar="N", help="(%(default)s)")
+    figures.add_argument("--ignore_first_token", action="store_true", help="the same as --sink hide")
+    figures.add_argument("--sink", default="keep", choices=("keep", "hide", "renormalise"), help="the first token")
+    figures.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
+    figures.add_argument("--norm", default="linear", choices=("linear", "power", "log"), help="colour scale")
+    figures.add_argument("--scale", default="shared", choices=("shared", "panel"), help="one scale or one a panel")
+    figures.add_argument("--cmap", metavar="NAME", help="a matplotlib colour map")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars and messages on stderr")
+
+
+def run(args):
+    """Draw what `args` ask for and print the paths of what was written."""
+    from ..core import check_view_options, view_attention
+
+    options = {
+        name: getattr(args, name)
+        for name in (
+            "model_id",
+            "save_attention_scores",
+            "save_attention_scores_path",
+            "load_attention_scores_path",
+            "save_fig_path",
+            "plot_figs_per_head",
+            "ignore_first_token",
+            "num_figs_per_row",
+            "fig_format",
+            "cmap",
+            "norm",
+            "scale",
+            "layers",
+            "heads",
+            "sink",
+        )
+    }
+    capture = {
+        name: getattr(args, name)
+        for name in ("queries", "kind", "reduction", "max_cells", "pooling", "max_new_tokens", "decoder_prompt")
+    }
+    progress = False if args.quiet else None
+    model = tokenizer = prompt = None
+    if args.load_attention_scores_path is None:
+        prompt = read_prompt(args)
+        check_view_options(**options)  # before minutes are spent on loading
+        capture["generate_options"] = read_sampling(args)
+        model, tokenizer = load_model(args, progress)
+    with show_messages(args.quiet):
+        paths = view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options, **capture)
+    for path in paths:
+        print(path)

@@ -1,0 +1,135 @@
+"""What several commands say alike: models, prompts, numbers of layers and heads, messages."""
+
+import argparse
+import contextlib
+import logging
+import re
+
+from .errors import OptionError, PromptError
+
+DEFAULT_PROMPT = "Summer is warm. Winter is cold.\\n"
+
+
+def parse_numbers(text):
+    """Read layer or head numbers such as ``0,4-7``.
+
+    Parameters
+    ----------
+    text : str
+        Numbers and ranges (both ends included), divided by commas.
+
+    Returns
+    -------
+    list of int
+        The numbers, ascending.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it cannot be read.
+    """
+    numbers = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first or last > 100_000:
+            raise argparse.ArgumentTypeError(f"expected numbers such as 0,4-7, got {text!r}")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+def unescape(text):
+    r"""Turn ``\n`` and ``\t`` typed on a command line into newline and tab; other backslashes stay."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def add_model_arguments(parser):
+    """Declare which model to load; `load_model` reads it."""
+    model = parser.add_argument_group("model (left out: the demo model of this package)")
+    model.add_argument("--model_path", metavar="PATH", help="folder, .gguf file or hub name org/name")
+    model.add_argument("--model_id", metavar="NAME", help="name for titles and output folder (default: the model's)")
+    model.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+    model.add_argument("--device_map", metavar="MAP", help="as transformers takes it: auto, cpu, cuda:0, …")
+    model.add_argument("--revision", help="branch, tag or commit on the hub")
+    model.add_argument("--trust_remote_code", action="store_true", help="let code of the checkpoint run (default: no)")
+
+
+def add_prompt_arguments(parser):
+    """Declare the prompt and what is generated after it; `read_prompt` and `read_sampling` read them."""
+    prompt = parser.add_argument_group("prompt")
+    which = prompt.add_mutually_exclusive_group()
+    which.add_argument(
+        "--prompt", default=DEFAULT_PROMPT, help=r"text; \n and \t become newline and tab (default: %(default)r)"
+    )
+    which.add_argument("--prompt_file", metavar="FILE", help="UTF-8 text, taken as it is")
+    prompt.add_argument(
+        "--chat", action="store_true", help="send the prompt as a user message through the chat template"
+    )
+    prompt.add_argument("--max_new_tokens", type=int, metavar="N", help="generate, and show prompt and completion")
+    prompt.add_argument("--temperature", type=float, metavar="T", help="sample the completion (default: greedy)")
+    prompt.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
+    prompt.add_argument("--decoder_prompt", metavar="TEXT", help="what an encoder-decoder has said so far")
+
+
+@contextlib.contextmanager
+def show_messages(is_quiet):
+    """Send the package's messages to stderr."""
+    log, handler = logging.getLogger(__package__), logging.StreamHandler()
+    level = log.level
+    if not is_quiet:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def read_sampling(args):
+    """Return arguments of `generate`; sampling starts from the given seed."""
+    if args.temperature is None:
+        return {"do_sample": False}
+    if args.temperature <= 0:
+        raise OptionError(f"temperature must be above 0, got {args.temperature:g}; leave it out for greedy decoding")
+    if args.seed is not None:
+        import torch
+
+        torch.manual_seed(args.seed)
+    return {"do_sample": True, "temperature": args.temperature}
+
+
+def read_prompt(args):
+    """Return the prompt of `add_prompt_arguments`: text, or a chat message.
+
+    Raises
+    ------
+    PromptError
+        If the file cannot be read or the text is empty.
+    """
+    if args.prompt_file is None:
+        text = unescape(args.prompt)
+    else:
+        try:
+            with open(args.prompt_file, encoding="utf-8", newline="") as file:
+                text = file.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PromptError(f"cannot read prompt file {args.prompt_file!r} as UTF-8 text: {reason}") from error
+    if not text:
+        raise PromptError("the prompt is empty; give at least one character")
+    return [{"role": "user", "content": text}] if args.chat else text
+
+
+def load_model(args, progress):
+    """Return the model and tokenizer of `add_model_arguments`."""
+    from .capture import loading
+
+    return loading.load_model(
+        args.model_path,
+        dtype=args.dtype,
+        device_map=args.device_map,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        progress=progress,
+    )
