@@ -111,14 +111,15 @@ class Stack:
     sources: set = dataclasses.field(default_factory=set)
     reduction: str | None = None
     cell: tuple = (1, 1)
-    calls: dict = dataclasses.field(default_factory=dict)  # layer -> inputs of its call, kept or not
+    calls: set = dataclasses.field(default_factory=set)  # layers that ran, kept or not
+    inputs: tuple = None, None  # the last of them and the query and key of its call
     kept: dict = dataclasses.field(default_factory=dict)  # layer -> (head numbers, reduction)
     elsewhere: dict = dataclasses.field(default_factory=dict)  # layer -> tokens, where they are not the wanted ones
 
     @property
     def depth(self):
         """How many layers ran."""
-        return len(self.calls.keys() | self.elsewhere.keys())
+        return len(self.calls | self.elsewhere.keys())
 
 
 class Collector:
@@ -249,8 +250,9 @@ class Collector:
                 f"{stack.shape[0]} × {stack.shape[1]}; this architecture is not supported yet"
             )
         if ordinal > 0:
-            first = stack.calls.get(number)
-            if inputs and first and all(a.data_ptr() == b.data_ptr() for a, b in zip(inputs, first, strict=True)):
+            layer, first = stack.inputs
+            is_last = bool(layer == number and inputs and first)
+            if is_last and all(a.data_ptr() == b.data_ptr() for a, b in zip(inputs, first, strict=True)):
                 return None, None  # the same weights on another half of the values (differential attention)
             if members > 1:
                 raise CaptureError(
@@ -258,7 +260,8 @@ class Collector:
                     "this architecture is not supported yet"
                 )
             number += ordinal  # one module that serves all layers (ALBERT)
-        stack.calls[number] = inputs
+        stack.calls.add(number)
+        stack.inputs = number, inputs
         return stack, number
 
     def _open(self, stack, layer, n_heads):

@@ -12,7 +12,7 @@ import torch
 
 LOG2E = math.log2(math.e)
 # Query rows and keys of a tile. Larger ones gain nothing once the matrix product is efficient, and cost memory.
-ROWS, KEYS = 128, 1024
+ROWS, KEYS = 256, 1024
 # 2^-100 is nothing beside a largest weight of at least 1/n; below it `exp2` would slow down.
 SMALLEST = -100.0
 # Up to this log-sum-exp float32 rounding changes a weight by less than 1e-4 of it.
@@ -57,6 +57,25 @@ class Scores:
     def shape(self):
         """``(n_heads, n_query, n_key)``."""
         return len(self.query), self.query.shape[1], self.key.shape[1]
+
+    def slice_keys(self, start, stop):
+        """Return the scores of the query heads that use key heads `start` to `stop`.
+
+        Parameters
+        ----------
+        start, stop : int
+            Range of key heads.
+
+        Returns
+        -------
+        Scores
+            On the same memory.
+        """
+        group = len(self.query) // len(self.key)
+        heads = slice(start * group, stop * group)
+        mask = None if self.mask is None else self.mask.expand(self.shape)[heads]
+        lse = None if self.lse is None else self.lse[heads]
+        return dataclasses.replace(self, query=self.query[heads], key=self.key[start:stop], mask=mask, lse=lse)
 
     def select(self, *, heads=None, rows=None):
         """Return the scores of some heads and a range of query rows.
@@ -147,36 +166,48 @@ def pool_weights(scores, cell, pooling):
         float32, axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
     """
     n_heads, n_query, n_key = scores.shape
+    group = n_heads // len(scores.key)
+    result = scores.query.new_zeros(n_heads, -(-n_query // cell[0]), -(-n_key // cell[1]), dtype=torch.float32)
+    # A GPU wants all heads at once; on a CPU a tile of one key head at a time stays in its cache.
+    step = 1 if scores.query.device.type == "cpu" else len(scores.key)
+    for first in range(0, len(scores.key), step):
+        part = scores.slice_keys(first, first + step)
+        _pool_part(part, cell, pooling, result[first * group : (first + step) * group])
+    return result
+
+
+def _pool_part(scores, cell, pooling, result):
+    """Pool the weights of some heads into `result`."""
+    n_heads, n_query, n_key = scores.shape
     query, key, group = _prepare(scores)
     down, across = cell
-    rows = down * max(1, ROWS // down)
-    keys = across * max(1, KEYS // across)
-    result = query.new_zeros(n_heads, -(-n_query // down), -(-n_key // across))
+    rows, keys = down * max(1, ROWS // down), across * max(1, KEYS // across)
+    # One tile of memory for all: fresh memory costs as much as the product that fills it.
+    memory = query.new_empty(n_heads * min(rows, n_query) * min(keys, n_key))
     # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
     is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
     for start in range(0, n_query, rows):
         stop = min(start + rows, n_query)
-        block = _join(query[:, :, start:stop]).transpose(1, 2).contiguous()  # (n_kv_heads, d, group * rows)
+        block = _join(query[:, :, start:stop]).mT  # (n_kv_heads, d, group * rows)
         n_seen = _count_seen(scores, stop)
         lse = None
         if is_known:
             lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
             lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
         elif pooling == "mean":
-            lse = _sum_rows(scores, key, block, start, stop, n_seen, keys)
-        sums, pooled = None, []
+            lse = _sum_rows(scores, key, block, start, stop, n_seen, keys, memory)
+        sums = None
+        columns = query.new_empty(len(key), -(-n_seen // across), block.shape[2])
         for first in range(0, n_seen, keys):
-            last = min(first + keys, n_seen)
-            tile = _score_tile(scores, key, block, start, stop, first, last, len(query[0]))
+            tile = _score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), memory)
             if lse is None:
                 part = _logsumexp2(tile)
                 sums = part if sums is None else torch.logaddexp2(sums, part)
             if pooling == "mean":
                 tile = tile.sub_(lse).clamp_(SMALLEST, 0.0).exp2_()
-            pooled.append(_pool_keys(tile, across, pooling))
-        columns = torch.cat(pooled, 1)  # (n_kv_heads, cells of keys, group * rows)
+            _pool_keys(tile, across, pooling, columns[:, first // across :])
         if pooling == "max":
-            columns = columns - (sums if lse is None else lse)
+            columns = columns.sub_(sums if lse is None else lse)
         columns = columns.view(len(key), columns.shape[1], group, stop - start)
         cells = _pool_rows(columns, down, pooling)
         if pooling == "max":
@@ -189,7 +220,6 @@ def pool_weights(scores, cell, pooling):
             cells = torch.where(cells > 2 * across * down * 2.0**SMALLEST, cells, 0.0) / (width[:, None, None] * height)
         cells = cells.permute(0, 2, 3, 1).reshape(n_heads, -1, cells.shape[1])
         result[:, start // down : start // down + cells.shape[1], : cells.shape[2]] = cells
-    return result
 
 
 def _prepare(scores):
@@ -219,9 +249,16 @@ def _masks(scores, start, stop, first, last):
     elif scores.is_causal and last > scores.first + start:
         # Only keys from the first row's own position on can lie in some row's future.
         begin = max(first, scores.first + start)
-        device = scores.query.device
-        position = scores.first + torch.arange(start, stop, device=device)
-        yield slice(begin - first, last - first), torch.arange(begin, last, device=device) <= position[:, None]
+        yield (
+            slice(begin - first, last - first),
+            _bar_future(stop - start, last - begin, begin - scores.first - start, scores.query.device),
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _bar_future(n_rows, n_keys, ahead, device):
+    """Return -inf where key j + `ahead` is later than row i, 0 elsewhere; laid out for tiles with keys on rows."""
+    return torch.full((n_keys, n_rows), -torch.inf, device=device).tril_(ahead - 1).mT
 
 
 def _hide(block, mask):
@@ -231,12 +268,14 @@ def _hide(block, mask):
         block.add_(mask, alpha=LOG2E)
 
 
-def _score_tile(scores, key, block, start, stop, first, last, group):
-    """Return scores with keys on rows: (n_kv_heads, keys, group * rows)."""
-    tile = key[:, first:last] @ block
+def _score_tile(scores, key, block, start, stop, first, last, memory):
+    """Return scores with keys on rows, in `memory`: (n_kv_heads, keys, group * rows)."""
+    shape = len(key), last - first, block.shape[2]
+    tile = torch.bmm(key[:, first:last], block, out=memory[: math.prod(shape)].view(shape))
+    grouped = tile.unflatten(2, (-1, stop - start))
     for place, mask in _masks(scores, start, stop, first, last):
-        seen = tile.view(len(key), last - first, group, stop - start).permute(0, 2, 3, 1)[..., place]
-        _hide(seen, mask.unflatten(0, (len(key), group)) if mask.ndim == 3 else mask)
+        mask = mask.mT if mask.ndim == 2 else mask.unflatten(0, (len(key), -1)).permute(0, 3, 1, 2)
+        _hide(grouped[:, place], mask[:, None] if mask.ndim == 2 else mask)
     return tile
 
 
@@ -246,23 +285,23 @@ def _logsumexp2(tile):
     return (tile - top).clamp_(min=SMALLEST).exp2_().sum(1, keepdim=True).log2_() + top
 
 
-def _sum_rows(scores, key, block, start, stop, n_seen, keys):
+def _sum_rows(scores, key, block, start, stop, n_seen, keys, memory):
     """Return the log-sum-exp of rows, in base 2, from a pass over all tiles."""
-    group = len(scores.query) // len(key)
     parts = [
-        _logsumexp2(_score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), group))
+        _logsumexp2(_score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), memory))
         for first in range(0, n_seen, keys)
     ]
     return functools.reduce(torch.logaddexp2, parts)
 
 
-def _pool_keys(tile, across, pooling):
-    """Pool rows of keys: (n_kv_heads, keys, columns) to (n_kv_heads, cells, columns)."""
-    whole = tile.shape[1] // across * across
-    parts = [tile[:, :whole].unflatten(1, (-1, across))] if whole else []
-    parts += [tile[:, None, whole:]] if whole < tile.shape[1] else []
-    reduced = [part.amax(2) if pooling == "max" else part.sum(2) for part in parts]
-    return reduced[0] if len(reduced) == 1 else torch.cat(reduced, 1)
+def _pool_keys(tile, across, pooling, out):
+    """Pool rows of keys: (n_kv_heads, keys, columns) into the first cells of `out`, (n_kv_heads, cells, columns)."""
+    reduce = torch.amax if pooling == "max" else torch.sum
+    cells = tile.shape[1] // across
+    if cells:
+        reduce(tile[:, : cells * across].unflatten(1, (cells, across)), 2, out=out[:, :cells])
+    if tile.shape[1] % across:
+        reduce(tile[:, cells * across :], 1, out=out[:, cells])
 
 
 def _pool_rows(columns, down, pooling):
