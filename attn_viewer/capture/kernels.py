@@ -128,11 +128,12 @@ def iterate_weights(scores, *, rows=ROWS):
         float32, axes ``(n_heads, rows, n_seen)`` on the device of the inputs; keys from `n_seen` on have no weight.
     """
     n_heads, n_query, _ = scores.shape
-    query, key, _ = _prepare(scores)
+    query, key, scale = _prepare(scores)
     for start in range(0, n_query, rows):
         stop = min(start + rows, n_query)
         n_seen = _count_seen(scores, stop)
-        block = (_join(query[:, :, start:stop]) @ key[:, :n_seen].transpose(1, 2)).view(n_heads, stop - start, n_seen)
+        block = _multiply(_join(query[:, :, start:stop]), key[:, :n_seen].mT, scale)
+        block = block.view(n_heads, stop - start, n_seen)
         for place, mask in _masks(scores, start, stop, 0, n_seen):
             _hide(block[..., place], mask)
         # The softmax in base 2, in place; a row that sees nothing has the maximum -inf and gets zeros.
@@ -167,19 +168,34 @@ def pool_weights(scores, cell, pooling):
     """
     n_heads, n_query, n_key = scores.shape
     group = n_heads // len(scores.key)
-    result = scores.query.new_zeros(n_heads, -(-n_query // cell[0]), -(-n_key // cell[1]), dtype=torch.float32)
+    nothing = -torch.inf if pooling == "max" else 0.0
+    shape = n_heads, -(-n_query // cell[0]), -(-n_key // cell[1])
+    result = torch.full(shape, nothing, dtype=torch.float32, device=scores.query.device)
     # A GPU wants all heads at once; on a CPU a tile of one key head at a time stays in its cache.
     step = 1 if scores.query.device.type == "cpu" else len(scores.key)
     for first in range(0, len(scores.key), step):
         part = scores.slice_keys(first, first + step)
         _pool_part(part, cell, pooling, result[first * group : (first + step) * group])
-    return result
+    if pooling == "max":
+        result.clamp_(SMALLEST, 0.0).exp2_()
+        return torch.nn.functional.threshold_(result, 2.0**SMALLEST, 0.0)
+    # Every weight of nothing was clamped to 2^SMALLEST, and a cell's sum of them is still nothing.
+    torch.nn.functional.threshold_(result, 2 * cell[0] * cell[1] * 2.0**SMALLEST, 0.0)
+    height, width = (_measure_cells(n, size, result.device) for n, size in zip((n_query, n_key), cell, strict=True))
+    return result.div_(height[:, None] * width)
+
+
+def _measure_cells(n_tokens, size, device):
+    """Return how many tokens lie in each cell of `size`; the last may have fewer."""
+    sizes = torch.full((-(-n_tokens // size),), size, device=device)
+    sizes[-1] = n_tokens - (len(sizes) - 1) * size
+    return sizes
 
 
 def _pool_part(scores, cell, pooling, result):
-    """Pool the weights of some heads into `result`."""
+    """Pool some heads into `result`: the largest score less the log-sum-exp (base 2), or the sum of weights."""
     n_heads, n_query, n_key = scores.shape
-    query, key, group = _prepare(scores)
+    query, key, scale = _prepare(scores)
     down, across = cell
     rows, keys = down * max(1, ROWS // down), across * max(1, KEYS // across)
     # One tile of memory for all: fresh memory costs as much as the product that fills it.
@@ -195,11 +211,11 @@ def _pool_part(scores, cell, pooling, result):
             lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
             lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
         elif pooling == "mean":
-            lse = _sum_rows(scores, key, block, start, stop, n_seen, keys, memory)
+            lse = _sum_rows(scores, key, block, scale, start, stop, n_seen, keys, memory)
         sums = None
         columns = query.new_empty(len(key), -(-n_seen // across), block.shape[2])
         for first in range(0, n_seen, keys):
-            tile = _score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), memory)
+            tile = _score_tile(scores, key, block, scale, start, stop, first, min(first + keys, n_seen), memory)
             if lse is None:
                 part = _logsumexp2(tile)
                 sums = part if sums is None else torch.logaddexp2(sums, part)
@@ -208,27 +224,20 @@ def _pool_part(scores, cell, pooling, result):
             _pool_keys(tile, across, pooling, columns[:, first // across :])
         if pooling == "max":
             columns = columns.sub_(sums if lse is None else lse)
-        columns = columns.view(len(key), columns.shape[1], group, stop - start)
-        cells = _pool_rows(columns, down, pooling)
-        if pooling == "max":
-            cells = torch.where(cells > SMALLEST, cells.clamp(SMALLEST, 0.0).exp2(), 0.0)
-        else:
-            height = torch.full((cells.shape[-1],), down, device=cells.device)
-            height[-1] = stop - start - (cells.shape[-1] - 1) * down
-            width = torch.full((cells.shape[1],), across, device=cells.device)
-            width[-1] = min(across, n_key - (cells.shape[1] - 1) * across)
-            cells = torch.where(cells > 2 * across * down * 2.0**SMALLEST, cells, 0.0) / (width[:, None, None] * height)
-        cells = cells.permute(0, 2, 3, 1).reshape(n_heads, -1, cells.shape[1])
+        # (n_kv_heads, cells of keys, group, cells of rows), to go where heads come first and keys last
+        cells = _pool_rows(columns.unflatten(2, (-1, stop - start)), down, pooling).permute(0, 2, 3, 1).flatten(0, 1)
         result[:, start // down : start // down + cells.shape[1], : cells.shape[2]] = cells
 
 
 def _prepare(scores):
-    """Return queries scaled to base 2 as (n_kv_heads, group, n_query, d), keys, and the size of a group."""
-    n_kv_heads = len(scores.key)
-    group = len(scores.query) // n_kv_heads
+    """Return queries as (n_kv_heads, group, n_query, d), keys, and the factor of their products, in base 2."""
     scale = scores.query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
-    query = scores.query.float().unflatten(0, (n_kv_heads, group)) * (scale * LOG2E)
-    return query, scores.key.float(), group
+    return scores.query.float().unflatten(0, (len(scores.key), -1)), scores.key.float(), scale * LOG2E
+
+
+def _multiply(left, right, scale, out=None):
+    """Return the batched product of two tensors times a factor."""
+    return torch.baddbmm(left.new_empty(1), left, right, beta=0, alpha=scale, out=out)
 
 
 def _join(block):
@@ -268,10 +277,10 @@ def _hide(block, mask):
         block.add_(mask, alpha=LOG2E)
 
 
-def _score_tile(scores, key, block, start, stop, first, last, memory):
+def _score_tile(scores, key, block, scale, start, stop, first, last, memory):
     """Return scores with keys on rows, in `memory`: (n_kv_heads, keys, group * rows)."""
     shape = len(key), last - first, block.shape[2]
-    tile = torch.bmm(key[:, first:last], block, out=memory[: math.prod(shape)].view(shape))
+    tile = _multiply(key[:, first:last], block, scale, memory[: math.prod(shape)].view(shape))
     grouped = tile.unflatten(2, (-1, stop - start))
     for place, mask in _masks(scores, start, stop, first, last):
         mask = mask.mT if mask.ndim == 2 else mask.unflatten(0, (len(key), -1)).permute(0, 3, 1, 2)
@@ -285,10 +294,10 @@ def _logsumexp2(tile):
     return (tile - top).clamp_(min=SMALLEST).exp2_().sum(1, keepdim=True).log2_() + top
 
 
-def _sum_rows(scores, key, block, start, stop, n_seen, keys, memory):
+def _sum_rows(scores, key, block, scale, start, stop, n_seen, keys, memory):
     """Return the log-sum-exp of rows, in base 2, from a pass over all tiles."""
     parts = [
-        _logsumexp2(_score_tile(scores, key, block, start, stop, first, min(first + keys, n_seen), memory))
+        _logsumexp2(_score_tile(scores, key, block, scale, start, stop, first, min(first + keys, n_seen), memory))
         for first in range(0, n_seen, keys)
     ]
     return functools.reduce(torch.logaddexp2, parts)
