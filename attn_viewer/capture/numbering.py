@@ -5,8 +5,8 @@ from collections import defaultdict
 from itertools import takewhile
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
-# Words of modules that are called attention but have no softmax over keys.
-_NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv")
+# Words of modules that are called attention but have no softmax over keys (a residual attends to earlier layers).
+_NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv", "residual")
 
 
 def number_modules(model):
@@ -57,7 +57,7 @@ def is_attention(model, module):
     Returns
     -------
     bool
-        False also for attention without a softmax over keys (linear attention, state spaces).
+        False also for attention without a softmax over keys (linear attention, state spaces, attention residuals).
     """
     name = type(module).__name__
     pairs = zip(name, type(model).__name__, strict=False)
