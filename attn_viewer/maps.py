@@ -29,6 +29,8 @@ class AttentionMaps:
         Labels of the key tokens, always one a token, also when pooled.
     tokens_query : sequence of str, optional
         Labels of the query tokens; left out, they are `tokens_key`.
+    ids_key : sequence of int, optional
+        Token ids of the key tokens, when known. They tell apart tokens that look alike.
     layers : sequence of int, optional
         True layer numbers, ascending; left out, they count from 0.
     heads : sequence of sequence of int, optional
@@ -68,6 +70,7 @@ class AttentionMaps:
     tokens_key: Sequence[str]
     _: dataclasses.KW_ONLY
     tokens_query: Sequence[str] | None = None
+    ids_key: Sequence[int] | None = None
     layers: Sequence[int] | None = None
     heads: Sequence[Sequence[int]] | None = None
     kind: str = "self"
@@ -89,6 +92,8 @@ class AttentionMaps:
         put("weights", tuple(_freeze_layer(w, i) for i, w in enumerate(self.weights)))
         put("tokens_key", tuple(self.tokens_key))
         put("tokens_query", self.tokens_key if self.tokens_query is None else tuple(self.tokens_query))
+        if self.ids_key is not None:
+            put("ids_key", tuple(map(int, self.ids_key)))
         put("layers", tuple(range(len(self.weights)) if self.layers is None else map(int, self.layers)))
         if self.heads is None:
             put("heads", tuple(tuple(range(len(w))) for w in self.weights))
@@ -110,6 +115,11 @@ class AttentionMaps:
         require(self.tokens_key and self.tokens_query, "no tokens: at least one label is needed on each axis")
         for label in (*self.tokens_query, *self.tokens_key):
             require(isinstance(label, str), f"token labels must be str, got {label!r}")
+        require(
+            self.ids_key is None or (len(self.ids_key) == len(self.tokens_key) and min(self.ids_key) >= 0),
+            f"ids_key must be {len(self.tokens_key)} numbers from 0, one a key token, got "
+            f"{len(self.ids_key or ())}, the smallest {min(self.ids_key or (0,))}",
+        )
         require(isinstance(self.model_id, str), f"model_id must be str, got {self.model_id!r}")
         require(isinstance(self.causal, bool), f"causal must be bool, got {self.causal!r}")
         require(self.kind in KINDS, f"kind must be one of {KINDS}, got {self.kind!r}")

@@ -48,6 +48,9 @@ def test_the_callers_array_stays_writable():
         ([np.ones((1, 1, 1), np.float32)], ["a"], {"reduction": "pooled", "cell": (2, 2)}, "pooling"),
         ([np.ones((1, 1, 1), np.float32)], ["a"], {"prompt_length": 2}, "prompt_length"),
         ([np.ones((1, 1, 1), np.float32)], [7], {}, "labels must be str"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"ids_key": [1, 2]}, "ids_key must be 1 numbers from 0"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"ids_key": [-1]}, "the smallest -1"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"ids_key": []}, "got 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(weights, tokens, facts, words):

@@ -72,7 +72,12 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
     collector = Collector(model, options, lambda stack, shape: kind not in ("self", get_kind(stack)) or shape == wanted)
     run_watched(model, collector, inputs)
     return collector.make_maps(
-        collector.find_main(kind), tokens[query], tokens[key], kind=kind, model_id=model_id or get_model_id(model)
+        collector.find_main(kind),
+        tokens[query],
+        tokens[key],
+        ids_key=ids[key],
+        kind=kind,
+        model_id=model_id or get_model_id(model),
     )
 
 

@@ -17,6 +17,7 @@ from ..tokens import show_raw_token
 SUFFIX = "_attn_scores.pt"
 EXTRA = "attn_viewer"
 _FACTS = (
+    "ids_key",
     "layers",
     "heads",
     "kind",

@@ -20,7 +20,7 @@ def test_the_completion_is_what_generate_says(demo):
     before, settings = describe_model(model), copy.deepcopy(model.generation_config.to_dict())
     maps = capture_generation(model, tokenizer, "And God said", max_new_tokens=6)
     assert maps.prompt_length == ids["input_ids"].shape[1]
-    assert len(maps.tokens_key) == len(expected)
+    assert maps.ids_key == tuple(expected)
     np.testing.assert_array_equal(maps.weights[2], capture_attention(model, tokenizer, expected).weights[2])
     assert describe_model(model) == before
     assert model.generation_config.to_dict() == settings

@@ -26,6 +26,7 @@ def test_what_is_written_is_read(tmp_path_factory, n_layers, n_heads, n, dtype, 
     maps = AttentionMaps(
         [w.astype(dtype) for w in maps.weights],
         maps.tokens_key,
+        ids_key=range(7, 7 + n),
         layers=range(3, 3 + n_layers),
         causal=causal,
         prompt_length=n - 1,
@@ -35,7 +36,8 @@ def test_what_is_written_is_read(tmp_path_factory, n_layers, n_heads, n, dtype, 
     path = save_scores(maps, tmp_path_factory.mktemp("cache"))
     assert path.parts[-2:] == ("org", "name_attn_scores.pt")
     again = load_scores(path)
-    for name in ("tokens_key", "tokens_query", "layers", "heads", "causal", "prompt_length", "softcap", "model_id"):
+    names = "tokens_key tokens_query ids_key layers heads causal prompt_length softcap model_id"
+    for name in names.split():
         assert getattr(again, name) == getattr(maps, name)
     for ours, theirs in zip(again.weights, maps.weights, strict=True):
         assert ours.dtype == theirs.dtype
