@@ -28,6 +28,11 @@ POWER = 0.5
 
 # Pale to dark through sea green and blue: CIELAB (L*, a*, b*) at equal steps of lightness.
 _ANCHORS = ((97, -2, 4), (83, -16, 2), (69, -22, -12), (55, -14, -26), (41, 4, -34), (27, 16, -32), (13, 16, -18))
+# Dark red over white to dark blue, each side as even as the other.
+_DIVERGING_ANCHORS = (
+    *((24, 40, 18), (39, 52, 28), (54, 46, 30), (69, 30, 22), (84, 13, 11), (97, 0, 1)),
+    *((84, -7, -8), (69, -13, -18), (54, -12, -28), (39, 6, -36), (24, 16, -36)),
+)
 
 
 def make_rc(*, family=FAMILY, text_as_path=False):
@@ -69,13 +74,15 @@ def make_rc(*, family=FAMILY, text_as_path=False):
 
 
 @functools.cache
-def get_colormap(name=None):
+def get_colormap(name=None, *, diverging=False):
     """Return a colour map whose masked cells are neutral.
 
     Parameters
     ----------
     name : str, optional
         A matplotlib name; left out, the map of this package: sequential, even in CIELAB lightness, readable in grey.
+    diverging : bool
+        Whether that is the one for signed values: red below 0, white at 0, blue above, each side as even as the other.
 
     Returns
     -------
@@ -88,9 +95,11 @@ def get_colormap(name=None):
         If there is no map of that name.
     """
     if name is None:
-        where = np.linspace(0, len(_ANCHORS) - 1, 256)
-        lab = np.column_stack([np.interp(where, range(len(_ANCHORS)), c) for c in zip(*_ANCHORS, strict=True)])
-        cmap = colors.ListedColormap(_lab_to_srgb(lab), name="attention")
+        anchors = _DIVERGING_ANCHORS if diverging else _ANCHORS
+        # An odd number of colours has one in the middle, for 0.
+        where = np.linspace(0, len(anchors) - 1, 257 if diverging else 256)
+        lab = np.column_stack([np.interp(where, range(len(anchors)), c) for c in zip(*anchors, strict=True)])
+        cmap = colors.ListedColormap(_lab_to_srgb(lab), name="attention difference" if diverging else "attention")
     elif name in mpl.colormaps:
         cmap = mpl.colormaps[name]
     else:

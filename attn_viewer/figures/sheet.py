@@ -1,0 +1,123 @@
+"""A page measured in points: heading, notes and colour bars on top, free room below them."""
+
+from matplotlib.figure import Figure
+
+from . import style
+from .heatmap import draw_colorbar
+from .labels import measure_text
+from .layout import BAR_HEIGHT, BAR_ROOM, BAR_WIDTH, LINE, MARGIN, RESOLUTIONS, wrap_phrases
+
+# Bold is up to a sixth wider than the regular face that is measured.
+BOLD = 7 / 6
+NARROWEST = 2 * MARGIN + BAR_WIDTH
+
+
+class Sheet:
+    """A page with one heading, to be filled below it.
+
+    The room is ``width`` × ``height`` points with its lower left corner at ``(MARGIN, MARGIN)``; the page is as large
+    as that and the heading need. Make and fill it under `style.make_rc`.
+
+    Parameters
+    ----------
+    width, height : float
+        Room for what the page shows, in points.
+    heading : str
+        What the page shows.
+    model_id : str
+        Name of the model, which goes before the heading, cut where it would run out of the page.
+    notes : sequence of str
+        What was done to the data, in phrases.
+    bars : sequence of (matplotlib.cm.ScalarMappable, str)
+        Colour bars and their names, side by side where they fit.
+    family : sequence of str
+        Font families.
+
+    Attributes
+    ----------
+    figure : matplotlib.figure.Figure
+        The page.
+    axes : matplotlib.axes.Axes
+        The whole page, in points from the lower left corner.
+    colorbars : list of matplotlib.colorbar.Colorbar
+        One a bar.
+    """
+
+    def __init__(self, width, height, heading, *, model_id="", notes=(), bars=(), family=style.FAMILY):
+        across = max(width + 2 * MARGIN, NARROWEST)
+        room = len(bars) * (BAR_WIDTH + 2 * MARGIN)
+        is_beside = across - room >= 2 * BAR_WIDTH
+        per_row = len(bars) if is_beside else max(1, int((across - MARGIN) // (BAR_WIDTH + MARGIN)))
+        text_width = across - 2 * MARGIN - room * is_beside
+        lines = wrap_phrases([note for note in notes if note], text_width)
+        text_height = style.HEADING_SIZE * LINE + len(lines) * style.NOTE_SIZE * LINE
+        bars_height = -(-len(bars) // per_row) * BAR_ROOM if bars else 0
+        head = max(text_height, bars_height) if is_beside else text_height + bars_height + MARGIN / 2 * bool(bars)
+        self.size = across, MARGIN + height + MARGIN + head + MARGIN
+        top = self.size[1] - MARGIN
+        area = self.size[0] * self.size[1] / 72**2
+        dpi = next((r for r in RESOLUTIONS if area * r**2 <= 24e6), RESOLUTIONS[-1])
+        self.figure = Figure(figsize=(self.size[0] / 72, self.size[1] / 72), dpi=dpi)
+        self.axes = self.figure.add_axes((0, 0, 1, 1), label="page")
+        self.axes.set_axis_off()
+        self.axes.set(xlim=(0, self.size[0]), ylim=(0, self.size[1]))
+        self._write_heading(top, heading, model_id, text_width, family)
+        for i, line in enumerate(lines):
+            y = top - style.HEADING_SIZE * LINE - (i * LINE + 1) * style.NOTE_SIZE
+            self.write(MARGIN, y, line, size=style.NOTE_SIZE, color=style.MUTED)
+        self.colorbars = []
+        for i, (mappable, label) in enumerate(bars):
+            left = MARGIN if not is_beside else across - room + MARGIN
+            left += i % per_row * (BAR_WIDTH + (2 if is_beside else 1) * MARGIN)
+            upper = top - (0 if is_beside else text_height + MARGIN / 2) - i // per_row * BAR_ROOM
+            place = left, upper - style.NOTE_SIZE * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT
+            self.colorbars.append(draw_colorbar(self.figure, place, mappable, label))
+
+    def _write_heading(self, top, heading, model_id, room, family):
+        # A fallback font seldom comes in bold, and matplotlib complains about it aloud.
+        needed, missing = style.choose_fonts([model_id])
+        look = {"weight": "bold", "fontfamily": list(style.FAMILY)} if needed == style.FAMILY else {"weight": "normal"}
+        name, text = style.spell_missing(model_id, missing), heading
+        for longest in range(max(len(name), 4), 3, -1) if name else ():
+            text = f"{style.shorten_label(name, longest)}  ·  {heading}"
+            if measure_text(text, style.HEADING_SIZE, tuple(family))[0] * BOLD <= room:
+                break
+            text = heading
+        self.write(MARGIN, top - style.HEADING_SIZE, text, size=style.HEADING_SIZE, **look)
+
+    def write(self, x, y, text, **look):
+        """Write a text, none of which is markup.
+
+        Parameters
+        ----------
+        x, y : float
+            Its place in points.
+        text : str
+            What it says.
+        **look
+            Properties of `matplotlib.text.Text`.
+
+        Returns
+        -------
+        matplotlib.text.Text
+            The text.
+        """
+        return self.axes.text(x, y, text, parse_math=False, **look)
+
+    def add_axes(self, x, y, width, height, label):
+        """Add axes on a rectangle in points.
+
+        Parameters
+        ----------
+        x, y, width, height : float
+            Left, bottom, width and height.
+        label : str
+            Name of the axes; must differ from that of others.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes.
+        """
+        across, up = self.size
+        return self.figure.add_axes((x / across, y / up, width / across, height / up), label=label)
