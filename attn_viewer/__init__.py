@@ -8,6 +8,8 @@ import importlib
 _HOMES = {
     "AttentionMaps": "maps",
     "AttnViewerError": "errors",
+    "HeadScores": "analysis.table",
+    "average_scores": "analysis.table",
     "capture_attention": "capture.prefill",
     "capture_attention_calls": "capture.calls",
     "capture_generation": "capture.generation",
@@ -20,6 +22,7 @@ _HOMES = {
     "plot_heads": "figures.grids",
     "plot_layer_averages": "figures.grids",
     "save_scores": "storage.pt",
+    "score_heads": "analysis.scores",
     "view_attention": "core",
 }
 __all__ = sorted(_HOMES)

@@ -34,3 +34,7 @@ class CacheError(AttnViewerError, ValueError):
 
 class OutputError(AttnViewerError, OSError):
     """A file or folder cannot be written."""
+
+
+class UnsuitableMapsError(AttnViewerError, ValueError):
+    """Maps do not hold what a number is computed from (pooled cells where every weight is needed)."""

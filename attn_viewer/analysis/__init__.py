@@ -1,0 +1,1 @@
+"""Numbers about heads, from attention maps alone: numpy and scipy, no model."""

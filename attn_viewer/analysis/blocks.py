@@ -1,0 +1,234 @@
+"""What every score is computed from: the weights of some heads, and where their queries and keys stand."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from ..errors import UnsuitableMapsError
+
+# Bytes of one block in float64; a few arrays of its size exist at a time.
+BLOCK_BYTES = 32 * 2**20
+# A key counts as a possible sink when at least so many queries see it: fewer, and a head that looks at its neighbours
+# seems to have one at the end of every prompt.
+LEAST_QUERIES = 8
+
+
+def require_heads(maps, what, *, least_keys=1):
+    """Raise unless the maps hold every weight of single heads.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    what : str
+        What asks, for the message.
+    least_keys : int
+        Fewest key tokens that make sense.
+
+    Raises
+    ------
+    UnsuitableMapsError
+        If the maps are pooled, the mean over heads, or have fewer keys.
+    """
+    if maps.reduction != "full":
+        raise UnsuitableMapsError(
+            f"{what} needs every weight of each head, but these maps are reduced ({maps.reduction}); "
+            "capture with reduction='full', where memory is short with fewer layers= or queries="
+        )
+    if len(maps.tokens_key) < least_keys:
+        raise UnsuitableMapsError(
+            f"{what} needs at least {least_keys} key tokens, got {len(maps.tokens_key)}; give a longer prompt"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Where the queries and keys of maps stand, the same for all heads.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    window : int
+        Tokens on each side of a query that count as near.
+    epsilon : float
+        Weight past which a query is said to look at a sink.
+    """
+
+    maps: object
+    window: int
+    epsilon: float
+
+    @property
+    def has_positions(self):
+        """Whether queries are some of the key tokens, so that one can be before another."""
+        maps = self.maps
+        return maps.kind != "cross" and maps.first_query + len(maps.tokens_query) <= len(maps.tokens_key)
+
+    @property
+    def has_all_queries(self):
+        """Whether no query row was left out, as far as maps can tell."""
+        maps = self.maps
+        return maps.first_query == 0 and (maps.kind == "cross" or len(maps.tokens_query) == len(maps.tokens_key))
+
+    @functools.cached_property
+    def positions(self):
+        """Position of each query among the keys: int, axes ``(n_query, 1)``."""
+        return self.maps.first_query + np.arange(len(self.maps.tokens_query))[:, None]
+
+    @functools.cached_property
+    def keys(self):
+        """Position of each key: int, axes ``(n_key,)``."""
+        return np.arange(len(self.maps.tokens_key))
+
+    @functools.cached_property
+    def sees(self):
+        """Which keys a query may look at: bool, axes ``(n_query, n_key)``."""
+        return ~self.maps.future
+
+    @functools.cached_property
+    def distances(self):
+        """Tokens between query and key: int, axes ``(n_query, n_key)``."""
+        return np.abs(self.positions - self.keys)
+
+    @functools.cached_property
+    def repeats(self):
+        """Earlier keys that hold the query's own token: bool, axes ``(n_query, n_key)``."""
+        maps, numbers = self.maps, {}
+        tokens = maps.tokens_key if maps.ids_key is None else maps.ids_key
+        names = np.array([numbers.setdefault(token, len(numbers)) for token in tokens])
+        return (names[self.positions] == names) & (self.keys < self.positions)
+
+    @functools.cached_property
+    def followers(self):
+        """Keys right behind one of `repeats`, the query itself not counted: bool, axes ``(n_query, n_key)``."""
+        followers = np.zeros_like(self.repeats)
+        followers[:, 1:] = self.repeats[:, :-1]
+        return followers & (self.keys < self.positions)
+
+
+class HeadBlock:
+    """The weights of some heads of a layer, with sums that several scores share.
+
+    Rows of zeros are padding: they are no queries and count in no mean.
+
+    Parameters
+    ----------
+    weights : numpy.ndarray
+        Axes ``(n_heads, n_query, n_key)``.
+    frame : Frame
+        Where they stand.
+    """
+
+    def __init__(self, weights, frame):
+        self.weights, self.frame = weights.astype(np.float64), frame
+
+    @functools.cached_property
+    def masses(self):
+        """Sum of each row: axes ``(n_heads, n_query)``; less than 1 where a learned sink took its share."""
+        return self.weights.sum(-1)
+
+    @functools.cached_property
+    def is_query(self):
+        """Rows that are no padding: bool, axes ``(n_heads, n_query)``."""
+        return self.masses > 0
+
+    @functools.cached_property
+    def column_means(self):
+        """Mean weight on each key over the queries that see it: axes ``(n_heads, n_key)``.
+
+        NaN for keys past the first that fewer than `LEAST_QUERIES` see.
+        """
+        counts = self.is_query.astype(np.int64) @ self.frame.sees
+        counts[:, 1:][counts[:, 1:] < LEAST_QUERIES] = 0
+        return divide(self.weights.sum(1), counts)
+
+    @functools.cached_property
+    def cumulated(self):
+        """Running sum of each row's weights from the largest on: axes ``(n_heads, n_query, n_key)``."""
+        return np.cumsum(-np.sort(-self.weights, axis=-1), axis=-1)
+
+    @functools.cached_property
+    def entropies(self):
+        """Entropy of each row in nats: axes ``(n_heads, n_query)``; a learned sink counts as one more key."""
+        from scipy.special import entr
+
+        entropies = entr(self.weights).sum(-1)
+        return entropies + entr(np.clip(1 - self.masses, 0, 1)) if self.frame.maps.has_sinks else entropies
+
+    @functools.cached_property
+    def singular_values(self):
+        """Singular values of each head, descending: axes ``(n_heads, min(n_query, n_key))``."""
+        return np.linalg.svd(self.weights, compute_uv=False)
+
+    def sum_over(self, keys):
+        """Return each query's weight on a set of keys.
+
+        Parameters
+        ----------
+        keys : numpy.ndarray
+            Bool or numbers to multiply with, axes ``(n_query, n_key)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            Axes ``(n_heads, n_query)``.
+        """
+        return np.einsum("hqk,qk->hq", self.weights, keys.astype(np.float64))
+
+    def average(self, values, counted=True):
+        """Return the mean over queries.
+
+        Parameters
+        ----------
+        values : numpy.ndarray
+            Axes ``(n_heads, n_query)``.
+        counted : numpy.ndarray or bool
+            Which queries count, axes ``(n_query,)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            Axes ``(n_heads,)``; NaN where no query counts.
+        """
+        counted = self.is_query & counted
+        return divide(np.where(counted, values, 0).sum(-1), counted.sum(-1))
+
+
+def iterate_blocks(maps, frame):
+    """Yield the heads of all layers, a bounded number at a time, in the order of `list_heads`.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    frame : Frame
+        Their frame.
+
+    Yields
+    ------
+    HeadBlock
+        Heads of one layer.
+    """
+    step = max(1, BLOCK_BYTES // (8 * maps.weights[0][0].size))
+    for layer in maps.weights:
+        for start in range(0, len(layer), step):
+            yield HeadBlock(layer[start : start + step], frame)
+
+
+def divide(sums, counts):
+    """Divide, NaN where there was nothing to count.
+
+    Parameters
+    ----------
+    sums, counts : numpy.ndarray
+        Arrays that broadcast.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``sums / counts``, NaN where `counts` is 0.
+    """
+    shape = np.broadcast_shapes(np.shape(sums), np.shape(counts))
+    return np.divide(sums, counts, out=np.full(shape, np.nan), where=np.not_equal(counts, 0))

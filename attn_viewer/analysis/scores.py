@@ -1,0 +1,291 @@
+"""Scores of heads: one number a head that says what it does.
+
+A is a head's pattern; i a query's position among the keys, j a key. Where a score is a mean over queries, rows of
+padding count in none. A new score is one function here under `@_register`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import OptionError, UnsuitableMapsError
+from .blocks import Frame, divide, iterate_blocks, require_heads
+from .table import HeadScores
+
+WINDOW = 8
+EPSILON = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What there is to know about a score.
+
+    Parameters
+    ----------
+    measure : callable
+        Takes a `blocks.HeadBlock`, returns float64 of axes ``(n_heads,)``; its docstring is the definition.
+    label : str
+        What a figure calls it.
+    upper : float or None
+        Largest value it can have; None where that depends on the prompt. The smallest is 0.
+    needs_positions : bool
+        Whether queries must be some of the key tokens.
+    needs_all_queries : bool
+        Whether no query row may be left out.
+    """
+
+    measure: Callable
+    label: str
+    upper: float | None
+    needs_positions: bool
+    needs_all_queries: bool
+
+
+SCORES = {}
+
+
+def _register(label, *, upper=None, needs_positions=False, needs_all_queries=False):
+    def register(measure):
+        name = measure.__name__.removeprefix("measure_")
+        SCORES[name] = Score(measure, label, upper, needs_positions, needs_all_queries)
+        return measure
+
+    return register
+
+
+def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=None):
+    """Score every head.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        Every weight of each head (``reduction="full"``).
+    scores : sequence of str, optional
+        Names of `SCORES`; left out, all that these maps can have.
+    window : int
+        Tokens on each side of a query that are near, for ``"local_mass"``.
+    epsilon : float
+        Weight past which a query looks at the sink, for ``"sink_rate"``.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+
+    Returns
+    -------
+    HeadScores
+        A row a head, a column a score. NaN where nothing could be counted: ``"induction"`` of a text that repeats
+        no token.
+
+    Raises
+    ------
+    UnsuitableMapsError
+        If the maps are pooled or a mean over heads, hold fewer than two keys, or lack what a named score needs.
+    OptionError
+        If there is no such score, or `window` or `epsilon` cannot be used.
+    """
+    require_heads(maps, "a score of a head", least_keys=2)
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise OptionError(f"window must be a whole number of tokens from 1, got {window!r}")
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < 1:
+        raise OptionError(f"epsilon must be a weight from 0 to below 1, got {epsilon!r}")
+    frame = Frame(maps, window, epsilon)
+    chosen = _choose_scores(scores, frame)
+    columns = {name: [] for name in chosen}
+    with tqdm(
+        total=sum(maps.n_heads),
+        desc="scoring",
+        unit="head",
+        disable=None if progress is None else not progress,
+        leave=False,
+    ) as bar:
+        for block in iterate_blocks(maps, frame):
+            for name, parts in columns.items():
+                parts.append(SCORES[name].measure(block))
+            bar.update(len(block.weights))
+    return HeadScores(
+        layer=np.repeat(maps.layers, maps.n_heads),
+        head=np.concatenate(maps.heads),
+        columns={name: np.concatenate(parts) for name, parts in columns.items()},
+        model_id=maps.model_id,
+    )
+
+
+def _choose_scores(names, frame):
+    """Return the names of scores to compute, or raise for one that these maps cannot have."""
+    if names is None:
+        return [name for name, score in SCORES.items() if _find_obstacle(score, frame) is None]
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    unknown = [name for name in names if name not in SCORES]
+    if unknown or not names:
+        came = ", ".join(map(repr, unknown)) or "an empty choice"
+        raise OptionError(f"there is no score {came}; there are {', '.join(SCORES)}")
+    for name in names:
+        obstacle = _find_obstacle(SCORES[name], frame)
+        if obstacle is not None:
+            raise UnsuitableMapsError(f"score {name!r} {obstacle}")
+    return names
+
+
+def _find_obstacle(score, frame):
+    if score.needs_positions and not frame.has_positions:
+        return (
+            f"needs queries that are some of the key tokens, but these are {frame.maps.kind} maps of "
+            f"{len(frame.maps.tokens_query)} queries × {len(frame.maps.tokens_key)} keys; score self-attention"
+        )
+    if score.needs_all_queries and not frame.has_all_queries:
+        return f"needs all query rows, but these maps hold {len(frame.maps.tokens_query)}; capture without queries="
+    return None
+
+
+@_register("previous token", upper=1, needs_positions=True)
+def measure_previous_token(block):
+    """Mean of A[i, i-1] over the queries from position 1 on.
+
+    Voita et al. 2019, "Analyzing Multi-Head Self-Attention", call a head positional that does so.
+    """
+    positions = block.frame.positions[:, 0]
+    values = np.take_along_axis(block.weights, np.maximum(positions - 1, 0)[None, :, None], axis=2)[..., 0]
+    return block.average(values, positions >= 1)
+
+
+@_register("duplicate token", upper=1, needs_positions=True)
+def measure_duplicate_token(block):
+    """Mean weight on all earlier occurrences of the query's own token, over the queries that have one.
+
+    Wang et al. 2022, "Interpretability in the Wild", duplicate token heads. Tokens are the same when their ids are;
+    maps that hold no ids (old caches) are compared by label.
+    """
+    return block.average(block.sum_over(block.frame.repeats), block.frame.repeats.any(1))
+
+
+@_register("induction", upper=1, needs_positions=True)
+def measure_induction(block):
+    """Mean weight on the keys right behind earlier occurrences of the query's token, over the queries that have one.
+
+    Olsson et al. 2022, "In-context Learning and Induction Heads", call it prefix matching and measure it on random
+    tokens said twice (`repeated_tokens_prompt`); on text, tokens are matched as for duplicates. A query right behind
+    its own duplicate does not count as what followed it.
+    """
+    return block.average(block.sum_over(block.frame.followers), block.frame.followers.any(1))
+
+
+@_register("first-token sink, mass", upper=1)
+def measure_sink_mass(block):
+    """Mean of A[i, 0] over all queries, which all see key 0.
+
+    Gu et al. 2025, "When Attention Sink Emerges in Language Models", importance score of the first token (their
+    sink metric is the share of heads where it passes 0.3, see `measure_sink_heads`). A causal model's first query sees
+    nothing else and counts with weight 1, as it does there.
+    """
+    return block.average(block.weights[:, :, 0])
+
+
+@_register("first-token sink, rate", upper=1)
+def measure_sink_rate(block):
+    """Share of queries whose weight on key 0 passes `epsilon`, 0.3 unless said otherwise.
+
+    The threshold is that of Gu et al. 2025, applied to each query in place of the mean over them.
+    """
+    return block.average(block.weights[:, :, 0] > block.frame.epsilon)
+
+
+@_register("other sinks, mass", upper=1)
+def measure_other_sink_mass(block):
+    """Largest mean weight on one key other than key 0, over the queries that see it, at least `blocks.LEAST_QUERIES`.
+
+    The importance score of Gu et al. 2025 for keys k > 0; Sun et al. 2024, "Massive Activations in Large Language
+    Models", find such sinks on delimiters. `find_sinks` says which keys.
+    """
+    masses = block.column_means[:, 1:]
+    return np.where(np.isnan(masses).all(1), np.nan, np.nan_to_num(masses, nan=-1).max(1))
+
+
+@_register("entropy (nats)")
+def measure_entropy(block):
+    """Mean entropy of the rows, in nats; where the model has learned sinks, a sink counts as one more key.
+
+    Clark et al. 2019, "What Does BERT Look At?", section 3.3.
+    """
+    return block.average(block.entropies)
+
+
+@_register("entropy / uniform", upper=1)
+def measure_relative_entropy(block):
+    """Mean of each row's entropy over that of a uniform row on the keys that the query sees, if more than one."""
+    choices = block.frame.sees.sum(1) + block.frame.maps.has_sinks
+    return block.average(block.entropies / np.log(np.maximum(choices, 2)), choices > 1)
+
+
+@_register("mean distance (tokens)", needs_positions=True)
+def measure_mean_distance(block):
+    """Σ A[i, j]·|i - j| / Σ A[i, j] over all queries and keys, in tokens.
+
+    Vig & Belinkov 2019, "Analyzing the Structure of Attention in a Transformer Language Model", equation 3.
+    """
+    return divide(np.einsum("hqk,qk->h", block.weights, block.frame.distances), block.masses.sum(1))
+
+
+@_register("local mass", upper=1, needs_positions=True)
+def measure_local_mass(block):
+    """Mean weight on keys at most `window` tokens away, over the queries that see a key further off.
+
+    The recent window of Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks".
+    """
+    near = block.frame.distances <= block.frame.window
+    return block.average(block.sum_over(near), (block.frame.sees & ~near).any(1))
+
+
+@_register("heaviest column", upper=1)
+def measure_heaviest_column(block):
+    """Share of all weight that falls on the key with the most accumulated weight.
+
+    Zhang et al. 2023, "H2O: Heavy-Hitter Oracle", score keys by accumulated weight; `accumulate_columns` gives it.
+    """
+    return divide(block.weights.sum(1).max(1), block.masses.sum(1))
+
+
+def _measure_keys(block, share):
+    # Weights kept in float32 add up to a share only to rounding.
+    short = block.cumulated < (share - 1e-6) * block.masses[..., None]
+    return block.average(short.sum(-1) + 1)
+
+
+@_register("keys for 90 % of mass")
+def measure_keys_90(block):
+    """Mean number of keys that together hold 90 % of a row's weight, the heaviest first.
+
+    Sparsity as in Zhang et al. 2023 (H2O), section 3.
+    """
+    return _measure_keys(block, 0.90)
+
+
+@_register("keys for 95 % of mass")
+def measure_keys_95(block):
+    """As `measure_keys_90`, for 95 %."""
+    return _measure_keys(block, 0.95)
+
+
+@_register("keys for 99 % of mass")
+def measure_keys_99(block):
+    """As `measure_keys_90`, for 99 %."""
+    return _measure_keys(block, 0.99)
+
+
+@_register("effective rank", needs_all_queries=True)
+def measure_effective_rank(block):
+    """Exponential of the entropy of the singular values, divided by their sum.
+
+    Roy & Vetterli 2007, "The Effective Rank: A Measure of Effective Dimensionality".
+    """
+    from scipy.special import entr
+
+    values = block.singular_values
+    shares = divide(values, values.sum(1, keepdims=True))
+    return np.exp(entr(shares).sum(1))
+
+
+@_register("nuclear norm", needs_all_queries=True)
+def measure_nuclear_norm(block):
+    """Sum of the singular values (Fan 1951)."""
+    return block.singular_values.sum(1)

@@ -1,0 +1,223 @@
+"""`HeadScores`, a table with a row a head."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import OptionError
+from ..files import make_folder, write_whole
+
+
+class RankedHead(NamedTuple):
+    """A head and one of its scores."""
+
+    layer: int
+    head: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Scores of heads, all columns of axes ``(n_heads,)`` over all layers together.
+
+    Parameters
+    ----------
+    layer, head : numpy.ndarray
+        True numbers of each head, by layer, then head.
+    columns : mapping of str to numpy.ndarray
+        The scores by name, float64; NaN where one could not be measured.
+    model_id : str
+        Name of the model.
+    """
+
+    layer: np.ndarray
+    head: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    model_id: str = "model"
+
+    def __len__(self):
+        """Return the number of heads."""
+        return len(self.layer)
+
+    def __repr__(self):
+        """Say what is inside without the numbers."""
+        return f"HeadScores({self.model_id!r}, {len(self)} heads: {', '.join(self.columns)})"
+
+    def __getitem__(self, name):
+        """Return the column of a score, axes ``(n_heads,)``."""
+        if name not in self.columns:
+            raise OptionError(f"there is no score {name!r} in the table; there are {', '.join(self.columns)}")
+        return self.columns[name]
+
+    @property
+    def layers(self):
+        """True numbers of the layers, ascending: the rows of `make_grid`."""
+        return tuple(np.unique(self.layer).tolist())
+
+    @property
+    def heads(self):
+        """True numbers of the heads of all layers, ascending: the columns of `make_grid`."""
+        return tuple(np.unique(self.head).tolist())
+
+    def make_grid(self, name):
+        """Lay a score out as an atlas.
+
+        Parameters
+        ----------
+        name : str
+            A score.
+
+        Returns
+        -------
+        numpy.ndarray
+            Axes ``(n_layers, n_heads)``, numbered by `layers` and `heads`; NaN where a layer has no such head.
+
+        Raises
+        ------
+        OptionError
+            If there is no such score.
+        """
+        grid = np.full((len(self.layers), len(self.heads)), np.nan)
+        grid[np.searchsorted(self.layers, self.layer), np.searchsorted(self.heads, self.head)] = self[name]
+        return grid
+
+    def top(self, name, k=5, *, lowest=False):
+        """Return the heads that score highest.
+
+        Parameters
+        ----------
+        name : str
+            A score.
+        k : int
+            Most heads to return.
+        lowest : bool
+            Whether to return the lowest in place of the highest.
+
+        Returns
+        -------
+        list of RankedHead
+            ``(layer, head, value)``, best first, the earlier head first among equals; heads without a value never.
+
+        Raises
+        ------
+        OptionError
+            If there is no such score or `k` is not a whole number from 1.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise OptionError(f"k must be a whole number from 1, got {k!r}")
+        values = self[name]
+        order = np.argsort(values if lowest else -values, kind="stable")  # NaN comes last
+        order = order[~np.isnan(values[order])][:k]
+        return [RankedHead(int(self.layer[i]), int(self.head[i]), float(values[i])) for i in order]
+
+    def to_dict(self):
+        """Return the table in plain types, by column.
+
+        Returns
+        -------
+        dict
+            ``model_id``, ``layer`` and ``head`` (lists of int), ``scores`` (a list of float a name, None for NaN).
+        """
+        return {
+            "model_id": self.model_id,
+            "layer": self.layer.tolist(),
+            "head": self.head.tolist(),
+            "scores": {
+                name: [None if np.isnan(value) else value for value in column.tolist()]
+                for name, column in self.columns.items()
+            },
+        }
+
+    def to_json(self, path):
+        """Write `to_dict` as a JSON file.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; its folder is created if missing.
+
+        Returns
+        -------
+        pathlib.Path
+            The file, complete.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        return _write_text(path, json.dumps(self.to_dict(), allow_nan=False) + "\n")
+
+    def to_csv(self, path):
+        """Write the table as a CSV file: ``layer,head,score…``, an empty field for NaN.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; its folder is created if missing.
+
+        Returns
+        -------
+        pathlib.Path
+            The file, complete.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["layer", "head", *self.columns])
+        table = self.to_dict()
+        rows.writerows(zip(table["layer"], table["head"], *table["scores"].values(), strict=True))
+        return _write_text(path, text.getvalue())
+
+
+def _write_text(path, text):
+    make_folder(Path(path).parent)
+    return write_whole(path, text.encode())
+
+
+def average_scores(tables):
+    """Average the scores of several prompts.
+
+    Parameters
+    ----------
+    tables : iterable of HeadScores
+        Of the same heads and scores.
+
+    Returns
+    -------
+    HeadScores
+        Means, prompts without a value for a head left out.
+
+    Raises
+    ------
+    OptionError
+        If there are none, or their heads or scores differ.
+    """
+    tables = list(tables)
+    if not tables:
+        raise OptionError("average_scores needs at least one table of scores")
+    first = tables[0]
+    for table in tables[1:]:
+        if (
+            list(table.columns) != list(first.columns)
+            or not np.array_equal(table.layer, first.layer)
+            or not np.array_equal(table.head, first.head)
+        ):
+            raise OptionError(f"tables must hold the same heads and scores, got {first!r} and {table!r}")
+    columns = {}
+    for name in first.columns:
+        values = np.stack([table[name] for table in tables])
+        is_there = ~np.isnan(values)
+        sums, counts = np.where(is_there, values, 0).sum(0), is_there.sum(0)
+        columns[name] = np.divide(sums, counts, out=np.full(len(first), np.nan), where=counts > 0)
+    return HeadScores(first.layer, first.head, columns, first.model_id)
