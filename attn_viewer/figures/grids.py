@@ -14,8 +14,8 @@ from . import style
 from .heatmap import draw_colorbar, label_axis, limit_cells
 from .labels import TokenStamps, measure_text
 from .layout import MARGIN, fit_panel, lay_out_page
+from .sinks import SINKS, count_hidden, treat_sink
 
-SINKS = ("keep", "hide", "renormalise")
 SCALES = ("shared", "panel")
 
 
@@ -151,29 +151,8 @@ def find_largest(maps, options):
         The largest weight after the first token was hidden or rows renormalised, never 0.
     """
     sink = options.get("sink", "keep")
-    largest = max(float(_treat_sink(weights, maps, sink).max(initial=0)) for weights in maps.weights)
+    largest = max(float(treat_sink(weights, maps, sink).max(initial=0)) for weights in maps.weights)
     return largest or 1.0
-
-
-def _count_hidden(maps, sink):
-    """Return how many rows and columns of cells are left out with the first token: its row only if that is its own."""
-    if sink == "keep":
-        return 0, 0
-    if sink == "renormalise" and maps.reduction == "pooled":
-        raise OptionError("rows of pooled maps cannot be renormalised; hide the first cells (sink='hide') or keep them")
-    return int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1), 1
-
-
-def _treat_sink(weights, maps, sink):
-    """Return weights of axes (..., n_query, n_key) without the first token, if that is wished."""
-    if sink == "keep":
-        return weights
-    row, column = _count_hidden(maps, sink)
-    rest = weights[..., row:, column:]
-    if sink == "hide":
-        return rest
-    total = rest.sum(axis=-1, keepdims=True, dtype=np.float32)
-    return np.divide(rest, total, out=np.zeros(rest.shape, np.float32), where=total > 0)
 
 
 class HeatmapPage:
@@ -197,7 +176,7 @@ class HeatmapPage:
 
     def __init__(self, maps, n_panels, largest, note, **options):
         self.maps, self.options = maps, GridOptions(**options)
-        row, column = self.hidden = _count_hidden(maps, self.options.sink)
+        row, column = self.hidden = count_hidden(maps, self.options.sink)
         tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column * maps.cell[1] :]
         if not tokens_query or not tokens_key:
             raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
@@ -307,7 +286,7 @@ class HeatmapPage:
         own_scale = self.options.scale == "panel"
         future = self.maps.future[self.hidden[0] :, self.hidden[1] :]
         for matrix, title, image, text in zip(matrices, titles, self.images, self.titles, strict=True):
-            shown = _treat_sink(matrix, self.maps, self.options.sink)
+            shown = treat_sink(matrix, self.maps, self.options.sink)
             shown = np.ma.masked_array(shown, future)
             image.set_data(limit_cells(shown)[0])
             if own_scale:
