@@ -1,0 +1,255 @@
+"""Matrices to pictures of one pixel a cell, without drawing: indices into a palette, PNG, SVG around a PNG.
+
+The names are those of pattern-lens.
+"""
+
+import base64
+import functools
+import struct
+import zlib
+
+import numpy as np
+from matplotlib.colors import Colormap
+
+from ..errors import OptionError
+from . import style
+
+DIVERGING = "RdBu_r"
+# An odd number of colours has one in the middle, which 0 of a diverging scale gets; the last index is for NaN.
+LAST_COLOUR = 254
+MISSING = 255
+# Programs that set text place the picture at the width of a column.
+WIDTH_INCHES = 3.25
+
+
+def matrix_to_image_preprocess(matrix, normalize=False, cmap=None, diverging_colormap=False, normalize_min=None):
+    """Colour a matrix, one pixel a cell.
+
+    Parameters
+    ----------
+    matrix : numpy.ndarray
+        Numbers, axes ``(rows, columns)``; NaN and masked cells are neutral.
+    normalize : bool
+        Whether the smallest and largest number get the ends of the colour map. If not, 0 and 1 do (-1 and 1 when
+        diverging), and numbers outside are an error.
+    cmap : str or matplotlib.colors.Colormap, optional
+        Colour map; left out, the one of this package, or a diverging one.
+    diverging_colormap : bool
+        Whether 0 gets the middle of the colour map, and numbers of the same size on both sides are equally far from it.
+    normalize_min : float, optional
+        Number at the lower end of the colour map in place of the smallest; smaller numbers get the same colour.
+        Only with `normalize`, and not when diverging.
+
+    Returns
+    -------
+    numpy.ndarray
+        RGB, uint8, axes ``(rows, columns, 3)``.
+
+    Raises
+    ------
+    OptionError
+        If the matrix or an option cannot be used.
+    """
+    return make_palette(cmap, diverging_colormap)[
+        index_matrix(matrix, normalize=normalize, diverging_colormap=diverging_colormap, normalize_min=normalize_min)
+    ]
+
+
+def index_matrix(matrix, *, normalize=False, diverging_colormap=False, normalize_min=None):
+    """Turn numbers into indices of `make_palette`.
+
+    Parameters
+    ----------
+    matrix, normalize, diverging_colormap, normalize_min
+        As `matrix_to_image_preprocess` takes them.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 of the matrix's shape: 0 to `LAST_COLOUR`, or `MISSING` for NaN.
+
+    Raises
+    ------
+    OptionError
+        If the matrix or an option cannot be used.
+    """
+    if normalize_min is not None and (diverging_colormap or not normalize):
+        raise OptionError("normalize_min goes with normalize=True and diverging_colormap=False")
+    matrix = _check_matrix(matrix)
+    low, high = np.fmin.reduce(matrix, axis=None), np.fmax.reduce(matrix, axis=None)
+    if np.isnan(low):
+        return np.full(matrix.shape, MISSING, np.uint8)
+    if np.isinf([low, high]).any():
+        raise OptionError(f"a matrix to colour must be finite, got numbers from {low} to {high}; put NaN for no number")
+    if not normalize:
+        least = -1 if diverging_colormap else 0
+        if low < least or high > 1:
+            raise OptionError(
+                f"numbers must be from {least} to 1, got {low:g} to {high:g}; use normalize=True for others"
+            )
+        start, end = least, 1
+    elif diverging_colormap:
+        end = max(-low, high)
+        start = -end
+    else:
+        start, end = low if normalize_min is None else normalize_min, high
+        if start > end:
+            raise OptionError(f"normalize_min must not be above the largest number, {high:g}, got {normalize_min:g}")
+    span = float(end) - float(start)
+    if span == 0:  # one number only: the middle when diverging (it is 0), else the lower end
+        shares = np.where(np.isnan(matrix), matrix, LAST_COLOUR // 2 if diverging_colormap else 0)
+    else:
+        shares = (matrix - start) * (LAST_COLOUR / span)
+        if normalize_min is not None:
+            shares = np.maximum(shares, 0)
+    indices = np.rint(shares, out=shares)
+    missing = np.isnan(indices)
+    if missing.any():
+        indices[missing] = MISSING
+    return indices.astype(np.uint8)
+
+
+def _check_matrix(matrix):
+    if isinstance(matrix, np.ma.MaskedArray):
+        matrix = matrix.astype(np.result_type(matrix, np.float32)).filled(np.nan)
+    try:
+        matrix = np.asarray(matrix)
+        matrix = matrix.astype(np.result_type(matrix, np.float32), copy=False)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.ndim != 2 or matrix.size == 0 or matrix.dtype.kind != "f":
+        raise OptionError(f"a picture needs a matrix of real numbers (rows, columns), got {_describe(matrix)}")
+    return matrix
+
+
+def _describe(matrix):
+    return f"{matrix.dtype} of shape {matrix.shape}"
+
+
+@functools.lru_cache(maxsize=64)
+def make_palette(cmap=None, diverging=False):
+    """Return the colours that `index_matrix` points to.
+
+    Parameters
+    ----------
+    cmap : str or matplotlib.colors.Colormap, optional
+        Colour map; left out, the one of this package, or a diverging one.
+    diverging : bool
+        Which one when left out.
+
+    Returns
+    -------
+    numpy.ndarray
+        RGB, uint8, axes ``(256, 3)``, read-only; the last is that of missing numbers.
+
+    Raises
+    ------
+    OptionError
+        If there is no such colour map.
+    """
+    if not isinstance(cmap, Colormap):
+        cmap = style.get_colormap(DIVERGING if cmap is None and diverging else cmap)
+    shares = np.append(np.linspace(0, 1, LAST_COLOUR + 1), np.nan)
+    palette = np.rint(cmap(shares)[:, :3] * 255).astype(np.uint8)
+    palette.flags.writeable = False
+    return palette
+
+
+def matrix2drgb_to_png_bytes(matrix, buffer=None):
+    """Turn an RGB picture into a PNG file.
+
+    Parameters
+    ----------
+    matrix : numpy.ndarray
+        uint8, axes ``(rows, columns, 3)``, as `matrix_to_image_preprocess` returns.
+    buffer : binary file, optional
+        Where to write; left out, the content is returned.
+
+    Returns
+    -------
+    bytes or None
+        The file, or None when it went to `buffer`. The same picture gives the same bytes.
+
+    Raises
+    ------
+    OptionError
+        If it is no such picture.
+    """
+    if np.ndim(matrix) != 3 or np.shape(matrix)[2] != 3 or np.size(matrix) == 0 or matrix.dtype != np.uint8:
+        raise OptionError(
+            f"an RGB picture has axes (rows, columns, 3) and dtype uint8, got {_describe(np.asarray(matrix))}"
+        )
+    data = _encode_png(matrix.reshape(len(matrix), -1), matrix.shape[1], colour_type=2)
+    if buffer is None:
+        return data
+    buffer.write(data)
+    return None
+
+
+def encode_indices(indices, palette):
+    """Turn indices and their palette into a PNG file, a third of the bytes of RGB before compression.
+
+    Parameters
+    ----------
+    indices : numpy.ndarray
+        uint8, axes ``(rows, columns)``, from `index_matrix`.
+    palette : numpy.ndarray
+        From `make_palette`.
+
+    Returns
+    -------
+    bytes
+        The file.
+    """
+    return _encode_png(indices, indices.shape[1], colour_type=3, palette=palette)
+
+
+def _encode_png(rows, width, *, colour_type, palette=None):
+    """Write a PNG (W3C Portable Network Graphics, third edition) of bytes of axes (rows, bytes a row)."""
+    unfiltered = np.zeros((rows.shape[0], rows.shape[1] + 1), np.uint8)
+    unfiltered[:, 1:] = rows
+    # Runs are what heatmaps have; looking for more takes ten times longer and gains a tenth.
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    density = round(width / WIDTH_INCHES / 0.0254)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), 8, colour_type, 0, 0, 0))]
+    if palette is not None:
+        chunks.append((b"PLTE", palette.tobytes()))
+    chunks += [
+        (b"pHYs", struct.pack(">IIB", density, density, 1)),
+        (b"IDAT", packer.compress(unfiltered.data) + packer.flush()),
+        (b"IEND", b""),
+    ]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def matrix_as_svg(matrix, normalize=False, cmap=None, diverging_colormap=False, normalize_min=None):
+    """Turn a matrix into an SVG picture of one unit a cell, with sharp cells at any size.
+
+    Parameters
+    ----------
+    matrix, normalize, cmap, diverging_colormap, normalize_min
+        As `matrix_to_image_preprocess` takes them.
+
+    Returns
+    -------
+    str
+        The SVG, as wide as the matrix has columns and as high as it has rows.
+
+    Raises
+    ------
+    OptionError
+        If the matrix or an option cannot be used.
+    """
+    indices = index_matrix(
+        matrix, normalize=normalize, diverging_colormap=diverging_colormap, normalize_min=normalize_min
+    )
+    height, width = indices.shape
+    picture = base64.b64encode(encode_indices(indices, make_palette(cmap, diverging_colormap))).decode()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+        f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'href="data:image/png;base64,{picture}"/></svg>\n'
+    )

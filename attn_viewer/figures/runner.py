@@ -1,0 +1,164 @@
+"""Running figure functions on heads. Nothing here loads a model, so worker processes start quickly."""
+
+import dataclasses
+import traceback
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import OptionError, OutputError
+from ..files import check_folder, make_folder
+from .registry import get_figure_names, select_attn_figure_funcs
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureFailure:
+    """A figure function that raised.
+
+    Parameters
+    ----------
+    func : str
+        Its name.
+    layer, head : int
+        True numbers of the head it was given.
+    error : str
+        Type and text of the exception.
+    trace : str
+        The traceback.
+    """
+
+    func: str
+    layer: int
+    head: int
+    error: str
+    trace: str = dataclasses.field(repr=False)
+
+    def __str__(self):
+        return f"{self.func} at L{self.layer} H{self.head}: {self.error}"
+
+
+def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overwrite=True, progress=None):
+    """Run figure functions on every head of some layers.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        Full maps; means and pooled cells are not attention patterns.
+    folder : path-like
+        Figures go into ``{folder}/L{layer}/H{head}``.
+    funcs : sequence of callable, optional
+        Figure functions, from `select_attn_figure_funcs`; left out, all registered ones.
+    layers, heads : sequence of int, optional
+        True numbers; left out, all.
+    overwrite : bool
+        Whether to run a function whose figures are there already.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+
+    Returns
+    -------
+    paths : list of pathlib.Path
+        Files written.
+    failures : list of FigureFailure
+        Functions that raised; the others went on.
+
+    Raises
+    ------
+    OptionError
+        If the maps are not full, or a layer or head is not there.
+    OutputError
+        If a folder or file cannot be written.
+    """
+    check_full(maps)
+    check_folder(folder)
+    maps = maps.select(layers=layers, heads=heads)
+    funcs = select_attn_figure_funcs() if funcs is None else funcs
+    paths, failures = [], []
+    disable = None if progress is None else not progress
+    with tqdm(total=sum(maps.n_heads), desc="figures", unit="head", disable=disable, leave=False) as bar:
+        for layer, weights, numbers in zip(maps.layers, maps.weights, maps.heads, strict=True):
+            for head, pattern in zip(numbers, weights, strict=True):
+                written, failed = run_on_head(pattern, folder, funcs, layer=layer, head=head, overwrite=overwrite)
+                paths += written
+                failures += failed
+                bar.update()
+    return paths, failures
+
+
+def check_full(maps):
+    """Check that maps hold whole attention patterns.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The maps.
+
+    Raises
+    ------
+    OptionError
+        If they are means over heads or pooled.
+    """
+    if maps.reduction != "full":
+        raise OptionError(
+            f"figure functions take whole attention patterns and these maps are {maps.reduction}; capture them with "
+            "reduction='full' (--reduction full), of fewer layers or heads if memory is short"
+        )
+
+
+def run_on_head(pattern, folder, funcs, *, layer, head, overwrite=True):
+    """Run figure functions on the pattern of one head.
+
+    Parameters
+    ----------
+    pattern : numpy.ndarray
+        Attention weights, axes ``(n_query, n_key)``. Each function gets a float32 copy of its own.
+    folder : path-like
+        Figures go into ``{folder}/L{layer}/H{head}``, which is made.
+    funcs : sequence of callable
+        Figure functions.
+    layer, head : int
+        True numbers.
+    overwrite : bool
+        Whether to run a function whose figures are there already.
+
+    Returns
+    -------
+    paths : list of pathlib.Path
+        Files written.
+    failures : list of FigureFailure
+        Functions that raised.
+
+    Raises
+    ------
+    OptionError
+        If the pattern is no matrix.
+    OutputError
+        If the folder or a file cannot be written.
+    """
+    if np.ndim(pattern) != 2 or np.size(pattern) == 0:
+        raise OptionError(f"an attention pattern has axes (n_query, n_key), got shape {np.shape(pattern)}")
+    folder = make_folder(Path(folder) / f"L{layer}" / f"H{head}")
+    paths, failures = [], []
+    for func in funcs:
+        if not overwrite and all(_list_files(folder, name, func) for name in get_figure_names(func)):
+            continue
+        try:
+            func(np.array(pattern, np.float32), folder)
+        except OutputError:  # what cannot be written now can neither be for the next head
+            raise
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            failures.append(FigureFailure(func.__name__, layer, head, text, traceback.format_exc()))
+        else:
+            paths += [path for name in get_figure_names(func) for path in _list_files(folder, name, func)]
+    return paths, failures
+
+
+def _list_files(folder, name, func):
+    """Return the files of one figure; savers tell their format, any other function may choose its own."""
+    fmt = getattr(func, "figure_save_fmt", None)
+    if fmt is not None:
+        path = folder / f"{name}.{fmt}"
+        return [path] if path.exists() else []
+    return sorted(path for path in folder.iterdir() if path.name.split(".")[: name.count(".") + 1] == name.split("."))

@@ -1,0 +1,161 @@
+"""Decorators that make figure functions: of ``(matrix, ax)``, of several axes, or of ``(matrix) -> matrix``.
+
+The names are those of pattern-lens.
+"""
+
+import functools
+import gzip
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+from ..errors import OptionError
+from ..files import write_whole
+from . import style
+from .formats import check_format, render_figure
+from .images import encode_indices, index_matrix, make_palette, matrix_as_svg
+from .registry import check_figure_names
+
+# Inches: a column of a two-column page.
+SIZE = (3.25, 2.5)
+MATRIX_FORMATS = ("png", "svg", "svgz")
+
+
+def matplotlib_figure_saver(func=None, *, fmt="svgz"):
+    """Make a figure function of one that draws into axes; a decorator, with or without arguments.
+
+    Parameters
+    ----------
+    func : callable
+        Takes a pattern, axes ``(n_query, n_key)``, and a `matplotlib.axes.Axes` of an otherwise empty figure, and
+        draws there.
+    fmt : {"jpg", "png", "pdf", "svg", "svgz"}
+        Format of the file.
+
+    Returns
+    -------
+    callable
+        Takes the pattern and a folder and writes ``{folder}/{func.__name__}.{fmt}``. The same pattern gives the
+        same bytes.
+
+    Raises
+    ------
+    OptionError
+        If the format is unknown.
+    """
+    fmt = check_format(fmt)
+
+    def decorate(func):
+        @functools.wraps(func)
+        def save(matrix, folder):
+            with mpl.rc_context(style.make_rc()):
+                ax = _make_axes()
+                func(matrix, ax)
+                data = _render(ax.figure, fmt)
+            write_whole(Path(folder) / f"{func.__name__}.{fmt}", data)
+
+        save.figure_save_fmt = fmt
+        return save
+
+    return decorate if func is None else decorate(func)
+
+
+def matplotlib_multifigure_saver(names, fmt="svgz"):
+    """Make a figure function of one that draws several figures; makes a decorator.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the figures.
+    fmt : {"jpg", "png", "pdf", "svg", "svgz"}
+        Format of the files.
+
+    Returns
+    -------
+    callable
+        A decorator. The function it is given takes a pattern, axes ``(n_query, n_key)``, and a dictionary from
+        each name to the `matplotlib.axes.Axes` of a figure of its own. What it returns takes the pattern and a
+        folder and writes ``{folder}/{func.__name__}.{name}.{fmt}``, all of them or, when `func` raises, none.
+
+    Raises
+    ------
+    OptionError
+        If the names are not distinct or cannot be those of files, or the format is unknown.
+    """
+    names, fmt = check_figure_names(names), check_format(fmt)
+
+    def decorate(func):
+        @functools.wraps(func)
+        def save(matrix, folder):
+            with mpl.rc_context(style.make_rc()):
+                axes = {name: _make_axes() for name in names}
+                func(matrix, dict(axes))
+                files = {name: _render(ax.figure, fmt) for name, ax in axes.items()}
+            for name, data in files.items():
+                write_whole(Path(folder) / f"{func.__name__}.{name}.{fmt}", data)
+
+        save.figure_save_fmt = fmt
+        return save
+
+    return decorate
+
+
+def save_matrix_wrapper(
+    func=None, *, fmt="svgz", normalize=False, cmap=None, diverging_colormap=False, normalize_min=None
+):
+    """Make a figure function of one that returns a matrix; a decorator, with or without arguments.
+
+    Parameters
+    ----------
+    func : callable
+        Takes a pattern, axes ``(n_query, n_key)``, and returns a matrix ``(rows, columns)``.
+    fmt : {"png", "svg", "svgz"}
+        Format of the file: one pixel, or one unit, a cell.
+    normalize, cmap, diverging_colormap, normalize_min
+        As `images.matrix_to_image_preprocess` takes them.
+
+    Returns
+    -------
+    callable
+        Takes the pattern and a folder and writes ``{folder}/{func.__name__}.{fmt}``. The same pattern gives the
+        same bytes.
+
+    Raises
+    ------
+    OptionError
+        If an option cannot be used.
+    """
+    fmt = check_format(fmt)
+    if fmt not in MATRIX_FORMATS:
+        raise OptionError(f"a matrix is saved as {', '.join(MATRIX_FORMATS)}, got {fmt!r}")
+    if not isinstance(cmap, Colormap):
+        style.get_colormap(cmap)
+    look = {"normalize": normalize, "diverging_colormap": diverging_colormap, "normalize_min": normalize_min}
+    index_matrix([[0.0]], **look)  # options that exclude each other are found now, not at the first head
+
+    def decorate(func):
+        @functools.wraps(func)
+        def save(matrix, folder):
+            result = func(matrix)
+            if fmt == "png":
+                data = encode_indices(index_matrix(result, **look), make_palette(cmap, diverging_colormap))
+            else:
+                data = matrix_as_svg(result, cmap=cmap, **look).encode()
+                if fmt == "svgz":
+                    data = gzip.compress(data, 6, mtime=0)
+            write_whole(Path(folder) / f"{func.__name__}.{fmt}", data)
+
+        save.figure_save_fmt = fmt
+        return save
+
+    return decorate if func is None else decorate(func)
+
+
+def _make_axes():
+    return Figure(SIZE, dpi=300, layout="tight").add_subplot()
+
+
+def _render(figure, fmt):
+    return render_figure(figure, fmt)
