@@ -5,7 +5,8 @@ import contextlib
 import torch
 
 from ..errors import OptionError
-from .collector import CaptureOptions, Collector, get_kind
+from .collector import CaptureOptions, Collector
+from .numbering import get_kind
 from .prefill import get_model_id, watch_attention
 
 
@@ -56,7 +57,7 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
         query, key = (
             tokens if tokens is not None and len(tokens) == n else [str(i) for i in range(n)] for n in stack.shape
         )
-        kind = get_kind(stack) if stack.shape[0] == stack.shape[1] else "cross"
+        kind = get_kind(stack.name) if stack.shape[0] == stack.shape[1] else "cross"
         maps[path] = collector.make_maps(
             stack, query, key, model_id=model_id or get_model_id(model), kind="self" if kind == "encoder" else kind
         )

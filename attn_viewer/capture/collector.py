@@ -1,19 +1,18 @@
 """Gathering the weights of one forward pass by stack and layer, whichever way they were seen."""
 
 import dataclasses
-import re
 
 import numpy as np
 import torch
 
 from ..errors import CaptureError, OptionError
 from ..maps import POOLINGS, AttentionMaps, choose_numbers
-from .kernels import Scores, blocks_future
-from .numbering import is_attention, number_modules
+from .kernels import ROWS, Scores, blocks_future
+from .mixtures import iterate_mixed
+from .numbering import get_kind, is_attention, number_modules
 from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell
 
 DTYPES = ("float16", "float32")
-_CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +173,13 @@ class Collector:
         heads, reduction = self._open(stack, layer, len(scores.query))
         if reduction is not None:
             is_whole = len(heads) == len(scores.query)
-            scores = scores.select(heads=None if is_whole else heads, rows=self.options.choose_rows(n_query))
-            reduction.take_scores(scores)
+            rows = self.options.choose_rows(n_query)
+            if call.change is None:
+                reduction.take_scores(scores.select(heads=None if is_whole else heads, rows=rows))
+            else:
+                step = stack.cell[0] * max(1, ROWS // stack.cell[0])
+                for start, block in iterate_mixed(scores, call.change, rows, step=step):
+                    reduction.take_weights(block if is_whole else block[list(heads)], start)
 
     def take_weights(self, seen):
         """Take weights that an eager module handed out.
@@ -305,8 +309,8 @@ class Collector:
             If there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which
             must not just be missing.
         """
-        stacks = [stack for stack in self.stacks.values() if kind in ("self", get_kind(stack))]
-        stacks = [stack for stack in stacks if kind == "cross" or get_kind(stack) != "cross"]
+        stacks = [stack for stack in self.stacks.values() if kind in ("self", get_kind(stack.name))]
+        stacks = [stack for stack in stacks if kind == "cross" or get_kind(stack.name) != "cross"]
         main = max(stacks, key=lambda stack: (stack.depth, len(stack.calls)), default=None)
         if main is None:
             raise CaptureError(f"no {kind} attention was seen; there is {', '.join(self.stacks) or 'none at all'}")
@@ -392,21 +396,3 @@ class Collector:
                 "scaled_dot_product_attention nor hands weights out; if it has either, load it with "
                 "attn_implementation='eager' or 'sdpa'"
             )
-
-
-def get_kind(stack):
-    """Return the kind of attention of a stack, by the names that libraries give it.
-
-    Parameters
-    ----------
-    stack : Stack
-        The stack.
-
-    Returns
-    -------
-    {"encoder", "decoder", "cross"}
-        ``"encoder"`` where the name says neither of the others.
-    """
-    if _CROSS.search(stack.name):
-        return "cross"
-    return "decoder" if "decoder" in stack.name else "encoder"

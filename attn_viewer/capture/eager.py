@@ -2,15 +2,11 @@
 
 import contextlib
 import dataclasses
-import re
 
 import torch
 
 from ..errors import CaptureError
-from .numbering import is_attention
-
-# What attention modules are called where their class does not say so (LongCat's are self_attn.0 and self_attn.1).
-_ATTENTION_NAME = re.compile(r"(^|[._])(attn|attention)(\.\d+)*$")
+from .numbering import is_called_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +61,7 @@ class EagerHooks:
         handles = []
         try:
             for module, names in self.stack.known.items():
-                if is_attention(self.stack.model, module) or any(_ATTENTION_NAME.search(name) for name in names):
+                if is_called_attention(self.stack.model, module, names):
                     handles.append(module.register_forward_hook(self._take, prepend=True))
             yield self
         finally:

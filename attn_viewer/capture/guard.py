@@ -55,15 +55,10 @@ def borrow_model(model, *, keeps_attention=False):
     training = [module.training for module in modules]
     hooks = [{table: getattr(module, table).copy() for table in _HOOK_TABLES} for module in modules]
     traces = [{name: vars(module)[name] for name in _TRACES if name in vars(module)} for module in modules]
-    configs = _find_configs(modules)
-    implementations = [config._attn_implementation_internal for config in configs]
     try:
         model.eval()
-        fallback = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
-        for config, implementation in zip(configs, implementations, strict=True):
-            if implementation not in ("sdpa", "eager", None) and not keeps_attention:
-                config._attn_implementation_internal = fallback
-        yield any(config._attn_implementation_internal == "eager" for config in configs)
+        with contextlib.nullcontext() if keeps_attention else use_visible_attention(model):
+            yield any(config._attn_implementation_internal == "eager" for config in _find_configs(modules))
     finally:
         for module, was_training, tables, known in zip(modules, training, hooks, traces, strict=True):
             module.training = was_training
@@ -73,10 +68,30 @@ def borrow_model(model, *, keeps_attention=False):
             for name in _TRACES:
                 vars(module).pop(name, None)
             vars(module).update(known)
-        for config, implementation in zip(configs, implementations, strict=True):
-            config._attn_implementation_internal = implementation
         with _busy_lock:
             _busy.discard(model)
+
+
+@contextlib.contextmanager
+def use_visible_attention(model):
+    """Have a model compute flash and flex attention as SDPA (eager where it has none) while the block runs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    """
+    configs = _find_configs(model.modules())
+    implementations = [config._attn_implementation_internal for config in configs]
+    fallback = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
+    try:
+        for config, implementation in zip(configs, implementations, strict=True):
+            if implementation not in ("sdpa", "eager", None):
+                config._attn_implementation_internal = fallback
+        yield
+    finally:
+        for config, implementation in zip(configs, implementations, strict=True):
+            config._attn_implementation_internal = implementation
 
 
 def _find_configs(modules):

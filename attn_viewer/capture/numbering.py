@@ -5,6 +5,9 @@ from collections import defaultdict
 from itertools import takewhile
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+_CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder", re.IGNORECASE)
+# What attention modules are called where their class does not say so (LongCat's are self_attn.0 and self_attn.1).
+_ATTENTION_NAME = re.compile(r"(^|[._])(attn|attention)(\.\d+)*$")
 # Words of modules that are called attention but have no softmax over keys (a residual attends to earlier layers).
 _NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv", "residual")
 
@@ -63,3 +66,41 @@ def is_attention(model, module):
     pairs = zip(name, type(model).__name__, strict=False)
     own = name[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :].lower()
     return any(word in name.lower() for word in ("attention", "attn")) and not any(word in own for word in _NO_WEIGHTS)
+
+
+def is_called_attention(model, module, names):
+    """Tell by its class or by its own name whether a module may compute attention weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    module : torch.nn.Module
+        A module of it.
+    names : iterable of str
+        Its qualified names.
+
+    Returns
+    -------
+    bool
+        True if either says so.
+    """
+    return is_attention(model, module) or any(_ATTENTION_NAME.search(name) for name in names)
+
+
+def get_kind(name):
+    """Return the kind of attention of a module, by the names that libraries give it.
+
+    Parameters
+    ----------
+    name : str
+        Qualified name of a module or a stack of them.
+
+    Returns
+    -------
+    {"encoder", "decoder", "cross"}
+        ``"encoder"`` where the name says neither of the others.
+    """
+    if _CROSS.search(name):
+        return "cross"
+    return "decoder" if "decoder" in name else "encoder"

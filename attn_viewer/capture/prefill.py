@@ -6,9 +6,10 @@ import torch
 
 from ..errors import OptionError
 from ..tokens import label_tokens
-from .collector import CaptureOptions, Collector, get_kind
+from .collector import CaptureOptions, Collector
 from .eager import EagerHooks
 from .guard import borrow_model
+from .numbering import get_kind
 from .prompt import encode_decoder_prompt, encode_prompt, takes_argument
 from .watch import AttentionWatch, ModuleStack
 
@@ -69,7 +70,9 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
     query, key = ("decoder", "encoder") if kind == "cross" else (kind, kind)
     tokens = {side: label_tokens(ids[side], tokenizer) for side in {query, key}}
     wanted = len(ids[query]), len(ids[key])
-    collector = Collector(model, options, lambda stack, shape: kind not in ("self", get_kind(stack)) or shape == wanted)
+    collector = Collector(
+        model, options, lambda stack, shape: kind not in ("self", get_kind(stack.name)) or shape == wanted
+    )
     run_watched(model, collector, inputs)
     return collector.make_maps(
         collector.find_main(kind),

@@ -46,17 +46,20 @@ class FullReduction:
             Of the chosen heads and rows.
         """
         for start, block in kernels.iterate_weights(scores):
-            self.array[:, start : start + block.shape[1], : block.shape[2]] = block.cpu().numpy()
+            self.take_weights(block, start)
 
-    def take_weights(self, weights):
-        """Take a layer as weights.
+    def take_weights(self, weights, start=0):
+        """Take weights.
 
         Parameters
         ----------
         weights : torch.Tensor
-            Axes ``(n_heads, n_query, n_key)``, of the chosen heads and rows.
+            Axes ``(n_heads, rows, n_seen)``, of the chosen heads and some or all of the chosen rows; keys from
+            `n_seen` on have no weight.
+        start : int
+            Number of the first row among those chosen, a whole number of cells.
         """
-        self.array[:] = weights.float().cpu().numpy()
+        self.array[:, start : start + weights.shape[1], : weights.shape[2]] = weights.float().cpu().numpy()
 
 
 class HeadMeanReduction(FullReduction):
@@ -65,14 +68,9 @@ class HeadMeanReduction(FullReduction):
     def __init__(self, shape, dtype, cell, pooling):
         super().__init__((1, *shape[1:]), dtype, cell, pooling)
 
-    def take_scores(self, scores):
-        """Take a layer as what decides its weights."""
-        for start, block in kernels.iterate_weights(scores):
-            self.array[:, start : start + block.shape[1], : block.shape[2]] = block.mean(0, keepdim=True).cpu().numpy()
-
-    def take_weights(self, weights):
-        """Take a layer as weights."""
-        super().take_weights(weights.mean(0, keepdim=True, dtype=torch.float32))
+    def take_weights(self, weights, start=0):
+        """Take weights."""
+        super().take_weights(weights.mean(0, keepdim=True, dtype=torch.float32), start)
 
 
 class PooledReduction(FullReduction):
@@ -101,9 +99,9 @@ class PooledReduction(FullReduction):
         """Take a layer as what decides its weights."""
         self.array[:] = kernels.pool_weights(scores, self.cell, self.pooling).cpu().numpy()
 
-    def take_weights(self, weights):
-        """Take a layer as weights."""
-        self.array[:] = pool_matrix(weights.float(), self.cell, self.pooling).cpu().numpy()
+    def take_weights(self, weights, start=0):
+        """Take weights."""
+        super().take_weights(pool_matrix(weights.float(), self.cell, self.pooling), start // self.cell[0])
 
 
 REDUCTIONS = {"full": FullReduction, "head_mean": HeadMeanReduction, "pooled": PooledReduction}

@@ -9,8 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from .eager import EagerWeights
 from .kernels import attend_with_lse
-
-SDPA = torch.nn.functional.scaled_dot_product_attention
+from .mixtures import IN_FORCE, SDPA, Change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,8 @@ class AttentionCall:
         Factor of the scores; None means ``d ** -0.5``.
     lse : torch.Tensor or None
         Log-sum-exp of the rows, axes ``(batch, n_heads, n_query)``, where it fell off with the output.
+    change : mixtures.Change or None
+        What interventions made of its heads.
     """
 
     name: str
@@ -44,6 +45,7 @@ class AttentionCall:
     is_causal: bool
     scale: float | None
     lse: torch.Tensor | None = None
+    change: Change | None = None
 
 
 class ModuleStack:
@@ -62,6 +64,7 @@ class ModuleStack:
             self.known.setdefault(module, []).append(name)
         self.names = []
         self.seen = set()
+        self.runs = 0  # of the outermost module
 
     @contextlib.contextmanager
     def follow(self):
@@ -69,6 +72,7 @@ class ModuleStack:
         handles = []
 
         def enter(module, args):
+            self.runs += not self.names
             names = self.known[module]
             outer = f"{self.names[-1]}." if self.names and self.names[-1] else ""
             name = next((name for name in names if name.startswith(outer)), names[0])
@@ -148,8 +152,10 @@ class AttentionWatch(TorchFunctionMode):
         enable_gqa=False,
     ):
         arguments = (query, key, value, attn_mask, dropout_p, is_causal)
-        both = attend_with_lse(*arguments, scale, enable_gqa) if self.wants_lse else None
+        # The kernel is out of sight of interventions, which change the call's output.
+        both = attend_with_lse(*arguments, scale, enable_gqa) if self.wants_lse and not IN_FORCE.count else None
         if both is None:
             both = SDPA(*arguments, scale=scale, enable_gqa=enable_gqa), None
         output, lse = both
-        return output, AttentionCall(name, ordinal, query, key, value, attn_mask, is_causal, scale, lse)
+        change = IN_FORCE.last if IN_FORCE.count else None
+        return output, AttentionCall(name, ordinal, query, key, value, attn_mask, is_causal, scale, lse, change)

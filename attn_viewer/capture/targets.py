@@ -1,0 +1,124 @@
+"""Where the heads of a model are, found from its modules before it runs."""
+
+import dataclasses
+import re
+from collections import defaultdict
+
+from ..errors import CaptureError, OptionError
+from ..maps import describe_numbers
+from .numbering import get_kind, is_attention, is_called_attention, number_modules
+
+_TOWER = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
+_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The attention modules of one kind in a model.
+
+    Parameters
+    ----------
+    path : str
+        Their qualified name with ``*`` for indices.
+    kind : {"self", "encoder", "decoder", "cross"}
+        Which attention they are.
+    modules : dict of str to int
+        Layer number of each, by qualified name.
+    layers : tuple of int
+        True numbers of the layers; more than there are modules where one serves them all (ALBERT).
+    n_heads : int or None
+        Heads a layer, where modules or config tell.
+    """
+
+    path: str
+    kind: str
+    modules: dict
+    layers: tuple
+    n_heads: int | None
+
+    @property
+    def is_shared(self):
+        """Whether one module serves all layers."""
+        return len(self.layers) > len(self.modules)
+
+    def check_head(self, layer, head):
+        """Raise for a head that is not there.
+
+        Parameters
+        ----------
+        layer, head : int
+            True numbers.
+
+        Raises
+        ------
+        OptionError
+            If the layer has no such head.
+        """
+        if head < 0 or head >= (self.n_heads or head + 1):
+            there = f"there are {describe_numbers(range(self.n_heads))}" if self.n_heads else "heads count from 0"
+            raise OptionError(f"there is no head of layer {layer} {head}; {there}")
+
+
+def find_target(model, kind=None):
+    """Find the attention modules of a model whose heads can be chosen.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    kind : {"self", "encoder", "decoder", "cross"}, optional
+        Which attention; left out, that over the prompt itself, as in `capture_attention`.
+
+    Returns
+    -------
+    Target
+        The deepest stack of that kind, towers for images and sound last.
+
+    Raises
+    ------
+    OptionError
+        If the model has no attention of that kind.
+    CaptureError
+        If it has no attention modules at all.
+    """
+    has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)
+    if (kind or kinds[0]) not in kinds:
+        raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
+    kind = kind or kinds[0]
+    named = dict(model.named_modules(remove_duplicate=False))
+    attention = [name for name, module in named.items() if name and _has_heads(model, module, name)]
+    outer = {name[:i] for name in attention for i, c in enumerate(name) if c == "."}
+    numbers, stacks = number_modules(model), defaultdict(dict)
+    for name in attention:
+        path, number = numbers[name]
+        if name not in outer and (get_kind(path) == kind or (kind == "self" and get_kind(path) != "cross")):
+            stacks[path][name] = number
+    if not stacks:
+        raise CaptureError(f"{type(model).__name__} has no {kind} attention whose heads could be found")
+    path, modules = max(stacks.items(), key=lambda item: (not _TOWER.search(item[0]), len(item[1])))
+    module = named[next(iter(modules))]
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    is_shared = len(modules) == 1 and isinstance(depth, int) and not _has_siblings(next(iter(modules)), named)
+    layers = range(depth) if is_shared else modules.values()
+    return Target(path, kind, modules, tuple(sorted(layers)), _count_heads(module, model))
+
+
+def _has_heads(model, module, name):
+    """Tell the module that projects queries and keys from helpers inside it and from attention without a softmax."""
+    is_other = "attention" in type(module).__name__.lower() and not is_attention(model, module)
+    is_other = is_other or name.rsplit(".", 1)[-1].startswith("linear")
+    return any(True for _ in module.children()) and is_called_attention(model, module, [name]) and not is_other
+
+
+def _has_siblings(name, named):
+    """Tell whether any list of modules on the way to one has others too."""
+    parts = name.split(".")
+    parents = (named[".".join(parts[:i])] for i, part in enumerate(parts) if part.isdecimal())
+    return any(len(list(parent.children())) > 1 for parent in parents)
+
+
+def _count_heads(module, model):
+    owners = (module, getattr(module, "config", None), getattr(model, "config", None))
+    counts = (getattr(owner, name, None) for owner in owners for name in _COUNTS)
+    return next((count for count in counts if isinstance(count, int)), None)
