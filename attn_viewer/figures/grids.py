@@ -188,7 +188,7 @@ class HeatmapPage:
         label = {"family": self.family, "missing": self.missing, "size": size}
         self.queries = label_axis(tokens_query, cell=down, first=maps.first_query + row, **label)
         self.keys = label_axis(tokens_key, cell=across, first=column * maps.cell[1], **label)
-        notes = [note, *_describe(maps, self.options, pooling, has_indices=size is None)]
+        notes = [note, *describe_data(maps, self.options, pooling, has_indices=size is None)]
         self.norm = style.make_norm(
             self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
         )
@@ -311,8 +311,25 @@ class HeatmapPage:
         return heading
 
 
-def _describe(maps, options, pooling, *, has_indices):
-    """Yield what a reader must know about the data of a page."""
+def describe_data(maps, options, pooling=(1, 1), *, has_indices=False):
+    """Yield what a reader must know about the data of a page.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    options : GridOptions
+        How they are shown.
+    pooling : tuple of int
+        Rows and columns of the maps that were drawn as one cell.
+    has_indices : bool
+        Whether token indices label the axes.
+
+    Yields
+    ------
+    str
+        A phrase.
+    """
     n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
     if n_query != n_key:
         yield f"{n_query} query and {n_key} key tokens"

@@ -16,6 +16,8 @@ from .sheet import Sheet
 # Height of a cell and how much wider than high it may be, in points; small models get large cells.
 THINNEST_CELL, TALLEST_CELL, WIDEST_RATIO = 2.0, 10.0, 2.4
 ATLAS_WIDTH, ATLAS_HEIGHT = 190.0, 270.0
+MEANS_WIDTH = 44.0
+AXIS_NAME = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
 
 
 def arrange_scores(values, *, layers=None, heads=None):
@@ -113,7 +115,7 @@ def draw_atlas(values, *, ax, layers=None, heads=None, diverging=False, cmap=Non
     places = [_find_cell(mark, rows, columns, grid) for mark in marks]
     colors = _make_scale(grid, diverging=diverging, cmap=cmap, norm=norm, vmin=vmin, vmax=vmax)
     ax.imshow(grid, norm=colors.norm, cmap=colors.cmap, interpolation="nearest", aspect="auto", origin="upper")
-    _label_numbers(ax, rows, columns)
+    label_numbers(ax, rows, columns)
     frames = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in places]
     for color, width in (("white", 2.4), (style.INK if diverging else style.ACCENT, 1.2)) if frames else ():
         ax.add_collection(
@@ -123,7 +125,7 @@ def draw_atlas(values, *, ax, layers=None, heads=None, diverging=False, cmap=Non
 
 
 def plot_atlas(values, *, label="score", title="all heads", model_id="", notes=(), layers=None, heads=None,
-               **options):  # fmt: skip
+               layer_means=False, **options):  # fmt: skip
     """Draw a score of every head on a page of its own, layers down and heads across.
 
     Parameters
@@ -140,13 +142,15 @@ def plot_atlas(values, *, label="score", title="all heads", model_id="", notes=(
         What the page says about its data, in phrases.
     layers, heads : sequence, optional
         True numbers, as `draw_atlas` takes them.
+    layer_means : bool
+        Whether to draw the mean over the heads of each layer beside them, as bars on the same scale.
     **options
         `diverging`, `cmap`, `norm`, `vmin`, `vmax` and `marks`, as `draw_atlas` takes them.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The page; its axes are the page, the colour bar and the atlas.
+        The page; its axes are the page, the colour bar, the atlas and the means.
 
     Raises
     ------
@@ -167,11 +171,30 @@ def plot_atlas(values, *, label="score", title="all heads", model_id="", notes=(
             title,
             model_id=model_id,
             notes=notes,
+            beside=(MARGIN + MEANS_WIDTH) * layer_means,
             bars=[(_make_scale(grid, **scale), label)],
             family=family,
         )
         draw_atlas(values, ax=page.panel, layers=layers, heads=heads, **options)
+        if layer_means:
+            _draw_means(page, grid.mean(axis=1))
     return page.figure
+
+
+def _draw_means(page, means):
+    """Draw the mean of each layer as a bar beside its row, in the colour that it would have."""
+    (image,) = page.panel.images
+    left, bottom, width, height = page.place
+    ax = page.add_axes(left + width + MARGIN, bottom, MEANS_WIDTH, height, "layer means")
+    ax.barh(range(len(means)), means.filled(0), height=0.8, color=image.to_rgba(means), edgecolor=style.FRAME, lw=0.4)
+    ax.set(xlim=(image.norm.vmin, image.norm.vmax), ylim=page.panel.get_ylim(), yticks=[])
+    ends = [image.norm.vmin, image.norm.vmax]
+    ax.set_xticks(ends, [f"{end:.2g}" for end in ends])
+    for tick, side in zip(ax.get_xticklabels(), ("left", "right"), strict=True):
+        tick.set_horizontalalignment(side)
+    ax.xaxis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.LABEL_SIZE)
+    ax.spines[["top", "right"]].set_visible(False)
+    page.write(left + width + MARGIN + MEANS_WIDTH / 2, MARGIN + style.NOTE_SIZE / 2, "layer mean", **AXIS_NAME)
 
 
 class GridPage(Sheet):
@@ -189,16 +212,23 @@ class GridPage(Sheet):
         Room right of the panel, in points.
     **options
         As `Sheet` takes them.
+
+    Attributes
+    ----------
+    place : tuple of float
+        Left, bottom, width and height of the panel in points.
+    panel : matplotlib.axes.Axes
+        The panel, still empty.
     """
 
     def __init__(self, width, height, rows, heading, *, beside=0, **options):
         left = style.NOTE_SIZE * LINE + measure_text(str(max(rows)), style.LABEL_SIZE)[0] + GAP + TICK
         below = style.NOTE_SIZE * LINE + style.LABEL_SIZE + GAP + TICK
         super().__init__(left + width + beside, below + height, heading, **options)
-        self.panel = self.add_axes(MARGIN + left, MARGIN + below, width, height, "heads")
-        name = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
-        self.write(MARGIN + style.NOTE_SIZE / 2, MARGIN + below + height / 2, "layer", rotation=90, **name)
-        self.write(MARGIN + left + width / 2, MARGIN + style.NOTE_SIZE / 2, "head", **name)
+        self.place = MARGIN + left, MARGIN + below, width, height
+        self.panel = self.add_axes(*self.place, "heads")
+        self.write(MARGIN + style.NOTE_SIZE / 2, MARGIN + below + height / 2, "layer", rotation=90, **AXIS_NAME)
+        self.write(MARGIN + left + width / 2, MARGIN + style.NOTE_SIZE / 2, "head", **AXIS_NAME)
 
 
 def fit_cells(n_rows, n_columns):
@@ -249,8 +279,16 @@ def _find_cell(mark, rows, columns, grid):
     return place
 
 
-def _label_numbers(ax, rows, columns):
-    """Write the true numbers of layers and heads, as many as fit."""
+def label_numbers(ax, rows, columns):
+    """Write the true numbers of layers and heads at the axes of a grid with one cell a head, as many as fit.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        The grid; cells are counted from 0.
+    rows, columns : sequence of int
+        Layer and head numbers.
+    """
     box = ax.get_position()
     width, height = (72 * side for side in ax.figure.get_size_inches())
     number = measure_text(str(max(columns)), style.LABEL_SIZE)[0] + 4

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+from matplotlib import colors
 
 from ..errors import OptionError
 from . import style
@@ -178,5 +179,17 @@ def draw_colorbar(figure, rectangle, image, label):
     most = max(2, int(wide // (measure_text("0.000", style.LABEL_SIZE)[0] + 6)))
     if image.norm.__class__.__name__ == "Normalize":
         bar.ax.locator_params(axis="x", nbins=min(most, 5))
+    elif not isinstance(image.norm, colors.LogNorm):
+        bar.set_ticks(_space_ticks(bar.get_ticks(), image.norm, wide))
     bar.ax.minorticks_off()
     return bar
+
+
+def _space_ticks(ticks, norm, width):
+    """Drop ticks of a curved scale whose labels would touch, from the upper end down."""
+    kept = []
+    for tick in sorted((t for t in ticks if norm.vmin <= t <= norm.vmax), reverse=True):
+        room = measure_text(f"{tick:g}", style.LABEL_SIZE)[0] + 6
+        if not kept or (norm(kept[-1]) - norm(tick)) * width >= room:
+            kept.append(tick)
+    return kept[::-1]

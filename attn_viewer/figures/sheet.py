@@ -9,7 +9,6 @@ from .layout import BAR_HEIGHT, BAR_ROOM, BAR_WIDTH, LINE, MARGIN, RESOLUTIONS, 
 
 # Bold is up to a sixth wider than the regular face that is measured.
 BOLD = 7 / 6
-NARROWEST = 2 * MARGIN + BAR_WIDTH
 
 
 class Sheet:
@@ -44,10 +43,11 @@ class Sheet:
     """
 
     def __init__(self, width, height, heading, *, model_id="", notes=(), bars=(), family=style.FAMILY):
-        across = max(width + 2 * MARGIN, NARROWEST)
-        room = len(bars) * (BAR_WIDTH + 2 * MARGIN)
+        slot = max([BAR_WIDTH, *(measure_text(label, style.NOTE_SIZE, tuple(family))[0] for _, label in bars)])
+        across = max(width, slot) + 2 * MARGIN
+        room = len(bars) * (slot + 2 * MARGIN)
         is_beside = across - room >= 2 * BAR_WIDTH
-        per_row = len(bars) if is_beside else max(1, int((across - MARGIN) // (BAR_WIDTH + MARGIN)))
+        per_row = len(bars) if is_beside else max(1, int((across - MARGIN) // (slot + MARGIN)))
         text_width = across - 2 * MARGIN - room * is_beside
         lines = wrap_phrases([note for note in notes if note], text_width)
         text_height = style.HEADING_SIZE * LINE + len(lines) * style.NOTE_SIZE * LINE
@@ -68,7 +68,7 @@ class Sheet:
         self.colorbars = []
         for i, (mappable, label) in enumerate(bars):
             left = MARGIN if not is_beside else across - room + MARGIN
-            left += i % per_row * (BAR_WIDTH + (2 if is_beside else 1) * MARGIN)
+            left += i % per_row * (slot + (2 if is_beside else 1) * MARGIN)
             upper = top - (0 if is_beside else text_height + MARGIN / 2) - i // per_row * BAR_ROOM
             place = left, upper - style.NOTE_SIZE * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT
             self.colorbars.append(draw_colorbar(self.figure, place, mappable, label))
