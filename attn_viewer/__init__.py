@@ -17,6 +17,7 @@ _HOMES = {
     "capture_image_attention": "capture.vision",
     "draw_atlas": "figures.heads",
     "draw_heatmap": "figures.heatmap",
+    "export_html": "web.page",
     "get_all_figure_names": "figures.registry",
     "load_figure_funcs": "figures.registry",
     "load_model": "capture.loading",
@@ -39,6 +40,7 @@ _HOMES = {
     "save_scores": "storage.pt",
     "score_heads": "analysis.scores",
     "select_attn_figure_funcs": "figures.registry",
+    "show_attention": "web.widget",
     "view_attention": "core",
 }
 __all__ = sorted(_HOMES)

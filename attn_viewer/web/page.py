@@ -1,0 +1,301 @@
+"""One HTML file that shows attention maps anywhere: data as text, the front end, and nothing from a network."""
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import html
+import json
+import math
+import urllib.parse
+import zlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import OptionError
+from ..files import check_folder, make_folder, write_whole
+from ..maps import describe_numbers
+from .encode import count_cells, describe_maps, encode_head, score_for_display
+from .scripts import join_modules, read_style
+
+MB = 1_000_000
+MAX_MB = 25.0
+FITS = ("pool", "split")
+THEMES = ("auto", "light", "dark")
+# Heads are kept in float32 where all of them together take no more bytes than this.
+EXACT_BYTES = 512 * 1024
+_BOOT = 'document.documentElement.dataset.viewer = openPage() ? "shown" : "failed";'
+_FRAME_CSS = "html, body { margin: 0; } body { background: light-dark(#fff, #14171d); }"
+
+
+class _OverBudgetError(Exception):
+    def __init__(self, size):
+        self.size = size
+
+
+def export_html(maps, path, *, max_mb=MAX_MB, fit="pool", scores=None, state="", theme="auto", progress=None):
+    """Write attention maps as one HTML file that opens in any browser, without a network.
+
+    Weights are 8-bit codes (`web.encode`), or float32 where the maps are small.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    path : path-like
+        The file; its folder is made.
+    max_mb : float
+        Most megabytes (10^6 bytes) of a file.
+    fit : {"pool", "split"}
+        What happens past that: heads are pooled into cells by their maximum (a mean where they are means already),
+        or every full weight is kept in files of some layers each, ``{stem}.layers-{first}-{last}.html``, and `path`
+        shows all layers pooled with links to them. Either is said on the page.
+    scores : mapping of str to sequence of sequence of float, optional
+        Numbers about heads to sort by, one list a layer; left out, a few are measured where the maps are full.
+    state : str
+        What to show first, as in the hash of the page's URL: ``"view=heatmap&layer=3&head=2"``.
+    theme : {"auto", "light", "dark"}
+        Colours; ``"auto"`` is the reader's choice.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files written, `path` first.
+
+    Raises
+    ------
+    OptionError
+        If an option cannot be used, or nothing fits into `max_mb`.
+    OutputError
+        If a file cannot be written. A file is complete or absent.
+    """
+    path = check_page_options(path, max_mb=max_mb, fit=fit, state=state, theme=theme)
+    budget = max_mb * MB
+    options = {"state": state, "theme": theme, "progress": progress}
+    scores = score_for_display(maps) if scores is None else scores
+    try:
+        pages = {path: _render(maps, budget, scores, **options)}
+    except _OverBudgetError as over:
+        pages = _render_parts(maps, path, budget, scores, options) if fit == "split" else {}
+        links = [{"layers": part.layers, "href": urllib.parse.quote(name.name)} for name, (part, _) in pages.items()]
+        pages = {name: page for name, (_, page) in pages.items()}
+        whole = _render_pooled(maps, budget, over.size, scores, parts=links or None, **options)
+        pages = {path: whole, **pages}
+    make_folder(path.parent)
+    return [write_whole(name, page) for name, page in pages.items()]
+
+
+def check_page_options(path, *, max_mb=MAX_MB, fit="pool", state="", theme="auto"):
+    """Check what can be known to be wrong before anything is encoded.
+
+    Parameters
+    ----------
+    path, max_mb, fit, state, theme
+        As `export_html` takes them.
+
+    Returns
+    -------
+    pathlib.Path
+        `path`.
+
+    Raises
+    ------
+    OptionError, OutputError
+        For the first option that cannot be used.
+    """
+    if isinstance(max_mb, bool) or not isinstance(max_mb, (int, float)) or not 0 < max_mb < math.inf:
+        raise OptionError(f"max_mb must be a number above 0, got {max_mb!r}")
+    if fit not in FITS:
+        raise OptionError(f"fit must be one of {FITS}, got {fit!r}")
+    if theme not in THEMES:
+        raise OptionError(f"theme must be one of {THEMES}, got {theme!r}")
+    if not isinstance(state, str):
+        raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"a page's name must end in .html, got {str(path)!r}")
+    if path.is_dir():
+        raise OptionError(f"{str(path)!r} is a folder; give the name of a file in it")
+    check_folder(path.parent)
+    return path
+
+
+def render_frame(maps, *, max_mb=2.0, height=680):
+    """Render maps as an element for other pages, such as the output of a notebook.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    max_mb : float
+        Most megabytes of the page inside; past that its cells are pooled, and the page says so.
+    height : int
+        Height in CSS pixels.
+
+    Returns
+    -------
+    str
+        An ``iframe`` that holds the page and may do nothing but run it.
+    """
+    scores = score_for_display(maps)
+    options = {"state": "", "theme": "auto", "progress": False, "use_hash": False}
+    try:
+        page = _render(maps, max_mb * MB, scores, **options)
+    except _OverBudgetError as over:
+        page = _render_pooled(maps, max_mb * MB, over.size, scores, **options)
+    return (
+        f'<iframe srcdoc="{html.escape(page.decode("ascii"))}" sandbox="allow-scripts" '
+        f'title="Attention of {html.escape(maps.model_id)}" '
+        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
+    )
+
+
+def pool_maps(maps, side):
+    """Return maps whose cells are blocks of these maps' cells.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    side : int
+        Rows and columns of a block.
+
+    Returns
+    -------
+    AttentionMaps
+        Pooled by the maximum, or by the mean where `maps` are means over cells already.
+    """
+    cell = tuple(side * old for old in maps.cell)
+    starts = [np.arange(0, length, side) for length in maps.shape]
+    if maps.pooling == "mean":
+        sizes = [
+            np.diff([*np.arange(0, len(tokens), old), len(tokens)])
+            for tokens, old in zip((maps.tokens_query, maps.tokens_key), maps.cell, strict=True)
+        ]
+        area = np.multiply.outer(*sizes).astype(np.float64)
+        total = _reduce(np.add, area, starts)
+        weights = [(_reduce(np.add, w * area, starts) / total).astype(np.float32) for w in maps.weights]
+    else:
+        weights = [_reduce(np.maximum, w, starts) for w in maps.weights]
+    pooling = maps.pooling or "max"
+    return dataclasses.replace(maps, weights=weights, reduction="pooled", cell=cell, pooling=pooling)
+
+
+def _reduce(function, weights, starts):
+    return function.reduceat(function.reduceat(weights, starts[0], axis=-2), starts[1], axis=-1)
+
+
+def _render_pooled(maps, budget, size, scores, *, parts=None, **options):
+    """Render maps in the smallest cells that fit; `size` is what they take without."""
+    side = max(2, math.floor(math.sqrt(size / budget)))
+    while True:
+        pooled = pool_maps(maps, side)
+        notes = [f"Pooled by {side} × {side} to fit into {budget / MB:g} MB."]
+        if parts:
+            notes.append("Every weight is in the files of single layers:")
+        try:
+            return _render(pooled, budget, scores, notes=notes, parts=parts, **options)
+        except _OverBudgetError as over:
+            if max(pooled.shape) == 1:
+                raise OptionError(
+                    f"{len(maps.tokens_key)} tokens and {sum(maps.n_heads)} heads do not fit into "
+                    f"max_mb={budget / MB:g}, not even as one cell a head ({over.size / MB:.2g} MB); allow more, or "
+                    "choose fewer layers or heads"
+                ) from None
+            side = math.ceil(side * max(1.1, math.sqrt(over.size / budget)))
+
+
+def _render_parts(maps, path, budget, scores, options):
+    """Render every full weight in files of consecutive layers; by path, the maps and the page."""
+    pages = {}
+    rest = list(maps.layers)
+    count = len(rest)
+    while rest:
+        chosen = rest[:count]
+        part = maps.select(layers=chosen)
+        indices = [maps.layers.index(layer) for layer in chosen]
+        own = {name: [values[i] for i in indices] for name, values in scores.items()}
+        notes = [f"Layers {describe_numbers(chosen)} of {describe_numbers(maps.layers)}."]
+        parts = [{"layers": maps.layers, "href": urllib.parse.quote(path.name)}]
+        try:
+            page = _render(part, budget, own, notes=notes, parts=parts, **options)
+        except _OverBudgetError as over:
+            if count == 1:
+                raise OptionError(
+                    f"the weights of layer {chosen[0]} alone take {over.size / MB:.1f} MB, more than max_mb="
+                    f"{budget / MB:g}; allow more, or use fit='pool' (--fit pool)"
+                ) from None
+            count = max(1, min(count - 1, math.floor(len(chosen) * budget / over.size)))
+            continue
+        pages[path.with_name(f"{path.stem}.layers-{chosen[0]}-{chosen[-1]}{path.suffix}")] = (part, page)
+        rest = rest[len(chosen) :]
+    return pages
+
+
+def _render(maps, budget, scores, *, state, theme, progress, notes=(), parts=None, use_hash=True):
+    """Return the page as bytes, or raise `_OverBudgetError` with the size that it would about have."""
+    meta = describe_maps(maps, scores=scores, notes=notes)
+    if 4 * count_cells(meta) * sum(maps.n_heads) <= min(EXACT_BYTES, budget / 2):
+        meta = describe_maps(maps, exact=True, scores=scores, notes=notes)
+    if parts:
+        meta["parts"] = [{"layers": list(part["layers"]), "href": part["href"]} for part in parts]
+    options = {"useHash": use_hash, "state": state, "theme": theme}
+    pieces = [_render_head(meta, options)]
+    size = len(pieces[0]) + 20
+    done, total = 0, sum(maps.n_heads)
+    disable = None if progress is None else not progress
+    with tqdm(total=total, desc="encoding", unit="head", disable=disable, leave=False) as bar:
+        for layer, numbers, weights in zip(maps.layers, maps.heads, maps.weights, strict=True):
+            for number, head in zip(numbers, weights, strict=True):
+                code = base64.b64encode(zlib.compress(encode_head(head, meta), 9)).decode("ascii")
+                pieces.append(f'<script type="text/plain" id="h{layer}.{number}">{code}</script>\n')
+                size += len(pieces[-1])
+                done += 1
+            bar.update(len(numbers))
+            if size > budget:
+                raise _OverBudgetError(max(size, len(pieces[0]) + (size - len(pieces[0])) * total / done))
+    pieces.append("</body>\n</html>\n")
+    return "".join(pieces).encode("ascii")
+
+
+def _render_head(meta, options):
+    """Return all of a page but its weights, in ASCII."""
+    script, style = _read_code()
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    title = html.escape(f"Attention of {meta['model']}").encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        '<div id="viewer"></div>\n<noscript>This page draws with JavaScript.</noscript>\n'
+        f'<script type="application/json" id="meta">{_embed(meta)}</script>\n'
+        f'<script type="application/json" id="options">{_embed(options)}</script>\n'
+        f"<script>{script}</script>\n"
+    )
+
+
+@functools.cache
+def _read_code():
+    """Return script and style with no character past ASCII, so that a page reads the same in every encoding."""
+    script = '"use strict";\n{\n' + join_modules("file.js") + f"\n{_BOOT}\n}}\n"
+    style = read_style() + _FRAME_CSS
+    escaped = "".join(c if c < "\x80" else f"\\u{ord(c):04x}" for c in script)
+    return escaped, style.encode("ascii").decode("ascii")
+
+
+def _hash(text):
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("ascii")).digest()).decode("ascii")
+
+
+def _embed(data):
+    """Write JSON that ends no element: ``<`` is escaped, and so is all that is not ASCII."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,0 +1,254 @@
+/** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
+
+import { make } from "./dom.js";
+import { CHOICES, LIMITS, VIEW_NAMES } from "./state.js";
+
+const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
+const HELP = [
+  ["1 – 4", "view"],
+  ["↑ ↓", "layer"],
+  ["← →", "head"],
+  ["Enter", "open a head, freeze a token"],
+  ["Shift + arrows", "move through the heatmap’s cells"],
+  ["+  −  0", "zoom in, out, whole"],
+  ["S", "scale"],
+  ["F", "keep or hide the first token"],
+  ["Esc", "let go of what is frozen"],
+];
+
+export function createControls(context) {
+  const { meta, update } = context;
+  const tabs = VIEW_NAMES.map((name, i) =>
+    make(
+      "button",
+      {
+        type: "button",
+        role: "tab",
+        id: `av-tab-${name}`,
+        "data-view": name,
+        "aria-controls": "av-stage",
+        title: `${VIEW_LABELS[name]} (${i + 1})`,
+        onclick: () => update({ view: name }),
+      },
+      VIEW_LABELS[name],
+    ),
+  );
+  const help = make(
+    "details",
+    { class: "av-help" },
+    make("summary", { title: "Keys" }, "Keys"),
+    make("dl", {}, ...HELP.flatMap(([keys, what]) => [make("dt", {}, keys), make("dd", {}, what)])),
+  );
+  const themeButton = make(
+    "button",
+    { type: "button", class: "av-plain", onclick: () => update({ theme: context.theme.isDark ? "light" : "dark" }) },
+    "Dark",
+  );
+  const header = make(
+    "header",
+    { class: "av-header" },
+    make("div", { class: "av-title" }, make("h1", {}, meta.model), make("p", {}, describe(meta))),
+    make("div", { class: "av-tabs", role: "tablist", "aria-label": "View" }, ...tabs),
+    make("div", { class: "av-aside" }, help, themeButton),
+  );
+
+  const layer = makeStepper("Layer", (by) => step(context, by, 0), (value) => goTo(context, Number(value)));
+  const head = makeStepper("Head", (by) => step(context, 0, by), (value) =>
+    update({ head: value === "mean" ? value : Number(value), zoom: context.state.zoom }),
+  );
+  layer.select.append(...meta.layers.map((number) => make("option", { value: number }, String(number))));
+  const scale = makeChoice("Scale", "scale", [["linear", "linear"], ["power", "√"], ["log", "log"]], update);
+  const range = makeChoice("Range", "range", [["own", "each head"], ["all", "shared"]], update);
+  const first = make("input", { type: "checkbox", onchange: () => update({ first: first.checked ? "keep" : "hide" }) });
+  const amp = makeSlider("Amplify", "amp", LIMITS.amp, 0.1, (value) => `${value.toFixed(1)}×`, update);
+  const min = makeSlider("Filter", "min", [0, 1], 0.01, (value) => `≥ ${describeMin(value)}`, update, readMin, writeMin);
+  const sort = make(
+    "select",
+    { onchange: () => update({ sort: sort.value || null }) },
+    make("option", { value: "" }, "layer"),
+    ...meta.scores.map(({ name }) => make("option", { value: name }, name.replaceAll("_", " "))),
+  );
+  const sorting = make("label", { class: "av-field" }, make("span", {}, "Sort by"), sort);
+  const bar = make(
+    "div",
+    { class: "av-bar", role: "group", "aria-label": "What is shown" },
+    layer.element,
+    head.element,
+    sorting,
+    scale.element,
+    range.element,
+    amp.element,
+    min.element,
+    make("label", { class: "av-check" }, first, make("span", {}, "First token")),
+  );
+  const notes = make("footer", { class: "av-notes" }, ...listNotes(meta).map((note) => make("p", {}, note)));
+  for (const part of meta.parts ?? []) {
+    const name = `layers ${part.layers[0]} to ${part.layers.at(-1)}`;
+    notes.append(make("a", { href: part.href }, name));
+  }
+
+  let shownLayer = null;
+  function show() {
+    const { state } = context;
+    for (const tab of tabs) {
+      const isChosen = tab.dataset.view === state.view;
+      tab.setAttribute("aria-selected", String(isChosen));
+      tab.tabIndex = isChosen ? 0 : -1;
+    }
+    if (shownLayer !== state.layer) {
+      const numbers = meta.heads[meta.layers.indexOf(state.layer)];
+      const mean = numbers.length > 1 ? [make("option", { value: "mean" }, "mean")] : [];
+      head.select.replaceChildren(...numbers.map((n) => make("option", { value: n }, String(n))), ...mean);
+      shownLayer = state.layer;
+    }
+    layer.select.value = String(state.layer);
+    head.select.value = String(state.head);
+    const isOverview = state.view === "overview";
+    layer.element.hidden = isOverview;
+    head.element.hidden = state.view !== "heatmap";
+    sorting.hidden = !isOverview || !meta.scores.length;
+    sort.value = state.sort ?? "";
+    scale.show(state);
+    range.show(state);
+    amp.show(state);
+    min.show(state);
+    first.checked = state.first === "keep";
+    themeButton.textContent = context.theme.isDark ? "Light" : "Dark";
+    themeButton.setAttribute("aria-label", `${context.theme.isDark ? "Light" : "Dark"} mode`);
+    context.root.querySelector("#av-stage")?.setAttribute("aria-labelledby", `av-tab-${state.view}`);
+  }
+
+  function handleKey({ key, shiftKey, target }) {
+    const { state } = context;
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (key in moves && !shiftKey) {
+      if (target.getAttribute?.("role") === "tab" && moves[key][1]) {
+        const next = (VIEW_NAMES.indexOf(state.view) + moves[key][1] + VIEW_NAMES.length) % VIEW_NAMES.length;
+        update({ view: VIEW_NAMES[next] });
+        tabs[next].focus();
+      } else step(context, ...moves[key]);
+    } else if (VIEW_NAMES[Number(key) - 1]) update({ view: VIEW_NAMES[Number(key) - 1] });
+    else if (key === "s" || key === "S") {
+      update({ scale: CHOICES.scale[(CHOICES.scale.indexOf(state.scale) + 1) % CHOICES.scale.length] });
+    } else if (key === "f" || key === "F") update({ first: state.first === "keep" ? "hide" : "keep" });
+    else if (key === "Escape") update({ observed: null, observer: null, line: null });
+    else return false;
+    return true;
+  }
+
+  return { header, bar, notes, show, handleKey };
+}
+
+/** Go to the layer with this number, at the same head where it has that. */
+function goTo({ meta, state, update }, layer) {
+  const heads = meta.heads[meta.layers.indexOf(layer)];
+  const head = state.head === "mean" || heads.includes(state.head) ? state.head : heads[0];
+  update({ layer, head, on: state.on?.filter((n) => n === "mean" || heads.includes(n)) ?? null });
+}
+
+function step(context, down, across) {
+  const { meta, state, update } = context;
+  if (down) {
+    const at = meta.layers.indexOf(state.layer) + down;
+    if (at >= 0 && at < meta.layers.length) goTo(context, meta.layers[at]);
+  }
+  if (across) {
+    const heads = meta.heads[meta.layers.indexOf(state.layer)];
+    const choices = heads.length > 1 && state.view !== "overview" ? [...heads, "mean"] : heads;
+    const at = choices.indexOf(state.head) + across;
+    if (at >= 0 && at < choices.length) update({ head: choices[at] });
+  }
+  const { layer, head } = context.state;
+  context.announce(`Layer ${layer}, ${head === "mean" ? "mean of heads" : `head ${head}`}`);
+}
+
+function makeStepper(name, onstep, onchoose) {
+  const select = make("select", { "aria-label": name, onchange: () => onchoose(select.value) });
+  const button = (sign, by, word) =>
+    make("button", { type: "button", "aria-label": `${word} ${name.toLowerCase()}`, onclick: () => onstep(by) }, sign);
+  const buttons = [button("‹", -1, "Previous"), button("›", 1, "Next")];
+  const element = make(
+    "div",
+    { class: "av-field av-stepper" },
+    make("span", {}, name),
+    make("div", {}, buttons[0], select, buttons[1]),
+  );
+  return { element, select };
+}
+
+function makeChoice(label, name, choices, update) {
+  const buttons = choices.map(([value, word]) =>
+    make("button", { type: "button", "data-value": value, onclick: () => update({ [name]: value }) }, word),
+  );
+  const group = make("div", { class: "av-choice", role: "group", "aria-label": label }, ...buttons);
+  return {
+    element: make("div", { class: "av-field" }, make("span", {}, label), group),
+    show(state) {
+      for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.value === state[name]));
+    },
+  };
+}
+
+function makeSlider(label, name, [low, high], step, describeValue, update, read = Number, write = Number) {
+  const output = make("output", {});
+  const input = make("input", {
+    type: "range",
+    min: low,
+    max: high,
+    step,
+    "aria-label": label,
+    oninput: () => update({ [name]: read(Number(input.value)) }),
+  });
+  return {
+    element: make("label", { class: "av-field av-slider" }, make("span", {}, label, " ", output), input),
+    show(state) {
+      if (document.activeElement !== input) input.value = write(state[name]);
+      output.textContent = describeValue(state[name]);
+      input.setAttribute("aria-valuetext", output.textContent);
+    },
+  };
+}
+
+/** The filter's track is cubic: most weights are small, so half of it is for those under an eighth. */
+function readMin(share) {
+  return Math.round(share ** 3 * 1e4) / 1e4;
+}
+
+function writeMin(weight) {
+  return Math.cbrt(weight);
+}
+
+function describeMin(weight) {
+  return weight === 0 || weight >= 0.1 ? weight.toFixed(2) : weight.toPrecision(2);
+}
+
+function describe(meta) {
+  const counts = meta.heads.map((row) => row.length);
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+  const heads = least === most ? plural(most, "head") : `${least}–${most} heads`;
+  const n = meta.tokens_key.length;
+  const queries = (meta.tokens_query ?? meta.tokens_key).length;
+  const tokens = queries === n ? plural(n, "token") : `${queries} queries × ${n} keys`;
+  const kind = { self: "", encoder: "encoder", decoder: "decoder", cross: "cross attention" }[meta.kind];
+  return [plural(meta.layers.length, "layer") + (meta.reduction === "head_mean" ? ", mean of heads" : ` × ${heads}`), tokens, kind]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+function listNotes(meta) {
+  const notes = [...meta.notes];
+  if (meta.reduction === "pooled") {
+    notes.push(`A cell is the ${meta.pooling} over ${meta.cell[0]} × ${meta.cell[1]} tokens.`);
+  }
+  if (meta.reduction === "head_mean") notes.push("Each layer is the mean over its heads.");
+  if (meta.has_sinks) notes.push("The model has learned sinks: a row sums to less than 1.");
+  if (meta.encoding.type === "uint8") {
+    notes.push(`Weights are stored in 8 bits; a shown one is at most ${formatError(meta.encoding)} off.`);
+  }
+  return notes;
+}
+
+function formatError({ power, scale }) {
+  return ((power * scale) / 510).toPrecision(1);
+}

@@ -1,0 +1,176 @@
+/** Weights: from the bytes of a head to numbers, to thumbnails, to shares of a colour scale. */
+
+/** Stands in a head's values where the causal mask hides a cell. */
+export const HIDDEN = -1;
+const LOG_FLOOR = 1e-4;
+const KEPT_BYTES = 256 * 2 ** 20;
+
+export function checkMeta(meta) {
+  if (meta?.version !== 1) throw new Error(`this viewer reads version 1 of its data, got ${meta?.version}`);
+}
+
+export class HeadStore {
+  constructor(meta, source) {
+    this.meta = meta;
+    this.source = source;
+    this.heads = new Map();
+    this.waiting = new Map();
+    this.thumbnails = new Map();
+    this.firstRows = Int32Array.from({ length: meta.columns }, (_, column) => findFirstRow(meta, column));
+    this.most = Math.max(2, Math.floor(KEPT_BYTES / (4 * meta.rows * meta.columns)));
+    this.table = meta.encoding.type === "uint8" ? makeTable(meta.encoding) : null;
+  }
+
+  headsOf(layer) {
+    return this.meta.heads[this.meta.layers.indexOf(layer)];
+  }
+
+  /** What is already here, or undefined. */
+  peek(layer, head) {
+    return this.heads.get(`${layer}.${head}`);
+  }
+
+  /** Promise of {values, max, maxRest}: row by row, `HIDDEN` above the diagonal; head may be "mean". */
+  load(layer, head) {
+    const key = `${layer}.${head}`;
+    const here = this.heads.get(key);
+    if (here) {
+      this.heads.delete(key);
+      this.heads.set(key, here);
+      return Promise.resolve(here);
+    }
+    if (!this.waiting.has(key)) {
+      const job = (head === "mean" ? this.average(layer) : this.fetch(layer, head)).finally(() =>
+        this.waiting.delete(key),
+      );
+      this.waiting.set(
+        key,
+        job.then((found) => this.keep(key, found)),
+      );
+    }
+    return this.waiting.get(key);
+  }
+
+  keep(key, found) {
+    this.heads.set(key, found);
+    for (const oldest of this.heads.keys()) {
+      if (this.heads.size <= this.most) break;
+      this.heads.delete(oldest);
+    }
+    return found;
+  }
+
+  async fetch(layer, head) {
+    return this.measure(this.unpack(await this.source.getHead(layer, head)));
+  }
+
+  async average(layer) {
+    const numbers = this.headsOf(layer);
+    const sum = new Float32Array(this.meta.rows * this.meta.columns);
+    for (const head of numbers) {
+      const { values } = this.peek(layer, head) ?? (await this.fetch(layer, head));
+      for (let i = 0; i < sum.length; i++) sum[i] += values[i];
+    }
+    for (let i = 0; i < sum.length; i++) sum[i] /= numbers.length;
+    return this.measure(sum);
+  }
+
+  unpack(bytes) {
+    const { rows, columns } = this.meta;
+    const values = new Float32Array(rows * columns).fill(HIDDEN);
+    let cells = bytes;
+    if (!this.table) cells = new Float32Array(bytes.slice().buffer);
+    let count = 0;
+    for (let column = 0; column < columns; column++) count += rows - this.firstRows[column];
+    if (cells.length !== count) throw new Error(`a head came with ${cells.length} weights, expected ${count}`);
+    let next = 0;
+    for (let column = 0; column < columns; column++) {
+      for (let row = this.firstRows[column]; row < rows; row++, next++) {
+        values[row * columns + column] = this.table ? this.table[cells[next]] : cells[next];
+      }
+    }
+    return values;
+  }
+
+  measure(values) {
+    const { columns } = this.meta;
+    const hidden = countHidden(this.meta);
+    let [max, maxRest] = [0, 0];
+    for (let i = 0, column = 0, row = 0; i < values.length; i++) {
+      const value = values[i];
+      if (value > max) max = value;
+      if (value > maxRest && column >= hidden.columns && row >= hidden.rows) maxRest = value;
+      if (++column === columns) {
+        column = 0;
+        row++;
+      }
+    }
+    return { values, max, maxRest };
+  }
+
+  /** Promise of {values, side…}: the largest weights on a grid of at most `most` cells a side. */
+  async loadThumbnail(layer, head, most) {
+    const key = `${layer}.${head}.${most}`;
+    if (!this.thumbnails.has(key)) {
+      const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetch(layer, head));
+      this.thumbnails.set(key, { ...poolCells(values, this.meta, most), max, maxRest });
+    }
+    return this.thumbnails.get(key);
+  }
+}
+
+function findFirstRow(meta, column) {
+  if (!meta.causal) return 0;
+  const [down, across] = meta.cell;
+  const first = Math.ceil((column * across - meta.first_query + 1) / down) - 1;
+  return Math.min(meta.rows, Math.max(0, first));
+}
+
+function makeTable({ power, scale }) {
+  return Float32Array.from({ length: 256 }, (_, code) => scale * (code / 255) ** power);
+}
+
+export function poolCells(values, { rows, columns }, most) {
+  const factor = Math.max(1, Math.ceil(Math.max(rows, columns) / most));
+  const [height, width] = [Math.ceil(rows / factor), Math.ceil(columns / factor)];
+  const pooled = new Float32Array(height * width).fill(HIDDEN);
+  for (let row = 0; row < rows; row++) {
+    const base = Math.floor(row / factor) * width;
+    for (let column = 0; column < columns; column++) {
+      const value = values[row * columns + column];
+      const at = base + Math.floor(column / factor);
+      if (value > pooled[at]) pooled[at] = value;
+    }
+  }
+  return { values: pooled, rows: height, columns: width, factor };
+}
+
+/** Rows and columns that go when the first token is hidden: its row only if that is its own. */
+export function countHidden(meta) {
+  return { rows: meta.kind !== "cross" && meta.first_query === 0 && meta.cell[0] === 1 ? 1 : 0, columns: 1 };
+}
+
+/** The weight at the dark end of the scale: the head's own largest, or that of all heads. */
+export function findTop(meta, state, found) {
+  const hides = state.first === "hide";
+  if (state.range === "own") return (hides ? found.maxRest : found.max) || 1;
+  if (!meta.maxima) return meta.encoding.scale ?? 1;
+  return meta.maxima.flat().reduce((top, pair) => Math.max(top, pair[hides ? 1 : 0]), 0) || 1;
+}
+
+/** Return the function from a weight to its share of the scale, 0 to 1. */
+export function makeScale(state, top) {
+  const { min } = state;
+  const power = 1 / state.amp;
+  const norm =
+    state.scale === "linear"
+      ? (share) => share
+      : state.scale === "power"
+        ? Math.sqrt
+        : (share) => 1 - Math.log(Math.max(share, LOG_FLOOR)) / Math.log(LOG_FLOOR);
+  return (weight) => {
+    if (!(weight > 0) || weight < min) return 0;
+    const share = norm(Math.min(1, weight / top));
+    return power === 1 ? share : share ** power;
+  };
+}

@@ -1,0 +1,47 @@
+/** Elements from plain values. Strings become text nodes, never markup. */
+
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value === null || value === undefined) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export const FONT = "11.5px ui-sans-serif, system-ui, sans-serif";
+
+/** Give a canvas a size in CSS pixels and return its context, scaled so that one unit is one CSS pixel. */
+export function sizeCanvas(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  const [w, h] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
+  if (canvas.width !== w || canvas.height !== h) {
+    canvas.width = w;
+    canvas.height = h;
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
+  const drawing = canvas.getContext("2d");
+  drawing.setTransform(ratio, 0, 0, ratio, 0, 0);
+  drawing.clearRect(0, 0, width, height);
+  return drawing;
+}
+
+export function shorten(text, longest) {
+  const characters = text.length > longest ? [...text.slice(0, 4 * longest)] : [];
+  return characters.length > longest ? `${characters.slice(0, longest - 1).join("")}…` : text;
+}
+
+/** Write a weight so that small ones keep two figures. */
+export function formatWeight(weight) {
+  if (weight === 0) return "0";
+  if (weight >= 0.1) return weight.toFixed(3);
+  if (weight >= 1e-4) return weight.toPrecision(2);
+  return weight.toExponential(1).replace("e-", "·10⁻").replace(/⁻(\d+)$/, (_, digits) => `⁻${raise(digits)}`);
+}
+
+function raise(digits) {
+  return [...digits].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
+}

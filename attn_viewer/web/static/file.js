@@ -1,0 +1,38 @@
+/** The source of a page that holds its own weights, each head as base64 of deflated bytes in an element of its own. */
+
+import { make } from "./dom.js";
+import { mountViewer } from "./viewer.js";
+
+function waitForAll() {
+  if (document.readyState !== "loading") return Promise.resolve();
+  return new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve, { once: true }));
+}
+
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+export function openPage() {
+  const meta = JSON.parse(document.getElementById("meta").textContent);
+  const options = JSON.parse(document.getElementById("options").textContent);
+  const getHead = async (layer, head) => {
+    const id = `h${layer}.${head}`;
+    if (!document.getElementById(id)) await waitForAll();
+    try {
+      return await inflate(document.getElementById(id).textContent);
+    } catch (error) {
+      throw new Error(`The weights of layer ${layer}, head ${head} are damaged in this file; make it again.`, {
+        cause: error,
+      });
+    }
+  };
+  const element = document.getElementById("viewer");
+  try {
+    return mountViewer(element, { meta, getHead }, { allKeys: true, ...options });
+  } catch (error) {
+    element.replaceChildren(make("p", {}, error.message));
+    return null;
+  }
+}

@@ -1,0 +1,352 @@
+/** One head, or a layer's mean: cells on a canvas, labels where they fit, a cross on what is pointed at. */
+
+import { HIDDEN, countHidden, findTop, makeScale, poolCells } from "./data.js";
+import { FONT, formatWeight, make, shorten, sizeCanvas } from "./dom.js";
+import { paintCells } from "./overview.js";
+import { spellColor } from "./theme.js";
+
+const LABEL_CELL = 12;
+const LONGEST_LABEL = 14;
+const STRONGEST = 8;
+const MOST_ZOOM = 64;
+
+export function createHeatmap(context) {
+  const { meta, store } = context;
+  const base = make("canvas", { class: "av-base" });
+  const over = make("canvas", { class: "av-over" });
+  const plot = make(
+    "div",
+    { class: "av-plot", tabindex: 0, role: "img", "aria-describedby": "av-detail" },
+    base,
+    over,
+  );
+  const message = make("p", { class: "av-message", hidden: true });
+  const zoomIn = make("button", { type: "button", "aria-label": "Zoom in", onclick: () => zoomBy(2) }, "+");
+  const zoomOut = make("button", { type: "button", "aria-label": "Zoom out", onclick: () => zoomBy(0.5) }, "−");
+  const whole = make("button", { type: "button", onclick: () => context.update({ zoom: null }) }, "Whole");
+  const legend = make("canvas", { class: "av-legend", "aria-hidden": true });
+  const ends = make("div", { class: "av-ends" }, make("span"), make("span"));
+  const title = make("h2");
+  const detail = make("div", { class: "av-detail", id: "av-detail" });
+  const aside = make(
+    "aside",
+    { class: "av-side" },
+    title,
+    legend,
+    ends,
+    make("div", { class: "av-zoom", role: "group", "aria-label": "Zoom" }, zoomIn, zoomOut, whole),
+    detail,
+  );
+  const element = make("div", { class: "av-heatmap" }, make("div", { class: "av-frame" }, plot, message), aside);
+  element.style.setProperty("--aspect", Math.max(1, meta.columns / meta.rows));
+  const picture = document.createElement("canvas");
+  let painted = "";
+  let found = null;
+  let place = null;
+  let cursor = null;
+  let drag = null;
+
+  const queryLabels = meta.tokens_query ?? meta.tokens_key;
+  const labelOf = (labels, cell, index) => {
+    const first = index * cell;
+    const last = Math.min(labels.length, first + cell) - 1;
+    return last > first ? `${shorten(labels[first], 8)} … ${shorten(labels[last], 8)}` : labels[first];
+  };
+  const describeQuery = (row) => `${meta.first_query + row * meta.cell[0]}  ${shorten(labelOf(queryLabels, meta.cell[0], row), 40)}`;
+  const describeKey = (column) => `${column * meta.cell[1]}  ${shorten(labelOf(meta.tokens_key, meta.cell[1], column), 40)}`;
+
+  function show() {
+    const { layer, head } = context.state;
+    title.textContent = head === "mean" ? `Layer ${layer}, mean of heads` : `Layer ${layer}, head ${head}`;
+    found = store.peek(layer, head) ?? null;
+    message.hidden = true;
+    if (!found) {
+      store.load(layer, head).then(context.redraw, (error) => {
+        message.textContent = error.message;
+        message.hidden = false;
+      });
+      plot.dataset.ready = "false";
+      return;
+    }
+    layOut();
+    paint();
+    drawBase();
+    drawLegend();
+    point(cursor);
+    plot.setAttribute("aria-label", `${title.textContent}: ${meta.rows} queries by ${meta.columns} keys`);
+    plot.dataset.ready = `${layer}.${head}`;
+  }
+
+  function layOut() {
+    const { rows, columns } = meta;
+    const width = plot.parentElement.clientWidth;
+    const top = plot.getBoundingClientRect().top + window.scrollY;
+    const height = Math.max(300, Math.min(width, window.innerHeight - Math.min(top, 260) - 56));
+    const sides = (labels) => Math.min(110, 14 + 6.6 * Math.max(...labels.slice(0, 2000).map((t) => Math.min(LONGEST_LABEL, t.length))));
+    const zoom = clampZoom(context.state.zoom);
+    let left = 44;
+    let bottom = 34;
+    const fit = () => Math.min((width - left - 8) / columns, (height - bottom - 8) / rows);
+    if (fit() * zoom[0] >= LABEL_CELL && meta.cell[0] * meta.cell[1] === 1) {
+      left = sides(queryLabels) + 16;
+      bottom = sides(meta.tokens_key) + 16;
+    }
+    const whole = fit();
+    const cell = whole * zoom[0];
+    const wide = Math.min(width - left - 8, columns * cell);
+    const high = Math.min(height - bottom - 8, rows * cell);
+    const x = Math.min(zoom[1], columns - wide / cell);
+    const y = Math.min(zoom[2], rows - high / cell);
+    place = { left, top: 8, wide, high, cell, x: Math.max(0, x), y: Math.max(0, y), whole, zoom: zoom[0] };
+    place.hasLabels = cell >= LABEL_CELL && meta.cell[0] * meta.cell[1] === 1;
+    plot.style.width = `${left + wide + 8}px`;
+    plot.style.height = `${8 + high + bottom}px`;
+  }
+
+  function clampZoom(zoom) {
+    if (!zoom) return [1, 0, 0];
+    return [Math.min(MOST_ZOOM, Math.max(1, zoom[0])), Math.max(0, zoom[1]), Math.max(0, zoom[2])];
+  }
+
+  function paint() {
+    const { state, theme } = context;
+    const sharpness = place.cell * (window.devicePixelRatio || 1);
+    const factor = sharpness < 1 ? Math.ceil(1 / sharpness) : 1;
+    const look = [state.layer, state.head, state.scale, state.range, state.first, state.amp, state.min, theme.isDark, factor].join();
+    if (painted === look) return;
+    const most = Math.ceil(Math.max(meta.rows, meta.columns) / factor);
+    const cells = factor > 1 ? poolCells(found.values, meta, most) : { values: found.values, ...pick(meta), factor: 1 };
+    const hidden = state.first === "hide" && factor === 1 ? countHidden(meta) : { rows: 0, columns: 0 };
+    paintCells(picture, cells, hidden, makeScale(state, findTop(meta, state, found)), theme);
+    picture.factor = cells.factor;
+    painted = look;
+  }
+
+  function drawBase() {
+    const { theme } = context;
+    const { left, top, wide, high, cell, x, y } = place;
+    const drawing = sizeCanvas(base, plot.clientWidth, plot.clientHeight);
+    drawing.imageSmoothingEnabled = false;
+    drawing.save();
+    drawing.beginPath();
+    drawing.rect(left, top, wide, high);
+    drawing.clip();
+    const size = cell * picture.factor;
+    drawing.drawImage(picture, left - x * cell, top - y * cell, picture.width * size, picture.height * size);
+    drawing.restore();
+    drawing.strokeStyle = theme.frame;
+    drawing.strokeRect(left - 0.5, top - 0.5, wide + 1, high + 1);
+    drawing.font = FONT;
+    drawing.fillStyle = theme.muted;
+    const [firstRow, lastRow] = [Math.floor(y), Math.min(meta.rows, Math.ceil(y + high / cell))];
+    const [firstColumn, lastColumn] = [Math.floor(x), Math.min(meta.columns, Math.ceil(x + wide / cell))];
+    const isInside = (at, length) => at >= 2 && at <= length - 2;
+    drawing.textBaseline = "middle";
+    drawing.textAlign = "right";
+    const rowStep = place.hasLabels ? 1 : chooseStep((36 / cell) * meta.cell[0]);
+    for (let row = firstRow; row < lastRow; row++) {
+      const at = (row + 0.5 - y) * cell;
+      const index = meta.first_query + row * meta.cell[0];
+      if (!isInside(at, high) || (!place.hasLabels && !isTick(index, rowStep, meta.cell[0]))) continue;
+      drawing.fillText(place.hasLabels ? shorten(queryLabels[row], LONGEST_LABEL) : String(index), left - 6, top + at, left - 22);
+    }
+    const columnStep = place.hasLabels ? 1 : chooseStep((44 / cell) * meta.cell[1]);
+    for (let column = firstColumn; column < lastColumn; column++) {
+      const at = (column + 0.5 - x) * cell;
+      const index = column * meta.cell[1];
+      if (!isInside(at, wide) || (!place.hasLabels && !isTick(index, columnStep, meta.cell[1]))) continue;
+      if (place.hasLabels) {
+        drawing.save();
+        drawing.translate(left + at, top + high + 6);
+        drawing.rotate(-Math.PI / 2);
+        drawing.fillText(shorten(meta.tokens_key[column], LONGEST_LABEL), 0, 0, plot.clientHeight - top - high - 22);
+        drawing.restore();
+      } else {
+        drawing.textAlign = "center";
+        drawing.fillText(String(index), left + at, top + high + 11);
+      }
+    }
+    drawing.textAlign = "center";
+    drawing.fillStyle = theme.ink;
+    drawing.fillText("key", left + wide / 2, plot.clientHeight - 6);
+    drawing.save();
+    drawing.translate(7, top + high / 2);
+    drawing.rotate(-Math.PI / 2);
+    drawing.fillText("query", 0, 0);
+    drawing.restore();
+  }
+
+  function drawLegend() {
+    const { state, theme } = context;
+    const top = findTop(meta, state, found);
+    const width = legend.parentElement.clientWidth;
+    const drawing = sizeCanvas(legend, width, 10);
+    const scale = makeScale(state, top);
+    for (let i = 0; i < width; i++) {
+      drawing.fillStyle = spellColor(theme.table[Math.round(255 * scale((top * (i + 0.5)) / width))]);
+      drawing.fillRect(i, 0, 1, 10);
+    }
+    ends.children[0].textContent = "0";
+    ends.children[1].textContent = formatWeight(top);
+  }
+
+  /** Mark a cell [row, column] and tell its numbers; null lets go. */
+  function point(cell, event) {
+    const { theme } = context;
+    const { left, top, wide, high, cell: size, x, y } = place;
+    const drawing = sizeCanvas(over, plot.clientWidth, plot.clientHeight);
+    cursor = cell;
+    if (!cell) {
+      context.tooltip.hide();
+      tell(null);
+      return;
+    }
+    const [row, column] = cell;
+    drawing.beginPath();
+    drawing.rect(left, top, wide, high);
+    drawing.clip();
+    const [atX, atY] = [left + (column - x) * size, top + (row - y) * size];
+    const side = Math.max(1, size);
+    drawing.globalAlpha = 0.1;
+    drawing.fillStyle = theme.accent;
+    drawing.fillRect(left, atY, wide, side);
+    drawing.fillRect(atX, top, side, high);
+    drawing.globalAlpha = 1;
+    drawing.strokeStyle = theme.accent;
+    drawing.lineWidth = 1.5;
+    drawing.strokeRect(atX - 0.75, atY - 0.75, side + 1.5, side + 1.5);
+    tell(cell);
+    if (event) {
+      const value = readCell(row, column);
+      context.tooltip.show(event.clientX, event.clientY, [`query ${describeQuery(row)}`, `key ${describeKey(column)}`, value]);
+    }
+  }
+
+  function readCell(row, column) {
+    const value = found.values[row * meta.columns + column];
+    if (value === HIDDEN) return "not seen: the key comes later";
+    if (meta.encoding.type === "float32") return `weight ${formatWeight(value)}`;
+    const { scale, power } = meta.encoding;
+    return value ? `weight ≈ ${formatWeight(value)}` : `weight < ${formatWeight(scale * (0.5 / 255) ** power)}`;
+  }
+
+  function tell(cell) {
+    if (!cell) {
+      detail.replaceChildren(make("p", { class: "av-hint" }, "Point at a cell to read its weight. Drag to move, + and − to zoom."));
+      return;
+    }
+    const [row] = cell;
+    const strongest = findStrongest(row);
+    const items = strongest.map(([column, weight]) => {
+      const bar = make("i");
+      bar.style.width = `${100 * Math.min(1, weight)}%`;
+      return make(
+        "li",
+        { class: column === cell[1] ? "av-here" : null },
+        make("span", {}, describeKey(column)),
+        make("b", {}, formatWeight(weight)),
+        bar,
+      );
+    });
+    detail.replaceChildren(make("h3", {}, `Query ${describeQuery(row)} looks at`), make("ol", {}, ...items));
+  }
+
+  function findStrongest(row) {
+    const best = [];
+    const skip = context.state.first === "hide" ? 1 : 0;
+    for (let column = skip; column < meta.columns; column++) {
+      const weight = found.values[row * meta.columns + column];
+      if (weight <= 0 || (best.length === STRONGEST && weight <= best[STRONGEST - 1][1])) continue;
+      let at = best.length;
+      while (at > 0 && best[at - 1][1] < weight) at--;
+      best.splice(at, 0, [column, weight]);
+      if (best.length > STRONGEST) best.pop();
+    }
+    return best;
+  }
+
+  function locate(event) {
+    const box = plot.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left - place.left) / place.cell + place.x);
+    const row = Math.floor((event.clientY - box.top - place.top) / place.cell + place.y);
+    const isInside = row >= 0 && column >= 0 && row < meta.rows && column < meta.columns;
+    const isSeen =
+      event.clientX - box.left <= place.left + place.wide && event.clientY - box.top <= place.top + place.high;
+    return isInside && isSeen && event.clientX - box.left >= place.left && event.clientY - box.top >= place.top ? [row, column] : null;
+  }
+
+  function zoomBy(factor, event) {
+    if (!place) return;
+    const zoom = Math.min(MOST_ZOOM, Math.max(1, place.zoom * factor));
+    const box = plot.getBoundingClientRect();
+    const [inX, inY] = event
+      ? [event.clientX - box.left - place.left, event.clientY - box.top - place.top]
+      : [place.wide / 2, place.high / 2];
+    const cell = place.whole * zoom;
+    const x = Math.max(0, place.x + inX / place.cell - inX / cell);
+    const y = Math.max(0, place.y + inY / place.cell - inY / cell);
+    context.update({ zoom: zoom === 1 ? null : [zoom, x, y] });
+  }
+
+  plot.addEventListener("pointermove", (event) => {
+    if (!found || !place) return;
+    if (drag) {
+      const x = Math.max(0, drag.x - (event.clientX - drag.fromX) / place.cell);
+      const y = Math.max(0, drag.y - (event.clientY - drag.fromY) / place.cell);
+      if (place.zoom > 1) context.update({ zoom: [place.zoom, x, y] });
+      return;
+    }
+    point(locate(event), event);
+  });
+  plot.addEventListener("pointerdown", (event) => {
+    if (!place || place.zoom === 1) return;
+    drag = { fromX: event.clientX, fromY: event.clientY, x: place.x, y: place.y };
+    plot.setPointerCapture(event.pointerId);
+  });
+  plot.addEventListener("pointerup", () => (drag = null));
+  plot.addEventListener("pointercancel", () => (drag = null));
+  plot.addEventListener("pointerleave", () => found && place && point(null));
+  plot.addEventListener("dblclick", (event) => zoomBy(2, event));
+  plot.addEventListener(
+    "wheel",
+    (event) => {
+      if (!event.ctrlKey && !event.metaKey) return;
+      event.preventDefault();
+      zoomBy(event.deltaY < 0 ? 1.25 : 0.8, event);
+    },
+    { passive: false },
+  );
+
+  function handleKey({ key, shiftKey }) {
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (key in moves && shiftKey && found) {
+      const [row, column] = cursor ?? [0, 0];
+      const next = [
+        Math.min(meta.rows - 1, Math.max(0, row + moves[key][0])),
+        Math.min(meta.columns - 1, Math.max(0, column + moves[key][1])),
+      ];
+      point(next);
+      context.announce(`query ${describeQuery(next[0])}, key ${describeKey(next[1])}, ${readCell(...next)}`);
+    } else if (key === "+" || key === "=") zoomBy(2);
+    else if (key === "-") zoomBy(0.5);
+    else if (key === "0") context.update({ zoom: null });
+    else return false;
+    return true;
+  }
+
+  return { element, show, handleKey, destroy: () => context.tooltip.hide() };
+}
+
+function pick({ rows, columns }) {
+  return { rows, columns };
+}
+
+/** The smallest of 1, 2, 5, 10, 20 … that is at least `least`. */
+function chooseStep(least) {
+  const ten = 10 ** Math.floor(Math.log10(Math.max(1, least)));
+  return [1, 2, 5, 10].map((step) => step * ten).find((step) => step >= least) ?? 10 * ten;
+}
+
+function isTick(index, step, cell) {
+  return index % step < cell;
+}

@@ -1,0 +1,62 @@
+/** The heads of a layer as coloured switches, for the views that lay several heads over each other. */
+
+import { make } from "./dom.js";
+import { colorHead } from "./theme.js";
+
+/** The heads that are on: [{head, color}], in the layer's order, the mean last. */
+export function listHeads({ meta, state, theme }) {
+  const heads = meta.heads[meta.layers.indexOf(state.layer)];
+  const on = new Set(state.on ?? heads);
+  const chosen = heads.map((head, i) => ({ head, color: colorHead(theme, i, heads.length) }));
+  if (heads.length > 1) chosen.push({ head: "mean", color: colorHead(theme, "mean") });
+  return chosen.filter(({ head }) => on.has(head));
+}
+
+/** Promise of the weights of the heads that are on. */
+export async function loadHeads(context) {
+  const { state, store, meta } = context;
+  const chosen = listHeads(context);
+  const found = await Promise.all(chosen.map(({ head }) => store.load(state.layer, head)));
+  return { layer: state.layer, heads: chosen.map((one, i) => ({ ...one, found: found[i] })), meta };
+}
+
+export function createLegend(context) {
+  const { meta, update } = context;
+  const element = make("div", { class: "av-heads", role: "group", "aria-label": "Heads" });
+
+  function show() {
+    const { state, theme } = context;
+    const heads = meta.heads[meta.layers.indexOf(state.layer)];
+    const choices = heads.length > 1 ? [...heads, "mean"] : heads;
+    const on = new Set(state.on ?? heads);
+    const focused = element.contains(document.activeElement) ? document.activeElement.dataset.head : null;
+    const chips = choices.map((head) => {
+      const color = colorHead(theme, head === "mean" ? head : heads.indexOf(head), heads.length);
+      const chip = make(
+        "button",
+        {
+          type: "button",
+          "data-head": head,
+          "aria-pressed": String(on.has(head)),
+          "aria-label": head === "mean" ? "Mean of heads" : `Head ${head}`,
+          title: "Click to switch, double click for this one alone",
+          onclick: () => {
+            const next = choices.filter((other) => (other === head) !== on.has(other));
+            update({ on: next.length === heads.length && !next.includes("mean") ? null : next });
+          },
+          ondblclick: () => update({ on: [head] }),
+        },
+        make("i"),
+        String(head),
+      );
+      chip.firstChild.style.background = color;
+      return chip;
+    });
+    const all = make("button", { type: "button", class: "av-plain", "data-head": "all", onclick: () => update({ on: null }) }, "All");
+    const none = make("button", { type: "button", class: "av-plain", "data-head": "none", onclick: () => update({ on: [] }) }, "None");
+    element.replaceChildren(make("span", { class: "av-label" }, "Heads"), ...chips, all, none);
+    if (focused) element.querySelector(`[data-head="${focused}"]`)?.focus();
+  }
+
+  return { element, show };
+}

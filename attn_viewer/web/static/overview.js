@@ -1,0 +1,183 @@
+/** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
+
+import { HIDDEN, countHidden, findTop, makeScale } from "./data.js";
+import { formatWeight, make } from "./dom.js";
+
+const SHARPNESS = 128;
+
+export function createOverview(context) {
+  const { meta, store } = context;
+  const grid = make("div", { class: "av-grid", role: "grid", "aria-label": "Heads" });
+  const element = make("div", { class: "av-overview" }, grid);
+  const cells = new Map();
+  const waiting = new Set();
+  let order;
+  let isBusy = false;
+  let isGone = false;
+  const watcher = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        const cell = cells.get(target.dataset.key);
+        if (cell) cell.isVisible = isIntersecting;
+        if (isIntersecting) waiting.add(target.dataset.key);
+        else waiting.delete(target.dataset.key);
+      }
+      work();
+    },
+    { rootMargin: "300px" },
+  );
+  for (const [i, layer] of meta.layers.entries()) {
+    for (const [j, head] of meta.heads[i].entries()) {
+      const canvas = make("canvas", { width: 1, height: 1 });
+      const score = make("span", { class: "av-score" });
+      const name = make("span", { class: "av-name" }, `${layer}.${head}`);
+      const button = make(
+        "button",
+        {
+          type: "button",
+          role: "gridcell",
+          "data-key": `${layer}.${head}`,
+          "aria-label": `Layer ${layer}, head ${head}`,
+          tabindex: -1,
+          onclick: () => context.update({ view: "heatmap", layer, head }),
+          onpointerenter: (event) => tell(event, layer, head),
+          onpointerleave: () => context.tooltip.hide(),
+          onfocus: () => context.update({ layer, head }),
+        },
+        canvas,
+        name,
+        score,
+      );
+      cells.set(`${layer}.${head}`, { layer, head, i, j, button, canvas, score, isVisible: false, drawn: null });
+      watcher.observe(button);
+    }
+  }
+
+  function tell(event, layer, head) {
+    const { i, j } = cells.get(`${layer}.${head}`);
+    const lines = [`Layer ${layer}, head ${head}`];
+    if (meta.maxima) lines.push(`largest weight ${formatWeight(meta.maxima[i][j][0])}`);
+    for (const { name, values } of meta.scores) {
+      if (values[i][j] !== null) lines.push(`${name.replaceAll("_", " ")} ${formatScore(values[i][j])}`);
+    }
+    context.tooltip.show(event.clientX, event.clientY, lines);
+  }
+
+  function arrange() {
+    const { sort } = context.state;
+    if (order === sort) return;
+    order = sort;
+    const chosen = meta.scores.find(({ name }) => name === sort);
+    const all = [...cells.values()];
+    const row = (...children) => make("div", { role: "row" }, ...children);
+    if (!chosen) {
+      const most = Math.max(...meta.heads.map((heads) => heads.length));
+      grid.style.setProperty("--columns", most);
+      grid.classList.remove("av-sorted");
+      const numbers = meta.heads.find((heads) => heads.length === most);
+      const corner = make("span", { class: "av-corner", role: "columnheader", "aria-label": "Layer" });
+      const heads = numbers.map((n) => make("span", { class: "av-head-name", role: "columnheader" }, String(n)));
+      const rows = meta.layers.map((layer, i) =>
+        row(
+          make("span", { class: "av-layer-name", role: "rowheader" }, String(layer)),
+          ...all.filter((cell) => cell.i === i).map((cell) => cell.button),
+        ),
+      );
+      grid.replaceChildren(row(corner, ...heads), ...rows);
+    } else {
+      const value = ({ i, j }) => chosen.values[i][j] ?? -Infinity;
+      all.sort((a, b) => value(b) - value(a));
+      grid.classList.add("av-sorted");
+      grid.replaceChildren(row(...all.map((cell) => cell.button)));
+    }
+    for (const cell of all) {
+      const value = chosen?.values[cell.i][cell.j];
+      cell.score.textContent = value === null || value === undefined ? "" : formatScore(value);
+    }
+  }
+
+  function show() {
+    arrange();
+    const { layer, head } = context.state;
+    for (const [key, cell] of cells) {
+      const isChosen = cell.layer === layer && cell.head === (head === "mean" ? meta.heads[cell.i][0] : head);
+      cell.button.tabIndex = isChosen ? 0 : -1;
+      cell.button.classList.toggle("av-chosen", isChosen);
+      if (cell.isVisible) waiting.add(key);
+    }
+    work();
+  }
+
+  /** Draw what is waiting, a few milliseconds at a time, so that the page stays quick. */
+  async function work() {
+    if (isBusy) return;
+    isBusy = true;
+    let start = performance.now();
+    while (waiting.size && !isGone) {
+      const key = waiting.values().next().value;
+      waiting.delete(key);
+      await drawCell(cells.get(key));
+      if (performance.now() - start > 24) {
+        await new Promise((resolve) => setTimeout(resolve));
+        start = performance.now();
+      }
+    }
+    isBusy = false;
+    if (!isGone) element.dataset.ready = "true";
+  }
+
+  async function drawCell(cell) {
+    const { state, theme } = context;
+    const look = [state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
+    if (cell.drawn === look) return;
+    try {
+      const found = await store.loadThumbnail(cell.layer, cell.head, SHARPNESS);
+      paintCells(cell.canvas, found, countSteps(meta, state, found.factor), makeScale(state, findTop(meta, state, found)), theme);
+      cell.drawn = look;
+      cell.button.removeAttribute("data-error");
+    } catch (error) {
+      cell.button.dataset.error = "true";
+      cell.button.title = error.message;
+    }
+  }
+
+  function handleKey({ key, target }) {
+    if (key === "Enter" && target.getAttribute?.("role") !== "gridcell" && target.tagName !== "BUTTON") {
+      context.update({ view: "heatmap" });
+      return true;
+    }
+    return false;
+  }
+
+  function destroy() {
+    isGone = true;
+    watcher.disconnect();
+  }
+
+  return { element, show, handleKey, destroy };
+}
+
+function countSteps(meta, state, factor) {
+  if (state.first !== "hide" || factor > 1) return { rows: 0, columns: 0 };
+  return countHidden(meta);
+}
+
+function formatScore(value) {
+  return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2);
+}
+
+/** Paint cells one a pixel; `hidden` leading rows and columns look like masked ones. */
+export function paintCells(canvas, { values, rows, columns }, hidden, scale, theme) {
+  canvas.width = columns;
+  canvas.height = rows;
+  const drawing = canvas.getContext("2d");
+  const image = drawing.createImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let row = 0, i = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++, i++) {
+      const isMasked = values[i] === HIDDEN || row < hidden.rows || column < hidden.columns;
+      pixels[i] = isMasked ? theme.masked : theme.table[Math.round(255 * scale(values[i]))];
+    }
+  }
+  drawing.putImageData(image, 0, 0);
+}

@@ -1,0 +1,82 @@
+/** What is shown, as a plain object and as the text of a link. Only what differs from the start is written. */
+
+export const VIEW_NAMES = ["overview", "heatmap", "text", "lines"];
+export const CHOICES = {
+  view: VIEW_NAMES,
+  scale: ["linear", "power", "log"],
+  range: ["own", "all"],
+  first: ["keep", "hide"],
+  theme: ["auto", "light", "dark"],
+};
+export const LIMITS = { amp: [1, 5], min: [0, 1] };
+
+export function startState(meta, theme = "auto") {
+  const heads = meta.heads.reduce((sum, row) => sum + row.length, 0);
+  return {
+    view: heads > 1 ? "overview" : "heatmap",
+    layer: meta.layers[0],
+    head: meta.heads[0][0],
+    scale: "power",
+    range: "own",
+    first: "keep",
+    amp: 1,
+    min: 0,
+    sort: null,
+    on: null,
+    observed: null,
+    observer: null,
+    line: null,
+    zoom: null,
+    theme: CHOICES.theme.includes(theme) ? theme : "auto",
+  };
+}
+
+export function writeState(state, meta) {
+  const start = startState(meta);
+  const words = new URLSearchParams();
+  for (const [name, value] of Object.entries(state)) {
+    if (name === "theme" || value === null) continue;
+    if (Array.isArray(value)) words.set(name, value.map((part) => round(part)).join("."));
+    else if (value !== start[name]) words.set(name, typeof value === "number" ? round(value) : value);
+  }
+  return words.toString();
+}
+
+function round(value) {
+  return typeof value === "number" ? String(Math.round(value * 1e4) / 1e4).replace(".", "_") : value;
+}
+
+/** Read a link's text; what does not make sense for these maps is left at its start. */
+export function readState(text, meta) {
+  const words = new URLSearchParams(text ?? "");
+  const state = {};
+  for (const [name, choices] of Object.entries(CHOICES)) {
+    if (choices.includes(words.get(name))) state[name] = words.get(name);
+  }
+  for (const [name, [low, high]] of Object.entries(LIMITS)) {
+    const value = readNumber(words.get(name));
+    if (value !== null) state[name] = Math.min(high, Math.max(low, value));
+  }
+  const layer = readNumber(words.get("layer"));
+  if (meta.layers.includes(layer)) state.layer = layer;
+  const heads = meta.heads[meta.layers.indexOf(state.layer ?? meta.layers[0])];
+  const head = words.get("head") === "mean" ? "mean" : readNumber(words.get("head"));
+  state.head = head === "mean" || heads.includes(head) ? head : heads[0];
+  const sort = words.get("sort");
+  if (meta.scores.some((score) => score.name === sort)) state.sort = sort;
+  if (words.has("on")) {
+    const on = words.get("on").split(".").map((part) => (part === "mean" ? part : readNumber(part)));
+    state.on = on.filter((part) => part === "mean" || heads.includes(part));
+  }
+  for (const name of ["observed", "observer", "line"]) {
+    const token = readNumber(words.get(name));
+    if (Number.isInteger(token) && token >= 0 && token < meta.tokens_key.length) state[name] = token;
+  }
+  const zoom = (words.get("zoom") ?? "").split(".").map(readNumber);
+  if (zoom.length === 3 && zoom.every((part) => part !== null) && zoom[0] > 1) state.zoom = zoom;
+  return state;
+}
+
+function readNumber(text) {
+  return /^-?\d+(_\d+)?$/.test(text ?? "") ? Number(text.replace("_", ".")) : null;
+}

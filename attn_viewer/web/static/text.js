@@ -1,0 +1,277 @@
+/**
+ * The prompt as running text, twice. Observed: which later tokens look at the one pointed at. Observer: which earlier
+ * ones it looks at. A strip a head under each token; its strength is the weight on the scale that all views share.
+ */
+
+import { HIDDEN, findTop, makeScale } from "./data.js";
+import { formatWeight, make, shorten } from "./dom.js";
+import { createLegend, loadHeads } from "./legend.js";
+
+const LONGEST_TOKEN = 60;
+
+export function createText(context) {
+  const { meta } = context;
+  const legend = createLegend(context);
+  const panes = [
+    createPane(context, "observed", "Observed", "who looks at it, among the tokens after"),
+    createPane(context, "observer", "Observer", "what it looks at, among the tokens before"),
+  ];
+  const hint = make("p", { class: "av-hint" }, "Point at a token. Double click, or Enter, freezes it in one view and leaves the other free.");
+  const element = make(
+    "div",
+    { class: "av-text" },
+    legend.element,
+    make("div", { class: "av-panes" }, ...panes.map((pane) => pane.element)),
+    hint,
+  );
+  let asked = 0;
+  let isGone = false;
+  for (const pane of panes) {
+    pane.onpoint = (token, event, side) => {
+      for (const other of panes) if (other.axis.includes(side)) other.point(token);
+      if (event) tell(pane, token, event);
+      else context.tooltip.hide();
+    };
+  }
+
+  function tell(pane, index, event) {
+    const lines = pane.describe(index);
+    if (lines) context.tooltip.show(event.clientX, event.clientY, lines);
+  }
+
+  async function show() {
+    legend.show();
+    const turn = ++asked;
+    let loaded;
+    try {
+      loaded = await loadHeads(context);
+    } catch (error) {
+      hint.textContent = error.message;
+      return;
+    }
+    if (isGone || turn !== asked) return;
+    for (const pane of panes) pane.show(loaded);
+    element.dataset.ready = String(loaded.layer);
+  }
+
+  function handleKey(event) {
+    return panes.some((pane) => pane.element.contains(event.target) && pane.handleKey(event));
+  }
+
+  function destroy() {
+    isGone = true;
+    context.tooltip.hide();
+    for (const pane of panes) pane.destroy();
+  }
+
+  return { element, show, handleKey, destroy };
+}
+
+/** One view of the text. For cross attention it holds two: the keys' and the queries'. */
+function createPane(context, name, title, subtitle) {
+  const { meta } = context;
+  const isCross = meta.kind === "cross";
+  const focusSide = isCross ? (name === "observed" ? "key" : "query") : "all";
+  const paintSide = isCross ? (name === "observed" ? "query" : "key") : "all";
+  const status = make("p", { class: "av-status" });
+  const letGo = make(
+    "button",
+    { type: "button", class: "av-plain", onclick: () => context.update({ [name]: null }) },
+    "Let go",
+  );
+  const groups = new Map();
+  for (const side of new Set(isCross ? ["key", "query"] : ["all"])) {
+    const labels = side === "query" ? meta.tokens_query : meta.tokens_key;
+    groups.set(side, createTokens(labels, side));
+  }
+  const painted = groups.get(paintSide);
+  const focused = groups.get(focusSide);
+  const element = make(
+    "section",
+    { class: "av-pane", "data-pane": name, "aria-label": title },
+    make("header", {}, make("h2", {}, title), make("p", {}, subtitle), letGo),
+    status,
+    ...[...groups].flatMap(([side, group]) => [
+      ...(isCross ? [make("h3", {}, side === "key" ? "Keys (source)" : "Queries (target)")] : []),
+      group.element,
+    ]),
+  );
+  let loaded = null;
+  let hovered = null;
+  let look = "";
+  const watcher = new ResizeObserver(() => {
+    painted.measure();
+    paint();
+  });
+  watcher.observe(painted.element);
+
+  const pane = { element, axis: focusSide, onpoint: null, show, point, describe, handleKey, destroy: () => watcher.disconnect() };
+
+  function createTokens(labels, side) {
+    const canvas = make("canvas", { "aria-hidden": true });
+    const spans = labels.map((label, index) => {
+      const isNew = side !== "query" && index >= meta.prompt_length;
+      return make(
+        "span",
+        { class: isNew ? "av-token av-new" : "av-token", "data-token": index, role: "option", id: `av-${name}-${side}-${index}` },
+        shorten(label, LONGEST_TOKEN),
+      );
+    });
+    const wrapped = spans.flatMap((span, i) => (/⏎/.test(labels[i]) ? [span, make("br")] : [span]));
+    const box = make(
+      "div",
+      {
+        class: "av-tokens",
+        role: "listbox",
+        tabindex: side === focusSide ? 0 : -1,
+        "aria-label": `${title}: ${side === "query" ? "query tokens" : "tokens"}`,
+      },
+      canvas,
+      ...wrapped,
+    );
+    const find = (event) => {
+      const span = event.target.closest?.("[data-token]");
+      return span ? Number(span.dataset.token) : null;
+    };
+    box.addEventListener("pointermove", (event) => {
+      const token = find(event);
+      if (token !== null) pane.onpoint(token, event, side);
+    });
+    box.addEventListener("pointerleave", () => pane.onpoint(null, null, side));
+    box.addEventListener("dblclick", (event) => {
+      const token = find(event);
+      if (token === null || side !== focusSide) return;
+      window.getSelection()?.removeAllRanges();
+      context.update({ [name]: context.state[name] === token ? null : token });
+    });
+    let boxes = [];
+    return {
+      element: box,
+      spans,
+      canvas,
+      get boxes() {
+        if (!boxes.length) this.measure();
+        return boxes;
+      },
+      measure() {
+        boxes = spans.map((span) => ({ x: span.offsetLeft, y: span.offsetTop, width: span.offsetWidth, height: span.offsetHeight }));
+      },
+    };
+  }
+
+  function current() {
+    return context.state[name] ?? hovered;
+  }
+
+  function point(token) {
+    if (hovered === token) return;
+    hovered = token;
+    if (context.state[name] === null) paint();
+  }
+
+  function show(next) {
+    loaded = next;
+    const strips = Math.max(1, loaded.heads.length);
+    const height = strips <= 2 ? 6 : strips <= 4 ? 4 : strips <= 20 ? 2 : 1;
+    if (look !== `${strips}.${height}`) {
+      look = `${strips}.${height}`;
+      element.style.setProperty("--strips", `${strips * height + 2}px`);
+      painted.measure();
+    }
+    painted.strip = height;
+    letGo.hidden = context.state[name] === null;
+    element.classList.toggle("av-frozen", context.state[name] !== null);
+    paint();
+  }
+
+  /** Weight between the token in focus and another, or HIDDEN where the maps have no such cell. */
+  function readWeight({ values }, focus, other) {
+    const [query, key] = name === "observed" ? [other, focus] : [focus, other];
+    const row = Math.floor((query - (isCross ? 0 : meta.first_query)) / meta.cell[0]);
+    const column = Math.floor(key / meta.cell[1]);
+    if (row < 0 || row >= meta.rows || column < 0 || column >= meta.columns) return HIDDEN;
+    return values[row * meta.columns + column];
+  }
+
+  function paint() {
+    if (!loaded || !element.isConnected) return;
+    const focus = current();
+    const { boxes, canvas, spans } = painted;
+    const [width, height] = [painted.element.clientWidth, painted.element.scrollHeight];
+    const ratio = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(1, height));
+    canvas.width = Math.max(1, Math.round(width * ratio));
+    canvas.height = Math.max(1, Math.round(height * ratio));
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    const drawing = canvas.getContext("2d");
+    drawing.scale(ratio, ratio);
+    mark(focus);
+    if (focus === null) {
+      status.textContent = "—";
+      return;
+    }
+    const hides = context.state.first === "hide";
+    const strip = painted.strip;
+    loaded.heads.forEach(({ color, found }, i) => {
+      const scale = makeScale(context.state, findTop(meta, context.state, found));
+      drawing.fillStyle = color;
+      for (let other = 0; other < spans.length; other++) {
+        if (hides && isHidden(focus, other)) continue;
+        const weight = readWeight(found, focus, other);
+        const share = weight > 0 ? scale(weight) : 0;
+        if (share < 0.004) continue;
+        const { x, y, width: wide, height: high } = boxes[other];
+        drawing.globalAlpha = share;
+        drawing.fillRect(x + 1, y + high - (loaded.heads.length - i) * strip, wide - 2, strip - (strip > 2 ? 0.5 : 0));
+      }
+    });
+    drawing.globalAlpha = 1;
+    status.textContent = `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}`;
+  }
+
+  function isHidden(focus, other) {
+    const key = name === "observed" ? focus : other;
+    const query = name === "observed" ? other : focus;
+    return key === 0 || (!isCross && query === 0);
+  }
+
+  let marked = null;
+  function mark(focus) {
+    if (marked !== null) focused.spans[marked]?.classList.remove("av-focus");
+    if (focus !== null) focused.spans[focus]?.classList.add("av-focus");
+    if (focus === null) focused.element.removeAttribute("aria-activedescendant");
+    else focused.element.setAttribute("aria-activedescendant", `av-${name}-${focusSide}-${focus}`);
+    marked = focus;
+  }
+
+  /** What the heads say about a token pointed at, seen from the frozen one if there is one. */
+  function describe(index) {
+    const label = (side, i) => `${i}  ${shorten((side === "query" ? meta.tokens_query : meta.tokens_key)[i] ?? "", 40)}`;
+    const frozen = context.state[name];
+    if (frozen === null || !loaded) return [label(focusSide, index)];
+    const lines = [label(paintSide, index)];
+    for (const { head, found } of loaded.heads.slice(0, 12)) {
+      const weight = readWeight(found, frozen, index);
+      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${formatWeight(weight)}`);
+    }
+    return lines;
+  }
+
+  function handleKey({ key, shiftKey }) {
+    const count = focused.spans.length;
+    const moves = { ArrowLeft: -1, ArrowRight: 1 };
+    if (key in moves && !shiftKey) {
+      const next = Math.min(count - 1, Math.max(0, (hovered ?? (moves[key] > 0 ? -1 : count)) + moves[key]));
+      pane.onpoint(next, null, focusSide);
+      context.announce(`token ${next}, ${focused.spans[next].textContent}`);
+      return true;
+    }
+    if (key === "Enter" && hovered !== null) {
+      context.update({ [name]: context.state[name] === hovered ? null : hovered });
+      return true;
+    }
+    return false;
+  }
+
+  return pane;
+}

@@ -1,0 +1,43 @@
+/** Colours of canvases. The palette comes with the data, so that pages and figures agree. */
+
+const LOOKS = {
+  light: { ink: "#1c2433", muted: "#667085", frame: "#cfd4dc", accent: "#d1495b", ground: "#ffffff", lightness: 0.6 },
+  dark: { ink: "#e8eaee", muted: "#98a1b0", frame: "#3a4150", accent: "#ff8a98", ground: "#14171d", lightness: 0.74 },
+};
+const MASKED_DARK = "#2b2a2d";
+
+export function readTheme({ meta, root, state }) {
+  const isDark =
+    state.theme === "dark" || (state.theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
+  root.dataset.theme = isDark ? "dark" : "light";
+  const masked = isDark ? MASKED_DARK : meta.masked;
+  return { ...LOOKS[root.dataset.theme], isDark, masked: readColor(masked), table: makePalette(meta.palette, isDark) };
+}
+
+/** 256 colours as the 32-bit words of an ImageData; on a dark ground the palest is the largest weight. */
+function makePalette(digits, isDark) {
+  const table = new Uint32Array(256);
+  for (let i = 0; i < 256; i++) {
+    const at = 6 * (isDark ? 255 - i : i);
+    table[i] = readColor(digits.slice(at, at + 6));
+  }
+  return table;
+}
+
+function readColor(digits) {
+  const value = parseInt(digits.replace("#", ""), 16);
+  const bytes = new Uint8ClampedArray([value >> 16, (value >> 8) & 255, value & 255, 255]);
+  return new Uint32Array(bytes.buffer)[0];
+}
+
+export function spellColor(word) {
+  const [red, green, blue] = new Uint8Array(new Uint32Array([word]).buffer);
+  return `rgb(${red} ${green} ${blue})`;
+}
+
+/** One colour a head: even steps of hue; neighbours differ in lightness too when there are many. */
+export function colorHead(theme, index, count) {
+  if (index === "mean") return theme.ink;
+  const lightness = theme.lightness + (count > 9 ? [0, -0.1, 0.08][index % 3] : 0);
+  return `oklch(${lightness.toFixed(2)} 0.15 ${Math.round((360 * index) / count + 25)})`;
+}

@@ -1,0 +1,25 @@
+import { make } from "./dom.js";
+
+/** A small box of text lines near a point of the window. */
+export function createTooltip(root) {
+  const box = make("div", { class: "av-tooltip", role: "tooltip", hidden: true });
+  root.append(box);
+  return {
+    show(x, y, lines) {
+      while (box.childElementCount > lines.length) box.lastChild.remove();
+      while (box.childElementCount < lines.length) box.append(make("div"));
+      lines.forEach((line, i) => {
+        if (box.children[i].textContent !== line) box.children[i].textContent = line;
+      });
+      box.hidden = false;
+      const right = x > window.innerWidth / 2;
+      const below = y < 120;
+      box.style.left = `${right ? x - 14 : x + 14}px`;
+      box.style.top = `${below ? y + 18 : y - 12}px`;
+      box.style.transform = `translate(${right ? "-100%" : "0"}, ${below ? "0" : "-100%"})`;
+    },
+    hide() {
+      box.hidden = true;
+    },
+  };
+}

@@ -1,0 +1,158 @@
+/**
+ * The attention viewer: one front end for a file, a notebook and a server, each of which only makes a `source`.
+ *
+ *   mountViewer(element, source, options) -> viewer
+ *
+ * `source.meta`  What `describe_maps` or `describe_heads` of attn_viewer/web/encode.py returns, parsed from JSON:
+ *   version            1
+ *   model              name, a string
+ *   kind               "self" | "encoder" | "decoder" | "cross"
+ *   causal             no query sees a later key
+ *   tokens_key         labels; `tokens_query` likewise, or null where queries are keys
+ *   first_query        position of the first query among the keys
+ *   prompt_length      tokens of the prompt; those after it were generated
+ *   reduction, pooling, cell [query tokens, key tokens], rows, columns
+ *                      what a cell of a head is, and how many there are
+ *   has_sinks, softcap what else the model did to its weights
+ *   layers, heads      true numbers; heads is one list a layer
+ *   encoding           {type: "float32"} | {type: "uint8", power, scale}: weight = scale · (code / 255) ^ power
+ *   maxima             null | one list a layer of [largest weight, largest without the first token] a head
+ *   scores             [{name, values: one list a layer, null where a head has none}]
+ *   notes              sentences that a reader must see
+ *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colour of what is hidden
+ *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
+ *
+ * `source.getHead(layer, head)`  Promise of a Uint8Array: the bytes of `encode_head` for these true numbers. It rejects
+ *   with an Error whose message is for a reader. Heads are asked for when they are to be seen, and kept.
+ *
+ * `options` (all may be left out)
+ *   state      string such as "view=heatmap&layer=3&head=2", what the URL's hash holds
+ *   useHash    true: the state lives in the URL's hash
+ *   allKeys    true: arrow keys work wherever the focus is in the document, else only inside `element`
+ *   theme      "auto" | "light" | "dark"
+ *   onState    called with the state as a string whenever it changes
+ *
+ * `viewer.state` is that string; `viewer.setState(string)` shows it; `viewer.destroy()` lets go of everything.
+ *
+ * Nothing here asks the network for anything, and no label is ever parsed as markup.
+ */
+
+import { createControls } from "./controls.js";
+import { HeadStore, checkMeta } from "./data.js";
+import { make } from "./dom.js";
+import { createHeatmap } from "./heatmap.js";
+import { createLines } from "./lines.js";
+import { createOverview } from "./overview.js";
+import { readState, writeState, startState } from "./state.js";
+import { createText } from "./text.js";
+import { readTheme } from "./theme.js";
+import { createTooltip } from "./tooltip.js";
+
+const VIEWS = { overview: createOverview, heatmap: createHeatmap, text: createText, lines: createLines };
+
+export function mountViewer(element, source, options = {}) {
+  const { useHash = false, allKeys = false, onState = null } = options;
+  const meta = source.meta;
+  checkMeta(meta);
+  const abort = new AbortController();
+  const listen = (target, type, handler, more = {}) =>
+    target.addEventListener(type, handler, { signal: abort.signal, ...more });
+
+  const root = make("div", { class: "attn-viewer" });
+  const live = make("div", { class: "av-live", "aria-live": "polite" });
+  const stage = make("main", { class: "av-stage", id: "av-stage", role: "tabpanel", tabindex: "-1" });
+  let state = startState(meta, options.theme);
+  let view = null;
+  let frame = 0;
+
+  const context = {
+    meta,
+    root,
+    store: new HeadStore(meta, source),
+    tooltip: createTooltip(root),
+    listen,
+    get state() {
+      return state;
+    },
+    get theme() {
+      return theme;
+    },
+    update,
+    announce(text) {
+      live.textContent = text;
+    },
+    redraw,
+  };
+  const controls = createControls(context);
+  root.append(controls.header, controls.bar, stage, controls.notes, live);
+  element.append(root);
+  let theme = readTheme(context);
+
+  function update(patch) {
+    const next = { ...state, ...patch };
+    if (writeState(next, meta) === writeState(state, meta)) return;
+    const themeChanged = next.theme !== state.theme;
+    state = next;
+    if (themeChanged) theme = readTheme(context);
+    if (useHash) replaceHash();
+    onState?.(writeState(state, meta));
+    redraw();
+  }
+
+  function replaceHash() {
+    const text = writeState(state, meta);
+    history.replaceState(history.state, "", text ? `#${text}` : location.pathname + location.search);
+  }
+
+  function redraw() {
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(draw);
+  }
+
+  function draw() {
+    if (view?.name !== state.view) {
+      view?.destroy();
+      context.tooltip.hide();
+      view = { name: state.view, ...VIEWS[state.view](context) };
+      stage.replaceChildren(view.element);
+    }
+    controls.show();
+    view.show();
+  }
+
+  function setState(text) {
+    update({ ...startState(meta, state.theme), ...readState(text, meta) });
+  }
+
+  function handleKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.target.isContentEditable) return;
+    if (view?.handleKey?.(event) || controls.handleKey(event)) event.preventDefault();
+  }
+
+  state = { ...state, ...readState(useHash && location.hash.length > 1 ? location.hash.slice(1) : options.state, meta) };
+  theme = readTheme(context);
+  listen(allKeys ? document : root, "keydown", handleKey);
+  if (useHash) listen(window, "hashchange", () => setState(location.hash.slice(1)));
+  listen(matchMedia("(prefers-color-scheme: dark)"), "change", () => {
+    theme = readTheme(context);
+    redraw();
+  });
+  const watcher = new ResizeObserver(redraw);
+  watcher.observe(root);
+  draw();
+
+  return {
+    get state() {
+      return writeState(state, meta);
+    },
+    setState,
+    destroy() {
+      abort.abort();
+      watcher.disconnect();
+      cancelAnimationFrame(frame);
+      view?.destroy();
+      root.remove();
+    },
+  };
+}

@@ -1,0 +1,78 @@
+"""The viewer as a notebook widget (`anywidget`); weights travel a head at a time, as they are looked at."""
+
+from ..errors import AttnViewerError, OptionError
+from .encode import describe_maps, encode_head, score_for_display
+from .scripts import join_modules, read_style
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as error:
+    raise OptionError("widgets need anywidget: pip install 'attn-viewer[notebook]'") from error
+
+THEMES = ("auto", "light", "dark")
+
+
+class AttentionWidget(anywidget.AnyWidget):
+    """A widget of attention maps; make it with `show_attention`.
+
+    Attributes
+    ----------
+    meta : dict
+        What `web.encode.describe_maps` says of the maps.
+    state : str
+        What is shown, as in the hash of a page's URL; set it to show something else.
+    theme : {"auto", "light", "dark"}
+        Colours, when the widget is first shown.
+    """
+
+    _esm = join_modules("widget.js") + "\nexport default { render };\n"
+    _css = read_style()
+    meta = traitlets.Dict().tag(sync=True)
+    state = traitlets.Unicode("").tag(sync=True)
+    theme = traitlets.Enum(THEMES, "auto").tag(sync=True)
+
+    def __init__(self, maps, **options):
+        super().__init__(meta=describe_maps(maps, exact=True, scores=score_for_display(maps)), **options)
+        self._maps = maps
+        self.on_msg(self._answer)
+
+    def _answer(self, _widget, content, _buffers):
+        """Send the bytes of the head that the front end asks for."""
+        number = content.get("id") if isinstance(content, dict) else None
+        try:
+            layer, head = content["layer"], content["head"]
+            chosen = self._maps.select(layers=[layer], heads=[head])
+        except (AttnViewerError, KeyError, TypeError) as error:
+            self.send({"id": number, "error": f"no such head: {error}"})
+            return
+        self.send({"id": number}, buffers=[encode_head(chosen.weights[0][0], self.meta)])
+
+
+def show_attention(maps, *, state="", theme="auto"):
+    """Show attention maps in a notebook.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights; they stay in Python, and the notebook asks for a head when it is looked at.
+    state : str
+        What to show first, as in the hash of a page's URL: ``"view=heatmap&layer=3&head=2"``.
+    theme : {"auto", "light", "dark"}
+        Colours.
+
+    Returns
+    -------
+    AttentionWidget
+        Shown when it is the last value of a cell.
+
+    Raises
+    ------
+    OptionError
+        If `theme` is none of these, or anywidget is not installed.
+    """
+    if theme not in THEMES:
+        raise OptionError(f"theme must be one of {THEMES}, got {theme!r}")
+    if not isinstance(state, str):
+        raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
+    return AttentionWidget(maps, state=state, theme=theme)
