@@ -19,6 +19,7 @@ _HOMES = {
     "draw_heatmap": "figures.heatmap",
     "export_html": "web.page",
     "get_all_figure_names": "figures.registry",
+    "group_attention": "analysis.grouping",
     "load_figure_funcs": "figures.registry",
     "load_model": "capture.loading",
     "load_scores": "storage.pt",

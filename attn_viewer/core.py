@@ -45,6 +45,8 @@ def view_attention(
     decoder_prompt=None,
     max_new_tokens=None,
     generate_options=None,
+    group=None,
+    group_summary="sum",
     progress=None,
 ):
     """Draw the attention weights of a prompt, from a model or from a cache.
@@ -109,6 +111,11 @@ def view_attention(
         Generate up to so many tokens, and show the attention over prompt and completion.
     generate_options : dict, optional
         More arguments of `model.generate`.
+    group : {"words", "sentences", "segments"} or sequence of (str, int, int), optional
+        Draw the attention between groups of tokens, as `analysis.grouping.group_attention` makes them; the cache
+        keeps the tokens.
+    group_summary : {"sum", "max"}
+        Sum over the keys of a group and mean over its queries, or the largest weight.
     progress : bool, optional
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
@@ -122,6 +129,8 @@ def view_attention(
     AttnViewerError
         Of the type that says what was wrong; see `attn_viewer.errors`. Options are checked before the model runs.
     """
+    from .analysis.grouping import group_attention
+
     look, fmt = check_view_options(
         model_id=model_id,
         save_attention_scores=save_attention_scores,
@@ -137,6 +146,8 @@ def view_attention(
         vmin=vmin,
         vmax=vmax,
         scale=scale,
+        group=group,
+        group_summary=group_summary,
     )
     if load_attention_scores_path is not None:
         maps = _load_maps(load_attention_scores_path, model_id, layers, heads)
@@ -173,7 +184,8 @@ def view_attention(
             )
         _log.info("%r, %.1f MB", maps, maps.nbytes / 2**20)
         check_model_id(maps.model_id)
-    pages = _render_pages(maps, plot_figs_per_head, look, fmt, progress) if save_fig_path is not None else iter(())
+    drawn = maps if group is None else group_attention(maps, group, summary=group_summary)
+    pages = _render_pages(drawn, plot_figs_per_head, look, fmt, progress) if save_fig_path is not None else iter(())
     # What cannot be drawn is found out before anything is written.
     first = next(pages, None)
     written = []
@@ -200,6 +212,8 @@ def check_view_options(
     plot_figs_per_head=False,
     layers=None,
     heads=None,
+    group=None,
+    group_summary="sum",
     **look,
 ):
     """Check what can be known to be wrong before a model is loaded or a cache is read.
@@ -208,7 +222,7 @@ def check_view_options(
     ----------
     model_id, save_attention_scores, save_attention_scores_path, load_attention_scores_path, save_fig_path
         As `view_attention` takes them; so are the others.
-    ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads
+    ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads, group, group_summary
         Likewise.
     **look
         Fields of `figures.grids.GridOptions`.
@@ -225,11 +239,14 @@ def check_view_options(
     OptionError, OutputError
         For the first option that cannot be used.
     """
+    from .analysis.grouping import check_grouping
     from .figures.formats import check_format
     from .figures.grids import GridOptions
 
     look["sink"] = "hide" if ignore_first_token and sink == "keep" else sink
     GridOptions(**look)
+    if group is not None:
+        check_grouping(group, group_summary)
     if model_id is not None:
         check_model_id(model_id)
     if save_attention_scores:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,11 @@ class AttentionMaps:
         Position of the first query among all tokens, when only some queries were kept.
     prompt_length : int, optional
         Number of leading tokens that were the prompt; the rest was generated. Left out, all of them.
+    segments : sequence of (str, int, int)
+        Parts of the key tokens with a name (system, user, …): ``(name, start, stop)``, ascending, `stop` left out.
+    grouping : tuple of str, optional
+        When "tokens" are groups of tokens: what they are (``"words"``, ``"sentences"``, …) and how their weights were
+        summarised (``"sum"`` over keys and mean over queries, or ``"max"``).
     grid : tuple of int, optional
         Rows and columns of image patches, when the last ``rows * columns`` tokens are such.
     model_id : str
@@ -77,6 +83,8 @@ class AttentionMaps:
     causal: bool = True
     first_query: int = 0
     prompt_length: int | None = None
+    segments: Sequence[tuple[str, int, int]] = ()
+    grouping: Sequence[str] | None = None
     grid: Sequence[int] | None = None
     model_id: str = "model"
     reduction: str = "full"
@@ -99,6 +107,9 @@ class AttentionMaps:
             put("heads", tuple(tuple(range(len(w))) for w in self.weights))
         else:
             put("heads", tuple(tuple(map(int, h)) for h in self.heads))
+        put("segments", check_spans(self.segments, len(self.tokens_key), InvalidMapsError, "segments"))
+        if self.grouping is not None:
+            put("grouping", tuple(map(str, self.grouping)))
         if self.grid is not None:
             put("grid", tuple(map(int, self.grid)))
         put("cell", tuple(map(int, self.cell)))
@@ -149,6 +160,10 @@ class AttentionMaps:
             f"heads must hold one number a head: {[len(w) for w in self.weights]}, got {[len(h) for h in self.heads]}",
         )
         require(
+            self.grouping is None or len(self.grouping) == 2,
+            f"grouping must be what the groups are and how they were summarised, got {self.grouping}",
+        )
+        require(
             self.grid is None
             or (len(self.grid) == 2 and min(self.grid) > 0 and math.prod(self.grid) <= len(self.tokens_key)),
             f"grid must be rows and columns of at most {len(self.tokens_key)} patches, got {self.grid}",
@@ -177,6 +192,11 @@ class AttentionMaps:
             return np.zeros((rows, columns), bool)
         last_query = self.first_query + (np.arange(rows) + 1) * self.cell[0] - 1
         return np.arange(columns) * self.cell[1] > last_query[:, None]
+
+    @property
+    def unit(self):
+        """What a label stands for: ``"token"``, or ``"word"``, ``"sentence"``, … when they were grouped."""
+        return self.grouping[0].removesuffix("s") if self.grouping else "token"
 
     @property
     def n_heads(self):
@@ -312,6 +332,45 @@ def choose_numbers(wanted, present, what):
         came = ", ".join(map(str, missing)) or "an empty choice"
         raise OptionError(f"there is no {what} {came}; there are {describe_numbers(present)}")
     return tuple(chosen)
+
+
+def check_spans(spans, n_tokens, error, what):
+    """Check named spans of tokens.
+
+    Parameters
+    ----------
+    spans : sequence of (str, int, int)
+        ``(name, start, stop)``.
+    n_tokens : int or None
+        Number of tokens, when known.
+    error : type
+        The error to raise.
+    what : str
+        Their name for its message.
+
+    Returns
+    -------
+    tuple of (str, int, int)
+        The spans in plain types.
+
+    Raises
+    ------
+    AttnViewerError
+        Of the type `error`, if they are no ascending triples within the tokens.
+    """
+    expected = f"{what} must be (name, start, stop) with 0 <= start < stop, ascending and apart"
+    try:
+        checked = tuple((name, operator.index(start), operator.index(stop)) for name, start, stop in spans)
+    except (TypeError, ValueError) as reason:
+        raise error(f"{expected}; got {spans!r}") from reason
+    end = 0
+    for name, start, stop in checked:
+        if not isinstance(name, str) or not end <= start < stop:
+            raise error(f"{expected}; got {(name, start, stop)!r} after token {end}")
+        if n_tokens is not None and stop > n_tokens:
+            raise error(f"{expected} and within {n_tokens} tokens; got {(name, start, stop)!r}")
+        end = stop
+    return checked
 
 
 def describe_numbers(numbers):

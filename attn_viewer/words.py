@@ -38,6 +38,30 @@ def parse_numbers(text):
     return sorted(numbers)
 
 
+def parse_spans(text):
+    """Read named spans of tokens such as ``system:0:25,user:25:40``.
+
+    Parameters
+    ----------
+    text : str
+        ``name:start:stop``, divided by commas; `stop` itself is left out.
+
+    Returns
+    -------
+    list of (str, int, int)
+        The spans.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it cannot be read.
+    """
+    spans = [re.fullmatch(r"\s*(.+):(\d+):(\d+)\s*", part) for part in text.split(",")]
+    if not all(spans):
+        raise argparse.ArgumentTypeError(f"expected spans such as system:0:25,user:25:40, got {text!r}")
+    return [(span[1], int(span[2]), int(span[3])) for span in spans]
+
+
 def unescape(text):
     r"""Turn ``\n`` and ``\t`` typed on a command line into newline and tab; other backslashes stay."""
     return text.replace("\\n", "\n").replace("\\t", "\t")

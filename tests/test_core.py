@@ -166,3 +166,17 @@ def test_figures_of_smollm2(smollm2, tmp_path):
     again = view_attention(load_attention_scores_path=paths[0], save_fig_path=tmp_path / "two", plot_figs_per_head=True)
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths[1:]]
     np.testing.assert_allclose(np.stack(load_scores(paths[0]).weights).sum(-1), 1, atol=1e-5)
+
+
+def test_groups_are_drawn_and_tokens_kept(tmp_path, demo):
+    options = {"save_attention_scores": True, "save_attention_scores_path": tmp_path, "model_id": "demo"}
+    paths = view_attention(*demo[:1], tokenizer=demo[1], prompt=PROMPT, save_fig_path=tmp_path, fig_format="svg",
+                           group="words", **options)  # fmt: skip
+    kept = load_scores(paths[0])
+    assert kept.grouping is None
+    page = paths[1].read_text()
+    assert "words  ·  summed over keys, mean over queries" in page
+    again = view_attention(load_attention_scores_path=paths[0], save_fig_path=tmp_path, fig_format="svg", group="words")
+    assert again[0].read_text() == page
+    with pytest.raises(OptionError, match="letters"):
+        view_attention(*demo[:1], tokenizer=demo[1], prompt=PROMPT, save_fig_path=tmp_path, group="letters")

@@ -51,6 +51,11 @@ def test_the_callers_array_stays_writable():
         ([np.ones((1, 1, 1), np.float32)], ["a"], {"ids_key": [1, 2]}, "ids_key must be 1 numbers from 0"),
         ([np.ones((1, 1, 1), np.float32)], ["a"], {"ids_key": [-1]}, "the smallest -1"),
         ([np.ones((1, 1, 1), np.float32)], ["a"], {"ids_key": []}, "got 0"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"segments": [("user", 0, 2)]}, "within 1 tokens"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"segments": [("user", 0, 0)]}, "ascending"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"segments": [("user", 0)]}, "name, start, stop"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"segments": [(0, 0, 1)]}, "name, start, stop"),
+        ([np.ones((1, 1, 1), np.float32)], ["a"], {"grouping": ["words"]}, "grouping"),
     ],
 )
 def test_what_does_not_fit_is_refused(weights, tokens, facts, words):

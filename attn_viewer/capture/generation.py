@@ -7,7 +7,7 @@ import torch
 from ..errors import OptionError
 from .guard import borrow_model
 from .prefill import capture_attention
-from .prompt import encode_prompt
+from .prompt import encode_prompt, find_segments
 
 
 def capture_generation(model, tokenizer, prompt, *, max_new_tokens, generate_options=None, **options):
@@ -62,4 +62,5 @@ def capture_generation(model, tokenizer, prompt, *, max_new_tokens, generate_opt
         options = {"kind": "cross"} | options
         return capture_attention(model, tokenizer, prompt, decoder_prompt=ids, **options)
     maps = capture_attention(model, tokenizer, ids, **options)
-    return dataclasses.replace(maps, prompt_length=inputs["input_ids"].shape[1])
+    segments = find_segments(tokenizer, prompt, len(ids))
+    return dataclasses.replace(maps, prompt_length=inputs["input_ids"].shape[1], segments=segments)

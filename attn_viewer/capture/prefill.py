@@ -10,7 +10,7 @@ from .collector import CaptureOptions, Collector
 from .eager import EagerHooks
 from .guard import borrow_model
 from .numbering import get_kind
-from .prompt import encode_decoder_prompt, encode_prompt, takes_argument
+from .prompt import encode_decoder_prompt, encode_prompt, find_segments, takes_argument
 from .watch import AttentionWatch, ModuleStack
 
 
@@ -79,6 +79,7 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
         tokens[query],
         tokens[key],
         ids_key=ids[key],
+        segments=[] if kind == "decoder" else find_segments(tokenizer, prompt, len(ids[key])),
         kind=kind,
         model_id=model_id or get_model_id(model),
     )

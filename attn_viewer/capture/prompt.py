@@ -46,6 +46,40 @@ def encode_prompt(model, tokenizer, prompt):
     return {name: tensor.to(device) for name, tensor in inputs.items() if takes_argument(model, name)}
 
 
+def find_segments(tokenizer, prompt, n_tokens):
+    """Find which tokens of a chat prompt belong to which message.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer or None
+        With the chat template.
+    prompt : str, list of dict or list of int
+        As `encode_prompt` takes it.
+    n_tokens : int
+        Number of tokens of the prompt.
+
+    Returns
+    -------
+    list of (str, int, int)
+        ``(role, start, stop)`` a message; what the template adds for the answer is the assistant's. Empty for any
+        other prompt, and where a conversation's beginning is not how the template begins the whole.
+    """
+    if isinstance(prompt, str) or not all(isinstance(part, dict) for part in prompt):
+        return []
+    whole = _from_chat(tokenizer, prompt)["input_ids"][0].tolist()
+    segments, start = [], 0
+    for i, message in enumerate(prompt, 1):
+        try:
+            part = tokenizer.apply_chat_template(list(prompt[:i]), return_dict=True)["input_ids"]
+        except Exception:  # templates are programs of the model's authors and raise what they like
+            return []
+        if len(part) <= start or whole[: len(part)] != list(part):
+            return []
+        segments.append((str(message["role"]), start, len(part)))
+        start = len(part)
+    return segments + [("assistant", start, n_tokens)] * (start < n_tokens)
+
+
 def encode_decoder_prompt(model, tokenizer, prompt):
     """Turn what an encoder-decoder has said so far into token ids.
 

@@ -5,6 +5,7 @@ from ..words import (
     add_prompt_arguments,
     load_model,
     parse_numbers,
+    parse_spans,
     read_prompt,
     read_sampling,
     show_messages,
@@ -44,6 +45,12 @@ def add_arguments(parser):
     figures.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
     figures.add_argument("--norm", default="linear", choices=("linear", "power", "log"), help="colour scale")
     figures.add_argument("--scale", default="shared", choices=("shared", "panel"), help="one scale or one a panel")
+    which = figures.add_mutually_exclusive_group()
+    which.add_argument("--group", choices=("words", "sentences", "segments"), help="draw groups of tokens")
+    which.add_argument(
+        "--spans", dest="group", type=parse_spans, metavar="NAME:0:25,…", help="draw these spans of tokens as one each"
+    )
+    figures.add_argument("--group_summary", default="sum", choices=("sum", "max"), help="of a group (%(default)s)")
     figures.add_argument("--cmap", metavar="NAME", help="a matplotlib colour map")
     parser.add_argument("--quiet", action="store_true", help="no progress bars and messages on stderr")
 
@@ -70,6 +77,8 @@ def run(args):
             "layers",
             "heads",
             "sink",
+            "group",
+            "group_summary",
         )
     }
     capture = {

@@ -330,25 +330,27 @@ def describe_data(maps, options, pooling=(1, 1), *, has_indices=False):
     str
         A phrase.
     """
-    n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
+    n_query, n_key, unit = len(maps.tokens_query), len(maps.tokens_key), maps.unit
     if n_query != n_key:
-        yield f"{n_query} query and {n_key} key tokens"
+        yield f"{n_query} query and {n_key} key {unit}s"
     else:
-        yield f"{n_key} token{'s' * (n_key > 1)}"
+        yield f"{n_key} {unit}{'s' * (n_key > 1)}"
+    if maps.grouping:
+        yield "largest weight of each block" if maps.grouping[1] == "max" else "summed over keys, mean over queries"
     if maps.kind != "cross" and maps.prompt_length < n_key:
-        yield f"dashed lines: generated from token {maps.prompt_length} on"
+        yield f"dashed lines: generated from {unit} {maps.prompt_length} on"
     if maps.kind in ("encoder", "decoder", "cross"):
         yield {"encoder": "encoder", "decoder": "decoder", "cross": "cross attention"}[maps.kind]
     if maps.reduction == "pooled":
         yield f"each cell the {maps.pooling} over {maps.cell[0]} × {maps.cell[1]} tokens"
     if max(pooling) > 1:
-        yield f"drawn as the max over {pooling[0]} × {pooling[1]} {'cells' if max(maps.cell) > 1 else 'tokens'}"
+        yield f"drawn as the max over {pooling[0]} × {pooling[1]} {'cells' if max(maps.cell) > 1 else unit + 's'}"
     if has_indices:
-        yield "axes count tokens from 0"
+        yield f"axes count {unit}s from 0"
     if options.sink == "hide":
-        yield "first token hidden" if maps.cell[1] == 1 else f"first {maps.cell[1]} keys hidden"
+        yield f"first {unit} hidden" if maps.cell[1] == 1 else f"first {maps.cell[1]} keys hidden"
     if options.sink == "renormalise":
-        yield "first token hidden, rows renormalised"
+        yield f"first {unit} hidden, rows renormalised"
     if maps.has_sinks:
         yield "rows sum to less than 1: learned sinks take the rest"
     if options.norm == "power":

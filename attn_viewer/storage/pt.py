@@ -24,6 +24,8 @@ _FACTS = (
     "causal",
     "first_query",
     "prompt_length",
+    "segments",
+    "grouping",
     "grid",
     "model_id",
     "reduction",

@@ -31,12 +31,14 @@ def test_what_is_written_is_read(tmp_path_factory, n_layers, n_heads, n, dtype, 
         causal=causal,
         prompt_length=n - 1,
         softcap=3.5,
+        segments=[("system", 0, 1)],
+        grouping=("words", "max"),
         model_id="org/name",
     )
     path = save_scores(maps, tmp_path_factory.mktemp("cache"))
     assert path.parts[-2:] == ("org", "name_attn_scores.pt")
     again = load_scores(path)
-    names = "tokens_key tokens_query ids_key layers heads causal prompt_length softcap model_id"
+    names = "tokens_key tokens_query ids_key layers heads causal prompt_length softcap segments grouping model_id"
     for name in names.split():
         assert getattr(again, name) == getattr(maps, name)
     for ours, theirs in zip(again.weights, maps.weights, strict=True):
