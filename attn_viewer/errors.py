@@ -38,3 +38,7 @@ class OutputError(AttnViewerError, OSError):
 
 class UnsuitableMapsError(AttnViewerError, ValueError):
     """Maps do not hold what a number is computed from (pooled cells where every weight is needed)."""
+
+
+class MapsMismatchError(AttnViewerError, ValueError):
+    """Two maps that should show the same prompt differ in tokens, layers, heads or what was kept of them."""

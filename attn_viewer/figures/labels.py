@@ -140,6 +140,8 @@ class TokenStamps(Artist):
         if not self.get_visible():
             return
         for side, panels in zip(self._sides, zip(*self._anchors(), strict=True), strict=True):
+            if not side.labels.texts:
+                continue
             if isinstance(renderer, RendererAgg):
                 side.stamp(panels, renderer)
             else:
