@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .errors import OptionError
+from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
 
 AVERAGES = "all_layers_avg"
@@ -27,6 +27,7 @@ def view_attention(
     ignore_first_token=False,
     num_figs_per_row=4,
     *,
+    figures=None,
     fig_format="jpg",
     cmap=None,
     norm="linear",
@@ -52,7 +53,8 @@ def view_attention(
     """Draw the attention weights of a prompt, from a model or from a cache.
 
     Writes ``{save_fig_path}/{model_id}/all_layers_avg.jpg`` (the mean over the heads of every layer) and, with
-    `plot_figs_per_head`, ``layer_{i}.jpg`` for every layer.
+    `plot_figs_per_head`, ``layer_{i}.jpg`` for every layer; with `figures`,
+    ``figures/L{layer}/H{head}/{name}.{format}`` for every head.
 
     Parameters
     ----------
@@ -78,8 +80,11 @@ def view_attention(
         The same as ``sink="hide"``.
     num_figs_per_row : int
         Panels side by side.
+    figures : str or collection of str, optional
+        Registered figure functions to run on the weights of every head: names or glob patterns such as ``"svd*"``
+        (see `figures.registry`). They get the weights as they are, whatever `sink` and the scale.
     fig_format : {"jpg", "png", "pdf", "svg", "svgz"}
-        Format of the figures.
+        Format of the pages; a figure function has its own.
     cmap : str, optional
         A matplotlib colour map; left out, the one of this package.
     norm : {"linear", "power", "log"}
@@ -128,6 +133,8 @@ def view_attention(
     ------
     AttnViewerError
         Of the type that says what was wrong; see `attn_viewer.errors`. Options are checked before the model runs.
+    FigureError
+        At the end, when figure functions raised; all else is written.
     """
     from .analysis.grouping import group_attention
 
@@ -137,6 +144,7 @@ def view_attention(
         save_attention_scores_path=save_attention_scores_path,
         load_attention_scores_path=load_attention_scores_path,
         save_fig_path=save_fig_path,
+        figures=figures,
         ignore_first_token=ignore_first_token,
         fig_format=fig_format,
         sink=sink,
@@ -149,6 +157,12 @@ def view_attention(
         group=group,
         group_summary=group_summary,
     )
+    if figures is not None:
+        from .figures.registry import select_attn_figure_funcs
+        from .figures.runner import check_full, run_figure_funcs
+
+        if load_attention_scores_path is None and reduction != "auto":
+            check_full(reduction)
     if load_attention_scores_path is not None:
         maps = _load_maps(load_attention_scores_path, model_id, layers, heads)
     else:
@@ -184,6 +198,8 @@ def view_attention(
             )
         _log.info("%r, %.1f MB", maps, maps.nbytes / 2**20)
         check_model_id(maps.model_id)
+    if figures is not None:
+        check_full(maps.reduction)
     drawn = maps if group is None else group_attention(maps, group, summary=group_summary)
     pages = _render_pages(drawn, plot_figs_per_head, look, fmt, progress) if save_fig_path is not None else iter(())
     # What cannot be drawn is found out before anything is written.
@@ -196,6 +212,12 @@ def view_attention(
     for name, data in itertools.chain([first] * (first is not None), pages):
         folder = make_folder(Path(save_fig_path) / maps.model_id)
         written.append(write_whole(folder / f"{name}.{fmt}", data))
+    if figures is not None:
+        folder = Path(save_fig_path) / maps.model_id / "figures"
+        paths, failures = run_figure_funcs(maps, folder, select_attn_figure_funcs(figures), progress=progress)
+        written += paths
+        if failures:
+            raise FigureError(written, failures)
     return written
 
 
@@ -206,6 +228,7 @@ def check_view_options(
     save_attention_scores_path=None,
     load_attention_scores_path=None,
     save_fig_path=None,
+    figures=None,
     ignore_first_token=False,
     fig_format="jpg",
     sink="keep",
@@ -222,7 +245,7 @@ def check_view_options(
     ----------
     model_id, save_attention_scores, save_attention_scores_path, load_attention_scores_path, save_fig_path
         As `view_attention` takes them; so are the others.
-    ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads, group, group_summary
+    figures, ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads, group, group_summary
         Likewise.
     **look
         Fields of `figures.grids.GridOptions`.
@@ -249,6 +272,12 @@ def check_view_options(
         check_grouping(group, group_summary)
     if model_id is not None:
         check_model_id(model_id)
+    if figures is not None:
+        from .figures.registry import select_attn_figure_funcs
+
+        if save_fig_path is None:
+            raise OptionError("figures need save_fig_path, the folder for them")
+        select_attn_figure_funcs(figures)
     if save_attention_scores:
         if save_attention_scores_path is None:
             raise OptionError("save_attention_scores needs save_attention_scores_path, the folder of the cache")

@@ -32,6 +32,18 @@ class CacheError(AttnViewerError, ValueError):
     """A cache file is missing, damaged, unsafe or not what it claims to be."""
 
 
+class FigureError(AttnViewerError, RuntimeError):
+    """Figure functions raised; `failures` says which, on which heads, and `paths` what was written all the same."""
+
+    def __init__(self, paths, failures):
+        super().__init__(paths, failures)
+        self.paths, self.failures = paths, failures
+
+    def __str__(self):
+        listed = "".join(f"\n  {failure}" for failure in self.failures)
+        return f"figures that failed: {len(self.failures)}; all others are written:{listed}"
+
+
 class OutputError(AttnViewerError, OSError):
     """A file or folder cannot be written."""
 

@@ -41,6 +41,37 @@ def test_all_words_together(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "w/d/all_layers_avg.jpg\n"
 
 
+FIGURES = """
+from attn_viewer import matplotlib_figure_saver, register_attn_figure_func
+
+@register_attn_figure_func
+@matplotlib_figure_saver(fmt="png")
+def from_a_file(pattern, ax):
+    if pattern[1, 0] > 0.5:
+        raise ValueError("a spike")
+    ax.matshow(pattern)
+"""
+
+
+def test_figure_functions_that_raise_are_listed_and_the_rest_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(FIGURES)
+    maps = make_maps(1, 3)
+    words = ["--load_attention_scores_path", str(save_scores(maps, tmp_path)), "--figures_from", "mine.py", "--quiet"]
+    spiky = [head for head in range(3) if maps.weights[0][head, 1, 0] > 0.5]
+    assert 0 < len(spiky) < 3
+    assert run_view(words) == 1
+    out, err = capsys.readouterr()
+    good = [f"vis/random/figures/L0/H{head}/from_a_file.png" for head in range(3) if head not in spiky]
+    assert out.split() == ["vis/random/all_layers_avg.jpg", *good]
+    failed = [f"  from_a_file at L0 H{head}: ValueError: a spike" for head in spiky]
+    assert err.splitlines() == [f"figures that failed: {len(spiky)}; all others are written:", *failed]
+    assert run_view([*words, "--figures", "raw, column*", "--heads", "1"]) == 0
+    assert capsys.readouterr().out.split()[1:] == [
+        f"vis/random/figures/L0/H1/{name}" for name in ("raw.png", "column_mass.svgz")
+    ]
+
+
 def make_cache(tmp_path):
     return str(save_scores(make_maps(), tmp_path / "made"))
 
@@ -72,6 +103,10 @@ def make_cache(tmp_path):
         ("--model_id /x", "model_id '/x'"),
         ("--num_figs_per_row 0", "num_figs_per_row"),
         ("--cmap none", "no colour map"),
+        ("--figures svd_spectre", "did you mean 'svd_spectra'"),
+        ("--figures_from none.py", "'none.py' is none"),
+        ("--figures raw --load_attention_scores_path {cache} --heads 9", "there is no head"),
+        ("--figures raw --reduction pooled --max_cells 4", "these maps are pooled"),
     ],
 )
 def test_errors_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, words, message):

@@ -180,3 +180,14 @@ def test_groups_are_drawn_and_tokens_kept(tmp_path, demo):
     assert again[0].read_text() == page
     with pytest.raises(OptionError, match="letters"):
         view_attention(*demo[:1], tokenizer=demo[1], prompt=PROMPT, save_fig_path=tmp_path, group="letters")
+
+
+def test_figure_functions_run_on_the_chosen_heads(demo, tmp_path):
+    paths = view_attention(*demo[:1], "d", demo[1], PROMPT, save_fig_path=tmp_path, figures=["raw", "svd*"],
+                           layers=[1], heads=[2, 5])  # fmt: skip
+    names = [path.relative_to(tmp_path / "d").as_posix() for path in paths]
+    expected = [f"figures/L1/H{head}/{name}" for head in (2, 5) for name in ("raw.png", "svd_spectra.svgz")]
+    assert names == ["all_layers_avg.jpg", *expected]
+    with pytest.raises(OptionError, match="figures need save_fig_path"):
+        view_attention(*demo[:1], "d", demo[1], PROMPT, figures="raw", save_attention_scores=True,
+                       save_attention_scores_path=tmp_path)  # fmt: skip

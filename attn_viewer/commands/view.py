@@ -1,5 +1,7 @@
 """``attn-viewer view``: capture a prompt's attention and draw it."""
 
+import sys
+
 from ..words import (
     add_model_arguments,
     add_prompt_arguments,
@@ -12,6 +14,7 @@ from ..words import (
 )
 
 HELP = "capture a prompt's attention and draw it"
+FIGURES_FAILED = 1
 
 
 def add_arguments(parser):
@@ -40,6 +43,12 @@ def add_arguments(parser):
     figures.add_argument("--save_fig_path", default="./vis", metavar="DIR", help="output folder (%(default)s)")
     figures.add_argument("--plot_figs_per_head", action="store_true", help="a page of all heads for every layer too")
     figures.add_argument("--num_figs_per_row", type=int, default=4, metavar="N", help="(%(default)s)")
+    figures.add_argument(
+        "--figures", metavar="NAMES", help="registered figure functions to run on every head: names and globs, a,b*"
+    )
+    figures.add_argument(
+        "--figures_from", metavar="FILE", help="Python file that registers figure functions (all run without --figures)"
+    )
     figures.add_argument("--ignore_first_token", action="store_true", help="the same as --sink hide")
     figures.add_argument("--sink", default="keep", choices=("keep", "hide", "renormalise"), help="the first token")
     figures.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
@@ -58,6 +67,7 @@ def add_arguments(parser):
 def run(args):
     """Draw what `args` ask for and print the paths of what was written."""
     from ..core import check_view_options, view_attention
+    from ..errors import FigureError
 
     options = {
         name: getattr(args, name)
@@ -85,6 +95,7 @@ def run(args):
         name: getattr(args, name)
         for name in ("queries", "kind", "reduction", "max_cells", "pooling", "max_new_tokens", "decoder_prompt")
     }
+    options["figures"] = _choose_figures(args)
     progress = False if args.quiet else None
     model = tokenizer = prompt = None
     if args.load_attention_scores_path is None:
@@ -92,7 +103,23 @@ def run(args):
         check_view_options(**options)  # before minutes are spent on loading
         capture["generate_options"] = read_sampling(args)
         model, tokenizer = load_model(args, progress)
+    failed = None
     with show_messages(args.quiet):
-        paths = view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options, **capture)
+        try:
+            paths = view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options, **capture)
+        except FigureError as error:
+            failed, paths = error, error.paths
     for path in paths:
         print(path)
+    if failed is not None:
+        print(failed, file=sys.stderr)
+    return FIGURES_FAILED if failed else 0
+
+
+def _choose_figures(args):
+    loaded = None
+    if args.figures_from is not None:
+        from ..figures.registry import load_figure_funcs
+
+        loaded = load_figure_funcs(args.figures_from)
+    return loaded if args.figures is None else [name.strip() for name in args.figures.split(",")]

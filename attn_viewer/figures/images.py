@@ -14,7 +14,6 @@ from matplotlib.colors import Colormap
 from ..errors import OptionError
 from . import style
 
-DIVERGING = "RdBu_r"
 # An odd number of colours has one in the middle, which 0 of a diverging scale gets; the last index is for NaN.
 LAST_COLOUR = 254
 MISSING = 255
@@ -126,7 +125,6 @@ def _describe(matrix):
     return f"{matrix.dtype} of shape {matrix.shape}"
 
 
-@functools.lru_cache(maxsize=64)
 def make_palette(cmap=None, diverging=False):
     """Return the colours that `index_matrix` points to.
 
@@ -147,8 +145,15 @@ def make_palette(cmap=None, diverging=False):
     OptionError
         If there is no such colour map.
     """
-    if not isinstance(cmap, Colormap):
-        cmap = style.get_colormap(DIVERGING if cmap is None and diverging else cmap)
+    return _sample(cmap) if isinstance(cmap, Colormap) else _sample_named(cmap, diverging)
+
+
+@functools.lru_cache(maxsize=64)
+def _sample_named(name, diverging):
+    return _sample(style.get_colormap(name, diverging=diverging))
+
+
+def _sample(cmap):
     shares = np.append(np.linspace(0, 1, LAST_COLOUR + 1), np.nan)
     palette = np.rint(cmap(shares)[:, :3] * 255).astype(np.uint8)
     palette.flags.writeable = False

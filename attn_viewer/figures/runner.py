@@ -70,7 +70,7 @@ def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overw
     OutputError
         If a folder or file cannot be written.
     """
-    check_full(maps)
+    check_full(maps.reduction)
     check_folder(folder)
     maps = maps.select(layers=layers, heads=heads)
     funcs = select_attn_figure_funcs() if funcs is None else funcs
@@ -86,22 +86,22 @@ def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overw
     return paths, failures
 
 
-def check_full(maps):
+def check_full(reduction):
     """Check that maps hold whole attention patterns.
 
     Parameters
     ----------
-    maps : AttentionMaps
-        The maps.
+    reduction : str
+        That of the maps.
 
     Raises
     ------
     OptionError
         If they are means over heads or pooled.
     """
-    if maps.reduction != "full":
+    if reduction != "full":
         raise OptionError(
-            f"figure functions take whole attention patterns and these maps are {maps.reduction}; capture them with "
+            f"figure functions take whole attention patterns and these maps are {reduction}; capture them with "
             "reduction='full' (--reduction full), of fewer layers or heads if memory is short"
         )
 
