@@ -1,0 +1,396 @@
+"""A browser over a data folder on a local port: `serve`.
+
+Nothing is trusted: requests name things and never paths (`folder`), pages of strangers must not read replies (Host
+header, resource policy), and figures, which may come from strangers, run nothing (sandbox).
+"""
+
+import hashlib
+import ipaddress
+import json
+import logging
+import os
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import AttnViewerError, OptionError
+from ..figures.images import encode_indices, index_matrix, make_palette
+from .encode import describe_heads, encode_head
+from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
+from .stored import DamagedError, NotInFolderError
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise OptionError("the server needs starlette and uvicorn: pip install 'attn-viewer[server]'") from error
+
+_log = logging.getLogger(__name__)
+STATIC = Path(__file__).parent / "static"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# A figure may draw and style itself. Opened as a page of its own it still runs nothing and loads nothing.
+FIGURE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+)
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+MAX_ADDRESS, MAX_HEADERS = 16_384, 32_768
+MAX_PROMPTS = 500
+TEXT_LENGTH = 300
+# Cells a side of a thumbnail, and of a head in the viewer; longer prompts are pooled by the maximum.
+THUMBNAIL_SIDE, HEAD_SIDE = 160, 2048
+EXACT_SIDE = 256
+SORTS = ("text", "n_tokens", "hash")
+_NAME = re.compile(r"[a-zA-Z0-9.-]{1,253}")
+
+
+def make_app(path, *, allowed_hosts=()):
+    """Make the web application over a data folder.
+
+    Parameters
+    ----------
+    path : path-like
+        The data folder.
+    allowed_hosts : sequence of str
+        Names by which browsers may address the server. ``localhost`` and plain addresses always may; other names are
+        refused, since a page of a stranger can point a name of its own at this machine (DNS rebinding).
+
+    Returns
+    -------
+    callable
+        An ASGI application.
+
+    Raises
+    ------
+    OptionError
+        If the path is no folder.
+    """
+    folder = DataFolder(path)
+
+    def answer(function, **kinds):
+        def endpoint(request):
+            return function(folder, request, **_read_words(request, kinds))
+
+        return endpoint
+
+    prompt = {"model": _read_text, "prompt": _read_text}
+    head = {**prompt, "layer": _read_number, "head": _read_number}
+    routes = [
+        Route("/", lambda request: _send_static(request, "browser.html")),
+        Route("/static/{name}", lambda request: _send_static(request, request.path_params["name"])),
+        Route("/api/folder", answer(_describe_folder)),
+        Route(
+            "/api/prompts",
+            answer(
+                _list_prompts, models=_read_list, q=_read_any, sort=_read_text, offset=_read_number, limit=_read_number
+            ),
+        ),
+        Route("/api/prompt", answer(_describe_prompt, **prompt)),
+        Route("/api/weights", answer(_send_weights, **head)),
+        Route("/thumbnail", answer(_send_thumbnail, **head)),
+        Route("/figure", answer(_send_figure, **head, name=_read_text)),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _explain, AttnViewerError: _explain})
+    app.router.redirect_slashes = False
+    return _Guard(app, {name.lower() for name in allowed_hosts})
+
+
+class _Guard:
+    """Refuses what is not a plain GET from a browser of this machine, and marks every reply."""
+
+    def __init__(self, app, names):
+        self.app, self.names = app, names
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return
+
+        async def send_marked(message):
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *HEADERS]
+                if b"content-security-policy" not in given:
+                    message["headers"].append((b"content-security-policy", PAGE_POLICY.encode()))
+                if b"cache-control" not in given:
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        reply = self._refuse(scope) or self.app
+        await reply(scope, receive, send_marked)
+
+    def _refuse(self, scope):
+        headers = scope["headers"]
+        names = [name for name, _ in headers]
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return _make_error(400, "this server speaks HTTP/1.1")
+        if scope["method"] not in ("GET", "HEAD"):
+            return _make_error(405, "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
+            return _make_error(414, "the address is too long")
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
+            return _make_error(431, "the headers are too long")
+        hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or not self._is_allowed(hosts[0].decode("latin-1")):
+            return _make_error(421, "this name is not one of this server's; see attn-viewer serve --allow_host")
+        if b"range" in names:
+            return _make_error(416, "parts of files are not served")
+        if b"transfer-encoding" in names or any(n == b"content-length" and v != b"0" for n, v in headers):
+            return _make_error(400, "a request has no body")
+        return None
+
+    def _is_allowed(self, host):
+        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?", host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").lower()
+        if name == "localhost" or name in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _make_error(status, message, headers=None):
+    return _send_json({"error": message}, status, headers)
+
+
+def _send_json(content, status=200, headers=None):
+    data = json.dumps(content, separators=(",", ":")).encode()
+    return Response(data, status, headers, media_type="application/json")
+
+
+async def _explain(_request, error):
+    if isinstance(error, HTTPException):
+        return _make_error(error.status_code, error.detail, error.headers)
+    if isinstance(error, NotInFolderError):
+        return _make_error(404, str(error))
+    if isinstance(error, DamagedError):
+        return _make_error(422, str(error))
+    # The words of other errors may name paths of this machine.
+    _log.warning("%s", error)
+    return _make_error(422, "what is stored for this request does not fit together")
+
+
+def _read_words(request, kinds):
+    """Read the words of a query, each known, well-formed and at most once."""
+    words = {}
+    for name, value in request.query_params.multi_items():
+        if name not in kinds or (name in words and kinds[name] is not _read_list):
+            raise HTTPException(400, "an unknown or repeated word in the query")
+        if len(value) > 1_000 or not value.isprintable():
+            raise HTTPException(400, f"{name} cannot be read")
+        value = kinds[name](name, value)
+        words[name] = words.get(name, []) + value if kinds[name] is _read_list else value
+    required = {"model", "prompt", "layer", "head", "name"} & kinds.keys()
+    if missing := sorted(required - words.keys()):
+        raise HTTPException(400, f"the query lacks {', '.join(missing)}")
+    return words
+
+
+def _read_number(name, value):
+    if not re.fullmatch(r"[0-9]{1,7}", value):
+        raise HTTPException(400, f"{name} must be a number from 0")
+    return int(value)
+
+
+def _read_text(name, value):
+    if not value:
+        raise HTTPException(400, f"{name} is empty")
+    return value
+
+
+def _read_any(_name, value):
+    return value
+
+
+def _read_list(name, value):
+    return [_read_text(name, value)]
+
+
+def _send_static(request, name):
+    # Compared with what is there, never joined: a name cannot lead elsewhere.
+    files = {path.name: path for path in STATIC.iterdir() if path.suffix in _TYPES}
+    if request.query_params or name not in files:
+        raise HTTPException(404, "there is no such page")
+    return _send_file(request, files[name].read_bytes(), _TYPES[files[name].suffix])
+
+
+def _send_file(request, data, media_type, headers=None):
+    tag = f'"{hashlib.sha256(data).hexdigest()[:24]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"} | (headers or {})
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(data, headers=headers, media_type=media_type)
+
+
+def _describe_folder(folder, _request):
+    models = [
+        {
+            "name": model.name,
+            "title": model.title,
+            "heads": [[layer, heads] for layer, heads in model.heads.items()],
+            "n_prompts": len(folder.read_prompts(model)),
+        }
+        for model in folder.read_models().values()
+    ]
+    return _send_json({"name": folder.root.name, "models": models, "functions": folder.read_functions()})
+
+
+def _list_prompts(folder, _request, models=(), q="", sort="text", offset=0, limit=100):
+    """Search the prompts of some models; those of one hash are one row."""
+    key = sort.removeprefix("-")
+    if key not in SORTS or not 0 < limit <= MAX_PROMPTS or len(models) > 100:
+        raise HTTPException(400, f"sort must be one of {', '.join(SORTS)}, limit 1 to {MAX_PROMPTS}")
+    rows = {}
+    for name in models:
+        for hash_, prompt in folder.read_prompts(folder.get_model(name)).items():
+            rows.setdefault(hash_, {**prompt, "models": []})["models"].append(name)
+    words = q.lower().split()
+    found = [row for row in rows.values() if all(w in row["text"].lower() or w == row["hash"].lower() for w in words)]
+    found.sort(key=lambda row: (row[key], row["hash"]), reverse=sort.startswith("-"))
+    page = [{**row, "text": row["text"][:TEXT_LENGTH]} for row in found[offset : offset + limit]]
+    return _send_json({"total": len(found), "of": len(rows), "offset": offset, "prompts": page})
+
+
+def _describe_prompt(folder, _request, model, prompt):
+    found = folder.get_model(model)
+    stored = folder.read_prompt(found, prompt)
+    text = stored.get("text")
+    figures = folder.list_figures(found, prompt)
+    reply = {"text": text[:5_000] if isinstance(text, str) else "", "figures": figures, "meta": None, "error": None}
+    try:
+        reply["meta"] = _describe_weights(folder, found, prompt)
+    except (NotInFolderError, DamagedError) as error:
+        reply["error"] = str(error)
+    return _send_json(reply)
+
+
+def _describe_weights(folder, model, prompt):
+    facts = folder.describe_prompt(model, prompt)
+    try:
+        shape = [len(facts.get(name, facts["tokens_key"])) for name in ("tokens_query", "tokens_key")]
+        if facts.get("reduction", "full") != "pooled" and (side := _find_side(shape, HEAD_SIDE)) > 1:
+            notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
+            return describe_heads(**facts, notes=notes) | _describe_pooled(shape, side)
+        return describe_heads(**facts, exact=max(shape) <= EXACT_SIDE)
+    except (AttributeError, TypeError, ValueError) as error:  # facts that a stranger wrote
+        raise DamagedError("prompt.json does not describe the weights; compute them again") from error
+
+
+def _describe_pooled(shape, side):
+    rows, columns = (-(-length // side) for length in shape)
+    return {"reduction": "pooled", "pooling": "max", "cell": [side, side], "rows": rows, "columns": columns}
+
+
+def _find_side(shape, most):
+    return -(-max(shape) // most)
+
+
+def _pool(weights, side):
+    for axis in (0, 1):
+        if side > 1:
+            weights = np.maximum.reduceat(weights, np.arange(0, weights.shape[axis], side), axis=axis)
+    return weights
+
+
+def _send_weights(folder, _request, model, prompt, layer, head):
+    found = folder.get_model(model)
+    meta = _describe_weights(folder, found, prompt)
+    weights = folder.read_weights(found, prompt, layer, head)
+    if weights.shape != (meta["rows"], meta["columns"]):
+        weights = _pool(weights, _find_side(weights.shape, HEAD_SIDE))
+    return Response(encode_head(weights, meta), media_type="application/octet-stream")
+
+
+def _send_thumbnail(folder, request, model, prompt, layer, head):
+    weights = folder.read_weights(folder.get_model(model), prompt, layer, head).astype(np.float32)
+    weights = _pool(weights, _find_side(weights.shape, THUMBNAIL_SIDE))
+    future = np.triu(np.ones(weights.shape, bool), 1)
+    roots = np.sqrt(np.maximum(weights, 0))  # small weights are what a small picture would lose
+    if future.any() and not roots[future].any():
+        roots[future] = np.nan
+    data = encode_indices(index_matrix(roots, normalize=True, normalize_min=0), make_palette())
+    return _send_file(request, data, "image/png")
+
+
+def _send_figure(folder, request, model, prompt, layer, head, name):
+    file, ending = folder.open_figure(folder.get_model(model), prompt, layer, head, name)
+    with file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise HTTPException(422, "this figure is too large to be served")
+        data = file.read()
+    headers = {"Content-Security-Policy": FIGURE_POLICY}
+    if ending == "svgz":
+        headers["Content-Encoding"] = "gzip"
+    return _send_file(request, data, FIGURE_TYPES[ending], headers)
+
+
+def serve(path="attn_data", *, host="127.0.0.1", port=8000, allowed_hosts=(), ready=None):
+    """Serve a browser over a data folder until interrupted.
+
+    Parameters
+    ----------
+    path : path-like
+        The data folder.
+    host : str
+        Address to listen on; other machines reach only what listens on theirs, such as ``"0.0.0.0"``.
+    port : int
+        Port; 0 takes a free one.
+    allowed_hosts : sequence of str
+        More names by which browsers may address the server.
+    ready : callable, optional
+        Called with the server's URL once it listens.
+
+    Raises
+    ------
+    OptionError
+        If the path is no folder, or the address cannot be listened on.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+        raise OptionError(f"port must be 0 to 65535, got {port!r}")
+    for name in allowed_hosts:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise OptionError(f"an allowed host must be a plain name such as 'lab.example', got {name!r}")
+    app = make_app(path, allowed_hosts=allowed_hosts)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=512)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from error
+    with listener:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        if ready is not None:
+            ready(url)
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="error",
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+        )
+        uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,164 @@
+/** The browser over a data folder: choices at the side, a grid of figures, and the viewer for one pattern. */
+
+import { PATTERN_FUNCTION, createFigures, createHeads, createModels } from "./browser_choices.js";
+import { createGallery } from "./browser_gallery.js";
+import { createPrompts, listPrompts } from "./browser_prompts.js";
+import { createSingle } from "./browser_single.js";
+import { mergeHeads, parseHeads, readState, spellHeads, writeState } from "./browser_state.js";
+import { make } from "./dom.js";
+
+const FEW_HEADS = 64;
+const THEMES = ["auto", "light", "dark"];
+
+const root = make("div", { class: "attn-viewer ab-app" });
+const error = make("p", { class: "ab-error ab-alert", role: "alert", hidden: true });
+document.getElementById("browser").append(root);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** Promise of a reply of the server, or of null when there is none, which the page then says. */
+async function ask(path) {
+  let reason = "The server does not answer. Is it still running?";
+  try {
+    const reply = await fetch(path);
+    const content = await reply.json();
+    if (reply.ok) {
+      error.hidden = true;
+      return content;
+    }
+    reason = content.error;
+  } catch {
+    // The reason stands.
+  }
+  error.textContent = reason;
+  error.hidden = false;
+  return null;
+}
+
+function showTheme(theme) {
+  root.dataset.theme = theme === "dark" || (theme === "auto" && dark.matches) ? "dark" : "light";
+  document.documentElement.dataset.theme = root.dataset.theme;
+}
+
+async function start() {
+  showTheme(readState(location.hash.slice(1)).theme);
+  const folder = await ask("/api/folder");
+  root.append(error);
+  if (!folder) return;
+  if (folder.models.length === 0) {
+    root.append(make("p", { class: "ab-empty" }, "This folder holds no model. Make one with attn-viewer activations."));
+    return;
+  }
+  const prompts = new Map();
+  let state = readState(location.hash.slice(1));
+  let everything = null;
+  let generation = 0;
+
+  const context = {
+    ask,
+    folder,
+    functions: [PATTERN_FUNCTION, ...folder.functions.filter(({ name }) => name !== PATTERN_FUNCTION.name)],
+    get state() {
+      return state;
+    },
+    get models() {
+      return folder.models.filter(({ name }) => state.models.includes(name));
+    },
+    get prompts() {
+      return state.prompts === "*" ? (everything ?? []) : state.prompts;
+    },
+    get heads() {
+      try {
+        return parseHeads(state.heads, mergeHeads(context.models));
+      } catch {
+        return new Map();
+      }
+    },
+    remember({ hash, text, models }) {
+      prompts.set(hash, { text: text.replace(/\s+/g, " ").trim(), models });
+    },
+    textOf: (hash) => prompts.get(hash)?.text ?? "",
+    isThere: ({ model, prompt }) => prompts.get(prompt)?.models.includes(model) ?? true,
+    listAll: async () => everything ?? (await listPrompts(context)),
+    link: (patch) => `#${writeState({ ...state, ...patch })}`,
+    update,
+  };
+
+  const title = make("div", { class: "ab-brand" }, make("h1", {}, "Attention Viewer"), make("p", {}, folder.name));
+  const theme = make("button", { class: "ab-small", onclick: () => update({ theme: THEMES[(THEMES.indexOf(state.theme) + 1) % 3] }) });
+  const models = createModels(context);
+  const table = createPrompts(context, (_, first) => {
+    if (!location.hash && state.prompts.length === 0 && first.length) update({ prompts: [first[0].hash] }, false);
+    gallery.show();
+  });
+  const heads = createHeads(context);
+  const figures = createFigures(context);
+  const gallery = createGallery(context);
+  const single = createSingle(context);
+  const side = make(
+    "details",
+    { class: "ab-side", open: innerWidth > 760 },
+    make("summary", {}, "Models, prompts, heads and figures"),
+    models.element,
+    table.element,
+    heads.element,
+    figures.element,
+  );
+  const frame = make("div", { class: "ab-frame" }, side, gallery.element);
+  root.append(make("header", { class: "ab-header" }, title, theme), frame, single.element);
+
+  function settle() {
+    const known = folder.models.map(({ name }) => name);
+    state.models = state.models.filter((name) => known.includes(name));
+    if (state.models.length === 0) state.models = [known[0]];
+    if (!state.heads && !location.hash) {
+      const available = mergeHeads(context.models);
+      const total = [...available.values()].reduce((sum, count) => sum + count, 0);
+      const [layer, count] = [...available][0];
+      state.heads = total <= FEW_HEADS ? "L*H*" : spellHeads(new Map([[layer, new Set(Array(count).keys())]]), available);
+    }
+  }
+
+  function update(patch, isStep = true) {
+    const before = writeState(state);
+    state = { ...state, ...patch };
+    const text = writeState(state);
+    if (text === before) return;
+    const isNew = isStep && ("open" in patch || "page" in patch);
+    history[isNew ? "pushState" : "replaceState"](null, "", `#${text}`);
+    show();
+  }
+
+  async function show() {
+    const mine = ++generation;
+    showTheme(state.theme);
+    theme.textContent = `Theme: ${state.theme}`;
+    frame.hidden = state.open !== null;
+    single.show();
+    if (state.open) return;
+    if (state.prompts === "*") {
+      everything = null;
+      const found = await listPrompts(context);
+      if (mine !== generation) return;
+      everything = found;
+    }
+    for (const part of [models, table, heads, figures, gallery]) part.show();
+  }
+
+  function readHash() {
+    const before = state.open;
+    const text = location.hash.slice(1);
+    if (text === writeState(state)) return;
+    state = readState(text);
+    settle();
+    show();
+    if (state.open && !before) scrollTo(0, 0);
+  }
+
+  addEventListener("hashchange", readHash);
+  addEventListener("popstate", readHash);
+  dark.addEventListener("change", show);
+  settle();
+  show();
+}
+
+start();

@@ -1,0 +1,173 @@
+/** Which models, heads and figure functions: the other sections of the browser's side. */
+
+import { PATTERN, mergeHeads, parseHeads, spellHeads } from "./browser_state.js";
+import { make } from "./dom.js";
+
+const PATTERN_DOC =
+  "The attention weights themselves, drawn from disk: rows are queries, columns keys. Colours follow the square root " +
+  "of a weight, up to the head's largest; long prompts show the largest weight of each cell.";
+
+export function createModels(context) {
+  const list = make("div", { class: "ab-chips" });
+  const element = make("section", { class: "ab-section" }, make("div", { class: "ab-title" }, make("h2", {}, "Models")), list);
+
+  function toggle(name) {
+    const { models } = context.state;
+    const next = models.includes(name) ? models.filter((m) => m !== name) : [...models, name];
+    if (next.length) context.update({ models: next, page: 0 });
+  }
+
+  function show() {
+    list.replaceChildren(
+      ...context.folder.models.map((model) => {
+        const heads = model.heads.reduce((sum, [, count]) => sum + count, 0);
+        return make(
+          "button",
+          { class: "ab-chip", "aria-pressed": String(context.state.models.includes(model.name)), onclick: () => toggle(model.name) },
+          make("b", {}, model.title),
+          make("span", {}, `${model.heads.length} layers, ${heads} heads, ${model.n_prompts} prompts`),
+        );
+      }),
+    );
+  }
+
+  return { element, show };
+}
+
+export function createHeads(context) {
+  const input = make("input", {
+    class: "ab-input",
+    placeholder: "L0-3H*  L5H2,7",
+    "aria-label": "Heads, such as L0-3H*",
+    spellcheck: "false",
+    maxlength: 500,
+    onchange: () => context.update({ heads: input.value.trim(), page: 0 }),
+  });
+  const message = make("p", { class: "ab-error", role: "alert" });
+  const count = make("span", { class: "ab-count" });
+  const grid = make("div", { class: "ab-grid", role: "group", "aria-label": "Layers and heads", onclick: handleClick });
+  const box = make("div", { class: "ab-gridbox" }, grid);
+  const set = (heads) => context.update({ heads, page: 0 });
+  const element = make(
+    "section",
+    { class: "ab-section" },
+    make(
+      "div",
+      { class: "ab-title" },
+      make("h2", {}, "Heads"),
+      count,
+      make("button", { class: "ab-small", onclick: () => set("L*H*") }, "All"),
+      make("button", { class: "ab-small", onclick: () => set("") }, "None"),
+    ),
+    input,
+    message,
+    box,
+  );
+  let built = "";
+
+  function build(available) {
+    const widest = Math.max(0, ...available.values());
+    const key = JSON.stringify([...available]);
+    if (key === built) return;
+    built = key;
+    grid.style.gridTemplateColumns = `28px repeat(${widest}, minmax(13px, 1fr))`;
+    grid.style.maxWidth = `${28 + widest * 24}px`;
+    const parts = [make("span", {})];
+    for (let head = 0; head < widest; head++)
+      parts.push(make("button", { class: "ab-label", "data-head": head, title: `Head ${head} of every layer` }, String(head)));
+    for (const [layer, heads] of available) {
+      parts.push(make("button", { class: "ab-label", "data-layer": layer, title: `All heads of layer ${layer}` }, `L${layer}`));
+      for (let head = 0; head < widest; head++)
+        parts.push(
+          head < heads
+            ? make("button", { class: "ab-cell", "data-layer": layer, "data-head": head, "aria-label": `L${layer} H${head}`, title: `L${layer} H${head}` })
+            : make("span", {}),
+        );
+    }
+    grid.replaceChildren(...parts);
+  }
+
+  function handleClick(event) {
+    const { layer, head } = event.target.dataset;
+    if (layer === undefined && head === undefined) return;
+    const available = mergeHeads(context.models);
+    const chosen = context.heads;
+    const wanted = [...available]
+      .filter(([number]) => layer === undefined || number === Number(layer))
+      .flatMap(([number, heads]) => Array.from({ length: heads }, (_, h) => [number, h]))
+      .filter(([, h]) => head === undefined || h === Number(head));
+    const isOn = wanted.every(([l, h]) => chosen.get(l)?.has(h));
+    for (const [l, h] of wanted) {
+      if (!chosen.has(l)) chosen.set(l, new Set());
+      if (isOn) chosen.get(l).delete(h);
+      else chosen.get(l).add(h);
+    }
+    set(spellHeads(chosen, available));
+  }
+
+  function show() {
+    const available = mergeHeads(context.models);
+    build(available);
+    let error = "";
+    try {
+      parseHeads(context.state.heads, available);
+    } catch (problem) {
+      error = problem.message;
+    }
+    message.textContent = error;
+    if (document.activeElement !== input || !error) input.value = context.state.heads;
+    let total = 0;
+    for (const cell of grid.querySelectorAll(".ab-cell")) {
+      const isOn = context.heads.get(Number(cell.dataset.layer))?.has(Number(cell.dataset.head)) ?? false;
+      cell.setAttribute("aria-pressed", isOn);
+      total += isOn;
+    }
+    count.textContent = `${total} of ${[...available.values()].reduce((sum, heads) => sum + heads, 0)}`;
+  }
+
+  return { element, show };
+}
+
+export function createFigures(context) {
+  const list = make("div", { class: "ab-functions" });
+  const dialog = make("dialog", { class: "ab-dialog" });
+  const element = make("section", { class: "ab-section" }, make("div", { class: "ab-title" }, make("h2", {}, "Figures")), list, dialog);
+
+  function toggle(name) {
+    const { figures } = context.state;
+    const next = figures.includes(name) ? figures.filter((f) => f !== name) : [...figures, name];
+    context.update({ figures: next, page: 0 });
+  }
+
+  function explain({ name, doc, code }) {
+    const close = make("button", { class: "ab-small", onclick: () => dialog.close() }, "Close");
+    dialog.replaceChildren(
+      make("div", { class: "ab-title" }, make("h2", {}, name), close),
+      make("p", { class: "ab-doc" }, doc || "This function says nothing about itself."),
+      ...(code ? [make("h3", {}, "Source"), make("pre", { tabindex: "0" }, code)] : []),
+    );
+    dialog.showModal();
+  }
+
+  function show() {
+    list.replaceChildren(
+      ...context.functions.map((func) =>
+        make(
+          "div",
+          { class: "ab-function" },
+          make(
+            "label",
+            {},
+            make("input", { type: "checkbox", checked: context.state.figures.includes(func.name), onchange: () => toggle(func.name) }),
+            make("span", {}, func.name),
+          ),
+          make("button", { class: "ab-small", "aria-label": `About ${func.name}`, onclick: () => explain(func) }, "About"),
+        ),
+      ),
+    );
+  }
+
+  return { element, show };
+}
+
+export const PATTERN_FUNCTION = { name: PATTERN, doc: PATTERN_DOC, code: "" };

@@ -1,0 +1,163 @@
+/** The grid of figures. An item is found from its number, so that millions take no memory; only those in sight exist. */
+
+import { PATTERN, SIZES, SORTS } from "./browser_state.js";
+import { make } from "./dom.js";
+
+const WIDTHS = { small: 104, medium: 176, large: 300 };
+const CAPTION = 46;
+const GAP = 12;
+/** Browsers lay out no more than some 30 million pixels. */
+export const PAGE = 10_000;
+
+function findImage({ model, prompt, layer, head, figure }) {
+  const words = new URLSearchParams({ model, prompt, layer, head });
+  if (figure === PATTERN) return `/thumbnail?${words}`;
+  words.set("name", figure);
+  return `/figure?${words}`;
+}
+
+/** An image of a figure; a small picture of cells is enlarged with sharp edges, and one that is not there says so. */
+export function makeImage(item) {
+  const image = make("img", { alt: `${item.figure} of L${item.layer} H${item.head}`, decoding: "async", draggable: "false" });
+  image.addEventListener("load", () => image.classList.toggle("ab-cells", image.naturalWidth < image.clientWidth));
+  image.addEventListener("error", () => {
+    image.replaceWith(make("span", { class: "ab-none" }, item.figure === PATTERN ? "no weights" : "not made yet"));
+  });
+  image.src = findImage(item);
+  return image;
+}
+
+/** Every combination of prompts, models, heads and figures, the axis of the sorting outermost. */
+export function orderItems({ prompts, models, heads, figures, sort }) {
+  const isDown = sort.startsWith("-");
+  const by = sort.replace("-", "");
+  const pairs = [...heads].flatMap(([layer, set]) => [...set].map((head) => ({ layer, head })));
+  pairs.sort((a, b) => (by === "head" ? a.head - b.head || a.layer - b.layer : a.layer - b.layer || a.head - b.head));
+  const axes = {
+    prompt: prompts.map((prompt) => ({ prompt })),
+    model: models.map((model) => ({ model })),
+    head: pairs,
+    figure: figures.map((figure) => ({ figure })),
+  };
+  const first = by === "layer" ? "head" : by;
+  if (isDown) axes[first].reverse();
+  const order = [first, ...Object.keys(axes).filter((name) => name !== first)].map((name) => axes[name]);
+  const length = order.reduce((product, axis) => product * axis.length, 1);
+  const get = (number) => {
+    const item = {};
+    for (let i = order.length - 1; i >= 0; i--) {
+      Object.assign(item, order[i][number % order[i].length]);
+      number = Math.floor(number / order[i].length);
+    }
+    return item;
+  };
+  return { length, get };
+}
+
+export function createGallery(context) {
+  let items = { length: 0, get: null };
+  let cards = new Map();
+  const count = make("h2", { "aria-live": "polite" });
+  const sort = make(
+    "select",
+    { "aria-label": "Sort by", onchange: () => context.update({ sort: sort.value, page: 0 }) },
+    ...SORTS.map((name) => make("option", { value: name }, `by ${name}`)),
+  );
+  const direction = make("button", {
+    class: "ab-small",
+    onclick: () => {
+      const now = context.state.sort;
+      context.update({ sort: now.startsWith("-") ? now.slice(1) : `-${now}`, page: 0 });
+    },
+  });
+  const sizes = SIZES.map((size) => make("button", { onclick: () => context.update({ size }) }, size[0].toUpperCase() + size.slice(1)));
+  const earlier = make("button", { class: "ab-small", onclick: () => turn(-1) }, "Previous");
+  const later = make("button", { class: "ab-small", onclick: () => turn(1) }, "Next");
+  const pages = make("nav", { class: "ab-pages", "aria-label": "Pages" }, earlier, make("span", {}), later);
+  const room = make("div", { class: "ab-room" });
+  const hint = make("p", { class: "ab-empty" });
+  const element = make(
+    "main",
+    { class: "ab-main" },
+    make(
+      "div",
+      { class: "ab-toolbar" },
+      count,
+      pages,
+      make("div", { class: "ab-tools" }, sort, direction, make("div", { class: "av-choice", role: "group", "aria-label": "Size" }, ...sizes)),
+    ),
+    hint,
+    room,
+  );
+  addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+  new ResizeObserver(() => draw()).observe(room);
+
+  function turn(step) {
+    context.update({ page: context.state.page + step });
+    scrollTo(0, 0);
+  }
+
+  function makeCard(item) {
+    const text = context.textOf(item.prompt);
+    const name = `L${item.layer} H${item.head}`;
+    return make(
+      "a",
+      { class: "ab-card", href: context.link({ open: item, view: "" }), title: text.slice(0, 300) },
+      context.isThere(item) ? makeImage(item) : make("span", { class: "ab-none" }, "not of this model"),
+      make("span", { class: "ab-name" }, make("b", {}, name), ` ${item.figure}`),
+      make("span", { class: "ab-where" }, context.state.models.length > 1 ? `${item.model} · ${text}` : text),
+    );
+  }
+
+  function draw() {
+    if (!element.isConnected || element.hidden) return;
+    const wide = room.clientWidth;
+    const wanted = WIDTHS[context.state.size];
+    const columns = Math.max(1, Math.floor((wide + GAP) / (wanted + GAP)));
+    const width = Math.min(wanted * 1.35, (wide - (columns - 1) * GAP) / columns);
+    const step = width + CAPTION + GAP;
+    const start = context.state.page * PAGE;
+    const here = Math.max(0, Math.min(PAGE, items.length - start));
+    room.style.height = `${Math.ceil(here / columns) * step}px`;
+    const top = -room.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor((top - 300) / step)) * columns;
+    const last = Math.min(here, Math.ceil((top + innerHeight + 300) / step) * columns);
+    const next = new Map();
+    for (let i = first; i < last; i++) {
+      const item = items.get(start + i);
+      const key = JSON.stringify([item, context.textOf(item.prompt).slice(0, 40), context.isThere(item)]);
+      const card = cards.get(key) ?? makeCard(item);
+      card.href = context.link({ open: item, view: "" });
+      card.style.width = `${width}px`;
+      card.style.height = `${step - GAP}px`;
+      card.style.transform = `translate(${(i % columns) * (width + GAP)}px, ${Math.floor(i / columns) * step}px)`;
+      next.set(key, card);
+      if (card.parentNode !== room) room.append(card);
+    }
+    for (const [key, card] of cards) if (!next.has(key)) card.remove();
+    cards = next;
+  }
+
+  function show() {
+    const { state } = context;
+    items = orderItems({ ...state, prompts: context.prompts, heads: context.heads });
+    count.textContent = `${items.length.toLocaleString("en")} figure${items.length === 1 ? "" : "s"}`;
+    sort.value = state.sort.replace("-", "");
+    direction.textContent = state.sort.startsWith("-") ? "↓ Descending" : "↑ Ascending";
+    for (const [i, size] of SIZES.entries()) sizes[i].setAttribute("aria-pressed", String(state.size === size));
+    const last = Math.max(0, Math.ceil(items.length / PAGE) - 1);
+    pages.hidden = last === 0;
+    pages.children[1].textContent = `page ${state.page + 1} of ${last + 1}`;
+    earlier.disabled = state.page === 0;
+    later.disabled = state.page >= last;
+    const missing = [
+      [context.prompts.length, "a prompt"],
+      [context.heads.size, "a head"],
+      [state.figures.length, "a figure"],
+    ].filter(([size]) => size === 0);
+    hint.textContent = items.length ? "" : `Choose ${missing.map(([, what]) => what).join(" and ") || "what to see"}.`;
+    draw();
+  }
+
+  return { element, show };
+}

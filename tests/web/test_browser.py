@@ -1,0 +1,202 @@
+"""The browser page in a real Chromium."""
+
+import shutil
+import urllib.parse
+
+import pytest
+from conftest import PROMPT
+from data_folder import HOSTILE, make_data_folder, name_prompt, run_server
+from playwright.sync_api import sync_playwright
+
+FIRST = name_prompt(PROMPT)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, demo):
+    folder = tmp_path_factory.mktemp("browsed") / "attn_data"
+    return folder, make_data_folder(folder, demo)
+
+
+@pytest.fixture(scope="module")
+def url(data):
+    with run_server(data[0]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, url):
+    """A page on which every error counts and nothing but the server may be asked."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 860})
+    page = context.new_page()
+    problems = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(url) else problems.append(request.url))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    yield page
+    context.close()
+    assert problems == []
+
+
+def wait_until(page, expression):
+    """Wait for a condition in the page; `wait_for_function` would need a policy that lets strings run."""
+    for _ in range(400):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never came true: {expression}")
+
+
+def open_page(page, url, hash_=""):
+    page.goto(f"{url}/#{hash_}" if hash_ else url)
+    page.wait_for_selector(".ab-row input")
+
+
+def names(page):
+    return [" ".join(text.split()) for text in page.locator(".ab-card .ab-name").all_inner_texts()]
+
+
+def test_the_first_prompt_of_the_first_model_is_shown(page, url):
+    open_page(page, url)
+    wait_until(page, "document.querySelectorAll('.ab-card img').length > 8")
+    assert page.locator("h2", has_text="32 figures").count() == 1
+    assert names(page)[:2] == ["L0 H0 pattern", "L0 H1 pattern"]
+    wait_until(page, "[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_heads_are_chosen_by_name_and_by_grid(page, url):
+    open_page(page, url)
+    field = page.get_by_label("Heads, such as")
+    field.fill("L1-2H0,3")
+    field.press("Enter")
+    wait_until(page, "document.querySelectorAll('.ab-card').length === 4")
+    assert names(page) == [f"L{layer} H{head} pattern" for layer in (1, 2) for head in (0, 3)]
+    assert page.locator(".ab-cell[aria-pressed=true]").count() == 4
+    page.get_by_label("L3 H7").click()
+    page.get_by_title("All heads of layer 1").click()
+    assert field.input_value() == "L1H* L2H0,3 L3H7"
+    page.wait_for_selector("h2:has-text('11 figures')")
+    field.fill("L9H1")
+    field.press("Enter")
+    assert "names no head" in page.get_by_role("alert").first.inner_text()
+
+
+def test_sorting_is_by_any_axis_and_lives_in_the_link(page, url):
+    open_page(page, url)
+    page.get_by_label("Sort by").select_option("head")
+    wait_until(page, "document.querySelector('.ab-name').innerText.includes('L0')")
+    assert names(page)[:3] == ["L0 H0 pattern", "L1 H0 pattern", "L2 H0 pattern"]
+    page.get_by_text("Ascending").click()
+    assert names(page)[0] == "L3 H7 pattern"
+    address = page.url
+    assert "sort=-head" in address
+    page.reload()
+    page.wait_for_selector(".ab-card")
+    assert names(page)[0] == "L3 H7 pattern"
+    assert page.url == address
+
+
+def test_prompts_are_searched(page, url):
+    open_page(page, url)
+    wait_until(page, "document.querySelectorAll('.ab-row input').length === 3")
+    page.get_by_label("Search prompts").fill("winter")
+    wait_until(page, "document.querySelectorAll('.ab-row input').length === 1")
+    assert page.locator(".ab-row").inner_text().split("\n")[0] == PROMPT.strip()
+    page.locator(".ab-row input").check()
+    wait_until(page, f"location.hash.includes('{FIRST}')")
+    assert page.locator("h2", has_text="64 figures").count() == 1
+
+
+def test_all_prompts_and_both_models_at_once(page, url):
+    open_page(page, url, "models=demo&prompts=*&heads=L0H0")
+    wait_until(page, "document.querySelectorAll('.ab-card').length === 3")
+    page.locator(".ab-chip", has_text="stacked").click()
+    wait_until(page, "document.querySelectorAll('.ab-card').length === 6")
+    assert page.get_by_text("not of this model").count() == 2
+
+
+def test_hostile_prompts_are_text(page, url):
+    open_page(page, url, f"prompts={name_prompt(HOSTILE)}&heads=L0H0")
+    wait_until(page, "document.querySelector('.ab-where')?.innerText.includes('script')")
+    assert page.locator(".ab-where").inner_text() == HOSTILE
+    page.locator(".ab-card").click()
+    page.wait_for_selector(".av-heatmap")
+    assert page.locator(".ab-prompt").inner_text() == HOSTILE
+
+
+def test_scripts_in_figures_do_not_run(page, url):
+    open_page(page, url, f"prompts={FIRST}&heads=L0H0&figures=evil&figures=packed")
+    wait_until(page, "[...document.images].filter(i => i.complete && i.naturalWidth === 40).length === 2")
+    assert page.title() == "Attention Viewer"
+    for name in ("evil", "packed"):
+        words = urllib.parse.urlencode({"model": "demo", "prompt": FIRST, "layer": 0, "head": 0, "name": name})
+        figure = page.context.new_page()  # as a page of its own; that a script is blocked is an error there
+        figure.goto(f"{url}/figure?{words}")
+        figure.wait_for_timeout(100)
+        assert figure.title() != "owned"
+        figure.close()
+
+
+def test_functions_show_docstring_and_source(page, url):
+    open_page(page, url)
+    page.get_by_label("About evil").click()
+    assert page.locator(".ab-doc").inner_text() == "Draw <b>green</b>.\n\nMore."
+    assert page.locator(".ab-dialog pre").inner_text() == "def evil(): ..."
+    page.keyboard.press("Escape")
+    assert not page.locator(".ab-dialog").is_visible()
+
+
+@pytest.mark.parametrize("model", ["demo", "org--stacked"])
+def test_a_click_opens_the_pattern_with_its_numbers(page, url, data, model):
+    open_page(page, url, f"models={model}&prompts={FIRST}&heads=L1H2")
+    page.locator(".ab-card").click()
+    page.wait_for_selector(".av-heatmap canvas")
+    assert "Layer 1, head 2" in page.locator(".ab-single").inner_text()
+    box = page.locator(".av-plot").bounding_box()
+    weights = data[1][0].get_layer(1)[2]
+    seen = set()
+    for step in range(12, 300, 12):
+        page.mouse.move(box["x"] + 60 + step, box["y"] + 40 + 1.2 * step)
+        text = page.locator(".av-tooltip").inner_text()
+        seen.update(word for word in text.replace("\n", " ").split() if word.startswith("0.") and len(word) == 5)
+    shown = {f"{w:.3f}" for w in weights[weights >= 0.1]}
+    assert seen
+    assert {s for s in seen if float(s) >= 0.1} <= shown
+    address = page.url
+    page.get_by_role("tab", name="Lines").click()
+    wait_until(page, "location.hash.includes('view%3Dlines')")
+    page.reload()
+    page.wait_for_selector(".av-lines-plot")
+    page.get_by_text("← All figures").click()
+    page.wait_for_selector(".ab-card")
+    page.go_back()
+    page.wait_for_selector(".ab-single .attn-viewer")
+    assert "open=1.2." in address
+
+
+def test_a_long_list_makes_only_what_is_seen(page, url):
+    open_page(page, url, "models=demo&prompts=*&heads=L*H*&size=small")
+    wait_until(page, "document.querySelectorAll('.ab-card').length > 20")
+    assert page.locator("h2", has_text="96 figures").count() == 1
+    assert page.locator(".ab-card").count() < 96
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    wait_until(page, "[...document.querySelectorAll('.ab-name')].some(n => n.innerText.includes('L3 H7'))")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_window(page, url, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{url}/#prompts={FIRST}&heads=L*H*")
+    page.wait_for_selector(".ab-card")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.locator("details.ab-side").evaluate("e => e.open") == (width > 760)

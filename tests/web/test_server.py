@@ -1,0 +1,362 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import threading
+import urllib.parse
+import zlib
+
+import httpx
+import numpy as np
+import pytest
+from conftest import PROMPT
+from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
+
+from attn_viewer.cli import main
+from attn_viewer.errors import OptionError
+from attn_viewer.web.encode import decode_head
+from attn_viewer.web.folder import DataFolder
+from attn_viewer.web.server import make_app, serve
+from attn_viewer.web.stored import DamagedError, NotInFolderError
+
+SECRET = b"a secret outside of the folder"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, demo):
+    folder = tmp_path_factory.mktemp("served") / "attn_data"
+    return folder, make_data_folder(folder, demo)
+
+
+@pytest.fixture(scope="module")
+def url(data):
+    with run_server(data[0]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def get(url):
+    with httpx.Client(base_url=url) as client:
+        yield lambda path, **words: client.get(path, params=words or None)
+
+
+HEAD = {"model": "demo", "prompt": name_prompt(PROMPT), "layer": 1, "head": 2}
+
+
+def test_the_folder_is_described(get):
+    content = get("/api/folder").json()
+    assert [(m["name"], m["heads"], m["n_prompts"]) for m in content["models"]] == [
+        ("demo", [[layer, 8] for layer in range(4)], 3),
+        ("org--stacked", [[layer, 8] for layer in range(4)], 1),
+    ]
+    assert content["functions"] == [
+        {"name": "evil", "func_name": "evil", "doc": "Draw <b>green</b>.\n\nMore.", "code": "def evil(): ..."}
+    ]
+
+
+def test_prompts_are_searched_sorted_and_paged(get):
+    found = get("/api/prompts", models="demo", sort="-n_tokens").json()
+    assert [row["text"] for row in found["prompts"]] == [HOSTILE, PROMPT, "In the beginning"]
+    assert [row["n_tokens"] for row in found["prompts"]] == sorted(
+        (r["n_tokens"] for r in found["prompts"]), reverse=True
+    )
+    found = get("/api/prompts", models="demo", q="WARM winter").json()
+    assert (found["total"], found["of"], found["prompts"][0]["hash"]) == (1, 3, name_prompt(PROMPT))
+    page = get("/api/prompts", models="demo", offset=1, limit=1).json()
+    assert [row["text"] for row in page["prompts"]] == [sorted(TEXTS)[1]]
+    both = get("/api/prompts", models=["demo", "org--stacked"]).json()
+    assert both["total"] == 3
+    assert [r["models"] for r in both["prompts"] if r["text"] == PROMPT] == [["demo", "org--stacked"]]
+
+
+@pytest.mark.parametrize("model", ["demo", "org--stacked"])
+def test_weights_are_those_of_the_model(get, data, model):
+    meta = get("/api/prompt", model=model, prompt=HEAD["prompt"]).json()["meta"]
+    maps = data[1][0]
+    assert meta["tokens_key"] == list(maps.tokens_key)
+    assert meta["causal"] is True
+    for layer in maps.layers:
+        for head in (0, 7):
+            reply = get("/api/weights", **HEAD | {"model": model, "layer": layer, "head": head})
+            assert reply.headers["content-type"] == "application/octet-stream"
+            np.testing.assert_array_equal(decode_head(reply.content, meta), maps.get_layer(layer)[head])
+
+
+def test_thumbnails_are_pictures_of_the_weights(get, data):
+    reply = get("/thumbnail", **HEAD)
+    n = len(data[1][0].tokens_key)
+    assert reply.content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [int.from_bytes(reply.content[i : i + 4], "big") for i in (16, 20)] == [n, n]
+    packed = reply.content[reply.content.index(b"IDAT") + 4 :]
+    rows = np.frombuffer(zlib.decompressobj().decompress(packed), np.uint8).reshape(n, n + 1)[:, 1:]
+    assert (rows[np.triu_indices(n, 1)] == 255).all()  # what no query sees
+    roots = np.sqrt(data[1][0].get_layer(1)[2])
+    np.testing.assert_allclose(
+        rows[np.tril_indices(n)] / 254, (roots / roots.max())[np.tril_indices(n)], atol=0.5 / 254
+    )
+
+
+@pytest.mark.parametrize("name", ["evil", "packed"])
+def test_figures_of_strangers_cannot_run(get, name):
+    reply = get("/figure", **HEAD | {"layer": 0, "head": 0, "name": name})
+    assert reply.text == EVIL
+    assert reply.headers["content-type"] == "image/svg+xml"
+    assert reply.headers.get("content-encoding") == ("gzip" if name == "packed" else None)
+    policy = reply.headers["content-security-policy"]
+    assert policy.startswith("sandbox; default-src 'none'")
+    assert "script" not in policy
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    again = httpx.get(reply.url, headers={"If-None-Match": reply.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_pages_run_only_their_own_scripts(get):
+    page = get("/")
+    assert "<script>" not in page.text
+    assert "style=" not in page.text
+    assert "'unsafe" not in page.headers["content-security-policy"]
+    for path in ("browser.js", "browser.css", "viewer.js", "icon.svg"):
+        assert get(f"/static/{path}").status_code == 200
+    assert get("/static/browser.js").headers["content-type"].startswith("text/javascript")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example:80", 421),
+        ("[::1]:8000", 200),
+        ("LOCALHOST", 200),
+        ("10.0.0.7:8000", 200),
+        ("lab.example", 200),
+        ("", 421),
+    ],
+)
+def test_names_that_a_stranger_points_here_are_refused(data, host, status):
+    transport = httpx.ASGITransport(make_app(data[0], allowed_hosts=["lab.example"]))
+
+    async def ask():
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get("/", headers={"Host": host})).status_code
+
+    assert asyncio.run(ask()) == status
+
+
+def send_raw(url, data):
+    """Return all that the server says to bytes, until it ends or is silent."""
+    address = urllib.parse.urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(data)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received
+
+
+def make_requests(place, outside):
+    """Return 200 and more requests that ask for what is not served, or cannot be read."""
+    dots = ["../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "..\\", "%252e%252e%252f", "....//", "..%c0%af", "..;/"]
+    targets = ["etc/passwd", "etc%2fpasswd", outside.name, "attn_data/figures.jsonl", "%00etc/passwd"]
+    paths = [f"/{start}{d * 3}{t}" for start in ("", "static/") for d in dots for t in targets]
+    quote = urllib.parse.quote
+    q = "prompt=" + place.name
+    bad = [f"{d * 4}etc/passwd" for d in dots] + [
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "C:%5cwindows",
+        "%00",
+        ".",
+        "..",
+        "~",
+    ]
+    for value in bad:
+        paths.append(f"/figure?model={value}&{q}&layer=0&head=0&name=evil")
+        paths.append(f"/figure?model=demo&prompt={value}&layer=0&head=0&name=evil")
+        paths.append(f"/figure?model=demo&{q}&layer=0&head=0&name={value}")
+        paths.append(f"/api/prompt?model={value}&{q}")
+    paths += [f"/figure?model=demo&{q}&layer=0&head=0&name={n}" for n in ("leak", "pipe", "evil.svg", "activations")]
+    paths += [f"/figure?model=demo&{q}&layer=0&head=1&name=secret", "/api/prompt?model=demo&prompt=linked"]
+    for number in (
+        "-1",
+        "1e3",
+        "0x1",
+        "99999999999999999999",
+        "9999999",
+        "",
+        "%D9%A3",
+        "0-9999999999",
+        "*",
+        " 1",
+        "+1",
+        "1.0",
+    ):
+        paths.append(f"/api/weights?model=demo&{q}&layer={number}&head=0")
+        paths.append(f"/thumbnail?model=demo&{q}&layer=0&head={number}")
+        paths.append(f"/api/prompts?models=demo&limit={number}")
+    paths += [
+        "/api",
+        "/api/",
+        "/static",
+        "/static/",
+        "/static/browser.html/",
+        "/static/browser.js?x=1",
+        "//",
+        "/index.html",
+    ]
+    paths += ["/demo/model_cfg.json", "/models.jsonl", "/.git/config", "/api/prompts?sort=x", "/api/prompts?limit=0"]
+    paths += [
+        "/api/prompts?models=none",
+        "/api/prompts?q=a&q=b",
+        "/api/folder?x=1",
+        f"/api/prompt?model={'a' * 5000}&{q}",
+    ]
+    requests = [f"GET {p} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" for p in paths]
+    fine = f"/figure?model=demo&{q}&layer=0&head=0&name=evil"
+    methods = ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "EVIL"]
+    requests += [f"{m} {fine} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" for m in methods]
+    ranges = ["bytes=0-99999999999999999999", "bytes=-1", "bytes=0-,1-,2-", "lines=1-2"]
+    requests += [f"GET {fine} HTTP/1.1\r\nHost: localhost\r\nRange: {r}\r\nConnection: close\r\n\r\n" for r in ranges]
+    requests += [
+        "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        "GET /\r\n\r\n",
+        "\x00\x01\x02\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+        f"GET / HTTP/1.1\r\nHost: localhost\r\nX: {'a' * 100_000}\r\n\r\n",
+        f"GET /{quote('é')}{'a' * 70_000} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ]
+    return [request.encode("latin-1") for request in requests]
+
+
+def test_no_request_gets_out_of_the_folder(url, data):
+    folder = data[0]
+    outside = folder.parent / "secret.svg"
+    outside.write_bytes(SECRET)
+    place = folder / "demo" / "prompts" / name_prompt(PROMPT)
+    made = [place / "L0" / "H0" / "leak.svg", place / "L0" / "H1", place.parent / "linked"]
+    made[0].symlink_to(outside)
+    made[1].symlink_to(folder.parent)
+    made[2].symlink_to(folder.parent)
+    (folder.parent / "prompt.json").write_text(json.dumps({"text": SECRET.decode()}))
+    pipe = place / "L0" / "H0" / "pipe.png"
+    os.mkfifo(pipe)
+    try:
+        requests = make_requests(place, outside)
+        assert len(requests) >= 200
+        for request in requests:
+            reply = send_raw(url, request)
+            assert reply[:10] == b"HTTP/1.1 4", (request[:200], reply[:300])
+            for word in (SECRET, b"root:", b"Traceback", b'File "', str(folder.parent).encode(), b"model_name"):
+                assert word not in reply, request[:200]
+    finally:
+        for path in (*made, pipe):
+            path.unlink()
+
+
+def test_a_thousand_requests_twenty_at_a_time(url):
+    words = urllib.parse.urlencode(HEAD)
+    paths = ["/", "/api/folder", "/api/prompts?models=demo", f"/api/weights?{words}", f"/thumbnail?{words}"]
+    statuses = []
+
+    def work():
+        with httpx.Client(base_url=url) as client:
+            statuses.extend(client.get(paths[i % len(paths)]).status_code for i in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 1000
+
+
+def test_a_head_costs_no_more_than_a_head(url):
+    reply = httpx.head(f"{url}/thumbnail", params=HEAD)
+    assert (reply.status_code, reply.content) == (200, b"")
+
+
+def damage(folder, demo_maps, write):
+    tokens = list(demo_maps.tokens_key)
+    place = write_model(folder, "m", 4, 8, [{"text": "t", "tokens": tokens}])[0]
+    write(place / "activations.npz")
+    return DataFolder(folder), place.name
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(b"PK\x03\x04 and no more"),
+        lambda path: path.write_bytes(b""),
+        lambda path: np.savez(path, **{"blocks.0.attn.hook_pattern": np.array([{"a": 1}], object)}),
+        lambda path: np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((1, 8, 4))}),
+        lambda path: np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((1, 8, 3, 3))}),
+        lambda path: np.savez(path, other=np.zeros(3)),
+    ],
+)
+def test_damaged_weights_are_told(tmp_path, demo_maps, write):
+    folder, name = damage(tmp_path, demo_maps, write)
+    with pytest.raises(DamagedError) as caught:
+        folder.describe_prompt(folder.get_model("m"), name)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_true_numbers_of_heads_are_kept(tmp_path, demo_maps):
+    few = demo_maps.select(layers=[1, 3], heads=[2, 5])
+    facts = {"layers": [1, 3], "heads": [[2, 5], [2, 5]], "tokens_key": list(few.tokens_key), "causal": True}
+    prompt = {"text": "t", "tokens": list(few.tokens_key), "attn_viewer": facts}
+    place = write_model(tmp_path, "m", 4, 8, [prompt])[0]
+    np.save(place / "activations-blocks.-.attn.hook_pattern.npy", np.stack(few.weights))
+    folder = DataFolder(tmp_path)
+    model = folder.get_model("m")
+    assert folder.describe_prompt(model, place.name)["heads"] == [[2, 5], [2, 5]]
+    np.testing.assert_array_equal(folder.read_weights(model, place.name, 3, 5), demo_maps.get_layer(3)[5])
+    with pytest.raises(NotInFolderError):
+        folder.read_weights(model, place.name, 3, 4)
+
+
+def test_a_thousand_prompts_of_a_thousand_heads(tmp_path):
+    prompts = [{"text": f"prompt {i:04}", "tokens": ["a"] * 4} for i in range(1000)]
+    places = write_model(tmp_path, "big", 40, 25, prompts)
+    weights = np.random.default_rng(0).random((40, 25, 4, 4), np.float32)
+    for number, place in enumerate(places):
+        if number == 0:
+            np.save(place / "activations-blocks.-.attn.hook_pattern.npy", weights)
+        else:
+            os.link(
+                places[0] / "activations-blocks.-.attn.hook_pattern.npy",
+                place / "activations-blocks.-.attn.hook_pattern.npy",
+            )
+    folder = DataFolder(tmp_path)
+    model = folder.get_model("big")
+    first = folder.read_prompts(model)
+    assert len(first) == 1000
+    assert folder.read_prompts(model) is first  # read once
+    np.testing.assert_array_equal(folder.read_weights(model, places[999].name, 39, 24), weights[39, 24])
+
+
+def test_what_cannot_be_served(tmp_path, capsys):
+    assert main(["serve", "--path", str(tmp_path / "none")]) == 2
+    assert "there is no data folder" in capsys.readouterr().err
+    with pytest.raises(OptionError, match="port must be"):
+        serve(tmp_path, port=70_000)
+    with pytest.raises(OptionError, match="cannot listen on"):
+        serve(tmp_path, host="192.0.2.1", port=0)
+    with pytest.raises(OptionError, match="plain name"):
+        serve(tmp_path, allowed_hosts=["*"])
+
+
+def test_ctrl_c_ends_the_server(tmp_path):
+    process, address = start_server(tmp_path)
+    assert address.startswith("http://127.0.0.1:")
+    assert httpx.get(f"{address}/api/folder").json()["models"] == []
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert "Traceback" not in err
+    assert process.returncode in (0, 130)
