@@ -5,15 +5,15 @@ import dataclasses
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import LineCollection, PatchCollection
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
 
 from ..errors import OptionError
 from . import style
 from .heatmap import draw_colorbar, label_axis, limit_cells
-from .labels import TokenStamps, measure_text
+from .labels import LineText, TokenStamps, measure_text
 from .layout import MARGIN, fit_panel, lay_out_page
+from .repeat import CellImage, RepeatedFigure
 from .sinks import SINKS, count_hidden, treat_sink
 
 SCALES = ("shared", "panel")
@@ -211,17 +211,24 @@ class HeatmapPage:
         One `Axes`, measured in points, holds the whole page: thirty of them take longer to make than all the rest.
         """
         width, height = self.layout.size
-        self.figure = Figure(figsize=(width / 72, height / 72), dpi=self.layout.resolution)
+        self.figure = RepeatedFigure(figsize=(width / 72, height / 72), dpi=self.layout.resolution)
         self.axes = ax = self.figure.add_axes((0, 0, 1, 1), label="page")
         ax.set_axis_off()
         nothing = np.ma.masked_all((n_rows, n_columns), np.float32)
+        look = {"norm": self.norm, "cmap": self.cmap, "interpolation": "nearest", "origin": "upper"}
         self.images = [
-            ax.imshow(nothing, extent=(x, x + w, y, y + h), norm=self.norm, cmap=self.cmap, interpolation="nearest")
-            for x, y, w, h in self.layout.panels
+            ax.add_image(CellImage(ax, extent=(x, x + w, y, y + h), **look)) for x, y, w, h in self.layout.panels
         ]
+        for image in self.images:
+            image.set_data(nothing)
         ax.set(xlim=(0, width), ylim=(0, height), aspect="auto")
         frames = [Rectangle((x, y), w, h) for x, y, w, h in self.layout.panels]
-        ax.add_collection(PatchCollection(frames, facecolor="none", edgecolor=style.FRAME, linewidth=0.5, zorder=2))
+        self.figure.changing += [
+            *self.images,
+            ax.add_collection(
+                PatchCollection(frames, facecolor="none", edgecolor=style.FRAME, linewidth=0.5, zorder=2)
+            ),
+        ]
         self.titles = [self._write(x, y + h + 3.5, "", size=style.TITLE_SIZE) for x, y, _, h in self.layout.panels]
         from_cells = Affine2D().translate(0.5, 0.5)
         panels = [
@@ -235,14 +242,14 @@ class HeatmapPage:
         weight = "bold" if style.choose_fonts([self.maps.model_id])[0] == style.FAMILY else "normal"
         family = list(style.FAMILY if weight == "bold" else self.family)
         self.heading = self._write(*self.layout.heading, "", size=style.HEADING_SIZE, weight=weight, fontfamily=family)
+        self.figure.changing += [self.heading, *(self.titles if self.options.scale == "panel" else ())]
         self.notes = [
             self._write(MARGIN, y, line, size=style.NOTE_SIZE, color=style.MUTED) for line, y in self.layout.notes
         ]
-        centred = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
         for place in self.layout.queries:
-            self._write(*place, "query", rotation=90, **centred)
+            self._name_axis(*place, "query", rotation=90)
         for place in self.layout.keys:
-            self._write(*place, "key", **centred)
+            self._name_axis(*place, "key")
         self.colorbar = None
         if self.layout.bar:
             mappable = mpl.cm.ScalarMappable(self.norm, self.cmap)
@@ -259,12 +266,15 @@ class HeatmapPage:
         ends += [[(column, -0.5), (column, n_rows - 0.5)]]
         to_page = self.axes.transData.inverted()
         lines = [to_page.transform(panel.transform(line)) for panel in panels for line in ends]
-        self.axes.add_collection(
-            LineCollection(lines, colors=style.ACCENT, linewidths=0.8, linestyles=(0, (3, 2)), zorder=2)
-        )
+        dashes = LineCollection(lines, colors=style.ACCENT, linewidths=0.8, linestyles=(0, (3, 2)), zorder=2)
+        self.figure.changing.append(self.axes.add_collection(dashes))
 
     def _write(self, x, y, text, **look):
-        return self.axes.text(x, y, text, parse_math=False, **look)
+        return self.axes.add_artist(LineText(x, y, text, transform=self.axes.transData, parse_math=False, **look))
+
+    def _name_axis(self, x, y, text, **look):
+        centred = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
+        self.axes.text(x, y, text, parse_math=False, **centred, **look)
 
     def show(self, matrices, titles, heading):
         """Put weights into the panels.

@@ -86,6 +86,21 @@ def measure_text(text, size, family=style.FAMILY):
     return width, max(height, size)
 
 
+class LineText(Text):
+    """One line of text that begins at its point on the baseline; drawn without matplotlib's layout of paragraphs."""
+
+    def draw(self, renderer):
+        """Draw the line."""
+        if self.get_visible() and self.get_text():
+            gc = renderer.new_gc()
+            gc.set_foreground(self.get_color())
+            x, y = self.get_transform().transform(self.get_unitless_position())
+            y = renderer.get_canvas_width_height()[1] - y if renderer.flipy() else y
+            renderer.draw_text(gc, x, y, self.get_text(), self.get_fontproperties(), 0, ismath=False, mtext=self)
+            gc.restore()
+        self.stale = False
+
+
 class TokenStamps(Artist):
     """Labels of queries (left) and keys (below) for many panels at once.
 
