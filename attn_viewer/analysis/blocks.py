@@ -4,9 +4,12 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy.special import entr
 
-from ..errors import UnsuitableMapsError
+from ..errors import OptionError, UnsuitableMapsError
 
+WINDOW = 8
+EPSILON = 0.3
 # Bytes of one block in float64; a few arrays of its size exist at a time.
 BLOCK_BYTES = 32 * 2**20
 # A key counts as a possible sink when at least so many queries see it: fewer, and a head that looks at its neighbours
@@ -54,11 +57,23 @@ class Frame:
         Tokens on each side of a query that count as near.
     epsilon : float
         Weight past which a query is said to look at a sink.
+
+    Raises
+    ------
+    OptionError
+        If `window` or `epsilon` cannot be used.
     """
 
     maps: object
-    window: int
-    epsilon: float
+    window: int = WINDOW
+    epsilon: float = EPSILON
+
+    def __post_init__(self):
+        """Check what a person may have chosen."""
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
+            raise OptionError(f"window must be a whole number of tokens from 1, got {self.window!r}")
+        if not isinstance(self.epsilon, (int, float)) or not 0 <= self.epsilon < 1:
+            raise OptionError(f"epsilon must be a weight from 0 to below 1, got {self.epsilon!r}")
 
     @property
     def has_positions(self):
@@ -152,8 +167,6 @@ class HeadBlock:
     @functools.cached_property
     def entropies(self):
         """Entropy of each row in nats: axes ``(n_heads, n_query)``; a learned sink counts as one more key."""
-        from scipy.special import entr
-
         entropies = entr(self.weights).sum(-1)
         return entropies + entr(np.clip(1 - self.masses, 0, 1)) if self.frame.maps.has_sinks else entropies
 

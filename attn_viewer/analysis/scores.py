@@ -11,11 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
-from .blocks import Frame, divide, iterate_blocks, require_heads
+from .blocks import EPSILON, WINDOW, Frame, divide, iterate_blocks, require_heads
+from .spectra import compute_effective_rank
 from .table import HeadScores
-
-WINDOW = 8
-EPSILON = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +83,6 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
         If there is no such score, or `window` or `epsilon` cannot be used.
     """
     require_heads(maps, "a score of a head", least_keys=2)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise OptionError(f"window must be a whole number of tokens from 1, got {window!r}")
-    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < 1:
-        raise OptionError(f"epsilon must be a weight from 0 to below 1, got {epsilon!r}")
     frame = Frame(maps, window, epsilon)
     chosen = _choose_scores(scores, frame)
     columns = {name: [] for name in chosen}
@@ -108,7 +102,14 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
         head=np.concatenate(maps.heads),
         columns={name: np.concatenate(parts) for name, parts in columns.items()},
         model_id=maps.model_id,
+        about=_describe_maps(maps),
     )
+
+
+def _describe_maps(maps):
+    kind = f"{maps.kind} attention" if maps.kind == "cross" else f"{'causal ' * maps.causal}self-attention"
+    n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
+    return f"{kind}, {n_key} tokens" if n_query == n_key else f"{kind}, {n_query} queries, {n_key} keys"
 
 
 def _choose_scores(names, frame):
@@ -278,11 +279,7 @@ def measure_effective_rank(block):
 
     Roy & Vetterli 2007, "The Effective Rank: A Measure of Effective Dimensionality".
     """
-    from scipy.special import entr
-
-    values = block.singular_values
-    shares = divide(values, values.sum(1, keepdims=True))
-    return np.exp(entr(shares).sum(1))
+    return compute_effective_rank(block.singular_values)
 
 
 @_register("nuclear norm", needs_all_queries=True)

@@ -34,12 +34,15 @@ class HeadScores:
         The scores by name, float64; NaN where one could not be measured.
     model_id : str
         Name of the model.
+    about : str
+        What they were measured on, for figures.
     """
 
     layer: np.ndarray
     head: np.ndarray
     columns: Mapping[str, np.ndarray]
     model_id: str = "model"
+    about: str = ""
 
     def __len__(self):
         """Return the number of heads."""
@@ -122,10 +125,12 @@ class HeadScores:
         Returns
         -------
         dict
-            ``model_id``, ``layer`` and ``head`` (lists of int), ``scores`` (a list of float a name, None for NaN).
+            ``model_id`` and ``about``, ``layer`` and ``head`` (lists of int), ``scores`` (by name, a list of float with
+            None for NaN).
         """
         return {
             "model_id": self.model_id,
+            "about": self.about,
             "layer": self.layer.tolist(),
             "head": self.head.tolist(),
             "scores": {
@@ -220,4 +225,4 @@ def average_scores(tables):
         is_there = ~np.isnan(values)
         sums, counts = np.where(is_there, values, 0).sum(0), is_there.sum(0)
         columns[name] = np.divide(sums, counts, out=np.full(len(first), np.nan), where=counts > 0)
-    return HeadScores(first.layer, first.head, columns, first.model_id)
+    return HeadScores(first.layer, first.head, columns, first.model_id, f"mean over {len(tables)} prompts")

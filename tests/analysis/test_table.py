@@ -63,7 +63,13 @@ def test_csv_is_read_back(tmp_path):
 def test_json_is_read_back(tmp_path):
     table = make_table(x=[1, np.nan, 0.1])
     content = json.loads(table.to_json(tmp_path / "heads.json").read_text())
-    assert content == {"model_id": "m", "layer": [2, 2, 5], "head": [0, 3, 3], "scores": {"x": [1.0, None, 0.1]}}
+    assert content == {
+        "model_id": "m",
+        "about": "",
+        "layer": [2, 2, 5],
+        "head": [0, 3, 3],
+        "scores": {"x": [1.0, None, 0.1]},
+    }
 
 
 def test_nothing_is_written_where_nobody_may(tmp_path):

@@ -1,0 +1,86 @@
+"""One head's pattern, and what a token looks at."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import OptionError
+from ..maps import choose_numbers
+from .blocks import require_heads
+
+
+class AttendedToken(NamedTuple):
+    """A key token and the weight that a query puts on it."""
+
+    position: int
+    token: str
+    weight: float
+
+
+def attention_pattern(maps, layer, head):
+    """Return the weights of one head.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights (``reduction="full"``).
+    layer, head : int
+        True numbers.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes ``(n_query, n_key)``, read-only.
+
+    Raises
+    ------
+    OptionError
+        If there is no such layer or head.
+    UnsuitableMapsError
+        If the maps are pooled or a mean over heads.
+    """
+    require_heads(maps, "a head's pattern")
+    weights = maps.get_layer(layer)
+    numbers = maps.heads[maps.layers.index(layer)]
+    (chosen,) = choose_numbers((head,), numbers, f"head of layer {layer}")
+    return weights[numbers.index(chosen)]
+
+
+def top_attended(maps, layer, head, query=-1, k=5):
+    """Return the keys that a query of a head puts most weight on.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights (``reduction="full"``).
+    layer, head : int
+        True numbers.
+    query : int
+        Index into the query tokens, from the end when negative.
+    k : int
+        Most keys to return.
+
+    Returns
+    -------
+    list of AttendedToken
+        ``(position, token, weight)``, the heaviest first, the earlier key first among equals; keys without weight
+        never.
+
+    Raises
+    ------
+    OptionError
+        If there is no such layer, head or query, or `k` is not a whole number from 1.
+    UnsuitableMapsError
+        If the maps are pooled or a mean over heads.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise OptionError(f"k must be a whole number from 1, got {k!r}")
+    pattern = attention_pattern(maps, layer, head)
+    if not isinstance(query, (int, np.integer)) or not -len(pattern) <= query < len(pattern):
+        raise OptionError(
+            f"there is no query {query!r}; the maps have queries 0 to {len(pattern) - 1}, or -{len(pattern)} to -1 "
+            "from the end"
+        )
+    row = pattern[query]
+    order = np.argsort(-row, kind="stable")[:k]
+    return [AttendedToken(int(j), maps.tokens_key[j], float(row[j])) for j in order if row[j] > 0]

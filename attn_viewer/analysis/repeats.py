@@ -1,0 +1,44 @@
+"""The prompt on which induction heads show."""
+
+import numpy as np
+
+from ..errors import OptionError
+
+
+def repeated_tokens_prompt(tokenizer, length=50, *, repeats=2, seed=0):
+    """Make a prompt of random tokens that are said again in the same order.
+
+    On it a head can only know what follows from having seen it before: the test of Olsson et al. 2022, "In-context
+    Learning and Induction Heads", for induction heads.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+        Whose tokens to use; the prompt begins with its first-token mark, if it has one.
+    length : int
+        Random tokens, all different, none special.
+    repeats : int
+        How often they are said in all.
+    seed : int
+        Decides which tokens.
+
+    Returns
+    -------
+    list of int
+        Token ids, ``repeats * length`` and the mark, for `capture_attention`.
+
+    Raises
+    ------
+    OptionError
+        If `length` or `repeats` is not a whole number from 2, `seed` not one from 0, or the vocabulary too small.
+    """
+    for name, value, least in (("length", length, 2), ("repeats", repeats, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise OptionError(f"{name} must be a whole number from {least}, got {value!r}")
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    plain = np.setdiff1d(np.arange(len(tokenizer)), sorted(special))
+    if length > len(plain):
+        raise OptionError(f"length={length} is more than the {len(plain)} plain tokens of the vocabulary")
+    once = np.random.default_rng(seed).choice(plain, length, replace=False).tolist()
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [*start, *once * repeats]

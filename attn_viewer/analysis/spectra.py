@@ -1,0 +1,50 @@
+"""Singular values of heads' patterns: how many independent patterns a head mixes."""
+
+import numpy as np
+from scipy.special import entr
+
+from ..errors import UnsuitableMapsError
+from .blocks import Frame, divide, require_heads
+
+
+def compute_singular_values(maps):
+    """Compute the singular values of every head's pattern.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights (``reduction="full"``), with all query rows.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        One array a layer, axes ``(n_heads, min(n_query, n_key))``, float64, descending.
+
+    Raises
+    ------
+    UnsuitableMapsError
+        If the maps are pooled, a mean over heads, or lack query rows.
+    """
+    require_heads(maps, "a spectrum")
+    if not Frame(maps).has_all_queries:
+        raise UnsuitableMapsError(
+            f"a spectrum needs all query rows, but these maps hold {len(maps.tokens_query)}; capture without queries="
+        )
+    return tuple(np.linalg.svd(layer.astype(np.float64), compute_uv=False) for layer in maps.weights)
+
+
+def compute_effective_rank(values):
+    """Compute the effective rank of spectra.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Singular values, axes ``(…, n)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes ``(…)``, from 1 to n: the exponential of the entropy of the values divided by their sum, Roy & Vetterli
+        2007, "The Effective Rank: A Measure of Effective Dimensionality". 1 where all values are 0.
+    """
+    return np.exp(entr(np.nan_to_num(divide(values, values.sum(-1, keepdims=True)))).sum(-1))
