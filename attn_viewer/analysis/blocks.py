@@ -32,13 +32,15 @@ def require_heads(maps, what, *, least_keys=1):
     Raises
     ------
     UnsuitableMapsError
-        If the maps are pooled, the mean over heads, or have fewer keys.
+        If the maps are pooled, the mean over heads, grouped, or have fewer keys.
     """
     if maps.reduction != "full":
         raise UnsuitableMapsError(
             f"{what} needs every weight of each head, but these maps are reduced ({maps.reduction}); "
             "capture with reduction='full', where memory is short with fewer layers= or queries="
         )
+    if maps.grouping:
+        raise UnsuitableMapsError(f"{what} needs maps of tokens, not grouped by {maps.grouping[0]}; pass those before")
     if len(maps.tokens_key) < least_keys:
         raise UnsuitableMapsError(
             f"{what} needs at least {least_keys} key tokens, got {len(maps.tokens_key)}; give a longer prompt"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import AttentionMaps, attention_pattern, top_attended
+from attn_viewer import AttentionMaps, attention_pattern, group_attention, roll_out_attention, top_attended
 from attn_viewer.errors import OptionError, UnsuitableMapsError
 
 WEIGHTS = np.float32([[[0.5, 0.5, 0], [0.2, 0.7, 0.1]], [[1, 0, 0], [0, 1, 0]]])
@@ -56,3 +56,11 @@ def test_the_induction_head_of_the_demo_model_finds_what_followed(demo):
     ids = repeated_tokens_prompt(demo[1], 20)
     (found,) = top_attended(capture_attention(*demo, ids), 1, 2, k=1)
     assert found.position == 21  # said last, first said at 20
+
+
+def test_words_are_no_tokens():
+    words = group_attention(make_maps(1, 1, 4, tokens=["a", "b", "␣c", "␣d"]))
+    with pytest.raises(UnsuitableMapsError, match="needs maps of tokens, not grouped by words"):
+        attention_pattern(words, 0, 0)
+    with pytest.raises(UnsuitableMapsError, match="need maps of tokens"):
+        roll_out_attention(words)
