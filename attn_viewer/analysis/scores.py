@@ -112,15 +112,37 @@ def _describe_maps(maps):
     return f"{kind}, {n_key} tokens" if n_query == n_key else f"{kind}, {n_query} queries, {n_key} keys"
 
 
-def _choose_scores(names, frame):
-    """Return the names of scores to compute, or raise for one that these maps cannot have."""
-    if names is None:
-        return [name for name, score in SCORES.items() if _find_obstacle(score, frame) is None]
+def check_scores(names):
+    """Check names of scores before a model runs.
+
+    Parameters
+    ----------
+    names : str or sequence of str
+        Names of `SCORES`.
+
+    Returns
+    -------
+    list of str
+        The names, each once.
+
+    Raises
+    ------
+    OptionError
+        If there is none or one is unknown.
+    """
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     unknown = [name for name in names if name not in SCORES]
     if unknown or not names:
         came = ", ".join(map(repr, unknown)) or "an empty choice"
         raise OptionError(f"there is no score {came}; there are {', '.join(SCORES)}")
+    return names
+
+
+def _choose_scores(names, frame):
+    """Return the names of scores to compute, or raise for one that these maps cannot have."""
+    if names is None:
+        return [name for name, score in SCORES.items() if _find_obstacle(score, frame) is None]
+    names = check_scores(names)
     for name in names:
         obstacle = _find_obstacle(SCORES[name], frame)
         if obstacle is not None:
