@@ -86,6 +86,41 @@ def load_model(
     return model.eval(), tokenizer
 
 
+def load_image_model(model_path, *, progress=None):
+    """Load a vision encoder and the processor that makes its pixel values.
+
+    Parameters
+    ----------
+    model_path : str or path-like
+        Hub name or folder; of a model of images and texts (CLIP, SigLIP) its vision tower is taken.
+    progress : bool, optional
+        Whether transformers may show bars and remarks; left out, only when stderr is a terminal.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel
+        In eval mode.
+    processor : transformers image processor
+        Its processor.
+
+    Raises
+    ------
+    ModelLoadError
+        If there is no such model or it cannot be loaded.
+    """
+    where, arguments = _locate(model_path)
+    import transformers
+
+    try:
+        with _hush_transformers(not (sys.stderr.isatty() if progress is None else progress)):
+            processor = transformers.AutoImageProcessor.from_pretrained(where, **arguments)
+            model = transformers.AutoModel.from_pretrained(where, **arguments)
+    except Exception as error:  # as many types as `load_model` meets
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelLoadError(f"cannot load vision model {str(model_path)!r}: {reason}") from error
+    return getattr(model, "vision_model", model).eval(), processor
+
+
 def _locate(model_path):
     """Return what `from_pretrained` takes for a path: the folder or name, and arguments for a GGUF file."""
     if model_path is None or model_path == DEMO_MODEL:

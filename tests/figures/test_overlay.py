@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from architectures import VISION, build_model, make_inputs
+from conftest import make_maps
+from matplotlib.patches import Rectangle
+
+from attn_viewer import AttentionMaps, capture_image_attention, overlay_attention
+from attn_viewer.errors import OptionError, UnsuitableMapsError
+from attn_viewer.figures.overlay import DARKEST
+
+GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+
+
+def make_image_maps(n_special=1):
+    count = 6 + n_special
+    rng = np.random.default_rng(0)
+    weights = rng.random((2, 3, count, count)).astype(np.float32)
+    tokens = ["[CLS]", "[REG1]"][:n_special] + [f"{r},{c}" for r in range(2) for c in range(3)]
+    return AttentionMaps(
+        list(weights / weights.sum(-1, keepdims=True)), tokens, causal=False, grid=(2, 3), layers=[1, 4]
+    )
+
+
+def get_layers(figure):
+    """Return images and overlays of all panels."""
+    images = figure.axes[0].images
+    return images[::2], images[1::2]
+
+
+@pytest.mark.parametrize(
+    ("n_special", "query", "row", "patch"),
+    [
+        (1, None, 0, None),
+        (0, None, 5, (1, 2)),
+        (2, (1, 0), 5, (1, 0)),
+        (1, 4, 4, (1, 0)),
+        (2, -1, 7, (1, 2)),
+        (2, 1, 1, None),
+    ],
+)
+def test_patches_lie_on_their_places(n_special, query, row, patch):
+    maps = make_image_maps(n_special)
+    figure = overlay_attention(maps, GREY, query=query)
+    pictures, overlays = get_layers(figure)
+    for picture, overlay, weights in zip(pictures, overlays, maps.weights, strict=True):
+        expected = weights[:, row, n_special:].mean(0).reshape(2, 3)
+        np.testing.assert_allclose(overlay.get_array(), expected, rtol=1e-6)
+        assert overlay.get_extent() == picture.get_extent()
+        alpha = overlay.get_alpha()
+        assert np.unravel_index(alpha.argmax(), alpha.shape) == np.unravel_index(expected.argmax(), expected.shape)
+    frames = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
+    assert len(frames) == (0 if patch is None else 2)
+    if patch:
+        left, right, bottom, top = overlays[0].get_extent()
+        assert frames[0].get_x() == pytest.approx(left + patch[1] * (right - left) / 3)
+        assert frames[0].get_y() == pytest.approx(top - (patch[0] + 1) * (top - bottom) / 2)
+    assert overlays[0].norm is overlays[1].norm
+
+
+def test_one_head_and_layer():
+    maps = make_image_maps()
+    figure = overlay_attention(maps, GREY, layers=[4], head=2, vmax=0.5)
+    ((_,), (overlay,)) = get_layers(figure)
+    np.testing.assert_array_equal(overlay.get_array(), maps.weights[1][2, 0, 1:].reshape(2, 3))
+    assert overlay.norm.vmax == 0.5
+    words = [t.get_text() for t in figure.axes[0].texts]
+    assert "layer 4" in words
+    assert "weights of [CLS]  ·  head 2" in " ".join(words)
+
+
+def test_every_kind_of_image_becomes_light_grey():
+    maps = make_image_maps()
+    rgb = np.repeat(GREY[..., None], 3, axis=2)
+    images = [GREY, rgb, (rgb * 255).round().astype(np.uint8), np.dstack([rgb, np.ones_like(GREY)])]
+    for image in images:
+        (picture, _), _ = get_layers(overlay_attention(maps, image))
+        np.testing.assert_allclose(picture.get_array(), DARKEST + (1 - DARKEST) * GREY, atol=1 / 255)
+    (picture, _), _ = get_layers(overlay_attention(maps, np.dstack([rgb, np.zeros_like(GREY)])))
+    np.testing.assert_allclose(picture.get_array(), 1)
+
+
+def test_a_vision_transformer_of_transformers():
+    model = build_model("vit", VISION)
+    pixels = make_inputs(VISION)["pixel_values"]
+    maps = capture_image_attention(model, pixels)
+    image = torch.sigmoid(pixels[0]).permute(1, 2, 0).numpy()
+    _, overlays = get_layers(overlay_attention(maps, image, query=(0, 1)))
+    rows, columns = maps.grid
+    reference = build_model("vit", VISION, attn_implementation="eager")
+    with torch.no_grad():
+        weights = reference(pixels, output_attentions=True).attentions
+    for overlay, expected in zip(overlays, weights, strict=True):
+        row = expected[0].mean(0)[2, 1:].reshape(rows, columns)
+        np.testing.assert_allclose(overlay.get_array(), row, atol=1e-5)
+
+
+def test_what_cannot_be_laid_over():
+    maps = make_image_maps()
+    with pytest.raises(UnsuitableMapsError, match="without a grid"):
+        overlay_attention(make_maps(), GREY)
+    for query in ((2, 0), (0, 3), (-1, 0), 7, -8, "x", (1,), 1.5):
+        with pytest.raises(OptionError, match="there is no query"):
+            overlay_attention(maps, GREY, query=query)
+    for image in (
+        "cat.png",
+        np.ones(3),
+        np.ones((2, 2, 2)),
+        np.ones((2, 2)) * 7,
+        np.ones((2, 2), int),
+        np.full((2, 2), np.nan),
+    ):
+        with pytest.raises(OptionError, match="image"):
+            overlay_attention(maps, image)
+    for options in ({"alpha": 2}, {"columns": 0}, {"layers": [0]}, {"head": 3}):
+        with pytest.raises(OptionError):
+            overlay_attention(maps, GREY, **options)
