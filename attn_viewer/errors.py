@@ -54,3 +54,23 @@ class UnsuitableMapsError(AttnViewerError, ValueError):
 
 class MapsMismatchError(AttnViewerError, ValueError):
     """Two maps that should show the same prompt differ in tokens, layers, heads or what was kept of them."""
+
+
+class GetActivationsError(AttnViewerError, ValueError):
+    """Base of what can go wrong with the prompts and activations of a data folder."""
+
+
+class ActivationsMissingError(GetActivationsError, FileNotFoundError):
+    """A data folder has no such model, prompt or activations."""
+
+
+class ActivationsMismatchError(GetActivationsError):
+    """Two things that belong together differ: a prompt and the one stored, a model and its config."""
+
+
+class ActivationsDamagedError(GetActivationsError):
+    """A file of a data folder is truncated, unsafe or not what it claims to be."""
+
+
+class InvalidPromptError(GetActivationsError):
+    """A prompt of a data set has no text, no usable hash, or is no JSON object."""

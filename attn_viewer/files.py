@@ -2,10 +2,18 @@
 
 import contextlib
 import os
+import platform
+import re
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from .errors import OptionError, OutputError
+
+_HOST = re.sub(r"\W", "_", platform.node())[:40]
+_TEMPORARY = re.compile(r"\..*\.(?P<host>\w*)-(?P<pid>\d+)-\w+\.part", re.DOTALL)
+_DAY = 86_400
 
 
 def check_model_id(model_id):
@@ -115,7 +123,7 @@ def open_whole(path):
     path = Path(path)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False, **name_temporary(path.name)) as file:
             temporary = Path(file.name)
             yield file
         # Temporary files are private; a result gets the rights that any new file would get.
@@ -129,6 +137,68 @@ def open_whole(path):
                 f"cannot write {str(path)!r}: {error.strerror or error}; free some space or choose another folder"
             ) from error
         raise
+
+
+def name_temporary(name):
+    """Name a temporary file or folder so that `remove_leftovers` knows it once its process is gone.
+
+    Parameters
+    ----------
+    name : str
+        What it will become.
+
+    Returns
+    -------
+    dict of str to str
+        ``prefix`` and ``suffix``, as `tempfile` takes them.
+    """
+    return {"prefix": f".{name[:40]}.{_HOST}-{os.getpid()}-", "suffix": ".part"}
+
+
+def remove_leftovers(folder):
+    """Remove what killed processes left half done in a folder, not below it.
+
+    What a process of this machine that still lives is writing stays, and so does for a day what another machine writes.
+
+    Parameters
+    ----------
+    folder : path-like
+        The folder.
+
+    Returns
+    -------
+    list of str
+        Names of what else is in the folder, hidden files apart; empty if it does not exist.
+    """
+    names = []
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return names
+    for entry in entries:
+        if not entry.name.startswith("."):
+            names.append(entry.name)
+        elif (match := _TEMPORARY.fullmatch(entry.name)) and _is_abandoned(entry, match):
+            # Where it may not be removed it does no harm.
+            with contextlib.suppress(OSError):
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+    return names
+
+
+def _is_abandoned(entry, match):
+    with contextlib.suppress(OSError):
+        if time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY:
+            return True
+    # Elsewhere than on POSIX, signal 0 is no question but an order.
+    if match["host"] != _HOST or os.name != "posix":
+        return False
+    try:
+        os.kill(int(match["pid"]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # somebody else's process, which lives
+        pass
+    return False
 
 
 def _umask():
