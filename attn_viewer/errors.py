@@ -74,3 +74,7 @@ class ActivationsDamagedError(GetActivationsError):
 
 class InvalidPromptError(GetActivationsError):
     """A prompt of a data set has no text, no usable hash, or is no JSON object."""
+
+
+class WorkerError(AttnViewerError, RuntimeError):
+    """Processes that shared the work died."""

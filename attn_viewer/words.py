@@ -4,9 +4,11 @@ import argparse
 import contextlib
 import logging
 import re
+import sys
 
 from .errors import OptionError, PromptError
 
+FAILED = 1
 DEFAULT_PROMPT = "Summer is warm. Winter is cold.\\n"
 
 
@@ -157,3 +159,40 @@ def load_model(args, progress):
         trust_remote_code=args.trust_remote_code,
         progress=progress,
     )
+
+
+def add_folder_arguments(parser):
+    """Declare which data folder, and how many of its prompts."""
+    parser.add_argument("--save-path", default="attn_data", metavar="DIR", help="the data folder (%(default)s)")
+    parser.add_argument("--n-samples", type=int, metavar="N", help="only the first N prompts (all)")
+
+
+def add_worker_arguments(parser, *, parallel):
+    """Declare how the work is shared among processes."""
+    workers = parser.add_argument_group("workers")
+    workers.add_argument("--parallel", type=int, default=parallel, metavar="N", help="processes (%(default)s)")
+    workers.add_argument(
+        "--scheduler", metavar="tcp://HOST:PORT", help="address of a dask scheduler, or 'local' to start one"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars on stderr")
+
+
+def report_run(report, unit):
+    """Print what a run did; return its exit status, 1 if something failed.
+
+    Parameters
+    ----------
+    report : pipeline.work.RunReport
+        What it did.
+    unit : str
+        What its parts are.
+
+    Returns
+    -------
+    int
+        0 or 1.
+    """
+    print(f"{unit}: {report.done} done, {report.skipped} there already, {len(report.failures)} failures")
+    for failure in report.failures:
+        print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
+    return FAILED if report.failures else 0

@@ -1,0 +1,282 @@
+"""Attention weights of many prompts, into a data folder.
+
+Prompts run one at a time: in a batch, padding changes the shapes of the matrix products and with them the last bits of
+the weights, and on a CPU it saves no time.
+"""
+
+import functools
+import threading
+from pathlib import Path
+
+from ..errors import ActivationsMissingError, AttnViewerError, OptionError, PromptError
+from ..files import check_folder, check_model_id, make_folder, remove_leftovers
+from ..storage import dataset, patterns
+from ..storage.dataset import DATA_DIR
+from .indexes import generate_models_jsonl, generate_prompts_jsonl
+from .prompts import load_text_data
+from .work import RunReport, run_parts
+
+_one_at_a_time = threading.Lock()
+
+
+def name_model(model_path):
+    """Name a model for a data folder.
+
+    Parameters
+    ----------
+    model_path : str or path-like
+        Hub name, folder, GGUF file or ``"demo"``.
+
+    Returns
+    -------
+    str
+        A hub name whole; of a path the last part, without ``.gguf``.
+    """
+    text = str(model_path)
+    if text.endswith(".gguf") or Path(text).is_dir() or text.startswith((".", "/", "~")):
+        text = Path(text).expanduser().resolve().name.removesuffix(".gguf")
+    return check_model_id(text)
+
+
+def activations_main(
+    model_name,
+    save_path=DATA_DIR,
+    prompts_path=None,
+    raw_prompts=False,
+    min_chars=None,
+    max_chars=None,
+    force=False,
+    n_samples=None,
+    shuffle=False,
+    stacked_heads=False,
+    device=None,
+    *,
+    model_id=None,
+    seed=0,
+    parallel=1,
+    scheduler=None,
+    progress=None,
+):
+    """Compute and store the attention weights of many prompts.
+
+    What is there and whole is skipped, so that a run that was stopped, by whatever, goes on where it was.
+
+    Parameters
+    ----------
+    model_name : str
+        Hub name, folder or GGUF file of the model, or ``"demo"``.
+    save_path : path-like
+        The data folder.
+    prompts_path : path-like, optional
+        A JSONL file; left out, the prompts that the folder has already.
+    raw_prompts : bool
+        Whether texts are brought to size with `min_chars` and `max_chars`; otherwise each line is a prompt as it is.
+    min_chars, max_chars : int, optional
+        As `load_text_data` takes them.
+    force : bool
+        Whether to compute what is there already.
+    n_samples : int, optional
+        Most prompts.
+    shuffle : bool
+        Whether to shuffle the prompts first, by `seed`.
+    stacked_heads : bool
+        Whether to store one ``.npy`` a prompt, axes ``(n_layers, n_heads, n_query, n_key)``.
+    device : str, optional
+        Where the model runs; left out, where it is loaded to.
+    model_id : str, optional
+        Name of the model in the folder; left out, `name_model` finds one.
+    seed : int
+        Of the shuffle.
+    parallel, scheduler, progress
+        As `work.run_parts` takes them; each worker loads the model once.
+
+    Returns
+    -------
+    RunReport
+        What was done and what was not.
+
+    Raises
+    ------
+    AttnViewerError
+        Of the type that says what was wrong, if nothing can be done; what is wrong with one prompt is in the report.
+    """
+    name = check_model_id(model_id or name_model(model_name))
+    folder = dataset.find_folder(save_path)
+    check_folder(folder)
+    report = RunReport()
+    if prompts_path is not None:
+        errors = []
+        limits = (min_chars, max_chars) if raw_prompts else (None, None)
+        prompts = load_text_data(prompts_path, *limits, shuffle, seed=seed, errors=errors)
+    else:
+        prompts, errors = dataset.list_prompts(name, folder)
+    report.failures += map(str, errors)
+    prompts = _drop_repeats(prompts[:n_samples], report)
+    for place in (folder, dataset.find_model_folder(name, folder)):
+        remove_leftovers(place)
+    todo = []
+    for prompt in prompts:
+        try:
+            is_there = patterns.activations_exist(name, prompt, folder, stacked=stacked_heads) and not force
+        except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
+            report.failures.append(str(error))
+        else:
+            report.skipped += is_there
+            todo += [] if is_there else [prompt]
+    compute = functools.partial(_compute_part, str(model_name), name, str(folder.absolute()), device, stacked_heads)
+    if todo:
+        make_folder(folder)
+        if parallel in (1, False) and scheduler is None:
+            load_model(str(model_name), device)  # what is wrong with the model is not wrong with each prompt
+    outcomes = run_parts(
+        compute, todo, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations", unit="prompt"
+    )
+    for outcome in outcomes:
+        if outcome.error is None:
+            report.done += 1
+        else:
+            report.failures.append(f"prompt {outcome.item['hash']}: {outcome.error}")
+    update_indexes(name, folder, report)
+    return report
+
+
+def update_indexes(name, folder, report):
+    """Write the indexes of models and of one model's prompts; what is wrong with the folder goes into the report."""
+    if (dataset.find_model_folder(name, folder) / "model_cfg.json").exists():
+        errors = [*generate_models_jsonl(folder), *generate_prompts_jsonl(dataset.find_model_folder(name, folder))]
+        report.failures += [text for text in map(str, errors) if text not in report.failures]
+
+
+def _drop_repeats(prompts, report):
+    kept = {}
+    for prompt in prompts:
+        first = kept.setdefault(prompt["hash"], prompt)
+        try:
+            dataset.compare_prompt_to_loaded(prompt, first)
+        except AttnViewerError as error:
+            report.failures.append(str(error))
+    return list(kept.values())
+
+
+@functools.lru_cache(maxsize=1)
+def load_model(model_path, device):
+    """Return a model and its tokenizer, loaded once a process."""
+    from ..capture import loading
+
+    model, tokenizer = loading.load_model(model_path, progress=False)
+    if device is not None:
+        try:
+            model = model.to(device)
+        except RuntimeError as error:
+            raise OptionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return model, tokenizer
+
+
+def _compute_part(model_path, name, save_path, device, stacked, prompt):
+    with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
+        model, tokenizer = load_model(model_path, device)
+        compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
+
+
+def compute_activations(
+    prompt, model, tokenizer, save_path=DATA_DIR, *, model_name=None, return_cache=None, stacked_heads=False, **options
+):
+    """Compute and store the attention weights of a prompt, whether or not they are there.
+
+    Parameters
+    ----------
+    prompt : dict
+        With ``text``; gets its hash in place.
+    model, tokenizer : transformers model and tokenizer
+        As `load_model` returns them.
+    save_path : path-like
+        The data folder.
+    model_name : str, optional
+        Name of the model in the folder; left out, `capture.prefill.get_model_id` finds one.
+    return_cache : {None, "numpy", "torch"}
+        Type of the arrays to return, if any.
+    stacked_heads : bool
+        Whether to store one ``.npy``.
+    **options
+        What to keep, as `capture_attention` takes it. Left out, every weight while that stays under a budget, each head
+        on a coarse grid past that, which is marked in ``prompt.json``.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The file of the weights.
+    activations : dict or None
+        As `load_activations` returns them.
+
+    Raises
+    ------
+    PromptError
+        If the prompt has no tokens or more than the model was made for.
+    AttnViewerError
+        If the prompt differs from the stored one of the same hash, or something cannot be captured or written.
+    """
+    from ..capture.prefill import capture_attention
+
+    if "text" not in dataset.augment_prompt_with_hash(prompt):
+        raise PromptError(f"prompt {prompt['hash']!r} has no 'text' to compute from")
+    ids = tokenizer(prompt["text"], verbose=False)["input_ids"]
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and len(ids) > longest:
+        raise PromptError(
+            f"{len(ids):,} tokens are more than the {longest:,} of the model; split the text (--max-chars)"
+        )
+    maps = capture_attention(model, tokenizer, prompt["text"], model_id=model_name, **options)
+    d_model = getattr(model.config, "hidden_size", None)
+    dataset.save_model_cfg(maps, save_path, **({"d_model": d_model} if d_model else {}))
+    # pattern-lens counts tokens without the one that a model puts before the text.
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
+    tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
+    path = patterns.save_activations(maps, {"tokens": tokens, **prompt}, save_path, stacked=stacked_heads)
+    if return_cache is None:
+        return path, None
+    return patterns.load_activations(maps.model_id, prompt, save_path, return_cache)
+
+
+def get_activations(
+    prompt, model, tokenizer=None, save_path=DATA_DIR, *, model_name=None, allow_disk_cache=True, return_cache="numpy"
+):
+    """Read the attention weights of a prompt, or compute and store them.
+
+    Parameters
+    ----------
+    prompt : dict
+        With ``text``; gets its hash in place.
+    model : transformers model or str
+        A model, or what `load_model` loads one from when the weights are not there.
+    tokenizer : transformers tokenizer, optional
+        The model's; not needed with a name.
+    save_path : path-like
+        The data folder.
+    model_name : str, optional
+        Name of the model in the folder.
+    allow_disk_cache : bool
+        Whether stored weights will do.
+    return_cache : {None, "numpy", "torch"}
+        Type of the arrays to return, if any.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The file of the weights.
+    activations : dict or None
+        As `load_activations` returns them.
+    """
+    if model_name is None:
+        from ..capture.prefill import get_model_id
+
+        model_name = name_model(model) if isinstance(model, str) else get_model_id(model)
+    if allow_disk_cache:
+        try:
+            path, activations = patterns.load_activations(model_name, prompt, save_path, return_cache or "numpy")
+            return path, None if return_cache is None else activations
+        except ActivationsMissingError:
+            pass
+    if isinstance(model, str):
+        model, tokenizer = load_model(model, None)
+    return compute_activations(prompt, model, tokenizer, save_path, model_name=model_name, return_cache=return_cache)

@@ -1,0 +1,223 @@
+"""Figures of every head for many prompts of a data folder. Nothing here loads torch or transformers."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import OutputError
+from ..figures import registry
+from ..figures.runner import check_full, run_on_head
+from ..files import make_folder, name_temporary, remove_leftovers, write_whole
+from ..storage import dataset, patterns
+from ..storage.dataset import DATA_DIR
+from .activations import update_indexes
+from .indexes import generate_functions_jsonl
+from .work import RunReport, run_parts
+
+ERROR = ".error.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureJob:
+    """What a worker must know to draw the figures of a prompt.
+
+    Parameters
+    ----------
+    model_name, save_path : str
+        Where the weights are.
+    names : tuple of str
+        Figure functions that a worker finds by name, of this package or of `figures_from`.
+    funcs : tuple of callable
+        Others, registered by the program that runs this.
+    figures_from : str or None
+        A file that registers figure functions.
+    force : bool
+        Whether to draw what is there already.
+    """
+
+    model_name: str
+    save_path: str
+    names: tuple[str, ...]
+    funcs: tuple[Callable, ...]
+    figures_from: str | None
+    force: bool
+
+
+def figures_main(
+    model_name,
+    save_path=DATA_DIR,
+    n_samples=None,
+    force=False,
+    figure_funcs_select=None,
+    parallel=True,
+    *,
+    figures_from=None,
+    scheduler=None,
+    progress=None,
+):
+    """Draw figures of every head for the prompts of a model.
+
+    A figure that is there is skipped. A function that raises is written down as ``{function}.error.txt`` beside the
+    figures, the others go on, and the next run tries it again.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of the model in the data folder.
+    save_path : path-like
+        The data folder, ours or pattern-lens's.
+    n_samples : int, optional
+        Most prompts; left out, all.
+    force : bool
+        Whether to draw what is there already.
+    figure_funcs_select : str or collection of str, optional
+        Names or glob patterns of figure functions; left out, all that are registered.
+    parallel : bool or int
+        Worker processes: True for one a core, False or 1 for this process alone.
+    figures_from : path-like, optional
+        A Python file that registers figure functions; left out, those are taken that are registered already.
+    scheduler, progress
+        As `work.run_parts` takes them.
+
+    Returns
+    -------
+    RunReport
+        What was done: prompts of which something was drawn, prompts that were complete, and failures by head.
+
+    Raises
+    ------
+    AttnViewerError
+        Of the type that says what was wrong, if nothing can be done.
+    """
+    folder = dataset.find_folder(save_path)
+    config = dataset.load_model_cfg(model_name, folder)
+    dataset.get_head_counts(config)
+    report = RunReport()
+    from_file = registry.load_figure_funcs(figures_from) if figures_from is not None else []
+    funcs = registry.select_attn_figure_funcs(
+        from_file if figure_funcs_select is None and from_file else figure_funcs_select
+    )
+    is_found = {f: f.__name__ in from_file or f.__module__ == f"{registry.__package__}.builtin" for f in funcs}
+    job = FigureJob(
+        model_name,
+        str(folder.absolute()),
+        tuple(f.__name__ for f in funcs if is_found[f]),
+        tuple(f for f in funcs if not is_found[f]),
+        None if figures_from is None else str(Path(figures_from).absolute()),
+        force,
+    )
+    prompts, errors = dataset.list_prompts(model_name, folder)
+    report.failures += map(str, errors)
+    for place in (folder, dataset.find_model_folder(model_name, folder)):
+        remove_leftovers(place)
+    hashes = [prompt["hash"] for prompt in prompts[:n_samples]]
+    outcomes = run_parts(
+        functools.partial(draw_prompt, job),
+        hashes,
+        parallel=parallel,
+        scheduler=scheduler,
+        progress=progress,
+        desc="figures",
+    )
+    for outcome in outcomes:
+        if outcome.error is not None:
+            report.failures.append(f"prompt {outcome.item}: {outcome.error}")
+            continue
+        n_drawn, failures = outcome.value
+        report.failures += [f"prompt {outcome.item}: {failure}" for failure in failures]
+        report.done += bool(n_drawn)
+        report.skipped += not n_drawn and not failures
+    update_indexes(model_name, folder, report)
+    generate_functions_jsonl(folder, funcs)
+    return report
+
+
+@functools.lru_cache(maxsize=1)
+def _load_functions(path):
+    return registry.load_figure_funcs(path)
+
+
+def draw_prompt(job, prompt_hash):
+    """Draw the figures of one prompt that are not there.
+
+    Parameters
+    ----------
+    job : FigureJob
+        What to draw.
+    prompt_hash : str
+        Of the prompt.
+
+    Returns
+    -------
+    n_drawn : int
+        Functions that wrote figures, over all heads.
+    failures : list of str
+        Functions that raised, with their heads.
+    """
+    if job.figures_from is not None:
+        _load_functions(job.figures_from)
+    funcs = [*(registry.select_attn_figure_funcs(job.names) if job.names else ()), *job.funcs]
+    folder = dataset.find_prompt_folder(job.model_name, {"hash": prompt_hash}, job.save_path)
+    remove_leftovers(folder)
+    maps = patterns.load_prompt_maps(job.model_name, {"hash": prompt_hash}, job.save_path)
+    check_full(maps)
+    n_drawn, failures = 0, []
+    for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
+        for head, pattern in zip(heads, weights, strict=True):
+            place = make_folder(folder / f"L{layer}" / f"H{head}")
+            names = os.listdir(place)
+            todo = [func for func in funcs if job.force or not is_drawn(func, names)]
+            if not todo:
+                continue
+            failed = _draw_head(pattern, place, todo, names, layer=layer, head=head)
+            n_drawn += len(todo) - len(failed)
+            failures += failed
+    return n_drawn, failures
+
+
+def is_drawn(func, names):
+    """Tell whether all figures of a function are among the files of a head."""
+    fmt = getattr(func, "figure_save_fmt", None)
+    for figure in registry.get_figure_names(func):
+        if fmt is not None:
+            if f"{figure}.{fmt}" not in names:
+                return False
+        elif not any(name.startswith(f"{figure}.") and not name.endswith(ERROR) for name in names):
+            return False
+    return True
+
+
+def _draw_head(pattern, place, funcs, names, *, layer, head):
+    """Run functions on a head in a folder aside, so that what a killed one leaves is never taken for a figure."""
+    prompt_folder = place.parent.parent
+    aside = _make_aside(prompt_folder)
+    try:
+        paths, failed = run_on_head(pattern, aside, funcs, layer=layer, head=head)
+        for path in paths:
+            os.replace(path, place / path.name)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write figures to {str(place)!r}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    errors = {f"{failure.func}{ERROR}": f"{failure.error}\n" for failure in failed}
+    for name, text in errors.items():
+        write_whole(place / name, text.encode())
+    for func in funcs:
+        if (name := f"{func.__name__}{ERROR}") in names and name not in errors:
+            with contextlib.suppress(OSError):
+                (place / name).unlink()
+    return list(map(str, failed))
+
+
+def _make_aside(folder):
+    try:
+        return tempfile.mkdtemp(dir=folder, **name_temporary("figures"))
+    except OSError as error:
+        raise OutputError(f"cannot write to folder {str(folder)!r}: {error.strerror or error}") from error

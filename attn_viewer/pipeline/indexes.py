@@ -1,0 +1,133 @@
+"""Indexes of a data folder, which pages that show it read. Sorted, so that the same folder has the same indexes."""
+
+import inspect
+import json
+from pathlib import Path
+
+from ..errors import AttnViewerError, GetActivationsError
+from ..figures.registry import get_figure_names, select_attn_figure_funcs
+from ..files import write_whole
+from ..storage.dataset import EXTRA, list_models, list_prompts, load_model_cfg
+
+
+def generate_models_jsonl(path):
+    """Write ``models.jsonl``: the ``model_cfg.json`` of every model.
+
+    Parameters
+    ----------
+    path : path-like
+        The data folder.
+
+    Returns
+    -------
+    list of AttnViewerError
+        What was wrong with models that had to be left out.
+    """
+    configs, errors = [], []
+    for name in list_models(path):
+        try:
+            configs.append(load_model_cfg(name, path))
+        except AttnViewerError as error:  # noqa: PERF203 - one bad model must not hide the others
+            errors.append(error)
+    _write_lines(Path(path) / "models.jsonl", configs)
+    return errors
+
+
+def generate_prompts_jsonl(model_dir):
+    """Write ``prompts.jsonl``: every prompt of a model that is there whole, without what only this package reads.
+
+    Parameters
+    ----------
+    model_dir : path-like
+        Folder of the model.
+
+    Returns
+    -------
+    list of AttnViewerError
+        What was wrong with prompts that had to be left out.
+    """
+    model_dir = Path(model_dir)
+    prompts, errors = list_prompts(model_dir.name, model_dir.parent)
+    _write_lines(model_dir / "prompts.jsonl", ({k: v for k, v in prompt.items() if k != EXTRA} for prompt in prompts))
+    return errors
+
+
+def get_func_metadata(func):
+    """Describe a figure function.
+
+    Parameters
+    ----------
+    func : callable
+        A figure function.
+
+    Returns
+    -------
+    list of dict
+        One a figure: ``name``, ``func_name``, ``doc``, ``figure_save_fmt``, ``source`` (its file) and ``code``; None
+        for what cannot be known.
+    """
+    plain = inspect.unwrap(func)
+    try:
+        source, code = Path(inspect.getsourcefile(plain)).as_posix(), inspect.getsource(plain)
+    except (OSError, TypeError):
+        source = code = None
+    facts = {
+        "func_name": func.__name__,
+        "doc": func.__doc__,
+        "figure_save_fmt": getattr(func, "figure_save_fmt", None),
+        "source": source,
+        "code": code,
+    }
+    return [{"name": name, **facts} for name in get_figure_names(func)]
+
+
+def generate_functions_jsonl(path, funcs=None):
+    """Write ``figures.jsonl``: the functions that were in it and these.
+
+    Parameters
+    ----------
+    path : path-like
+        The data folder.
+    funcs : sequence of callable, optional
+        Figure functions; left out, all that are registered.
+    """
+    target = Path(path) / "figures.jsonl"
+    known = {}
+    if target.is_file():
+        for line in target.read_bytes().splitlines():
+            try:
+                facts = json.loads(line)
+                known[str(facts["name"])] = facts
+            except (ValueError, KeyError, TypeError):  # noqa: PERF203 - what describes no function is dropped
+                continue
+    for func in select_attn_figure_funcs() if funcs is None else funcs:
+        known.update((facts["name"], facts) for facts in get_func_metadata(func))
+    _write_lines(target, (facts for _, facts in sorted(known.items())))
+
+
+def read_prompts_jsonl(path):
+    """Read prompts from an index.
+
+    Parameters
+    ----------
+    path : path-like
+        A ``prompts.jsonl``.
+
+    Returns
+    -------
+    list of dict
+        The prompts.
+
+    Raises
+    ------
+    GetActivationsError
+        If the file cannot be read as JSON lines.
+    """
+    try:
+        return [json.loads(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise GetActivationsError(f"cannot read {str(path)!r}: {error}; run attn-viewer activations again") from error
+
+
+def _write_lines(path, objects):
+    write_whole(path, b"".join(json.dumps(each).encode() + b"\n" for each in objects))

@@ -1,0 +1,117 @@
+"""Prompts from JSON lines."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+from ..errors import InvalidPromptError, OptionError
+from ..storage.dataset import augment_prompt_with_hash, shorten
+
+# Where a text may be cut, best first; a cut comes after the match.
+_BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))
+
+
+def load_text_data(fname, min_chars=None, max_chars=None, shuffle=False, *, seed=0, errors=None):
+    """Read prompts from a JSONL file and bring them to a size.
+
+    Parameters
+    ----------
+    fname : path-like
+        A JSON object a line, with ``text`` and any metadata; empty lines are passed over.
+    min_chars, max_chars : int, optional
+        Longer texts are cut into pieces, at the last paragraph, sentence, line or word that ends in the second half of
+        a piece; shorter texts and pieces are left out.
+    shuffle : bool
+        Whether to shuffle the prompts.
+    seed : int
+        Of the shuffle.
+    errors : list, optional
+        Takes an `InvalidPromptError` for each bad line, the others being read; left out, the first one is raised.
+
+    Returns
+    -------
+    list of dict
+        Prompts in the file's order unless shuffled, with ``text``, their metadata, ``source_fname`` and ``hash``.
+
+    Raises
+    ------
+    InvalidPromptError
+        If the file cannot be read, or a line is no JSON object with a text.
+    OptionError
+        If no length fits.
+    """
+    if max_chars is not None and max_chars < max(1, min_chars or 0):
+        raise OptionError(f"max_chars must be at least 1 and min_chars, got {max_chars} with min_chars {min_chars}")
+    prompts = []
+    for number, line in enumerate(_read_lines(fname), 1):
+        if not line.strip():
+            continue
+        try:
+            prompt = _read_line(line, f"line {number} of {str(fname)!r}")
+        except InvalidPromptError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+            continue
+        prompt["source_fname"] = Path(fname).as_posix()
+        pieces = split_text(prompt["text"], max_chars)
+        if len(pieces) > 1:  # a hash of the whole text is none of a piece
+            prompt.pop("hash", None)
+        pieces = [text for text in pieces if len(text) >= (min_chars or 0)]
+        prompts += [augment_prompt_with_hash({**prompt, "text": text}) for text in pieces]
+    if shuffle:
+        random.Random(seed).shuffle(prompts)
+    return prompts
+
+
+def _read_lines(fname):
+    try:
+        with open(fname, "rb") as file:
+            yield from file
+    except OSError as error:
+        raise InvalidPromptError(f"cannot read prompts from {str(fname)!r}: {error.strerror or error}") from error
+
+
+def _read_line(line, where):
+    try:
+        prompt = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidPromptError(f"{where} is no JSON ({error}): {shorten(line)}") from error
+    if not isinstance(prompt, dict) or not isinstance(prompt.get("text"), str) or not prompt["text"]:
+        raise InvalidPromptError(f"{where} must be an object with a 'text' that is not empty, got {shorten(prompt)}")
+    try:
+        # Half a surrogate pair is no text: no tokenizer takes it.
+        prompt["text"].encode()
+        augment_prompt_with_hash(dict(prompt))
+    except (UnicodeEncodeError, InvalidPromptError) as error:
+        raise InvalidPromptError(f"{where}: {error}") from error
+    return prompt
+
+
+def split_text(text, max_chars):
+    """Cut a text into pieces, nothing lost.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    max_chars : int or None
+        Most characters of a piece; None cuts nothing.
+
+    Returns
+    -------
+    list of str
+        The pieces, which together are `text`.
+    """
+    if max_chars is None:
+        return [text]
+    pieces, start = [], 0
+    while len(text) - start > max_chars:
+        half, end = start + max_chars // 2, start + max_chars
+        window = text[half:end]
+        found = (list(pattern.finditer(window)) for pattern in _BREAKS)
+        cut = next((half + matches[-1].end() for matches in found if matches), end)
+        pieces.append(text[start:cut])
+        start = cut
+    return [*pieces, text[start:]]

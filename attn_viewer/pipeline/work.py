@@ -1,0 +1,164 @@
+"""Many parts of work: in this process, in others through joblib, or on a cluster through dask.distributed."""
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import os
+import signal
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
+
+RETRIES = 2
+# With these no part can be written any more.
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclasses.dataclass
+class RunReport:
+    """What a run did.
+
+    Parameters
+    ----------
+    done, skipped : int
+        Parts done, and parts that were there already.
+    failures : list of str
+        What could not be done, and why; it is tried again by the next run.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one part.
+
+    Parameters
+    ----------
+    item : object
+        The part.
+    value : object
+        What the function returned.
+    error : str, optional
+        What it raised.
+    is_final : bool
+        Whether no other part can be done either (a full disk).
+    """
+
+    item: Any
+    value: Any = None
+    error: str | None = None
+    is_final: bool = False
+
+
+def run_parts(function, items, *, parallel=1, scheduler=None, progress=None, desc="", unit="prompt"):
+    """Run a function on every item.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an item. For other processes it must be picklable.
+    items : sequence
+        The parts.
+    parallel : bool or int
+        Worker processes: True for one a core, False or 1 for this process alone.
+    scheduler : str, optional
+        ``"local"`` for a `dask.distributed.LocalCluster`, or the address of a scheduler, ``tcp://host:port``. A part
+        whose worker dies is given to another one.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+    desc, unit : str
+        Words for the bar.
+
+    Yields
+    ------
+    Outcome
+        As the parts end, in any order. After a final one nothing more comes.
+
+    Raises
+    ------
+    OptionError
+        If the scheduler cannot be used.
+    WorkerError
+        If worker processes die.
+    """
+    n_jobs = (os.cpu_count() or 1) if parallel is True else int(parallel)
+    if n_jobs < 0 or (scheduler is not None and not isinstance(scheduler, str)):
+        raise OptionError(f"parallel must be a number of processes, got {parallel!r}; scheduler an address or 'local'")
+    attempt = functools.partial(_attempt, function, os.getpid())
+    if scheduler is not None:
+        outcomes = _run_on_cluster(attempt, items, scheduler, n_jobs)
+    elif n_jobs > 1 and len(items) > 1:
+        outcomes = _run_in_processes(attempt, items, min(n_jobs, len(items)))
+    else:
+        outcomes = map(attempt, items)
+    disable = None if progress is None else not progress
+    with contextlib.closing(_close_after(outcomes)) as results:
+        for outcome in tqdm(results, total=len(items), desc=desc, unit=unit, disable=disable, leave=False):
+            yield outcome
+            if outcome.is_final:
+                return
+
+
+def _close_after(outcomes):
+    """Make any iterator one that stops the work when it is closed."""
+    try:
+        yield from outcomes
+    finally:
+        getattr(outcomes, "close", lambda: None)()
+
+
+def _attempt(function, parent, item):
+    if os.getpid() != parent:
+        # Ctrl-C goes to all; the parent stops the others, who would print tracebacks. Only a main thread may say so.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return Outcome(item, function(item))
+    except AttnViewerError as error:
+        is_full = isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _HOPELESS
+        return Outcome(item, error=str(error), is_final=is_full)
+    except Exception as error:  # one prompt that breaks a model must not end the run
+        return Outcome(item, error=f"{type(error).__name__}: {error}")
+
+
+def _run_in_processes(attempt, items, n_jobs):
+    import joblib
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    run = joblib.Parallel(n_jobs, backend="loky", return_as="generator_unordered", batch_size=1)
+    try:
+        yield from run(joblib.delayed(attempt)(item) for item in items)
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a worker process died, for want of memory perhaps; run again with fewer (--parallel): what is done stays"
+        ) from error
+
+
+def _run_on_cluster(attempt, items, scheduler, n_jobs):
+    try:
+        from dask import distributed
+    except ImportError as error:
+        raise OptionError("a scheduler needs dask.distributed: pip install 'attn-viewer[cluster]'") from error
+    with contextlib.ExitStack() as stack:
+        address = scheduler
+        if scheduler == "local":
+            # Models and figure functions are not made for two at a time in one process.
+            cluster = distributed.LocalCluster(n_workers=max(n_jobs, 1), threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(cluster)
+        try:
+            client = stack.enter_context(distributed.Client(address, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"no scheduler answers at {scheduler!r}: {error}; give tcp://host:port or local"
+            ) from error
+        futures = client.map(attempt, items, pure=False, retries=RETRIES)
+        by_key = {future.key: item for future, item in zip(futures, items, strict=True)}
+        for future in distributed.as_completed(futures):
+            error = future.exception()
+            yield Outcome(by_key[future.key], error=f"its workers died: {error}") if error else future.result()
