@@ -1,12 +1,22 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer.errors import OptionError, OutputError
-from attn_viewer.files import check_folder, check_model_id, make_folder, open_whole, write_whole
+from attn_viewer.files import (
+    check_folder,
+    check_model_id,
+    make_folder,
+    name_temporary,
+    open_whole,
+    remove_leftovers,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +68,24 @@ def test_folders_that_cannot_be_are_told_before_writing(tmp_path):
 def test_a_missing_folder_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="cannot write"):
         write_whole(tmp_path / "none" / "a", b"")
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_stays(tmp_path):
+    def place(pid):
+        words = name_temporary("a.npz")
+        return tmp_path / (words["prefix"].replace(f"-{os.getpid()}-", f"-{pid}-") + "abcd" + words["suffix"])
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    place(dead.pid).touch()
+    place(f"{dead.pid}").with_name(place(dead.pid).name.replace("a.npz", "folder")).mkdir()
+    place(os.getpid()).touch()
+    place(99**20).touch()
+    old = place(os.getppid())
+    old.touch()
+    os.utime(old, (0, 0))
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "a.npz").touch()
+    assert remove_leftovers(tmp_path) == ["a.npz"]
+    assert sorted(os.listdir(tmp_path)) == sorted([".hidden", "a.npz", place(os.getpid()).name])
+    assert remove_leftovers(tmp_path / "none") == []

@@ -56,7 +56,8 @@ def read_npz(path, names=None):
     ActivationsDamagedError
         If the file is truncated, holds objects in place of numbers, or lacks a name.
     """
-    with _report_damage(path), np.load(path, allow_pickle=False) as content:
+    # numpy leaves a file open that is none of its own.
+    with _report_damage(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
         return {name: content[name] for name in (content.files if names is None else names)}
 
 
@@ -79,7 +80,7 @@ def read_shapes(path):
         If the file is truncated, holds objects in place of numbers, or sizes do not fit the shapes.
     """
     shapes = {}
-    with _report_damage(path), zipfile.ZipFile(path) as archive:
+    with _report_damage(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             with archive.open(info) as member:
                 version = np.lib.format.read_magic(member)

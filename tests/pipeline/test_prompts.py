@@ -1,0 +1,74 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer.errors import InvalidPromptError, OptionError
+from attn_viewer.pipeline.prompts import load_text_data, split_text
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return path
+
+
+@given(st.text(alphabet="ab. \n!", max_size=300), st.integers(1, 40))
+def test_nothing_is_lost_and_no_piece_is_too_long(text, max_chars):
+    pieces = split_text(text, max_chars)
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= max_chars
+    assert all(pieces) or not text
+
+
+def test_texts_are_cut_where_a_sentence_ends():
+    assert split_text("One two three. Four five six.", 18) == ["One two three. ", "Four five six."]
+    assert split_text("one two three four", 10) == ["one two ", "three four"]
+    assert split_text("x" * 25, 10) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+def test_metadata_stays_and_short_pieces_go(tmp_path):
+    path = write(tmp_path, {"text": "A sentence here. Tail", "meta": {"a": 1}, "hash": "mine"}, b"", {"text": "ok"})
+    prompts = load_text_data(path, min_chars=5, max_chars=18)
+    assert [p["text"] for p in prompts] == ["A sentence here. "]
+    assert prompts[0]["meta"] == {"a": 1}
+    assert prompts[0]["hash"] != "mine"
+    assert prompts[0]["source_fname"] == path.as_posix()
+
+
+def test_a_shuffle_repeats_itself(tmp_path):
+    path = write(tmp_path, *({"text": f"text {i}"} for i in range(30)))
+    texts = [p["text"] for p in load_text_data(path, shuffle=True)]
+    assert texts == [p["text"] for p in load_text_data(path, shuffle=True)]
+    assert texts != [p["text"] for p in load_text_data(path, shuffle=True, seed=1)]
+    assert sorted(texts) == sorted(p["text"] for p in load_text_data(path))
+
+
+BAD = (b"{not json", b'{"meta": 1}', b'{"text": 5}', b'{"text": ""}', b"[1]", b"\xff\xfe", b'{"text": "\\ud800"}',
+       b'{"text": "a", "hash": "../x"}', b"[" * 100_000)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_lines_are_named_by_number(tmp_path, line):
+    path = write(tmp_path, {"text": "good"}, line, {"text": "better"})
+    with pytest.raises(InvalidPromptError, match="line 2 of") as caught:
+        load_text_data(path)
+    assert len(str(caught.value)) < 600
+    errors = []
+    assert [p["text"] for p in load_text_data(path, errors=errors)] == ["good", "better"]
+    assert len(errors) == 1
+
+
+def test_a_line_of_a_megabyte(tmp_path):
+    path = write(tmp_path, {"text": "word " * 200_000})
+    prompts = load_text_data(path, max_chars=400)
+    assert len(prompts) == 2500
+    assert {len(p["text"]) for p in prompts} == {400}
+
+
+def test_no_file_and_no_length(tmp_path):
+    with pytest.raises(InvalidPromptError, match="cannot read"):
+        load_text_data(tmp_path / "none")
+    with pytest.raises(OptionError, match="max_chars"):
+        load_text_data(write(tmp_path, {"text": "a"}), min_chars=5, max_chars=4)

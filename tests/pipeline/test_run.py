@@ -1,0 +1,269 @@
+"""The pipeline from prompts to figures with the demo model: whole runs, broken runs, bad input."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attn_viewer import capture_attention
+from attn_viewer.cli import main
+from attn_viewer.pipeline.activations import activations_main, get_activations, name_model
+from attn_viewer.pipeline.atlas import atlas_main
+from attn_viewer.pipeline.figures import figures_main
+from attn_viewer.pipeline.indexes import get_func_metadata
+from attn_viewer.pipeline.work import run_parts
+from attn_viewer.storage import dataset, patterns
+
+ROOT = Path(__file__).parent.parent.parent
+TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep and the sky is high.", "One day a dog came home.")
+
+
+def write_prompts(folder, texts=TEXTS):
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def read_tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data folder made without a disturbance."""
+    folder = tmp_path_factory.mktemp("made")
+    report = activations_main("demo", folder / "d", write_prompts(folder))
+    assert (report.done, report.skipped, report.failures) == (4, 0, [])
+    report = figures_main("demo", folder / "d", figure_funcs_select="raw", parallel=1)
+    assert (report.done, report.failures) == (4, [])
+    return folder / "d"
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "d"))
+
+
+def test_stored_weights_are_those_of_the_model(made, demo):
+    maps = patterns.load_prompt_maps("demo", {"text": TEXTS[2]}, made)
+    direct = capture_attention(*demo, TEXTS[2], model_id="demo")
+    assert (maps.tokens_key, maps.ids_key, maps.layers) == (direct.tokens_key, direct.ids_key, direct.layers)
+    for ours, theirs in zip(maps.weights, direct.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_indexes_are_what_a_page_reads(made):
+    models = [json.loads(line) for line in (made / "models.jsonl").read_text().splitlines()]
+    assert [(m["model_name"], m["n_layers"], m["n_heads"]) for m in models] == [("demo", 4, 8)]
+    prompts = [json.loads(line) for line in (made / "demo" / "prompts.jsonl").read_text().splitlines()]
+    assert {p["text"] for p in prompts} == set(TEXTS)
+    assert all({"hash", "meta", "n_tokens", "tokens"} <= p.keys() and "attn_viewer" not in p for p in prompts)
+    figures = [json.loads(line) for line in (made / "figures.jsonl").read_text().splitlines()]
+    assert [(f["name"], f["figure_save_fmt"]) for f in figures] == [("raw", "png")]
+    assert len(list(made.glob("demo/prompts/*/L*/H*/raw.png"))) == 4 * 4 * 8
+
+
+def test_a_second_run_does_nothing_and_force_gives_the_same_bytes(copy):
+    before = read_tree(copy)
+    prompts = write_prompts(copy.parent)
+    assert activations_main("demo", copy, prompts).skipped == 4
+    assert figures_main("demo", copy, figure_funcs_select="raw", parallel=1).skipped == 4
+    assert activations_main("demo", copy, prompts, force=True).done == 4
+    assert figures_main("demo", copy, force=True, figure_funcs_select="raw", parallel=1).done == 4
+    assert {
+        k for k, v in read_tree(copy).items() if v != before[k] and "source_fname" not in v.decode("latin1")
+    } == set()
+    assert set(before) == set(read_tree(copy))
+
+
+def test_processes_give_the_same_folder_and_load_no_torch(copy):
+    before = read_tree(copy)
+    for path in copy.glob("demo/prompts/*/L*"):
+        shutil.rmtree(path)
+    mine = copy.parent / "mine.py"
+    mine.write_text(
+        "import sys\nfrom attn_viewer import register_attn_figure_func\n"
+        "@register_attn_figure_func\ndef spy(matrix, folder):\n"
+        "    bad = {'torch', 'transformers'} & set(sys.modules)\n"
+        "    (folder / 'spy.txt').write_text(f'{sorted(bad)}')\n"
+    )
+    # In a process of its own, which has loaded neither.
+    code = "import sys; from attn_viewer.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["figures", "--save-path", str(copy), "--figure-funcs", "raw,spy", "--figures-from", str(mine)]
+    subprocess.run([sys.executable, "-c", code, *words, "--parallel", "2"], check=True, env=os.environ)
+    spied = {path.read_text() for path in copy.glob("demo/prompts/*/L*/H*/spy.txt")}
+    assert spied == {"[]"}
+    for path in [*copy.glob("demo/prompts/*/L*/H*/spy.txt"), copy / "figures.jsonl"]:
+        path.unlink()
+    before.pop("figures.jsonl")
+    assert read_tree(copy) == before
+
+
+def test_a_failing_function_is_written_down_and_tried_again(copy):
+    mine = copy.parent / "frail.py"
+    source = (
+        "from attn_viewer import register_attn_figure_func\n"
+        "@register_attn_figure_func\ndef frail(matrix, folder):\n"
+        "    (folder / 'frail.txt').write_text('half')\n    raise ValueError('no\\nluck')\n"
+    )
+    mine.write_text(source)
+    report = figures_main("demo", copy, 1, figures_from=mine, figure_funcs_select=["frail", "raw"], parallel=1)
+    assert len(report.failures) == 32
+    assert "frail at L0 H0: ValueError: no luck" in report.failures[0]
+    notes = list(copy.glob("demo/prompts/*/L*/H*/frail.error.txt"))
+    assert {path.read_text() for path in notes} == {"ValueError: no luck\n"}
+    assert not list(copy.rglob("frail.txt"))
+    mine.write_text(source.replace("    raise ValueError('no\\nluck')\n", ""))
+    report = figures_main("demo", copy, 1, figures_from=mine, figure_funcs_select=["frail"], parallel=1)
+    assert (report.done, report.failures) == (1, [])
+    assert not list(copy.rglob("*.error.txt"))
+    assert len(list(copy.rglob("frail.txt"))) == 32
+    assert not list(copy.rglob("*.part"))
+
+
+def test_killed_runs_end_where_an_undisturbed_one_ends(made, tmp_path):
+    folder, prompts = tmp_path / "d", write_prompts(made.parent)
+    code = (
+        "import sys; from attn_viewer.cli import main\n"
+        "main(['activations', '--prompts', sys.argv[1], '--save-path', sys.argv[2]])\n"
+        "main(['figures', '--save-path', sys.argv[2], '--figure-funcs', 'raw', '--parallel', '1'])\n"
+    )
+    seen, rng = 0, random.Random(0)
+    for kill in range(4):
+        process = subprocess.Popen([sys.executable, "-c", code, prompts, str(folder)], stdout=subprocess.DEVNULL)
+        if kill < 3:
+            # At once some way into the writing, wherever that is on this machine.
+            target = seen + rng.randint(1, 60)
+            while process.poll() is None and seen < target:
+                seen = sum(1 for _ in folder.rglob("*.png")) + sum(1 for _ in folder.rglob("*.npz"))
+                time.sleep(0.002)
+            process.kill()
+        process.wait()
+    assert read_tree(folder) == read_tree(made)
+
+
+def test_leftovers_and_truncated_files_are_made_good(copy):
+    before = read_tree(copy)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path = sorted(copy.glob("demo/prompts/*/activations.npz"))[0]
+    from attn_viewer.files import name_temporary
+
+    words = name_temporary("figures")
+    name = words["prefix"].replace(f"-{os.getpid()}-", f"-{dead.pid}-") + "xyz" + words["suffix"]
+    for place in (copy, copy / "demo", path.parent):
+        (place / name).mkdir()
+        (place / name / "half").touch()
+    path.write_bytes(path.read_bytes()[:-50])
+    report = figures_main("demo", copy, figure_funcs_select="raw", parallel=1, force=True)
+    assert len(report.failures) == 1
+    assert "cannot be read" in report.failures[0]
+    report = activations_main("demo", copy, write_prompts(copy.parent))
+    assert (report.done, report.skipped) == (1, 3)
+    assert set(read_tree(copy)) == set(before)
+    assert path.read_bytes() == before[str(path.relative_to(copy))]
+
+
+def test_what_is_wrong_with_a_prompt_does_not_stop_the_others(tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    lines = ['{"text": "good"}', "{", '{"meta": 1}', json.dumps({"text": "word " * 200_000})]
+    lines += ['{"text": "one", "hash": "same"}', '{"text": "two", "hash": "same"}', '{"text": "good"}']
+    path.write_text("\n".join(lines))
+    assert main(["activations", "--prompts", str(path), "--save-path", str(tmp_path / "d"), "--quiet"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "prompts: 2 done, 0 there already, 4 failures\n"
+    for words in ("line 2 of", "line 3 of", "tokens are more than the", "stored with another text"):
+        assert words in err
+    assert len(dataset.list_prompts("demo", tmp_path / "d")[0]) == 2
+    assert max(map(len, err.splitlines())) < 400
+
+
+def test_a_config_that_lies_stops_figures(copy, capsys):
+    path = copy / "demo" / "model_cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_heads": 9}))
+    assert main(["figures", "--save-path", str(copy), "--parallel", "1"]) == 2
+    assert "9 heads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    ["figures", "--model", "none"], ["atlas", "--model", "none"], ["figures", "--figure-funcs", "none"],
+    ["figures", "--scheduler", "tcp:/nothing"], ["activations", "--model", "../x"], ["activations", "--prompts", "none"],
+    ["activations", "--save-path", "s3://x"], ["figures", "--parallel", "-1"],
+    ["activations", "--force", "--device", "cuda:77"],
+])  # fmt: skip
+def test_errors_are_one_line(copy, capsys, words):
+    words = words if "--save-path" in words else [*words, "--save-path", str(copy)]
+    before = read_tree(copy)
+    assert main([*words, "--quiet"]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert read_tree(copy) == before
+
+
+def test_from_disk_or_computed(tmp_path, demo):
+    prompt = {"text": "Summer."}
+    path, computed = get_activations(prompt, *demo, tmp_path, model_name="demo")
+    path.touch()
+    stamp = path.stat().st_mtime_ns
+    again = get_activations(prompt, "demo", save_path=tmp_path)
+    assert again[0].stat().st_mtime_ns == stamp
+    for name, array in computed.items():
+        np.testing.assert_array_equal(array, again[1][name])
+    assert get_activations({"text": "Winter."}, "demo", save_path=tmp_path, return_cache=None)[1] is None
+
+
+def test_atlas_is_the_mean_over_prompts(copy):
+    report, paths = atlas_main("demo", copy, scores=["entropy", "sink_mass"])
+    assert report.done == 4
+    assert [p.name for p in paths] == ["scores.csv", "scores.json", "strongest.json", "entropy.png", "sink_mass.png"]
+    from attn_viewer import score_heads
+
+    maps = [patterns.load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
+    expected = np.mean([score_heads(m, ["entropy"])["entropy"] for m in maps], axis=0)
+    table = json.loads((copy / "demo" / "atlas" / "scores.json").read_text())
+    np.testing.assert_allclose(table["scores"]["entropy"], expected, rtol=1e-12)
+    first = json.loads((copy / "demo" / "atlas" / "strongest.json").read_text())["entropy"][0]["prompts"][0]
+    best = max(maps, key=lambda m: score_heads(m, ["entropy"])["entropy"][0])
+    assert first["hash"] == dataset.augment_prompt_with_hash({"text": TEXTS[maps.index(best)]})["hash"]
+    assert best.weights[0][0, first["query"], first["key"]] == pytest.approx(first["weight"])
+    assert best.tokens_key[first["key"]] == first["key_token"]
+
+
+def fail_on_two(item):
+    if item == 2:
+        raise RuntimeError("two")
+    return item * 10
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_parts_report_what_became_of_them(parallel):
+    outcomes = sorted(run_parts(fail_on_two, [1, 2, 3], parallel=parallel), key=lambda outcome: outcome.item)
+    assert [(o.item, o.value, o.error) for o in outcomes] == [
+        (1, 10, None),
+        (2, None, "RuntimeError: two"),
+        (3, 30, None),
+    ]
+
+
+def test_metadata_of_a_function():
+    from attn_viewer.figures.builtin import raw
+
+    facts = get_func_metadata(raw)[0]
+    assert (facts["name"], facts["figure_save_fmt"]) == ("raw", "png")
+    assert "def raw" in facts["code"]
+    assert facts["source"].endswith("builtin.py")
+
+
+def test_names_of_models(tmp_path):
+    (tmp_path / "smollm2").mkdir()
+    assert name_model("org/name") == "org/name"
+    assert name_model(tmp_path / "smollm2") == "smollm2"
+    assert name_model("models/Small-Q8.gguf") == "Small-Q8"

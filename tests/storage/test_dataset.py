@@ -1,0 +1,238 @@
+import base64
+import hashlib
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_maps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer import AttentionMaps
+from attn_viewer.errors import (
+    ActivationsDamagedError,
+    ActivationsMismatchError,
+    ActivationsMissingError,
+    GetActivationsError,
+    InvalidPromptError,
+    OptionError,
+)
+from attn_viewer.storage import dataset, patterns
+
+
+def store(tmp_path, maps=None, text="A text.", **options):
+    maps = make_maps() if maps is None else maps
+    prompt = {"text": text}
+    dataset.save_model_cfg(maps, tmp_path)
+    path = patterns.save_activations(maps, prompt, tmp_path, **options)
+    return maps, prompt, path
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.booleans())
+def test_what_is_written_is_read(tmp_path_factory, n_layers, n_heads, n, stacked, causal):
+    tmp_path = tmp_path_factory.mktemp("data")
+    made = make_maps(n_layers, n_heads, n, causal=causal)
+    facts = {"layers": range(2, 2 + n_layers), "ids_key": range(n), "model_id": "org/name", "prompt_length": n - 1}
+    maps = AttentionMaps(made.weights, made.tokens_key, causal=causal, softcap=3.5, **facts)
+    _, prompt, path = store(tmp_path, maps, stacked=stacked)
+    assert path.parent == tmp_path / "org--name" / "prompts" / prompt["hash"]
+    again = patterns.load_prompt_maps("org/name", {"hash": prompt["hash"]}, tmp_path)
+    for name in ("tokens_key", "tokens_query", "ids_key", "layers", "heads", "causal", "prompt_length", "model_id"):
+        assert getattr(again, name) == getattr(maps, name)
+    for ours, theirs in zip(again.weights, maps.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    one = patterns.load_prompt_maps("org/name", prompt, tmp_path, layers=[2])
+    assert one.layers == (2,)
+    assert patterns.activations_exist("org/name", prompt, tmp_path, stacked=stacked)
+    assert not patterns.activations_exist("org/name", prompt, tmp_path, stacked=not stacked)
+
+
+def test_the_layout_is_pattern_lenss(tmp_path):
+    maps, prompt, path = store(tmp_path)
+    assert prompt["hash"] == base64.urlsafe_b64encode(hashlib.md5(b"A text.").digest()).decode().rstrip("=")
+    assert path == tmp_path / "random" / "prompts" / prompt["hash"] / "activations.npz"
+    with np.load(path) as content:
+        assert content.files == ["blocks.0.attn.hook_pattern", "blocks.1.attn.hook_pattern"]
+        np.testing.assert_array_equal(content["blocks.1.attn.hook_pattern"], maps.weights[1][None])
+    stored = json.loads((path.parent / "prompt.json").read_text())
+    assert (stored["text"], stored["hash"], stored["n_tokens"], stored["meta"]) == ("A text.", prompt["hash"], 5, {})
+    config = json.loads((tmp_path / "random" / "model_cfg.json").read_text())
+    assert (config["model_name"], config["n_layers"], config["n_heads"]) == ("random", 2, 3)
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    one, other = store(tmp_path / "a")[2], store(tmp_path / "b")[2]
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_weights_as_tensors_and_mapped(tmp_path):
+    maps, prompt, _ = store(tmp_path)
+    path, tensors = patterns.load_activations("random", prompt, tmp_path, return_fmt="torch")
+    assert path.suffix == ".npz"
+    assert torch.equal(tensors["blocks.0.attn.hook_pattern"][0], torch.from_numpy(maps.weights[0].copy()))
+    patterns.save_activations(maps, prompt, tmp_path, stacked=True)
+    path, arrays = patterns.load_activations("random", prompt, tmp_path)
+    assert path.suffix == ".npy"
+    assert not path.with_name("activations.npz").exists()
+    assert isinstance(arrays["blocks.1.attn.hook_pattern"].base, np.memmap)
+    with pytest.raises(OptionError, match="'jax'"):
+        patterns.load_activations("random", prompt, tmp_path, return_fmt="jax")
+
+
+def test_pooled_weights_say_so(tmp_path):
+    cells = [np.full((3, 2, 2), 0.5, np.float32)]
+    maps = AttentionMaps(cells, list("abc"), reduction="pooled", cell=(2, 2), pooling="max")
+    _, prompt, path = store(tmp_path, maps)
+    assert json.loads((path.parent / "prompt.json").read_text())["attn_viewer"]["reduction"] == "pooled"
+    assert patterns.load_prompt_maps("model", prompt, tmp_path).cell == (2, 2)
+
+
+def write_pattern_lens(tmp_path, tokens, n=4, name="gpt2"):
+    folder = tmp_path / name / "prompts" / dataset.augment_prompt_with_hash({"text": "T"})["hash"]
+    folder.mkdir(parents=True)
+    arrays = {f"blocks.{i}.attn.hook_pattern": w[None] for i, w in enumerate(make_maps(12, 2, n).weights)}
+    np.savez_compressed(folder / "activations.npz", **arrays)
+    prompt = {"text": "T", "hash": folder.name, "n_tokens": len(tokens), "tokens": tokens}
+    (folder / "prompt.json").write_text(json.dumps(prompt))
+    config = {"n_layers": 12, "n_heads": 2, "model_name": name, "act_fn": "gelu"}
+    (folder.parent.parent / "model_cfg.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["gpt2", "org/gpt2"])
+def test_a_folder_of_pattern_lens_is_read(tmp_path, name):
+    write_pattern_lens(tmp_path, ["ĠSummer", "Ġis", "Ċ"], name=name)
+    assert dataset.list_models(tmp_path) == [name]
+    prompts, errors = dataset.list_prompts(name, tmp_path)
+    assert not errors
+    maps = patterns.load_prompt_maps(name, prompts[0], tmp_path)
+    assert maps.tokens_key == ("<bos>", "␣Summer", "␣is", "⏎")
+    assert (maps.layers, maps.causal, maps.model_id) == (tuple(range(12)), True, name)
+
+
+def test_tokens_that_do_not_fit_are_told(tmp_path):
+    write_pattern_lens(tmp_path, ["a"])
+    with pytest.raises(ActivationsMismatchError, match="do not fit together"):
+        patterns.load_prompt_maps("gpt2", {"text": "T"}, tmp_path)
+
+
+def damage(path, how):
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif how == "middle":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 4 : len(data) // 3] = bytes(len(data) // 3 - len(data) // 4)
+        path.write_bytes(bytes(data))
+    elif how == "objects":
+        np.savez(path, **{"blocks.0.attn.hook_pattern": np.array([print], dtype=object)})
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "no patterns":
+        np.savez(path, other=np.zeros(3))
+    elif how == "integers":
+        np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((1, 3, 5, 5), int)})
+    elif how == "short":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("blocks.0.attn.hook_pattern.npy", b"\x93NUMPY")
+    else:
+        np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((3, 5, 5), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "middle", "objects", "empty", "no patterns", "integers", "short", "three axes"]
+)
+def test_damaged_files_are_told(tmp_path, how):
+    _, prompt, path = store(tmp_path, make_maps(2, 3, 5))
+    damage(path, how)
+    with pytest.raises(ActivationsDamagedError, match=r"activations\.npz"):
+        patterns.load_prompt_maps("random", prompt, tmp_path)
+    if how in ("truncated", "objects", "empty", "short"):
+        assert not patterns.activations_exist("random", prompt, tmp_path)
+
+
+def test_a_stacked_file_cut_short(tmp_path):
+    _, prompt, path = store(tmp_path, stacked=True)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert not patterns.activations_exist("random", prompt, tmp_path, stacked=True)
+    with pytest.raises(ActivationsDamagedError):
+        patterns.load_activations("random", prompt, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"n_heads": 4}, ActivationsDamagedError),
+        ({"n_layers": "two"}, ActivationsDamagedError),
+        ({"attn_viewer": {}, "n_heads": 4}, ActivationsMismatchError),
+        ({"attn_viewer": {}, "n_layers": 1}, ActivationsMismatchError),
+        ({"attn_viewer": 3}, ActivationsDamagedError),
+        ({"attn_viewer": {"layers": 5, "n_heads": None}}, ActivationsDamagedError),
+        ({"model_name": None}, ActivationsDamagedError),
+    ],
+)
+def test_a_config_that_lies_is_found_out(tmp_path, change, error):
+    _, prompt, _ = store(tmp_path)
+    path = tmp_path / "random" / "model_cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(error):
+        patterns.load_prompt_maps("random", prompt, tmp_path)
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path):
+    store(tmp_path)
+    with pytest.raises(ActivationsMismatchError, match="another model"):
+        dataset.save_model_cfg(make_maps(2, 4, 5), tmp_path)
+
+
+def test_another_text_under_the_hash_is_refused(tmp_path):
+    maps, prompt, path = store(tmp_path)
+    before = path.read_bytes()
+    other = {"text": "B", "hash": prompt["hash"]}
+    for call in (
+        lambda: patterns.save_activations(maps, other, tmp_path),
+        lambda: patterns.load_activations("random", other, tmp_path),
+        lambda: patterns.activations_exist("random", other, tmp_path),
+    ):
+        with pytest.raises(ActivationsMismatchError, match="another text"):
+            call()
+    assert path.read_bytes() == before
+
+
+def test_what_is_missing_is_a_file_not_found(tmp_path):
+    assert issubclass(ActivationsMissingError, FileNotFoundError)
+    assert issubclass(ActivationsMissingError, GetActivationsError)
+    with pytest.raises(FileNotFoundError, match="run attn-viewer activations"):
+        patterns.load_activations("none", {"text": "a"}, tmp_path)
+    _, prompt, path = store(tmp_path)
+    path.unlink()
+    with pytest.raises(ActivationsMissingError, match="neither"):
+        patterns.load_activations("random", prompt, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prompt", [{}, [], {"text": 3}, {"hash": "../../x"}, {"hash": "a/b"}, {"hash": 3}, {"hash": ""}]
+)
+def test_prompts_that_are_none(prompt):
+    with pytest.raises(InvalidPromptError):
+        dataset.augment_prompt_with_hash(prompt)
+
+
+def test_only_folders_of_this_machine(tmp_path):
+    assert dataset.find_folder(tmp_path.as_uri()) == tmp_path
+    assert dataset.find_folder("file:///a%20b").as_posix() == "/a b"
+    for url in ("memory://x", "s3://bucket/x", "file://host/x"):
+        with pytest.raises(OptionError, match="no folder of this machine"):
+            dataset.find_folder(url)
+
+
+def test_one_bad_prompt_does_not_hide_the_others(tmp_path):
+    _, prompt, path = store(tmp_path)
+    for name in ("other", "copy"):
+        (path.parent.parent / name).mkdir()
+    (path.parent.parent / "other" / "prompt.json").write_text("{")
+    (path.parent.parent / "copy" / "prompt.json").write_bytes((path.parent / "prompt.json").read_bytes())
+    prompts, errors = dataset.list_prompts("random", tmp_path)
+    assert [p["hash"] for p in prompts] == [prompt["hash"]]
+    assert len(errors) == 2
