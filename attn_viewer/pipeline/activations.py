@@ -167,7 +167,7 @@ def load_model(model_path, device):
     if device is not None:
         try:
             model = model.to(device)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
             raise OptionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     return model, tokenizer
 
