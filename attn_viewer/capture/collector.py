@@ -1,6 +1,7 @@
 """Gathering the weights of one forward pass by stack and layer, whichever way they were seen."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class Stack:
     reduction: str | None = None
     cell: tuple = (1, 1)
     calls: set = dataclasses.field(default_factory=set)  # layers that ran, kept or not
-    inputs: tuple = None, None  # the last of them and the query and key of its call
+    inputs: tuple = None, None  # the last of them; weak references to the query and key of its call
     kept: dict = dataclasses.field(default_factory=dict)  # layer -> (head numbers, reduction)
     elsewhere: dict = dataclasses.field(default_factory=dict)  # layer -> tokens, where they are not the wanted ones
 
@@ -256,7 +257,7 @@ class Collector:
         if ordinal > 0:
             layer, first = stack.inputs
             is_last = bool(layer == number and inputs and first)
-            if is_last and all(a.data_ptr() == b.data_ptr() for a, b in zip(inputs, first, strict=True)):
+            if is_last and all(_is_same(there(), given) for there, given in zip(first, inputs, strict=True)):
                 return None, None  # the same weights on another half of the values (differential attention)
             if members > 1:
                 raise CaptureError(
@@ -265,7 +266,8 @@ class Collector:
                 )
             number += ordinal  # one module that serves all layers (ALBERT)
         stack.calls.add(number)
-        stack.inputs = number, inputs
+        # Held, they would lie in the way of what the layer does next, and the heap would grow around them.
+        stack.inputs = number, inputs and tuple(weakref.ref(tensor) for tensor in inputs)
         return stack, number
 
     def _open(self, stack, layer, n_heads):
@@ -396,3 +398,8 @@ class Collector:
                 "scaled_dot_product_attention nor hands weights out; if it has either, load it with "
                 "attn_implementation='eager' or 'sdpa'"
             )
+
+
+def _is_same(earlier, tensor):
+    """Tell whether a tensor lies where an earlier one lies, if that is still there."""
+    return earlier is not None and earlier.data_ptr() == tensor.data_ptr()

@@ -5,6 +5,7 @@ with the weights that an eager module handed out. A new one is a class here and 
 """
 
 import math
+import mmap
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class FullReduction:
     wants_lse = False
 
     def __init__(self, shape, dtype, cell, pooling):
-        self.array = np.zeros(shape, dtype)
+        self.array = allocate_zeros(shape, dtype)
 
     def take_scores(self, scores):
         """Take a layer as what decides its weights.
@@ -105,6 +106,29 @@ class PooledReduction(FullReduction):
 
 
 REDUCTIONS = {"full": FullReduction, "head_mean": HeadMeanReduction, "pooled": PooledReduction}
+
+
+def allocate_zeros(shape, dtype):
+    """Return an array of zeros in pages of its own.
+
+    What stays of each layer must not lie between what the model frees: the heap would grow by several times as much.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Its axes.
+    dtype : numpy dtype
+        Its type.
+
+    Returns
+    -------
+    numpy.ndarray
+        Writable.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes < mmap.PAGESIZE:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, n_bytes), dtype).reshape(shape)
 
 
 def pool_matrix(weights, cell, pooling):
