@@ -44,12 +44,13 @@ class Intervention:
         What it does, in a few words for figures and tables.
     kind : str, optional
         Which attention of an encoder-decoder.
-    row : int, optional
-        Element of the batch that changes; left out, all.
+    rows : sequence of int, optional
+        Element of the batch in which each of `heads` changes; left out, all.
     """
 
-    def __init__(self, model, heads, change, description, *, kind=None, row=None):
-        self.model, self.heads, self.change, self.row = model, tuple(heads), change, row
+    def __init__(self, model, heads, change, description, *, kind=None, rows=None):
+        self.model, self.heads, self.change = model, tuple(heads), change
+        self.rows = (None,) * len(self.heads) if rows is None else tuple(rows)
         self.description = description
         self.target = find_target(model, kind)
         for layer, head in self.heads:
@@ -73,7 +74,7 @@ class Intervention:
         if surgery.remove(self):
             del _active[self.model]
 
-    def fold(self, layer, mixtures):
+    def fold(self, layer, mixtures, row):
         """Return the mixtures of a layer's heads with this change on top.
 
         Parameters
@@ -82,13 +83,19 @@ class Intervention:
             True layer number.
         mixtures : dict of int to dict
             Those so far, of the heads that were changed.
+        row : int or None
+            Element of the batch; None for what changes in all.
 
         Returns
         -------
         dict of int to dict
             All of them.
         """
-        return mixtures | {head: self.change(layer, head, mixtures) for at, head in self.heads if at == layer}
+        return mixtures | {
+            head: self.change(layer, head, mixtures)
+            for (at, head), own in zip(self.heads, self.rows, strict=True)
+            if at == layer and own in (None, row)
+        }
 
 
 def ablate_heads(model, heads, mode="zero", *, kind=None):
@@ -185,7 +192,6 @@ def merge_heads(model, layer, head1, head2, alpha=0.5, *, kind=None):
     return Intervention(model, pairs, change, words, kind=kind)
 
 
-@contextlib.contextmanager
 def ablate_rows(model, heads, mode="zero"):
     """Take another head out of each element of a batch; see `ablate_heads`.
 
@@ -197,11 +203,14 @@ def ablate_rows(model, heads, mode="zero"):
         ``(layer, head)`` for each element.
     mode : str
         As in `ablate_heads`.
+
+    Returns
+    -------
+    Intervention
+        To be entered.
     """
-    with contextlib.ExitStack() as stack:
-        for row, pair in enumerate(_read_heads(heads)):
-            stack.enter_context(Intervention(model, [pair], _ABLATIONS[mode], describe_ablation([pair], mode), row=row))
-        yield
+    pairs = _read_heads(heads)
+    return Intervention(model, pairs, _ABLATIONS[mode], describe_ablation(pairs, mode), rows=range(len(pairs)))
 
 
 def _read_heads(heads):
@@ -343,11 +352,10 @@ class Surgery(TorchFunctionMode):
         layer = target.modules[name] + (self.runs[name] if target.is_shared else 0)
         here = [i for i in self.interventions if i.target.path == target.path]
         folded = {}
-        for row in {i.row for i in here}:
+        for row in {row for intervention in here for row in intervention.rows}:
             mixtures = {}
             for intervention in here:
-                if intervention.row in (None, row):
-                    mixtures = intervention.fold(layer, mixtures)
+                mixtures = intervention.fold(layer, mixtures, row)
             if mixtures:
                 folded[row] = mixtures
         return folded

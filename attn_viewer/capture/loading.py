@@ -78,7 +78,10 @@ def load_model(
         with _hush_transformers(not (sys.stderr.isatty() if progress is None else progress)):
             config = transformers.AutoConfig.from_pretrained(where, **arguments)
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, **arguments)
-            auto_class = getattr(transformers, choose_auto_class(config))
+            names = getattr(config, "architectures", None) or ()
+            # A GGUF file names no architecture; what it holds is a language model.
+            is_unnamed = not names and "gguf_file" in arguments
+            auto_class = getattr(transformers, "AutoModelForCausalLM" if is_unnamed else choose_auto_class(config))
             model = auto_class.from_pretrained(where, dtype=dtype, **arguments, **options)
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -85,7 +85,7 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
     )
 
 
-def run_watched(model, collector, inputs):
+def run_watched(model, collector, inputs, *, keeps_logits=False):
     """Run a transformers model once and hand its attention to a collector.
 
     Parameters
@@ -97,17 +97,25 @@ def run_watched(model, collector, inputs):
     inputs : dict
         Arguments of the forward pass. Caches and all but the last logits are left out where the model allows.
 
+    keeps_logits : bool
+        Whether to compute the logits of all positions, not of the last alone.
+
+    Returns
+    -------
+    transformers.utils.ModelOutput
+        What the model put out.
+
     Raises
     ------
     CaptureError
         If some attention was not seen, or the model is being captured already.
     """
-    wanted = {"use_cache": False, "logits_to_keep": 1}
+    wanted = {"use_cache": False} | ({} if keeps_logits else {"logits_to_keep": 1})
     arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | inputs
     with watch_attention(model, collector) as is_eager, torch.no_grad():
         if is_eager and takes_argument(model, "output_attentions"):
             arguments["output_attentions"] = True
-        model(**arguments)
+        return model(**arguments)
 
 
 @contextlib.contextmanager

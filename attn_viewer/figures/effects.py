@@ -1,0 +1,120 @@
+"""The figure of what an intervention did."""
+
+import matplotlib as mpl
+import numpy as np
+
+from . import style
+from .heads import _make_scale, arrange_scores, draw_atlas, fit_cells
+from .labels import GAP, TICK, measure_text
+from .layout import LINE, MARGIN
+from .sheet import Sheet
+
+BAR, TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 9.0, 14
+
+
+def plot_effect(effect):
+    """Draw what an intervention did: to each token's prediction, to the next token, and to the patterns of all heads.
+
+    Parameters
+    ----------
+    effect : HeadEffect
+        What `measure_effect` returned.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The page; its axes are the page, the colour bar, ``"tokens"``, ``"next"`` and ``"heads"``.
+    """
+    table = effect.pattern_change
+    grid, rows, columns = arrange_scores(table.make_grid("total_variation"), layers=table.layers, heads=table.heads)
+    likeliest = {label: pair for label, *pair in (*effect.top_before, *effect.top_after)}
+    likeliest = dict(sorted(likeliest.items(), key=lambda item: -max(item[1])))
+    notes = [
+        effect.description,
+        f"loss {effect.loss_before.mean():.3f} → {effect.loss_after.mean():.3f} nats a token",
+        f"mean KL {effect.divergence.mean():.3f} nats",
+        "changed heads framed",
+    ]
+    labels = [style.shorten_label(label, LONGEST) for label in effect.tokens]
+    names = [style.shorten_label(label, LONGEST) for label in likeliest]
+    family, missing = style.choose_fonts([*labels, *names, effect.model_id, *notes])
+    labels, names = ([style.spell_missing(label, missing) for label in part] for part in (labels, names))
+    name_width = max(measure_text(name, style.LABEL_SIZE, tuple(family))[0] for name in names) + 2 * GAP
+    with mpl.rc_context(style.make_rc(family=family)):
+        wide, high = fit_cells(*grid.shape)
+        step = TRACE / len(labels)
+        below = style.LABEL_SIZE * LINE + 2 * GAP
+        if step >= style.SMALLEST_LABEL * 1.15:
+            below = max(measure_text(label, style.LABEL_SIZE, tuple(family))[0] for label in labels) + 2 * GAP
+        low = style.NOTE_SIZE * LINE + style.LABEL_SIZE + GAP + TICK
+        next_height = BAR_SPACE * 1.6 * len(names)
+        left = style.NOTE_SIZE * LINE + 22
+        atlas_left = MARGIN + left + TRACE + 3 * MARGIN + style.NOTE_SIZE * LINE + 14
+        head = style.TITLE_SIZE * LINE + GAP
+        column = low + next_height + head + 2 * MARGIN + below + style.NOTE_SIZE * LINE + 2 * BAR + head + MARGIN
+        column = max(column, low + high + head)
+        sheet = Sheet(
+            atlas_left - MARGIN + wide,
+            column,
+            "what the intervention did",
+            model_id=effect.model_id,
+            notes=notes,
+            bars=[(_make_scale(grid), "change of pattern")],
+            family=family,
+        )
+        top = MARGIN + column - head
+        title = {"size": style.TITLE_SIZE, "color": style.INK}
+        trace_low = MARGIN + low + next_height + head + 2 * MARGIN + below + style.NOTE_SIZE * LINE
+        height = (top - trace_low - head - MARGIN) / 2
+        for i, (name, text, values) in enumerate(
+            (
+                ("divergence", "KL from the model as it is, by position (nats)", effect.divergence),
+                ("tokens", "change of each token's loss (nats)", np.r_[np.nan, effect.loss_after - effect.loss_before]),
+            )
+        ):
+            y = top - height - i * (height + head + MARGIN)
+            ax = sheet.add_axes(MARGIN + left, y, TRACE, height, name)
+            sheet.write(MARGIN + left, y + height + GAP, text, **title)
+            _draw_tokens(ax, values, labels if i else [], step)
+        ax = sheet.add_axes(MARGIN + max(left, name_width), MARGIN + low, TRACE + left - max(left, name_width),
+                            next_height, "next")  # fmt: skip
+        sheet.write(MARGIN + max(left, name_width), MARGIN + low + next_height + GAP,
+                    "probability of the next token after the prompt", **title)  # fmt: skip
+        _draw_next(ax, names, np.array(list(likeliest.values())))
+        ax = sheet.add_axes(atlas_left, top - high, wide, high, "heads")
+        draw_atlas(table.make_grid("total_variation"), ax=ax, layers=rows, heads=columns, marks=effect.changed)
+        sheet.write(atlas_left, top + GAP, "change of each head's pattern", **title)
+        look = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
+        sheet.write(atlas_left - style.NOTE_SIZE - 16, top - high / 2, "layer", rotation=90, **look)
+        sheet.write(atlas_left + wide / 2, top - high - low + style.NOTE_SIZE / 2, "head", **look)
+    return sheet.figure
+
+
+def _draw_tokens(ax, values, labels, step):
+    places = np.arange(len(values))
+    ax.bar(places, np.nan_to_num(values), width=0.8, color=style.ACCENT)
+    ax.axhline(0, color=style.FRAME, linewidth=0.5)
+    ax.set_xlim(-0.6, len(values) - 0.4)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=style.LABEL_SIZE, length=TICK, width=0.5)
+    ax.set_xticks([])
+    if not labels:
+        return
+    if step >= style.SMALLEST_LABEL * 1.15:
+        ax.set_xticks(places, labels, rotation=90, fontsize=min(style.LABEL_SIZE, step / 1.15), parse_math=False)
+    else:
+        every = int(np.ceil(30 / step / 5) * 5)
+        ax.set_xticks(places[::every], [str(i) for i in places[::every]])
+        ax.set_xlabel("position")
+
+
+def _draw_next(ax, names, pairs):
+    places = np.arange(len(names))
+    for shift, column, color, label in ((-0.2, 0, style.FRAME, "before"), (0.2, 1, style.ACCENT, "after")):
+        ax.barh(places + shift, pairs[:, column], height=0.38, color=color, label=label)
+    ax.set_yticks(places, names, fontsize=style.LABEL_SIZE, parse_math=False)
+    ax.invert_yaxis()
+    ax.set_xlim(0, max(1e-6, pairs.max()) * 1.02)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=style.LABEL_SIZE, length=TICK, width=0.5)
+    ax.legend(loc="lower right", frameon=False, fontsize=style.LABEL_SIZE, handlelength=1)
