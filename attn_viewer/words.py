@@ -80,8 +80,8 @@ def add_model_arguments(parser):
     model.add_argument("--trust_remote_code", action="store_true", help="let code of the checkpoint run (default: no)")
 
 
-def add_prompt_arguments(parser):
-    """Declare the prompt and what is generated after it; `read_prompt` and `read_sampling` read them."""
+def add_prompt_arguments(parser, *, generates=True):
+    """Declare the prompt and what may be generated after it; `read_prompt` and `read_sampling` read them."""
     prompt = parser.add_argument_group("prompt")
     which = prompt.add_mutually_exclusive_group()
     which.add_argument(
@@ -91,6 +91,8 @@ def add_prompt_arguments(parser):
     prompt.add_argument(
         "--chat", action="store_true", help="send the prompt as a user message through the chat template"
     )
+    if not generates:
+        return
     prompt.add_argument("--max_new_tokens", type=int, metavar="N", help="generate, and show prompt and completion")
     prompt.add_argument("--temperature", type=float, metavar="T", help="sample the completion (default: greedy)")
     prompt.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")

@@ -27,13 +27,16 @@ def plot_effect(effect):
     """
     table = effect.pattern_change
     grid, rows, columns = arrange_scores(table.make_grid("total_variation"), layers=table.layers, heads=table.heads)
+    others = [value for *pair, value in zip(table.layer, table.head, table["total_variation"], strict=True)
+              if tuple(pair) not in effect.changed]  # fmt: skip
+    limit = max(others, default=0) or 1.0
     likeliest = {label: pair for label, *pair in (*effect.top_before, *effect.top_after)}
     likeliest = dict(sorted(likeliest.items(), key=lambda item: -max(item[1])))
     notes = [
         effect.description,
         f"loss {effect.loss_before.mean():.3f} → {effect.loss_after.mean():.3f} nats a token",
         f"mean KL {effect.divergence.mean():.3f} nats",
-        "changed heads framed",
+        "changed heads framed, colours end at the largest change of another",
     ]
     labels = [style.shorten_label(label, LONGEST) for label in effect.tokens]
     names = [style.shorten_label(label, LONGEST) for label in likeliest]
@@ -46,12 +49,13 @@ def plot_effect(effect):
         below = style.LABEL_SIZE * LINE + 2 * GAP
         if step >= style.SMALLEST_LABEL * 1.15:
             below = max(measure_text(label, style.LABEL_SIZE, tuple(family))[0] for label in labels) + 2 * GAP
+        tail = 0 if step >= style.SMALLEST_LABEL * 1.15 else style.NOTE_SIZE * LINE  # the name of the axis
         low = style.NOTE_SIZE * LINE + style.LABEL_SIZE + GAP + TICK
         next_height = BAR_SPACE * 1.6 * len(names)
         left = style.NOTE_SIZE * LINE + 22
         atlas_left = MARGIN + left + TRACE + 3 * MARGIN + style.NOTE_SIZE * LINE + 14
         head = style.TITLE_SIZE * LINE + GAP
-        column = low + next_height + head + 2 * MARGIN + below + style.NOTE_SIZE * LINE + 2 * BAR + head + MARGIN
+        column = low + next_height + head + MARGIN + below + tail + 2 * BAR + head + MARGIN
         column = max(column, low + high + head)
         sheet = Sheet(
             atlas_left - MARGIN + wide,
@@ -59,12 +63,12 @@ def plot_effect(effect):
             "what the intervention did",
             model_id=effect.model_id,
             notes=notes,
-            bars=[(_make_scale(grid), "change of pattern")],
+            bars=[(_make_scale(grid, vmax=limit), "change of pattern")],
             family=family,
         )
         top = MARGIN + column - head
         title = {"size": style.TITLE_SIZE, "color": style.INK}
-        trace_low = MARGIN + low + next_height + head + 2 * MARGIN + below + style.NOTE_SIZE * LINE
+        trace_low = MARGIN + low + next_height + head + MARGIN + below + tail
         height = (top - trace_low - head - MARGIN) / 2
         for i, (name, text, values) in enumerate(
             (
@@ -82,7 +86,9 @@ def plot_effect(effect):
                     "probability of the next token after the prompt", **title)  # fmt: skip
         _draw_next(ax, names, np.array(list(likeliest.values())))
         ax = sheet.add_axes(atlas_left, top - high, wide, high, "heads")
-        draw_atlas(table.make_grid("total_variation"), ax=ax, layers=rows, heads=columns, marks=effect.changed)
+        draw_atlas(
+            table.make_grid("total_variation"), ax=ax, layers=rows, heads=columns, vmax=limit, marks=effect.changed
+        )
         sheet.write(atlas_left, top + GAP, "change of each head's pattern", **title)
         look = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
         sheet.write(atlas_left - style.NOTE_SIZE - 16, top - high / 2, "layer", rotation=90, **look)
