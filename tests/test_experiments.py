@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attn_viewer import ablate_heads, experiment, list_experiments, load_experiment, measure_effect
+from attn_viewer.errors import CacheError, OptionError, OutputError
+
+
+def test_a_run_is_recorded_whole(demo, tmp_path):
+    @experiment(save_dir=tmp_path)
+    def take_out(model, heads, mode="zero"):
+        return measure_effect(*demo, "Summer is warm.", ablate_heads(model, heads, mode))
+
+    effect = take_out(demo[0], [(1, 2)])
+    (record,) = list_experiments(tmp_path)
+    assert record.name == take_out.__name__ == "take_out"
+    assert record.arguments["heads"] == [[1, 2]]
+    assert record.arguments["mode"] == "zero"
+    assert record.arguments["model"].startswith("LlamaForCausalLM")
+    assert record.result["loss_after"] == pytest.approx(effect.loss_after.tolist())
+    assert "measure_effect" in record.source
+    assert record.error is None
+    assert record.seconds > 0
+    assert record.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert record == load_experiment(record.path)
+
+
+def test_an_error_is_recorded_and_goes_on(tmp_path):
+    @experiment(save_dir=tmp_path)
+    def fail(number):
+        return 1 / number
+
+    with pytest.raises(ZeroDivisionError):
+        fail(0)
+    assert fail(2) == 0.5
+    first, second = list_experiments(tmp_path, name="fail")
+    assert (first.error, first.result) == ("ZeroDivisionError: division by zero", None)
+    assert (second.error, second.result) == (None, 0.5)
+    assert first.version == second.version
+    assert list_experiments(tmp_path, name="other") == []
+
+
+def test_the_version_follows_the_source(tmp_path):
+    @experiment(tmp_path)
+    def one():
+        return 1
+
+    @experiment(tmp_path)
+    def two():
+        return {"x": np.float32(2), "y": np.nan, "z": torch.ones(2), "w": {1, 2}, "v": object()}
+
+    one(), one(), two()
+    records = list_experiments(tmp_path)
+    assert len(records) == 3
+    assert len({record.version for record in records}) == 2
+    result = records[-1].result
+    assert (result["x"], result["y"], result["z"], result["w"]) == (2.0, "nan", [1.0, 1.0], [1, 2])
+
+
+def test_bad_input_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="parentheses"):
+        experiment(print)
+    with pytest.raises(OptionError, match="above a function"):
+        experiment()(5)
+    (tmp_path / "file").write_text("")
+
+    @experiment(tmp_path / "file")
+    def never():
+        pytest.fail("ran though nothing could be kept")
+
+    with pytest.raises(OutputError):
+        never()
+    for text in ("", "{", "[]", json.dumps({"name": "x"}), "[" * 100_000):
+        path = tmp_path / "record.json"
+        path.write_text(text)
+        with pytest.raises(CacheError):
+            load_experiment(path)
+    with pytest.raises(CacheError):
+        load_experiment(tmp_path / "none.json")
