@@ -48,6 +48,7 @@ def view_attention(
     generate_options=None,
     group=None,
     group_summary="sum",
+    text="text",
     progress=None,
 ):
     """Draw the attention weights of a prompt, from a model or from a cache.
@@ -87,7 +88,7 @@ def view_attention(
         Format of the pages; a figure function has its own.
     cmap : str, optional
         A matplotlib colour map; left out, the one of this package.
-    norm : {"linear", "power", "log"}
+    norm : {"linear", "power", "log", "quantile"}
         Scale from weights to colours.
     vmin, vmax : float, optional
         Ends of the scale; left out, 0 and the largest weight on a page (on all pages of heads).
@@ -121,6 +122,8 @@ def view_attention(
         keeps the tokens.
     group_summary : {"sum", "max"}
         Sum over the keys of a group and mean over its queries, or the largest weight.
+    text : {"text", "path"}
+        Whether SVG holds text or its outlines, which look the same without the fonts.
     progress : bool, optional
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
@@ -156,6 +159,7 @@ def view_attention(
         scale=scale,
         group=group,
         group_summary=group_summary,
+        text=text,
     )
     if figures is not None:
         from .figures.registry import select_attn_figure_funcs
@@ -201,7 +205,11 @@ def view_attention(
     if figures is not None:
         check_full(maps.reduction)
     drawn = maps if group is None else group_attention(maps, group, summary=group_summary)
-    pages = _render_pages(drawn, plot_figs_per_head, look, fmt, progress) if save_fig_path is not None else iter(())
+    pages = (
+        _render_pages(drawn, plot_figs_per_head, look, fmt, progress, text == "path")
+        if save_fig_path is not None
+        else iter(())
+    )
     # What cannot be drawn is found out before anything is written.
     first = next(pages, None)
     written = []
@@ -237,6 +245,7 @@ def check_view_options(
     heads=None,
     group=None,
     group_summary="sum",
+    text="text",
     **look,
 ):
     """Check what can be known to be wrong before a model is loaded or a cache is read.
@@ -245,7 +254,7 @@ def check_view_options(
     ----------
     model_id, save_attention_scores, save_attention_scores_path, load_attention_scores_path, save_fig_path
         As `view_attention` takes them; so are the others.
-    figures, ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads, group, group_summary
+    figures, ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads, group, group_summary, text
         Likewise.
     **look
         Fields of `figures.grids.GridOptions`.
@@ -268,6 +277,8 @@ def check_view_options(
 
     look["sink"] = "hide" if ignore_first_token and sink == "keep" else sink
     GridOptions(**look)
+    if text not in ("text", "path"):
+        raise OptionError(f"text in SVG is 'text' or 'path' (outlines), got {text!r}")
     if group is not None:
         check_grouping(group, group_summary)
     if model_id is not None:
@@ -299,7 +310,7 @@ def _load_maps(path, model_id, layers, heads):
     return maps
 
 
-def _render_pages(maps, plot_figs_per_head, look, fmt, progress):
+def _render_pages(maps, plot_figs_per_head, look, fmt, progress, text_as_path):
     """Yield the name and content of each figure file."""
     from .figures.formats import render_figure
     from .figures.grids import iterate_head_pages, plot_layer_averages
@@ -308,8 +319,8 @@ def _render_pages(maps, plot_figs_per_head, look, fmt, progress):
     # None lets tqdm stay silent where stderr is no terminal.
     disable = None if progress is None else not progress
     with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
-        yield AVERAGES, render_figure(plot_layer_averages(maps, **look), fmt)
+        yield AVERAGES, render_figure(plot_layer_averages(maps, **look), fmt, text_as_path=text_as_path)
         bar.update()
         for layer, figure in iterate_head_pages(maps, **look) if plot_figs_per_head else ():
-            yield f"layer_{layer}", render_figure(figure, fmt)
+            yield f"layer_{layer}", render_figure(figure, fmt, text_as_path=text_as_path)
             bar.update()

@@ -100,10 +100,18 @@ def main():
             time_calls(draw_heads_with_seaborn, args.runs) * len(maps.layers) / 3,
         ),
     ]
+    ids = tokenizer(Path(__file__).read_text(encoding="utf-8"))["input_ids"][:64]
+    long = capture_attention(model, tokenizer, ids, model_id="smollm2")
+    labels_64 = count_labels(plot_layer_averages(long))
+    if labels_64 != len(means) * 2 * 64:
+        raise SystemExit(f"{labels_64} labels drawn at 64 tokens, expected {len(means) * 2 * 64}")
+    size = len(render_figure(plot_layer_averages(long), "svgz"))
+    seconds = time_calls(lambda: render_figure(plot_layer_averages(long), "svgz"), 3)
     print(f"SmolLM2, {n} tokens, JPG, medians of {args.runs} or more runs, {labels} labels on the first page")
     print(f"{'':32}{'ours, s':>10}{'seaborn, s':>12}{'ratio':>8}")
     for name, ours, theirs in tasks:
         print(f"{name:32}{ours:10.3f}{theirs:12.2f}{theirs / ours:8.0f}")
+    print(f"layer averages at 64 tokens as SVGZ: {seconds:.2f} s, {size / 1000:.0f} kB, {labels_64} labels")
 
 
 if __name__ == "__main__":

@@ -191,3 +191,13 @@ def test_figure_functions_run_on_the_chosen_heads(demo, tmp_path):
     with pytest.raises(OptionError, match="figures need save_fig_path"):
         view_attention(*demo[:1], "d", demo[1], PROMPT, figures="raw", save_attention_scores=True,
                        save_attention_scores_path=tmp_path)  # fmt: skip
+
+
+def test_text_in_svg_is_text_or_outlines(tmp_path):
+    save_scores(make_maps(1, 1, 3), tmp_path)
+    for text, has_text in (("text", True), ("path", False)):
+        (path,) = view_attention(load_attention_scores_path=tmp_path / "random_attn_scores.pt", save_fig_path=tmp_path,
+                                 fig_format="svg", text=text)  # fmt: skip
+        assert ("<text" in path.read_text()) == has_text
+    with pytest.raises(OptionError, match="outlines"):
+        view_attention(load_attention_scores_path=tmp_path / "random_attn_scores.pt", save_fig_path=tmp_path, text="x")

@@ -52,7 +52,12 @@ def add_arguments(parser):
     figures.add_argument("--ignore_first_token", action="store_true", help="the same as --sink hide")
     figures.add_argument("--sink", default="keep", choices=("keep", "hide", "renormalise"), help="the first token")
     figures.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
-    figures.add_argument("--norm", default="linear", choices=("linear", "power", "log"), help="colour scale")
+    figures.add_argument(
+        "--norm", default="linear", choices=("linear", "power", "log", "quantile"), help="colour scale"
+    )
+    figures.add_argument("--vmin", type=float, default=0.0, metavar="W", help="weight where the scale begins (0)")
+    figures.add_argument("--vmax", type=float, metavar="W", help="weight where the scale ends (the largest shown)")
+    figures.add_argument("--text", default="text", choices=("text", "path"), help="text in SVG, or its outlines")
     figures.add_argument("--scale", default="shared", choices=("shared", "panel"), help="one scale or one a panel")
     which = figures.add_mutually_exclusive_group()
     which.add_argument("--group", choices=("words", "sentences", "segments"), help="draw groups of tokens")
@@ -89,6 +94,9 @@ def run(args):
             "sink",
             "group",
             "group_summary",
+            "text",
+            "vmin",
+            "vmax",
         )
     }
     capture = {

@@ -17,6 +17,8 @@ from .repeat import CellImage, RepeatedFigure
 from .sinks import SINKS, count_hidden, treat_sink
 
 SCALES = ("shared", "panel")
+# More names of segments than this would fill the head of a page.
+MOST_NAMES = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class GridOptions:
         are left out; the same, and each row is divided by what is left of it.
     cmap : str, optional
         A matplotlib colour map; left out, the one of this package.
-    norm : {"linear", "power", "log"}
-        Scale from weights to colours.
+    norm : {"linear", "power", "log", "quantile"}
+        Scale from weights to colours; ``"quantile"`` is linear and ends at the 99 % quantile of what is shown.
     vmin, vmax : float, optional
         Ends of the scale; left out, 0 and the largest weight shown.
     scale : {"shared", "panel"}
@@ -148,11 +150,16 @@ def find_largest(maps, options):
     Returns
     -------
     float
-        The largest weight after the first token was hidden or rows renormalised, never 0.
+        The largest weight, or the quantile at which the scale ends, after the first token was hidden or rows
+        renormalised; never 0.
     """
     sink = options.get("sink", "keep")
-    largest = max(float(treat_sink(weights, maps, sink).max(initial=0)) for weights in maps.weights)
-    return largest or 1.0
+    rows, columns = count_hidden(maps, sink)
+    seen = ~maps.future[rows:, columns:]
+    if options.get("norm") == "quantile" and seen.any():
+        shown = [treat_sink(weights, maps, sink)[:, seen].ravel() for weights in maps.weights]
+        return style.find_end(np.concatenate(shown), "quantile")
+    return max(float(treat_sink(weights, maps, sink).max(initial=0)) for weights in maps.weights) or 1.0
 
 
 class HeatmapPage:
@@ -199,7 +206,7 @@ class HeatmapPage:
             panel,
             label_width=self.queries.width,
             label_depth=self.keys.depth,
-            notes=[n for n in notes if n],
+            notes=[n for n in (*notes, self._name_segments()) if n],
             has_bar=self.options.scale == "shared",
         )
         with mpl.rc_context(style.make_rc(family=self.family)):
@@ -235,6 +242,7 @@ class HeatmapPage:
             from_cells + Affine2D().scale(w / n_columns, -h / n_rows).translate(x, y + h) + ax.transData
             for x, y, w, h in self.layout.panels
         ]
+        self._mark_segments(n_rows, n_columns, down, across)
         self._mark_completion(panels, n_rows, n_columns, down, across)
         self.stamps = TokenStamps(panels, n_rows, self.queries, self.keys)
         ax.add_artist(self.stamps)
@@ -254,6 +262,29 @@ class HeatmapPage:
         if self.layout.bar:
             mappable = mpl.cm.ScalarMappable(self.norm, self.cmap)
             self.colorbar = draw_colorbar(self.figure, self.layout.bar, mappable, "attention weight")
+
+    def _name_segments(self):
+        names = [name for name, *_ in self.maps.segments]
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return f"bands, in order: {', '.join(names[:MOST_NAMES])}{more}" if names else None
+
+    def _mark_segments(self, n_rows, n_columns, down, across):
+        """Draw a band beside the axes for each segment, one colour a name."""
+        maps, bars, colours = self.maps, [], []
+        names = list(dict.fromkeys(name for name, *_ in maps.segments))
+        for x, y, width, height in self.layout.panels:
+            for name, *ends in maps.segments:
+                colour = style.BANDS[names.index(name) % len(style.BANDS)]
+                left, right = (np.clip((e - self.hidden[1] * maps.cell[1]) / across, 0, n_columns) for e in ends)
+                top, end = (np.clip((e - maps.first_query - self.hidden[0]) / down, 0, n_rows) for e in ends)
+                sides = [((x + left * width / n_columns, y - 2.1), (right - left) * width / n_columns, 1.6)]
+                if maps.kind != "cross":
+                    sides += [((x - 2.1, y + height - end * height / n_rows), 1.6, (end - top) * height / n_rows)]
+                shown = [Rectangle(*side) for side in sides if min(side[1:]) > 0]
+                bars += shown
+                colours += [colour] * len(shown)
+        if bars:
+            self.axes.add_collection(PatchCollection(bars, facecolor=colours, linewidth=0, zorder=2))
 
     def _mark_completion(self, panels, n_rows, n_columns, down, across):
         """Draw lines where the generated text begins, on the axes that hold it."""
@@ -301,7 +332,8 @@ class HeatmapPage:
             image.set_data(limit_cells(shown)[0])
             if own_scale:
                 largest = float(shown.max()) or 1.0
-                image.set_norm(style.make_norm(self.options.norm, self.options.vmin, largest))
+                end = style.find_end(shown.compressed(), self.options.norm)
+                image.set_norm(style.make_norm(self.options.norm, self.options.vmin, end))
                 title = f"{title}   (max {largest:.2g})"
             text.set_text(title)
         self.heading.set_text(self._fit_heading(heading))
@@ -365,6 +397,8 @@ def describe_data(maps, options, pooling=(1, 1), *, has_indices=False):
         yield "rows sum to less than 1: learned sinks take the rest"
     if options.norm == "power":
         yield "square-root colour scale"
+    if options.norm == "quantile" and options.vmax is None:
+        yield f"colours end at the {style.QUANTILE * 100:g} % quantile"
     if options.norm == "log":
         yield "logarithmic colour scale"
     if options.scale == "panel":

@@ -106,7 +106,7 @@ def draw_heatmap(matrix, tokens_query=None, tokens_key=None, *, ax, causal=False
     causal : bool
         Whether to mask the cells above the diagonal.
     norm : str or matplotlib.colors.Normalize
-        ``"linear"``, ``"power"`` or ``"log"``.
+        ``"linear"``, ``"power"``, ``"log"`` or ``"quantile"``.
     cmap : str, optional
         A matplotlib colour map.
     vmin, vmax : float, optional
@@ -130,7 +130,7 @@ def draw_heatmap(matrix, tokens_query=None, tokens_key=None, *, ax, causal=False
         if tokens is not None and len(tokens) != size:
             raise OptionError(f"got {len(tokens)} {what} labels for {size} {what} positions; give one each")
     shown = np.ma.masked_array(matrix, np.triu(np.ones(matrix.shape, bool), 1) if causal else False)
-    scale = style.make_norm(norm, vmin, float(shown.max()) if vmax is None else vmax)
+    scale = style.make_norm(norm, vmin, style.find_end(shown.compressed(), norm) if vmax is None else vmax)
     cells, (down, across) = limit_cells(shown)
     ax.imshow(cells, norm=scale, cmap=style.get_colormap(cmap), interpolation="nearest", origin="upper")
     ax.set(xticks=[], yticks=[])

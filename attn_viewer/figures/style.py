@@ -21,7 +21,10 @@ TITLE_SIZE = 7.5
 HEADING_SIZE = 9.5
 NOTE_SIZE = 7.0
 
-NORMS = ("linear", "power", "log")
+# Parts of a prompt, neighbours far apart in hue.
+BANDS = ("#3b6fb6", "#e0a030", "#4f9d69", "#a05fb0", "#7f7f7f", "#c9694a")
+NORMS = ("linear", "power", "log", "quantile")
+QUANTILE = 0.99
 # Weights below this share of the largest are all the same to a logarithmic scale.
 LOG_FLOOR = 1e-4
 POWER = 0.5
@@ -124,9 +127,9 @@ def make_norm(name, vmin, vmax):
 
     Parameters
     ----------
-    name : {"linear", "power", "log"} or matplotlib.colors.Normalize
+    name : {"linear", "power", "log", "quantile"} or matplotlib.colors.Normalize
         ``"power"`` is the square root, which shows small weights beside large ones; ``"log"`` ends at
-        `LOG_FLOOR` of the largest weight when `vmin` is 0.
+        `LOG_FLOOR` of the largest weight when `vmin` is 0; ``"quantile"`` is linear, with `vmax` from `find_end`.
     vmin, vmax : float
         Weights at the ends of the scale.
 
@@ -151,6 +154,25 @@ def make_norm(name, vmin, vmax):
     if name == "power":
         return colors.PowerNorm(POWER, vmin, vmax, clip=True)
     return colors.Normalize(vmin, vmax, clip=True)
+
+
+def find_end(values, norm):
+    """Return the weight at which a scale ends.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        The weights shown.
+    norm : str or matplotlib.colors.Normalize
+        As `make_norm` takes it.
+
+    Returns
+    -------
+    float
+        The largest; for ``"quantile"`` the `QUANTILE` of them unless that is 0. Never 0.
+    """
+    end = float(np.quantile(values, QUANTILE)) if isinstance(norm, str) and norm == "quantile" and values.size else 0.0
+    return end or float(values.max(initial=0)) or 1.0
 
 
 @functools.cache

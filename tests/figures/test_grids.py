@@ -214,41 +214,76 @@ def collect_boxes(figure):
 
 
 def assert_apart(boxes):
-    """Rows lie one below the other and columns side by side, so that neighbours are enough."""
-    for one, other in itertools.pairwise(boxes):
-        assert (
-            one.x1 <= other.x0 + 0.6 or other.x1 <= one.x0 + 0.6 or one.y1 <= other.y0 + 0.6 or other.y1 <= one.y0 + 0.6
-        )
+    """No two of these boxes overlap by more than a rounding of pixels."""
+    x0, y0, x1, y1 = np.array([box.extents for box in boxes]).T
+    wide = np.minimum(x1[:, None], x1) - np.maximum(x0[:, None], x0)
+    high = np.minimum(y1[:, None], y1) - np.maximum(y0[:, None], y0)
+    overlaps = (wide > 0.6) & (high > 0.6)
+    np.fill_diagonal(overlaps, False)
+    assert not overlaps.any()
 
 
-@settings(max_examples=25)
+@settings(max_examples=30)
 @given(
     st.integers(1, 40),
     st.integers(1, 45),
+    st.integers(1, 400),
     st.lists(
         st.text(max_size=12) | st.sampled_from(["", "$x_{", "\\frac", "%", "^_", "中文", "م", "😀", "\u200b"]),
         min_size=1,
         max_size=80,
     ),
+    st.booleans(),
 )
-def test_any_tokens_are_drawn_without_overlap(n_panels, columns, tokens):
+def test_any_tokens_are_drawn_without_overlap(n_panels, columns, n_tokens, tokens, is_raw):
     from attn_viewer.tokens import show_text
 
-    maps = make_maps(1, n_panels, len(tokens), tokens=[show_text(token) for token in tokens])
-    figure = plot_heads(maps, 0, num_figs_per_row=columns)
+    tokens = [*itertools.islice(itertools.cycle(tokens), n_tokens)]
+    tokens = tokens if is_raw else [show_text(token) for token in tokens]
+    weights = np.broadcast_to(np.tri(n_tokens, dtype=np.float32), (n_panels, n_tokens, n_tokens))
+    figure = plot_heads(AttentionMaps([weights], tokens), 0, num_figs_per_row=columns)
     words, labels = collect_boxes(figure)
     stamps = get_stamps(figure)
     rows, columns_ = len(stamps.queries.texts), len(stamps.keys.texts)
     assert len(labels) == n_panels * (rows + columns_)
-    assert stamps.queries.is_index or rows == len(tokens)
-    assert_apart(labels[:rows])
-    assert_apart(labels[rows : rows + columns_])
+    for axis in (stamps.queries, stamps.keys):
+        assert axis.is_index or len(axis.texts) == n_tokens
+    assert stamps.queries.is_index == ("axes count tokens from 0" in " ".join(get_words(figure)))
+    assert_apart(labels[: rows + columns_])
     page = figure.bbox
     for box in [*words, *labels]:
         assert page.x0 <= box.x0 + 0.6
         assert box.x1 <= page.x1 + 0.6
         assert page.y0 <= box.y0 + 0.6
         assert box.y1 <= page.y1 + 0.6
+
+
+def test_segments_are_bands_beside_both_axes():
+    maps = make_maps(1, 2, 6, segments=[("system", 0, 2), ("user", 2, 5)])
+    figure = plot_heads(maps, 0)
+    assert "bands, in order: system, user" in " ".join(get_words(figure))
+    bands = figure.axes[0].collections[-1]
+    boxes = [path.get_extents() for path in bands.get_paths()]
+    assert len(boxes) == 2 * 2 * 2
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    key, query = boxes[2:4]
+    np.testing.assert_allclose([key.x0, key.x1], [left + (right - left) * part / 6 for part in (2, 5)])
+    np.testing.assert_allclose([query.y1, query.y0], [top - (top - bottom) * part / 6 for part in (2, 5)])
+    assert key.y1 < bottom
+    assert query.x1 < left
+    hidden = plot_heads(maps, 0, sink="hide").axes[0]
+    left, right, _, _ = hidden.images[0].get_extent()
+    assert hidden.collections[-1].get_paths()[0].get_extents().width == pytest.approx((right - left) / 5)
+
+
+def test_a_scale_that_ends_at_a_quantile_says_so():
+    maps = make_maps(2, 2, 20)
+    seen = np.concatenate([layer[:, ~maps.future].ravel() for layer in maps.weights])
+    figure = plot_heads(maps, 0, norm="quantile")
+    assert figure.axes[0].images[0].norm.vmax < seen.max()
+    assert "colours end at the 99 % quantile" in " ".join(get_words(figure))
+    _, page = next(iterate_head_pages(maps, norm="quantile"))
+    assert page.axes[0].images[0].norm.vmax == pytest.approx(np.quantile(seen, 0.99))
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 30, 66, 67, 116, 117, 300])
