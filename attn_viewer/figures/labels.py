@@ -160,8 +160,7 @@ class TokenStamps(Artist):
             if isinstance(renderer, RendererAgg):
                 side.stamp(panels, renderer)
             else:
-                for anchors in panels:
-                    side.write(anchors, renderer)
+                side.write(panels, renderer)
         self.stale = False
 
 
@@ -193,8 +192,13 @@ class _Side:
             return Bbox.from_bounds(x - width / 2, y - height, width, height)
         return Bbox.from_bounds(x - width, y - height / 2, width, height)
 
-    def write(self, anchors, renderer):
-        """Draw every label, and tick marks for indices, with the renderer's own text."""
+    def write(self, panels, renderer):
+        """Draw every label, and tick marks for indices, with the renderer's own text beside each panel."""
+        widths = [renderer.get_text_width_height_descent(label, self.font, False)[0] for label in self.labels.texts]
+        for anchors in panels:
+            self._write_panel(anchors, widths, renderer)
+
+    def _write_panel(self, anchors, widths, renderer):
         gc = renderer.new_gc()
         point = renderer.points_to_pixels(1)
         if self.labels.is_index:
@@ -205,16 +209,15 @@ class _Side:
             for end in edge:
                 renderer.draw_path(gc, Path([end, end - outwards]), IdentityTransform())
         gc.set_foreground(style.INK)
-        for anchor, label in zip(anchors, self.labels.texts, strict=True):
+        for anchor, label, width in zip(anchors, self.labels.texts, widths, strict=True):
             self.text.set_position(anchor)
-            x, y = self._find_baseline(anchor, label, renderer)
+            x, y = self._find_baseline(anchor, width, renderer)
             renderer.draw_text(gc, x, y, label, self.font, self.rotation, False, mtext=self.text)
         gc.restore()
 
-    def _find_baseline(self, anchor, label, renderer):
+    def _find_baseline(self, anchor, width, renderer):
         """Return where the baseline of a label that ends at `anchor` begins, in the renderer's coordinates."""
         x, y = anchor
-        width = renderer.get_text_width_height_descent(label, self.font, False)[0]
         # Text looks centred on a line through the middle between baseline and capitals.
         middle = 0.36 * renderer.points_to_pixels(self.labels.size)
         if self.rotation:
@@ -238,7 +241,7 @@ class _Side:
         state = (renderer.dpi, moved.tobytes())
         if self._picture is None or self._picture[0] != state:
             aside = RendererAgg(width, height, renderer.dpi)
-            self.write(moved, aside)
+            self.write([moved], aside)
             self._picture = state, np.array(aside.buffer_rgba())[::-1]
         gc = renderer.new_gc()
         for panel in panels:

@@ -21,6 +21,8 @@ class RepeatedFigure(Figure):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # Put together, the cells of all panels would be resampled once more.
+        self.suppressComposite = True
         self.changing = []
         self._kept = None
 
@@ -61,23 +63,26 @@ class RepeatedFigure(Figure):
 
 
 class CellImage(AxesImage):
-    """A heatmap's cells; raster renderers get the pixels that "nearest" means, straight from the colours of the cells.
+    """A heatmap's cells: the pixels that "nearest" means, straight from the colours of the cells.
 
     matplotlib resamples weights and mask to the size on the page and then looks up a colour for each pixel.
     """
 
     def make_image(self, renderer, magnification=1.0, unsampled=False):
         """Return the picture of the cells and where its lower left corner goes, as matplotlib asks for it."""
-        box = self.get_window_extent()
-        x0, x1 = np.floor(box.x0 + 0.5), np.floor(box.x1 + 0.5 + 1e-8)
-        y0, y1 = np.ceil(box.y0 - 0.5 - 1e-8), np.ceil(box.y1 - 0.5)
-        if not isinstance(renderer, RendererAgg) or unsampled or magnification != 1 or x1 <= x0 or y1 <= y0:
+        if unsampled:
             return super().make_image(renderer, magnification, unsampled)
+        left, bottom, right, top = self.get_window_extent().extents * magnification
+        # Rounded as matplotlib does, so that panels and frames meet.
+        x0, x1 = np.floor(left + 0.5), np.floor(right + 0.5 + 1e-8)
+        y0, y1 = np.ceil(bottom - 0.5 - 1e-8), np.ceil(top - 0.5)
+        if x1 <= x0 or y1 <= y0:
+            return None, 0, 0, None
         colours = self.to_rgba(self.get_array(), bytes=True).view(np.uint32)[..., 0]
-        rows = _find_cells(box.y0, box.y1, y0, y1, colours.shape[0])
-        columns = _find_cells(box.x0, box.x1, x0, x1, colours.shape[1])
+        rows = _find_cells(bottom, top, y0, y1, colours.shape[0])
+        columns = _find_cells(left, right, x0, x1, colours.shape[1])
         picture = colours[::-1].take(rows, axis=0).take(columns, axis=1)
-        return picture.view(np.uint8).reshape(*picture.shape, 4), x0, y0, None
+        return picture.view(np.uint8).reshape(*picture.shape, 4), x0 / magnification, y0 / magnification, None
 
 
 def _find_cells(start, stop, first, end, count):

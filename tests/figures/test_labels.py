@@ -38,7 +38,7 @@ def test_stamped_labels_lie_where_written_ones_would():
     figure = plot_heads(maps, 0)
     (stamps,) = figure.findobj(TokenStamps)
     for side in stamps._sides:
-        side.stamp = lambda panels, renderer, side=side: [side.write(anchors, renderer) for anchors in panels]
+        side.stamp = lambda panels, renderer, side=side: [side.write([anchors], renderer) for anchors in panels]
     written = draw_pixels(figure)
     assert (stamped < 128).sum() == pytest.approx((written < 128).sum(), rel=0.02)
     assert (np.abs(stamped - written) > 60).mean() < 0.002
