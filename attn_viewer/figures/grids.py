@@ -345,7 +345,7 @@ class HeatmapPage:
         if self.layout.bar and self.layout.bar[0] > MARGIN:
             room = self.layout.bar[0] - 2 * MARGIN
         name = style.spell_missing(self.maps.model_id, self.missing)
-        for longest in range(len(name), 3, -1):
+        for longest in range(max(len(name), 4), 3, -1):
             text = f"{style.shorten_label(name, longest)}  ·  {heading}"
             # Bold is up to a sixth wider than the regular face that is measured.
             if measure_text(text, style.HEADING_SIZE, self.family)[0] * 7 / 6 <= room:

@@ -276,6 +276,10 @@ def test_segments_are_bands_beside_both_axes():
     assert hidden.collections[-1].get_paths()[0].get_extents().width == pytest.approx((right - left) / 5)
 
 
+def test_a_short_name_is_in_the_heading():
+    assert "ab  ·  layer averages" in get_words(plot_layer_averages(make_maps(1, 1, 3, model_id="ab")))
+
+
 def test_a_scale_that_ends_at_a_quantile_says_so():
     maps = make_maps(2, 2, 20)
     seen = np.concatenate([layer[:, ~maps.future].ravel() for layer in maps.weights])
