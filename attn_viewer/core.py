@@ -28,6 +28,9 @@ def view_attention(
     num_figs_per_row=4,
     *,
     figures=None,
+    html_path=None,
+    max_mb=25.0,
+    fit="pool",
     fig_format="jpg",
     cmap=None,
     norm="linear",
@@ -84,6 +87,10 @@ def view_attention(
     figures : str or collection of str, optional
         Registered figure functions to run on the weights of every head: names or glob patterns such as ``"svd*"``
         (see `figures.registry`). They get the weights as they are, whatever `sink` and the scale.
+    html_path : path-like, optional
+        An interactive page to write, one HTML file that needs no network.
+    max_mb, fit
+        Size of the page, and what happens past it; as `web.page.export_html` takes them.
     fig_format : {"jpg", "png", "pdf", "svg", "svgz"}
         Format of the pages; a figure function has its own.
     cmap : str, optional
@@ -130,7 +137,7 @@ def view_attention(
     Returns
     -------
     list of pathlib.Path
-        The files written: the cache first, then the figures.
+        The files written: the cache first, then the page, then the figures.
 
     Raises
     ------
@@ -148,6 +155,9 @@ def view_attention(
         load_attention_scores_path=load_attention_scores_path,
         save_fig_path=save_fig_path,
         figures=figures,
+        html_path=html_path,
+        max_mb=max_mb,
+        fit=fit,
         ignore_first_token=ignore_first_token,
         fig_format=fig_format,
         sink=sink,
@@ -217,6 +227,10 @@ def view_attention(
         from .storage.pt import save_scores
 
         written.append(save_scores(maps, save_attention_scores_path))
+    if html_path is not None:
+        from .web.page import export_html
+
+        written += export_html(maps, html_path, max_mb=max_mb, fit=fit, progress=progress)
     for name, data in itertools.chain([first] * (first is not None), pages):
         folder = make_folder(Path(save_fig_path) / maps.model_id)
         written.append(write_whole(folder / f"{name}.{fmt}", data))
@@ -237,6 +251,9 @@ def check_view_options(
     load_attention_scores_path=None,
     save_fig_path=None,
     figures=None,
+    html_path=None,
+    max_mb=25.0,
+    fit="pool",
     ignore_first_token=False,
     fig_format="jpg",
     sink="keep",
@@ -254,7 +271,9 @@ def check_view_options(
     ----------
     model_id, save_attention_scores, save_attention_scores_path, load_attention_scores_path, save_fig_path
         As `view_attention` takes them; so are the others.
-    figures, ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads, group, group_summary, text
+    figures, html_path, max_mb, fit, ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads
+        Likewise.
+    group, group_summary, text
         Likewise.
     **look
         Fields of `figures.grids.GridOptions`.
@@ -293,10 +312,14 @@ def check_view_options(
         if save_attention_scores_path is None:
             raise OptionError("save_attention_scores needs save_attention_scores_path, the folder of the cache")
         check_folder(save_attention_scores_path)
+    if html_path is not None:
+        from .web.page import check_page_options
+
+        check_page_options(html_path, max_mb=max_mb, fit=fit)
     if save_fig_path is not None:
         check_folder(save_fig_path)
-    elif not save_attention_scores or load_attention_scores_path is not None:
-        raise OptionError("nothing would be written; give save_fig_path or save_attention_scores")
+    elif html_path is None and (not save_attention_scores or load_attention_scores_path is not None):
+        raise OptionError("nothing would be written; give save_fig_path, html_path or save_attention_scores")
     return look, check_format(fig_format)
 
 

@@ -218,6 +218,12 @@ class AttentionMaps:
             f"{len(self.tokens_query)} queries × {len(self.tokens_key)} keys, {what})"
         )
 
+    def _repr_html_(self):
+        """Show the maps in a notebook: the interactive page, in a frame of its own."""
+        from .web.page import render_frame  # the one call upwards: IPython asks the object itself how to show it
+
+        return render_frame(self)
+
     def get_layer(self, layer):
         """Return the weights of the layer with this true number.
 

@@ -99,6 +99,24 @@ def add_prompt_arguments(parser, *, generates=True):
     prompt.add_argument("--decoder_prompt", metavar="TEXT", help="what an encoder-decoder has said so far")
 
 
+def add_weight_arguments(parser):
+    """Declare which weights are captured; `view_prompt` reads them."""
+    kept = parser.add_argument_group("weights")
+    kept.add_argument("--layers", type=parse_numbers, metavar="0,4-7", help="layers to capture and show (all)")
+    kept.add_argument("--heads", type=parse_numbers, metavar="0,4-7", help="heads to capture and show (all)")
+    kept.add_argument("--queries", type=int, metavar="K", help="only the last K tokens as queries (all)")
+    kept.add_argument("--kind", choices=("self", "encoder", "decoder", "cross"), help="which attention")
+    kept.add_argument(
+        "--reduction",
+        default="auto",
+        choices=("auto", "full", "head_mean", "pooled"),
+        help="all weights, the mean over heads, each head on a coarse grid; auto: full while that stays under 512 MB, "
+        "else pooled",
+    )
+    kept.add_argument("--max_cells", type=int, default=256, metavar="N", help="cells a side when pooled (%(default)s)")
+    kept.add_argument("--pooling", default="max", choices=("max", "mean"), help="what is kept of a cell")
+
+
 @contextlib.contextmanager
 def show_messages(is_quiet):
     """Send the package's messages to stderr."""
@@ -198,3 +216,44 @@ def report_run(report, unit):
     for failure in report.failures:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
     return FAILED if report.failures else 0
+
+
+def view_prompt(args, **options):
+    """Call `view_attention` for what the arguments of model, prompt and weights say, and print what it wrote.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of a parser with all of them, ``--load_attention_scores_path`` and ``--quiet``.
+    **options
+        What `check_view_options` takes.
+
+    Raises
+    ------
+    FigureError
+        If figure functions failed; what the others wrote is printed.
+    """
+    from .core import check_view_options, view_attention
+    from .errors import FigureError
+
+    capture = {
+        name: getattr(args, name)
+        for name in ("queries", "kind", "reduction", "max_cells", "pooling", "max_new_tokens", "decoder_prompt")
+    }
+    progress = False if args.quiet else None
+    model = tokenizer = prompt = None
+    if args.load_attention_scores_path is None:
+        prompt = read_prompt(args)
+        check_view_options(**options)  # before minutes are spent on loading
+        capture["generate_options"] = read_sampling(args)
+        model, tokenizer = load_model(args, progress)
+    paths = ()
+    try:
+        with show_messages(args.quiet):
+            paths = view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options, **capture)
+    except FigureError as error:
+        paths = error.paths
+        raise
+    finally:
+        for path in paths:
+            print(path)

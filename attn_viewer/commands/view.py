@@ -5,12 +5,9 @@ import sys
 from ..words import (
     add_model_arguments,
     add_prompt_arguments,
-    load_model,
-    parse_numbers,
+    add_weight_arguments,
     parse_spans,
-    read_prompt,
-    read_sampling,
-    show_messages,
+    view_prompt,
 )
 
 HELP = "capture a prompt's attention and draw it"
@@ -21,20 +18,7 @@ def add_arguments(parser):
     """Declare the words of ``attn-viewer view`` and ``main.py``."""
     add_model_arguments(parser)
     add_prompt_arguments(parser)
-    kept = parser.add_argument_group("weights")
-    kept.add_argument("--layers", type=parse_numbers, metavar="0,4-7", help="layers to capture and show (all)")
-    kept.add_argument("--heads", type=parse_numbers, metavar="0,4-7", help="heads to capture and show (all)")
-    kept.add_argument("--queries", type=int, metavar="K", help="only the last K tokens as queries (all)")
-    kept.add_argument("--kind", choices=("self", "encoder", "decoder", "cross"), help="which attention")
-    kept.add_argument(
-        "--reduction",
-        default="auto",
-        choices=("auto", "full", "head_mean", "pooled"),
-        help="all weights, the mean over heads, each head on a coarse grid; auto: full while that stays under 512 MB, "
-        "else pooled",
-    )
-    kept.add_argument("--max_cells", type=int, default=256, metavar="N", help="cells a side when pooled (%(default)s)")
-    kept.add_argument("--pooling", default="max", choices=("max", "mean"), help="what is kept of a cell")
+    add_weight_arguments(parser)
     cache = parser.add_argument_group("cache")
     cache.add_argument("--save_attention_scores", action="store_true", help="write {model_id}_attn_scores.pt")
     cache.add_argument("--save_attention_scores_path", default="./attn_scores", metavar="DIR", help="(%(default)s)")
@@ -66,12 +50,12 @@ def add_arguments(parser):
     )
     figures.add_argument("--group_summary", default="sum", choices=("sum", "max"), help="of a group (%(default)s)")
     figures.add_argument("--cmap", metavar="NAME", help="a matplotlib colour map")
+    figures.add_argument("--html", dest="html_path", metavar="FILE", help="write an interactive page too")
     parser.add_argument("--quiet", action="store_true", help="no progress bars and messages on stderr")
 
 
 def run(args):
     """Draw what `args` ask for and print the paths of what was written."""
-    from ..core import check_view_options, view_attention
     from ..errors import FigureError
 
     options = {
@@ -82,6 +66,7 @@ def run(args):
             "save_attention_scores_path",
             "load_attention_scores_path",
             "save_fig_path",
+            "html_path",
             "plot_figs_per_head",
             "ignore_first_token",
             "num_figs_per_row",
@@ -99,29 +84,13 @@ def run(args):
             "vmax",
         )
     }
-    capture = {
-        name: getattr(args, name)
-        for name in ("queries", "kind", "reduction", "max_cells", "pooling", "max_new_tokens", "decoder_prompt")
-    }
     options["figures"] = _choose_figures(args)
-    progress = False if args.quiet else None
-    model = tokenizer = prompt = None
-    if args.load_attention_scores_path is None:
-        prompt = read_prompt(args)
-        check_view_options(**options)  # before minutes are spent on loading
-        capture["generate_options"] = read_sampling(args)
-        model, tokenizer = load_model(args, progress)
-    failed = None
-    with show_messages(args.quiet):
-        try:
-            paths = view_attention(model, tokenizer=tokenizer, prompt=prompt, progress=progress, **options, **capture)
-        except FigureError as error:
-            failed, paths = error, error.paths
-    for path in paths:
-        print(path)
-    if failed is not None:
-        print(failed, file=sys.stderr)
-    return FIGURES_FAILED if failed else 0
+    try:
+        view_prompt(args, **options)
+    except FigureError as error:
+        print(error, file=sys.stderr)
+        return FIGURES_FAILED
+    return 0
 
 
 def _choose_figures(args):
