@@ -1,7 +1,9 @@
 """Real models for the tests: the demo model of the package and SmolLM2-135M-Instruct."""
 
+import contextlib
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,6 +17,13 @@ mpl.use("Agg")
 # The same examples every time, and no limit on time, which a busy machine would break.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repeatable")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-sync",
+]
 PROMPT = "Summer is warm. Winter is cold.\n"
 
 
@@ -70,3 +79,47 @@ def make_maps(n_layers=2, n_heads=3, n_tokens=5, *, seed=0, tokens=None, **facts
     weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
     tokens = [f"t{i}" for i in range(n_tokens)] if tokens is None else tokens
     return AttentionMaps(list(weights), tokens, **{"model_id": "random", **facts})
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs the program chromium on PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file and return its page; at the end no error and no request but for the file may have been seen."""
+    with contextlib.ExitStack() as stack:
+        seen = []
+
+        def open_page(path, state="", *, width=1280, height=860, scheme="light", allow_data=False):
+            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            stack.callback(context.close)
+            page = context.new_page()
+            # The tests themselves read canvases back.
+            page.on(
+                "console",
+                lambda message: "willReadFrequently" in message.text or seen.append(f"{message.type}: {message.text}"),
+            )
+            page.on("pageerror", lambda error: seen.append(f"error: {error}"))
+            page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}") or dialog.dismiss())
+            url = path.as_uri()
+            allowed = ("about:srcdoc", "data:" if allow_data else url)
+
+            def judge(request):
+                if not request.url.startswith((url, *allowed)):
+                    seen.append(f"to {request.url}")
+
+            page.on("request", judge)
+            page.goto(f"{url}#{state}")
+            return page
+
+        yield open_page
+        assert seen == []

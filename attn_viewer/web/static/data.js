@@ -40,7 +40,7 @@ export class HeadStore {
       return Promise.resolve(here);
     }
     if (!this.waiting.has(key)) {
-      const job = (head === "mean" ? this.average(layer) : this.fetch(layer, head)).finally(() =>
+      const job = (head === "mean" ? this.average(layer) : this.fetchHead(layer, head)).finally(() =>
         this.waiting.delete(key),
       );
       this.waiting.set(
@@ -60,7 +60,7 @@ export class HeadStore {
     return found;
   }
 
-  async fetch(layer, head) {
+  async fetchHead(layer, head) {
     return this.measure(this.unpack(await this.source.getHead(layer, head)));
   }
 
@@ -68,7 +68,7 @@ export class HeadStore {
     const numbers = this.headsOf(layer);
     const sum = new Float32Array(this.meta.rows * this.meta.columns);
     for (const head of numbers) {
-      const { values } = this.peek(layer, head) ?? (await this.fetch(layer, head));
+      const { values } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
       for (let i = 0; i < sum.length; i++) sum[i] += values[i];
     }
     for (let i = 0; i < sum.length; i++) sum[i] /= numbers.length;
@@ -112,7 +112,7 @@ export class HeadStore {
   async loadThumbnail(layer, head, most) {
     const key = `${layer}.${head}.${most}`;
     if (!this.thumbnails.has(key)) {
-      const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetch(layer, head));
+      const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
       this.thumbnails.set(key, { ...poolCells(values, this.meta, most), max, maxRest });
     }
     return this.thumbnails.get(key);

@@ -42,6 +42,12 @@ export function formatWeight(weight) {
   return weight.toExponential(1).replace("e-", "·10⁻").replace(/⁻(\d+)$/, (_, digits) => `⁻${raise(digits)}`);
 }
 
+/** A weight as these maps know it: 8-bit codes are near it, and their 0 is a bound. */
+export function tellWeight(weight, { type, power, scale }) {
+  if (type === "float32") return formatWeight(weight);
+  return weight ? `≈ ${formatWeight(weight)}` : `< ${formatWeight(scale * (0.5 / 255) ** power)}`;
+}
+
 function raise(digits) {
   return [...digits].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
 }

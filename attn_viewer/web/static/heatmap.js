@@ -1,7 +1,7 @@
 /** One head, or a layer's mean: cells on a canvas, labels where they fit, a cross on what is pointed at. */
 
 import { HIDDEN, countHidden, findTop, makeScale, poolCells } from "./data.js";
-import { FONT, formatWeight, make, shorten, sizeCanvas } from "./dom.js";
+import { FONT, formatWeight, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { paintCells } from "./overview.js";
 import { spellColor } from "./theme.js";
 
@@ -99,6 +99,7 @@ export function createHeatmap(context) {
     const y = Math.min(zoom[2], rows - high / cell);
     place = { left, top: 8, wide, high, cell, x: Math.max(0, x), y: Math.max(0, y), whole, zoom: zoom[0] };
     place.hasLabels = cell >= LABEL_CELL && meta.cell[0] * meta.cell[1] === 1;
+    plot.dataset.place = [left, 8, cell, place.x, place.y].join(" ");
     plot.style.width = `${left + wide + 8}px`;
     plot.style.height = `${8 + high + bottom}px`;
   }
@@ -225,9 +226,7 @@ export function createHeatmap(context) {
   function readCell(row, column) {
     const value = found.values[row * meta.columns + column];
     if (value === HIDDEN) return "not seen: the key comes later";
-    if (meta.encoding.type === "float32") return `weight ${formatWeight(value)}`;
-    const { scale, power } = meta.encoding;
-    return value ? `weight ≈ ${formatWeight(value)}` : `weight < ${formatWeight(scale * (0.5 / 255) ** power)}`;
+    return `weight ${tellWeight(value, meta.encoding)}`;
   }
 
   function tell(cell) {

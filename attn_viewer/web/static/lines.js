@@ -1,7 +1,7 @@
 /** Two columns of tokens, queries left and keys right, joined by lines as strong as the weights. */
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
-import { FONT, formatWeight, make, shorten, sizeCanvas } from "./dom.js";
+import { FONT, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
 const ROW = 20;
@@ -136,7 +136,7 @@ export function createLines(context) {
     const lines = [`query ${focus}  ${shorten(queries[focus - offset], 40)}`, `key ${index}  ${shorten(keys[index], 40)}`];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
       const weight = found.values[(focus - offset) * meta.columns + index];
-      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${formatWeight(weight)}`);
+      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${tellWeight(weight, meta.encoding)}`);
     }
     context.tooltip.show(event.clientX, event.clientY, lines);
   }

@@ -14,8 +14,10 @@ export function createOverview(context) {
   let order;
   let isBusy = false;
   let isGone = false;
+  let hasLooked = false;
   const watcher = new IntersectionObserver(
     (entries) => {
+      hasLooked = true;
       for (const { target, isIntersecting } of entries) {
         const cell = cells.get(target.dataset.key);
         if (cell) cell.isVisible = isIntersecting;
@@ -123,7 +125,7 @@ export function createOverview(context) {
       }
     }
     isBusy = false;
-    if (!isGone) element.dataset.ready = "true";
+    if (hasLooked && !isGone) element.dataset.ready = "true";
   }
 
   async function drawCell(cell) {

@@ -4,7 +4,7 @@
  */
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
-import { formatWeight, make, shorten } from "./dom.js";
+import { make, shorten, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
 const LONGEST_TOKEN = 60;
@@ -252,7 +252,7 @@ function createPane(context, name, title, subtitle) {
     const lines = [label(paintSide, index)];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
       const weight = readWeight(found, frozen, index);
-      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${formatWeight(weight)}`);
+      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${tellWeight(weight, meta.encoding)}`);
     }
     return lines;
   }

@@ -90,8 +90,8 @@ export function mountViewer(element, source, options = {}) {
 
   function update(patch) {
     const next = { ...state, ...patch };
-    if (writeState(next, meta) === writeState(state, meta)) return;
     const themeChanged = next.theme !== state.theme;
+    if (!themeChanged && writeState(next, meta) === writeState(state, meta)) return;
     state = next;
     if (themeChanged) theme = readTheme(context);
     if (useHash) replaceHash();

@@ -1,0 +1,364 @@
+"""The front end in a real browser: what it shows equals the maps, and every control does what it says."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import make_maps
+
+from attn_viewer import capture_attention, export_html
+from attn_viewer.web.encode import decode_head, describe_maps, encode_head
+
+TEXT = "In the beginning God created the heaven and the earth.\nAnd the earth was without form."
+VIEWS = ("overview", "heatmap", "text", "lines")
+
+
+@pytest.fixture(scope="module")
+def maps(demo):
+    return capture_attention(*demo, TEXT, model_id="demo")
+
+
+@pytest.fixture(scope="module")
+def path(maps, tmp_path_factory):
+    return export_html(maps, tmp_path_factory.mktemp("page") / "demo.html")[0]
+
+
+def wait_for_head(page, layer, head):
+    page.wait_for_selector(f'.av-plot[data-ready="{layer}.{head}"]')
+
+
+def read_place(page):
+    return [float(word) for word in page.locator(".av-plot").get_attribute("data-place").split()]
+
+
+def read_pixels(page, rows, columns):
+    """Return the colours in the middle of each cell, axes ``(rows, columns, 3)``."""
+    left, top, cell, x, y = read_place(page)
+    xs = [left + (column + 0.5 - x) * cell for column in columns]
+    ys = [top + (row + 0.5 - y) * cell for row in rows]
+    script = """([xs, ys]) => {
+        const drawing = document.querySelector(".av-base").getContext("2d");
+        const read = (x, y) => [...drawing.getImageData(Math.floor(x), Math.floor(y), 1, 1).data.slice(0, 3)];
+        return ys.map((y) => xs.map((x) => read(x, y)));
+    }"""
+    return np.array(page.evaluate(script, [xs, ys]))
+
+
+def list_colors(meta):
+    return np.frombuffer(bytes.fromhex(meta["palette"]), np.uint8).reshape(256, 3)
+
+
+def point_at(page, row, column):
+    left, top, cell, x, y = read_place(page)
+    box = page.locator(".av-plot").bounding_box()
+    page.mouse.move(box["x"] + left + (column + 0.5 - x) * cell, box["y"] + top + (row + 0.5 - y) * cell)
+    return page.locator(".av-tooltip").inner_text().split("\n")
+
+
+@pytest.mark.parametrize("scale", ["linear", "power", "log"])
+def test_pixels_are_the_weights(open_page, path, maps, scale):
+    page = open_page(path, f"view=heatmap&layer=2&head=3&scale={scale}")
+    wait_for_head(page, 2, 3)
+    weights = maps.get_layer(2)[3]
+    n = len(weights)
+    share = weights / weights.max()
+    norm = {
+        "linear": lambda share: share,
+        "power": np.sqrt,
+        "log": lambda share: 1 - np.log(np.maximum(share, 1e-4)) / np.log(1e-4),
+    }[scale]
+    meta = describe_maps(maps)
+    expected = list_colors(meta)[np.rint(255 * norm(share)).astype(int)].astype(int)
+    expected[maps.future] = list(bytes.fromhex(meta["masked"][1:]))
+    seen = read_pixels(page, range(n), range(n))
+    assert seen.shape == expected.shape
+    assert np.abs(seen - expected).max() <= 3  # half a step of the palette where a share rounds either way
+    assert np.mean(seen == expected) > 0.99
+
+
+def test_tooltips_are_the_weights(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=1&head=2")
+    wait_for_head(page, 1, 2)
+    weights = maps.get_layer(1)[2]
+    for row, column in ((0, 0), (5, 3), (19, 0), (19, 18), (12, 12)):
+        query, key, weight = point_at(page, row, column)
+        assert query == f"query {row}  {maps.tokens_key[row]}"
+        assert key == f"key {column}  {maps.tokens_key[column]}"
+        shown = float(weight.removeprefix("weight ").replace("·10⁻⁵", "e-5").replace("·10⁻⁶", "e-6"))
+        np.testing.assert_allclose(shown, weights[row, column], rtol=0.05, atol=5e-4)
+    assert point_at(page, 3, 9)[2] == "not seen: the key comes later"
+    point_at(page, 19, 4)
+    listed = page.locator(".av-detail li span").all_inner_texts()
+    strongest = np.argsort(-weights[19], kind="stable")[:8]
+    assert [int(text.split()[0]) for text in listed] == strongest.tolist()
+
+
+def test_the_mean_of_a_layer(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=1&head=mean")
+    wait_for_head(page, 1, "mean")
+    weight = point_at(page, 14, 14)[2]
+    np.testing.assert_allclose(float(weight.split()[1]), maps.get_layer(1).mean(0)[14, 14], rtol=0.05)
+
+
+def test_eight_bits_and_split_into_rows_and_columns(open_page, tmp_path, smollm2):
+    model, tokenizer = smollm2
+    text = " ".join(f"{TEXT} {i}" for i in range(12))
+    maps = capture_attention(model, tokenizer, text, model_id="s", layers=[0, 7], heads=[0, 1, 5])
+    page = open_page(export_html(maps, tmp_path / "s.html")[0], "view=heatmap&layer=7&head=5&scale=linear")
+    wait_for_head(page, 7, 5)
+    meta = describe_maps(maps)
+    assert "8 bits" in page.locator(".av-notes").inner_text()
+    weights = maps.get_layer(7)[2]
+    decoded = decode_head(encode_head(weights, meta), meta)
+    row = len(weights) - 1
+    for column in (0, 1, row // 2, row - 1):
+        weight = point_at(page, row, column)[2]
+        shown = float(re.sub(r"^weight [≈<] ", "", weight).replace("·10⁻⁵", "e-5"))
+        assert abs(shown - decoded[row, column]) <= max(0.0006, 0.05 * shown)
+        assert abs(shown - weights[row, column]) <= 1 / 255
+
+
+def test_the_first_token_can_go(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=2&head=3&scale=linear&first=hide")
+    wait_for_head(page, 2, 3)
+    meta = describe_maps(maps)
+    n = len(maps.tokens_key)
+    pixels = read_pixels(page, range(n), range(n))
+    masked = np.array(list(bytes.fromhex(meta["masked"][1:])))
+    assert (pixels[:, 0] == masked).all()
+    rest = maps.get_layer(2)[3][1:, 1:]
+    expected = list_colors(meta)[np.rint(255 * rest / rest.max()).astype(int)].astype(int)
+    lower = np.tril(np.ones_like(rest, bool))
+    assert np.abs(pixels[1:, 1:][lower] - expected[lower]).max() <= 3
+    page.get_by_label("First token").check()
+    page.wait_for_function('!location.hash.includes("first")')
+
+
+def test_sliders(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=2&head=3&scale=linear")
+    wait_for_head(page, 2, 3)
+    weights = maps.get_layer(2)[3]
+    lower = ~maps.future
+    colors = list_colors(describe_maps(maps))
+
+    def count_blank():
+        page.wait_for_timeout(100)
+        n = len(weights)
+        return (read_pixels(page, range(n), range(n)) == colors[0]).all(-1)
+
+    page.get_by_role("slider", name="Filter").fill("0.5")  # the track is cubic
+    assert "min=0_125" in page.url
+    blank = count_blank()
+    assert (blank[lower] == (np.rint(255 * np.where(weights < 0.125, 0, weights / weights.max()))[lower] == 0)).all()
+    page.get_by_role("slider", name="Filter").fill("0")
+    page.get_by_role("slider", name="Amplify").fill("3")
+    assert "amp=3" in page.url
+    page.wait_for_timeout(100)
+    (row,) = read_pixels(page, [len(weights) - 1], range(len(weights)))
+    expected = colors[np.rint(255 * np.cbrt(weights[-1] / weights.max())).astype(int)].astype(int)
+    assert np.abs(row - expected).max() <= 3
+
+
+def test_keys(open_page, path):
+    page = open_page(path)
+    page.wait_for_selector(".av-overview[data-ready]")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    wait_for_head(page, 1, 2)
+    page.keyboard.press("ArrowUp")
+    wait_for_head(page, 0, 2)
+    page.keyboard.press("s")
+    page.keyboard.press("f")
+    page.keyboard.press("+")
+    page.wait_for_function('location.hash.includes("zoom=2")')
+    assert "scale=log" in page.url
+    assert "first=hide" in page.url
+    page.keyboard.press("0")
+    page.locator(".av-plot").focus()
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowDown")
+    assert page.locator(".av-live").inner_text().startswith("query 2")
+    for number, view in enumerate(VIEWS, 1):
+        page.keyboard.press(str(number))
+        page.wait_for_selector(f'[data-view="{view}"][aria-selected="true"]')
+
+
+def test_zoom_and_pan(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=1&head=2&scale=linear&zoom=3.4.6")
+    wait_for_head(page, 1, 2)
+    *_, x, y = read_place(page)
+    assert (x, y) == pytest.approx((4, 6), abs=0.01)
+    weights = maps.get_layer(1)[2]
+    expected = list_colors(describe_maps(maps))[np.rint(255 * weights[8:11, 5:8] / weights.max()).astype(int)]
+    assert np.abs(read_pixels(page, range(8, 11), range(5, 8)) - expected.astype(int)).max() <= 3
+    box = page.locator(".av-plot").bounding_box()
+    page.mouse.move(box["x"] + 300, box["y"] + 300)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 300)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    assert read_place(page)[3] > 4.5
+    page.get_by_role("button", name="Whole").click()
+    page.wait_for_function('!location.hash.includes("zoom")')
+
+
+def count_painted(page, pane):
+    """Return, for each token of a pane, whether its strips hold colour."""
+    return page.evaluate(
+        """(pane) => {
+        const root = document.querySelector(`[data-pane="${pane}"]`);
+        const canvas = root.querySelector("canvas");
+        const ratio = canvas.width / parseFloat(canvas.style.width);
+        const drawing = canvas.getContext("2d");
+        return [...root.querySelectorAll("[data-token]")].map((token) => {
+            const [x, y, w, h] = [token.offsetLeft, token.offsetTop, token.offsetWidth, token.offsetHeight];
+            const { data } = drawing.getImageData(x * ratio, y * ratio, Math.max(1, w * ratio), h * ratio);
+            return data.some((value, i) => i % 4 === 3 && value > 0);
+        });
+    }""",
+        pane,
+    )
+
+
+def test_text_shows_who_looks_and_freezes(open_page, path, maps):
+    page = open_page(path, "view=text&layer=2")
+    page.wait_for_selector('.av-text[data-ready="2"]')
+    page.locator('[data-pane="observer"] [data-token="9"]').hover()
+    observer, observed = count_painted(page, "observer"), count_painted(page, "observed")
+    assert any(observer[:10])
+    assert not any(observer[10:])
+    assert any(observed[9:])
+    assert not any(observed[:9])
+    page.locator('[data-pane="observer"] [data-token="9"]').dblclick()
+    page.wait_for_function('location.hash.includes("observer=9")')
+    page.locator('[data-pane="observer"] [data-token="4"]').hover()
+    tooltip = page.locator(".av-tooltip").inner_text().split("\n")
+    assert tooltip[0] == f"4  {maps.tokens_key[4]}"
+    np.testing.assert_allclose(float(tooltip[3].split()[2]), maps.get_layer(2)[2, 9, 4], rtol=0.05)
+    assert count_painted(page, "observer") == observer  # frozen
+    page.wait_for_timeout(50)
+    assert not any(count_painted(page, "observed")[:4])  # free: it follows to token 4
+    assert any(count_painted(page, "observed")[4:9])
+    page.keyboard.press("Escape")
+    page.wait_for_function('!location.hash.includes("observer")')
+
+
+def test_heads_are_switched(open_page, path):
+    page = open_page(path, "view=text&layer=2&observer=9")
+    page.wait_for_selector('.av-text[data-ready="2"]')
+    page.get_by_role("button", name="None").click()
+    page.wait_for_function('location.hash.includes("on=")')
+    page.wait_for_timeout(100)
+    assert not any(count_painted(page, "observer"))
+    page.get_by_role("button", name="Head 3", exact=True).click()
+    page.wait_for_function('location.hash.includes("on=3")')
+    page.wait_for_timeout(100)
+    assert any(count_painted(page, "observer"))
+    page.get_by_role("button", name="All", exact=True).click()
+    page.wait_for_function('!location.hash.includes("on=")')
+
+
+def test_tokens_by_keyboard(open_page, path):
+    page = open_page(path, "view=text&layer=2")
+    page.wait_for_selector('.av-text[data-ready="2"]')
+    page.locator('[data-pane="observed"] [role="listbox"]').focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_function('location.hash.includes("observed=2")')
+
+
+def test_lines_are_the_weights_past_the_filter(open_page, path, maps):
+    page = open_page(path, "view=lines&layer=2&scale=linear&range=all")
+    page.wait_for_selector('.av-lines[data-ready="2"]')
+    top = max(weights.max() for weights in maps.weights)
+    shares = maps.get_layer(2) / top
+    assert int(page.locator(".av-lines-plot canvas").get_attribute("data-lines")) == (shares >= 0.03).sum()
+    page.goto(f"{path.as_uri()}#view=lines&layer=2&scale=linear&range=all&line=9&on=3.5")
+    page.wait_for_timeout(200)
+    shown = int(page.locator(".av-lines-plot canvas").get_attribute("data-lines"))
+    assert shown == (shares[[3, 5], 9] >= 0.03).sum()
+
+
+def test_cross_attention(open_page, tmp_path):
+    maps = make_maps(causal=False, kind="cross", tokens=[f"k{i}" for i in range(5)], tokens_query=list("vwxyz"))
+    page = open_page(export_html(maps, tmp_path / "cross.html")[0], "view=lines&layer=1&line=2&min=0_05&on=1")
+    page.wait_for_selector('.av-lines[data-ready="1"]')
+    weights = maps.get_layer(1)[1]
+    top = weights.max()
+    shown = int(page.locator(".av-lines-plot canvas").get_attribute("data-lines"))
+    assert shown == ((weights[2] >= 0.05) & (np.sqrt(weights[2] / top) >= 0.03)).sum()
+    page.keyboard.press("3")
+    page.wait_for_selector('.av-text[data-ready="1"]')
+    observer = page.locator('[data-pane="observer"]')
+    assert observer.get_by_text("Queries (target)").is_visible()
+    assert observer.locator("[data-token]").all_inner_texts() == [f"k{i}" for i in range(5)] + list("vwxyz")
+    page.keyboard.press("2")
+    wait_for_head(page, 1, 0)
+    query, key, weight = point_at(page, 1, 4)
+    assert (query, key) == ("query 1  w", "key 4  k4")
+    np.testing.assert_allclose(float(weight.split()[1]), maps.get_layer(1)[0, 1, 4], rtol=0.05)
+
+
+def test_bird_s_eye_draws_sorts_and_opens(open_page, path, maps):
+    from attn_viewer import score_heads
+
+    page = open_page(path)
+    page.wait_for_selector(".av-overview[data-ready]")
+    heads = page.locator(".av-grid [role=gridcell]")
+    assert heads.count() == sum(maps.n_heads)
+    sizes = page.evaluate("[...document.querySelectorAll('.av-grid canvas')].map((c) => [c.width, c.height])")
+    assert set(map(tuple, sizes)) == {(len(maps.tokens_key),) * 2}
+    page.get_by_label("Sort by").select_option("sink_mass")
+    order = [f"{head.layer}.{head.head}" for head in score_heads(maps, ["sink_mass"]).top("sink_mass", 5)]
+    assert heads.evaluate_all("(found) => found.slice(0, 5).map((head) => head.dataset.key)") == order
+    heads.first.click()
+    wait_for_head(page, *order[0].split("."))
+
+
+def test_a_link_restores_everything(open_page, path):
+    state = "view=text&layer=2&scale=log&range=all&first=hide&amp=1_5&min=0_01&on=1.2&observed=3&observer=9"
+    page = open_page(path, state)
+    page.wait_for_selector('.av-text[data-ready="2"]')
+    assert page.locator('[aria-pressed="true"]').all_inner_texts() == ["log", "shared", "1", "2"]
+    assert page.locator(".av-status").all_inner_texts()[0].startswith("3  ")
+    assert page.locator(".av-status").all_inner_texts()[1].startswith("9  ")
+    page.keyboard.press("4")
+    page.keyboard.press("3")
+    page.wait_for_function('location.hash.includes("view=text")')
+    assert set(page.url.split("#")[1].split("&")) == set(state.split("&"))
+
+
+@pytest.mark.parametrize(
+    "state", ["view=none&layer=99&head=-1&amp=9e9&min=x&zoom=a.b.c&on=999&observed=-4", "%%%", "layer=__proto__"]
+)
+def test_links_that_make_no_sense(open_page, path, state):
+    page = open_page(path, state)
+    page.wait_for_selector(".av-overview[data-ready]")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_fits_its_window(open_page, path, width, scheme):
+    page = open_page(path, width=width, scheme=scheme)
+    for number in "1234":
+        page.keyboard.press(number)
+        page.wait_for_timeout(100)
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.locator(".attn-viewer").get_attribute("data-theme") == scheme
+    page.get_by_role("button", name=re.compile("mode")).click()
+    assert page.locator(".attn-viewer").get_attribute("data-theme") != scheme
+
+
+def test_everything_that_is_clicked_has_a_name(open_page, path):
+    page = open_page(path)
+    for number in "1234":
+        page.keyboard.press(number)
+        page.wait_for_timeout(100)
+        nameless = page.evaluate(
+            """[...document.querySelectorAll("button, select, input, [tabindex='0']")].filter((element) =>
+                !element.textContent.trim() && !element.getAttribute("aria-label") && !element.labels?.length
+            ).map((element) => element.outerHTML)"""
+        )
+        assert nameless == []
