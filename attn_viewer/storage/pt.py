@@ -37,7 +37,7 @@ _FACTS = (
 )
 
 
-def save_scores(maps, folder):
+def save_scores(maps, folder, *, name=None):
     """Write attention maps as ``{folder}/{model_id}_attn_scores.pt``.
 
     Parameters
@@ -46,6 +46,8 @@ def save_scores(maps, folder):
         What to save.
     folder : path-like
         Created if missing.
+    name : str, optional
+        What the file is called in place of the model.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def save_scores(maps, folder):
     """
     import torch
 
-    path = Path(folder) / f"{check_model_id(maps.model_id)}{SUFFIX}"
+    path = Path(folder) / f"{check_model_id(maps.model_id if name is None else name)}{SUFFIX}"
     make_folder(path.parent)
     content = {
         # from_numpy would complain about read-only memory, which nobody writes to here.

@@ -1,0 +1,171 @@
+"""Completions captured where the model runs and looked at elsewhere, without it."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import CacheError, OptionError
+from ..files import check_folder, check_model_id
+from ..storage.pt import SUFFIX, load_scores, save_scores
+from .page import MAX_MB, check_page_options, export_html
+
+
+def save_completions(
+    model,
+    prompts,
+    prefixes,
+    max_new_tokens,
+    *,
+    tokenizer=None,
+    prettify_tokens=True,
+    model_id=None,
+    generate_options=None,
+    progress=None,
+    **options,
+):
+    """Complete prompts and save the attention over prompt and completion, one file each.
+
+    A file is a `.pt` cache of tensors and plain types, read without running code; nothing is unpickled.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A transformers model that can generate.
+    prompts : sequence of str, of list of dict or of list of int
+        Texts, chat messages or token ids.
+    prefixes : sequence of path-like
+        Where each goes: ``{prefix}_attn_scores.pt``.
+    max_new_tokens : int
+        Most tokens to generate.
+    tokenizer : transformers tokenizer, optional
+        The model's; not needed for token ids.
+    prettify_tokens : bool
+        Whether labels are text that a person reads; else the entries of the vocabulary, such as ``Ġcold``.
+    model_id : str, optional
+        The model's name for titles; left out, its own.
+    generate_options : dict, optional
+        More arguments of `model.generate`.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+    **options
+        As `capture_attention` takes them; ``reduction="head_mean"`` keeps the mean over heads alone.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files, in the order of the prompts. Each is complete before the next prompt is taken up.
+
+    Raises
+    ------
+    OptionError
+        If there is not one distinct prefix a prompt, or raw labels are wanted without a tokenizer.
+    OutputError
+        If a file cannot be written; folders are checked before the model runs.
+    """
+    from ..capture.generation import capture_generation
+
+    if isinstance(prompts, str) or not prompts:
+        raise OptionError(f"prompts must be a sequence of at least one prompt, got {prompts!r}")
+    places = _split_prefixes(prefixes)
+    if len(places) != len(prompts):
+        raise OptionError(f"{len(prompts)} prompts need as many prefixes, got {len(places)}")
+    if not prettify_tokens and tokenizer is None:
+        raise OptionError("prettify_tokens=False shows entries of the vocabulary: pass the tokenizer")
+    for folder, _ in places:
+        check_folder(folder)
+    written = []
+    disable = None if progress is None else not progress
+    pairs = zip(prompts, places, strict=True)
+    for prompt, (folder, name) in tqdm(pairs, "completing", len(places), unit="prompt", disable=disable, leave=False):
+        maps = capture_generation(
+            model,
+            tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            generate_options=generate_options,
+            model_id=model_id,
+            **options,
+        )
+        written.append(save_scores(maps if prettify_tokens else _spell_raw(maps, tokenizer), folder, name=name))
+    return written
+
+
+def render_completions(
+    prefixes,
+    folder=None,
+    *,
+    average_heads=False,
+    zero_first_token=False,
+    state="view=text",
+    max_mb=MAX_MB,
+    fit="pool",
+    theme="auto",
+    progress=None,
+):
+    """Write a page for each completion of `save_completions`; neither model nor tokenizer is needed.
+
+    Parameters
+    ----------
+    prefixes : sequence of path-like
+        As `save_completions` took them.
+    folder : path-like, optional
+        Where the pages go, as ``{name}.html``; left out, each beside its file, as ``{prefix}.html``.
+    average_heads : bool
+        Whether to show the mean over the heads of each layer in place of the heads.
+    zero_first_token : bool
+        Whether a page opens with the weights on the first token counted as zero and the scale without them. They stay
+        in the page, where a click brings them back; other weights are not changed.
+    state, max_mb, fit, theme, progress
+        As `export_html` takes them.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The pages, in the order of the prefixes; after each, the further files that ``fit="split"`` makes.
+
+    Raises
+    ------
+    CacheError
+        If a file is missing, damaged or unsafe; what is missing is found before anything is written.
+    OptionError
+        If an option cannot be used, or two pages would have one name.
+    OutputError
+        If a page cannot be written.
+    """
+    places = _split_prefixes(prefixes)
+    sources = [place / f"{name}{SUFFIX}" for place, name in places]
+    pages = [Path(folder or place) / f"{name}.html" for place, name in places]
+    if len(set(pages)) < len(pages):
+        raise OptionError(f"pages in one folder need distinct names, got {[name for _, name in places]}")
+    for source in sources:
+        if not source.is_file():
+            raise CacheError(f"completion {str(source)!r} does not exist; make it with save_completions")
+    for page in pages:
+        check_page_options(page, max_mb=max_mb, fit=fit, state=state, theme=theme)
+    if zero_first_token:
+        state = "&".join(part for part in (state, "first=hide") if part)
+    written = []
+    for source, page in zip(sources, pages, strict=True):
+        maps = load_scores(source)
+        maps = maps.average_heads() if average_heads else maps
+        written += export_html(maps, page, state=state, max_mb=max_mb, fit=fit, theme=theme, progress=progress)
+    return written
+
+
+def _split_prefixes(prefixes):
+    """Return folder and name of each prefix."""
+    if isinstance(prefixes, (str, os.PathLike)) or not prefixes:
+        raise OptionError(f"prefixes must be a sequence of at least one path without ending, got {prefixes!r}")
+    paths = [Path(prefix) for prefix in prefixes]
+    if len(set(paths)) < len(paths):
+        raise OptionError(f"prefixes must be distinct, got {[str(path) for path in paths]}")
+    return [(path.parent, check_model_id(path.name)) for path in paths]
+
+
+def _spell_raw(maps, tokenizer):
+    if maps.ids_key is None or maps.tokens_query != maps.tokens_key:
+        raise OptionError("prettify_tokens=False needs a model whose queries are its keys; leave it out for this one")
+    raw = tokenizer.convert_ids_to_tokens(list(maps.ids_key))
+    return dataclasses.replace(maps, tokens_key=[str(token) for token in raw], tokens_query=None)
