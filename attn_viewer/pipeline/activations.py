@@ -14,7 +14,7 @@ from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .indexes import generate_models_jsonl, generate_prompts_jsonl
 from .prompts import load_text_data
-from .work import RunReport, run_parts
+from .work import RunReport, note_untried, run_parts
 
 _one_at_a_time = threading.Lock()
 
@@ -131,7 +131,7 @@ def activations_main(
     outcomes = run_parts(
         compute, todo, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations", unit="prompt"
     )
-    for outcome in outcomes:
+    for outcome in note_untried(report, outcomes, len(todo)):
         if outcome.error is None:
             report.done += 1
         else:

@@ -17,7 +17,7 @@ from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .activations import update_indexes
 from .indexes import generate_functions_jsonl
-from .work import RunReport, run_parts
+from .work import RunReport, note_untried, run_parts
 
 ERROR = ".error.txt"
 
@@ -124,7 +124,7 @@ def figures_main(
         progress=progress,
         desc="figures",
     )
-    for outcome in outcomes:
+    for outcome in note_untried(report, outcomes, len(hashes)):
         if outcome.error is not None:
             report.failures.append(f"prompt {outcome.item}: {outcome.error}")
             continue

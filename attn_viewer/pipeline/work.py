@@ -56,6 +56,30 @@ class Outcome:
     is_final: bool = False
 
 
+def note_untried(report, outcomes, n_parts):
+    """Pass outcomes on, and write into the report how many parts a final one kept from being tried.
+
+    Parameters
+    ----------
+    report : RunReport
+        Gets a failure more where parts were not tried.
+    outcomes : iterable of Outcome
+        As `run_parts` yields them.
+    n_parts : int
+        How many parts there are.
+
+    Yields
+    ------
+    Outcome
+        The same.
+    """
+    n_tried = 0
+    for n_tried, outcome in enumerate(outcomes, 1):  # noqa: B007 - the count is used after the loop
+        yield outcome
+    if n_tried < n_parts:
+        report.failures.append(f"stopped, nothing more can be written; not tried: {n_parts - n_tried}")
+
+
 def run_parts(function, items, *, parallel=1, scheduler=None, progress=None, desc="", unit="prompt"):
     """Run a function on every item.
 

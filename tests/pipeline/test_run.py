@@ -1,5 +1,6 @@
 """The pipeline from prompts to figures with the demo model: whole runs, broken runs, bad input."""
 
+import errno
 import json
 import os
 import random
@@ -14,12 +15,14 @@ import pytest
 
 from attn_viewer import capture_attention
 from attn_viewer.cli import main
+from attn_viewer.errors import OutputError
 from attn_viewer.pipeline.activations import activations_main, get_activations, name_model
 from attn_viewer.pipeline.atlas import atlas_main
 from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.pipeline.indexes import get_func_metadata
 from attn_viewer.pipeline.work import run_parts
 from attn_viewer.storage import dataset, patterns
+from attn_viewer.storage.arrays import write_npz
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep and the sky is high.", "One day a dog came home.")
@@ -269,3 +272,25 @@ def test_names_of_models(tmp_path):
     assert name_model("org/name") == "org/name"
     assert name_model(tmp_path / "smollm2") == "smollm2"
     assert name_model("models/Small-Q8.gguf") == "Small-Q8"
+
+
+def test_a_full_disk_stops_the_run_and_says_so(tmp_path, monkeypatch, capsys):
+    prompts = write_prompts(tmp_path)
+    written = []
+
+    def run_out(path, arrays):
+        if written:
+            raise OutputError(f"cannot write {str(path)!r}: No space left on device") from OSError(errno.ENOSPC, "full")
+        written.append(path)
+        return write_npz(path, arrays)
+
+    monkeypatch.setattr(patterns, "write_npz", run_out)
+    words = ["activations", "--prompts", prompts, "--save-path", str(tmp_path / "d"), "--quiet"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert out == "prompts: 1 done, 0 there already, 2 failures\n"
+    assert "not tried: 2" in err
+    assert len(dataset.list_prompts("demo", tmp_path / "d")[0]) == 1
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert capsys.readouterr().out == "prompts: 3 done, 1 there already, 0 failures\n"
