@@ -55,8 +55,8 @@ def draw_functions(maps):
     strongest = score_heads(maps, ["induction"]).top("induction", 1)[0]
     pattern = maps.get_layer(strongest.layer)[strongest.head]
     with mpl.rc_context(style.make_rc()):
-        figure = Figure(figsize=(6.75, 4.2), dpi=200, layout="constrained")
-        first, *others = figure.subplots(2, 3).flat
+        figure = Figure(figsize=(6.5, 5.6), dpi=200, layout="constrained")
+        first, *others = figure.subplots(3, 2).flat
         draw_heatmap(pattern, ax=first, causal=True)
         first.set_title(f"layer {strongest.layer}, head {strongest.head}: induction", fontsize=style.TITLE_SIZE)
         for name, ax in zip(FUNCTIONS, others, strict=True):

@@ -195,7 +195,7 @@ class HeatmapPage:
         label = {"family": self.family, "missing": self.missing, "size": size}
         self.queries = label_axis(tokens_query, cell=down, first=maps.first_query + row, **label)
         self.keys = label_axis(tokens_key, cell=across, first=column * maps.cell[1], **label)
-        notes = [note, *describe_data(maps, self.options, pooling, has_indices=size is None)]
+        notes = [note, *describe_data(maps, self.options, pooling, has_indices=size is None, has_lines=True)]
         self.norm = style.make_norm(
             self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
         )
@@ -353,7 +353,7 @@ class HeatmapPage:
         return heading
 
 
-def describe_data(maps, options, pooling=(1, 1), *, has_indices=False):
+def describe_data(maps, options, pooling=(1, 1), *, has_indices=False, has_lines=False):
     """Yield what a reader must know about the data of a page.
 
     Parameters
@@ -366,6 +366,8 @@ def describe_data(maps, options, pooling=(1, 1), *, has_indices=False):
         Rows and columns of the maps that were drawn as one cell.
     has_indices : bool
         Whether token indices label the axes.
+    has_lines : bool
+        Whether dashed lines mark where the completion begins.
 
     Yields
     ------
@@ -380,7 +382,7 @@ def describe_data(maps, options, pooling=(1, 1), *, has_indices=False):
     if maps.grouping:
         yield "largest weight of each block" if maps.grouping[1] == "max" else "summed over keys, mean over queries"
     if maps.kind != "cross" and maps.prompt_length < n_key:
-        yield f"dashed lines: generated from {unit} {maps.prompt_length} on"
+        yield f"{'dashed lines: ' * has_lines}generated from {unit} {maps.prompt_length} on"
     if maps.kind in ("encoder", "decoder", "cross"):
         yield {"encoder": "encoder", "decoder": "decoder", "cross": "cross attention"}[maps.kind]
     if maps.reduction == "pooled":

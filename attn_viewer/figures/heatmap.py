@@ -176,7 +176,7 @@ def draw_colorbar(figure, rectangle, image, label):
     bar = figure.colorbar(image, cax=axes, orientation="horizontal")
     bar.outline.set_linewidth(0.5)
     bar.ax.set_title(label, fontsize=style.NOTE_SIZE, loc="left", pad=2.5, x=0)
-    most = max(2, int(wide // (measure_text("0.000", style.LABEL_SIZE)[0] + 6)))
+    most = max(2, int(wide // (measure_text("0.000" if image.norm.vmin >= 0 else "−0.0000", style.LABEL_SIZE)[0] + 6)))
     if image.norm.__class__.__name__ == "Normalize":
         bar.ax.locator_params(axis="x", nbins=min(most, 5))
     elif not isinstance(image.norm, colors.LogNorm):

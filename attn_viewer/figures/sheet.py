@@ -43,13 +43,17 @@ class Sheet:
     """
 
     def __init__(self, width, height, heading, *, model_id="", notes=(), bars=(), family=style.FAMILY):
-        slot = max([BAR_WIDTH, *(measure_text(label, style.NOTE_SIZE, tuple(family))[0] for _, label in bars)])
+        # The numbers at the ends of a bar, signed ones above all, stand out beyond it.
+        outside = measure_text("−0.0000", style.LABEL_SIZE)[0] / 2 if any(b.norm.vmin < 0 for b, _ in bars) else MARGIN
+        widest = max([BAR_WIDTH, *(measure_text(label, style.NOTE_SIZE, tuple(family))[0] for _, label in bars)])
+        slot = widest + 2 * outside - MARGIN + 2
         across = max(width, slot) + 2 * MARGIN
         room = len(bars) * (slot + 2 * MARGIN)
         is_beside = across - room >= 2 * BAR_WIDTH
         per_row = len(bars) if is_beside else max(1, int((across - MARGIN) // (slot + MARGIN)))
         text_width = across - 2 * MARGIN - room * is_beside
-        lines = wrap_phrases([note for note in notes if note], text_width)
+        # Letters on whole pixels take a little more room than measured.
+        lines = wrap_phrases([note for note in notes if note], text_width * 0.96)
         text_height = style.HEADING_SIZE * LINE + len(lines) * style.NOTE_SIZE * LINE
         bars_height = -(-len(bars) // per_row) * BAR_ROOM if bars else 0
         head = max(text_height, bars_height) if is_beside else text_height + bars_height + MARGIN / 2 * bool(bars)
@@ -68,7 +72,7 @@ class Sheet:
         self.colorbars = []
         for i, (mappable, label) in enumerate(bars):
             left = MARGIN if not is_beside else across - room + MARGIN
-            left += i % per_row * (slot + (2 if is_beside else 1) * MARGIN)
+            left += i % per_row * (slot + (2 if is_beside else 1) * MARGIN) + outside - MARGIN
             upper = top - (0 if is_beside else text_height + MARGIN / 2) - i // per_row * BAR_ROOM
             place = left, upper - style.NOTE_SIZE * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT
             self.colorbars.append(draw_colorbar(self.figure, place, mappable, label))
