@@ -16,7 +16,7 @@ from ..files import write_whole
 from . import style
 from .formats import check_format
 from .images import encode_indices, index_matrix, make_palette, matrix_as_svg
-from .quickdraw import POINTS, render_small_figure
+from .quickdraw import POINTS, SIDES, render_small_figure
 from .registry import check_figure_names
 
 # Inches: a column of a two-column page.
@@ -185,4 +185,6 @@ def make_rc():
 
 
 def _make_axes():
-    return Figure(SIZE, dpi=POINTS).add_subplot()
+    figure = Figure(SIZE, dpi=POINTS)
+    figure.subplots_adjust(**SIDES)
+    return figure.add_subplot()
