@@ -254,7 +254,7 @@ def render_small_figure(figure, fmt):
             # Axes of another size may have other tick labels, which then may need more room.
             if sides is None or _fits(sides, figure, waste=1 if turn else _WASTE) or turn == _MOST_TURNS - 1:
                 if fmt in ("svg", "svgz"):
-                    mixed = MixedModeRenderer(figure, width, height, RASTER_DPI, renderer)
+                    mixed = MixedModeRenderer(figure, *figure.get_size_inches(), RASTER_DPI, renderer)
                     figure.draw(mixed)
                     mixed.finalize()
                 break
