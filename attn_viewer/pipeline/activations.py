@@ -4,6 +4,7 @@ Prompts run one at a time: in a batch, padding changes the shapes of the matrix 
 the weights, and on a CPU it saves no time.
 """
 
+import contextlib
 import functools
 import threading
 from pathlib import Path
@@ -175,7 +176,21 @@ def load_model(model_path, device):
 def _compute_part(model_path, name, save_path, device, stacked, prompt):
     with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
         model, tokenizer = load_model(model_path, device)
-        compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
+        with _one_thread():
+            compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """Let torch use one thread: sums of several differ in their last bits, and with them the bytes of a folder."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compute_activations(
