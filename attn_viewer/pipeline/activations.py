@@ -1,7 +1,7 @@
 """Attention weights of many prompts, into a data folder.
 
 Prompts run one at a time: in a batch, padding changes the shapes of the matrix products and with them the last bits of
-the weights, and on a CPU it saves no time.
+the weights. Processes, not batches, make many prompts faster.
 """
 
 import contextlib
