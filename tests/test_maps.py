@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer import AttentionMaps
+from attn_viewer.choices import choose_numbers, describe_numbers
 from attn_viewer.errors import InvalidMapsError, OptionError
-from attn_viewer.maps import choose_numbers, describe_numbers
 
 
 def test_maps_are_frozen_and_complete():

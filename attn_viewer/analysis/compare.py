@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from ..choices import describe_numbers
 from ..errors import MapsMismatchError, UnsuitableMapsError
-from ..maps import AttentionMaps, describe_numbers
+from ..maps import AttentionMaps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ import unicodedata
 
 import numpy as np
 
+from ..choices import check_spans
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import check_spans
 from ..tokens import NEWLINE, RETURN, SPACE, TAB
 
 UNITS = ("words", "sentences", "segments")

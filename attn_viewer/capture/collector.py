@@ -6,8 +6,9 @@ import weakref
 import numpy as np
 import torch
 
+from ..choices import choose_numbers
 from ..errors import CaptureError, OptionError
-from ..maps import POOLINGS, AttentionMaps, choose_numbers
+from ..maps import POOLINGS, AttentionMaps
 from .kernels import ROWS, Scores, blocks_future
 from .mixtures import iterate_mixed
 from .numbering import get_kind, is_attention, number_modules

@@ -1,27 +1,16 @@
 """Interventions: what a model does when some of its heads attend otherwise, or not at all."""
 
-import contextlib
 import threading
 import weakref
 from collections import Counter
 
-import torch
-from torch.overrides import TorchFunctionMode
-
-from ..errors import CaptureError, OptionError
-from ..maps import choose_numbers
-from .guard import use_visible_attention
-from .kernels import blocks_future
-from .mixtures import IN_FORCE, SDPA, Change, FusedAttention, Term, mix_outputs, mix_weights
-from .prompt import takes_argument
+from ..choices import choose_numbers
+from ..errors import OptionError
+from .mixtures import Term
+from .surgery import Surgery
 from .targets import find_target
-from .watch import ModuleStack
 
 MODES = ("zero", "mean", "uniform", "bos")
-_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
-_JOINS = (torch.cat, torch.concat)
-# Scores so far below the largest of their row are masked, whichever number the model masks with.
-_MASKED_BY = 5000.0
 _active = weakref.WeakKeyDictionary()
 _active_lock = threading.Lock()
 
@@ -65,14 +54,18 @@ class Intervention:
         """Put it in force."""
         with _active_lock:
             surgery = _active.setdefault(self.model, Surgery(self.model))
-        surgery.add(self)
+            try:
+                surgery.add(self)
+            finally:
+                if not surgery.interventions:
+                    del _active[self.model]
         return self
 
     def __exit__(self, *error):
         """End it."""
-        surgery = _active[self.model]
-        if surgery.remove(self):
-            del _active[self.model]
+        with _active_lock:
+            if _active[self.model].remove(self):
+                del _active[self.model]
 
     def fold(self, layer, mixtures, row):
         """Return the mixtures of a layer's heads with this change on top.
@@ -257,187 +250,3 @@ _ABLATIONS = {
     "uniform": lambda layer, head, mixtures: {Term("uniform", head): 1.0},
     "bos": lambda layer, head, mixtures: {Term("first", head): 1.0},
 }
-
-
-class Surgery(TorchFunctionMode):
-    """All interventions on one model that are in force, done to each of its attention calls.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    """
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.interventions = []
-        self.thread = threading.get_ident()
-        self.places = {}  # name of a module -> (attention module it belongs to, target)
-        self.runs, self.touched = Counter(), set()
-        self.run, self.is_cached = 0, False
-        self.sunk = None  # shape of the last scores that a column of sinks was put beside
-
-    def add(self, intervention):
-        """Put an intervention in force, on top of the others."""
-        if self.thread != threading.get_ident():
-            raise CaptureError(
-                "another thread has changed heads of this model; wait for it to end, or load the model twice"
-            )
-        self.interventions.append(intervention)
-        for module in intervention.target.modules:
-            for name in self._names_below(module):
-                self.places[name] = module, intervention.target
-        if len(self.interventions) == 1:
-            self._open()
-
-    def remove(self, intervention):
-        """End an intervention; tell whether it was the last."""
-        self.interventions.remove(intervention)
-        if not self.interventions:
-            self.resources.close()
-        return not self.interventions
-
-    def _names_below(self, module):
-        names = (name for name, _ in self.model.named_modules(remove_duplicate=False))
-        return [name for name in names if name == module or name.startswith(f"{module}.")]
-
-    def _open(self):
-        with contextlib.ExitStack() as resources:
-            resources.enter_context(use_visible_attention(self.model))
-            self.stack = ModuleStack(self.model)
-            # Before the names of ended modules are taken off, as the hook asks which one ended.
-            for module in self.stack.known:
-                resources.callback(module.register_forward_hook(self._leave).remove)
-            resources.enter_context(self.stack.follow())
-            for module in self.stack.known:
-                if takes_argument(module, "past_key_values"):
-                    hook = module.register_forward_pre_hook(self._note_cache, with_kwargs=True)
-                    resources.callback(hook.remove)
-            resources.enter_context(self)
-            IN_FORCE.count += 1
-            resources.callback(self._let_go)
-            self.resources = resources.pop_all()
-
-    @staticmethod
-    def _let_go():
-        IN_FORCE.count -= 1
-
-    def _note_cache(self, module, args, kwargs):
-        """See whether a pass goes on where another ended."""
-        if len(self.stack.names) == 1:
-            past = kwargs.get("past_key_values")
-            length = getattr(past, "get_seq_length", lambda: len(past or ()))
-            self.is_cached = bool(length())
-
-    def _leave(self, module, args, output):
-        name = self.stack.names[-1]
-        place = self.places.get(name)
-        if place is None or place[0] != name:
-            return
-        is_changed = bool(self._fold(name, place[1]))
-        self.runs[name] += 1
-        if is_changed and name not in self.touched:
-            raise CaptureError(
-                f"the attention of module {name!r} ({type(module).__name__}) is computed where it cannot be changed; "
-                "load the model with attn_implementation='sdpa' or 'eager'"
-            )
-        self.touched.discard(name)
-
-    def _fold(self, name, target):
-        """Return the mixtures of the layer that runs, for each element of the batch that has its own (None: all)."""
-        if self.run != self.stack.runs:
-            self.run = self.stack.runs
-            self.runs.clear()
-        layer = target.modules[name] + (self.runs[name] if target.is_shared else 0)
-        here = [i for i in self.interventions if i.target.path == target.path]
-        folded = {}
-        for row in {row for intervention in here for row in intervention.rows}:
-            mixtures = {}
-            for intervention in here:
-                mixtures = intervention.fold(layer, mixtures, row)
-            if mixtures:
-                folded[row] = mixtures
-        return folded
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Run `func`; change its result if it is attention of a changed head."""
-        kwargs = kwargs or {}
-        if func is SDPA:
-            IN_FORCE.last = None
-        elif func not in _SOFTMAX and func not in _JOINS:
-            return func(*args, **kwargs)
-        name, target = self.places.get(self.stack.names[-1] if self.stack.names else "", (None, None))
-        folded = self._fold(name, target) if name is not None else {}
-        if folded and func is SDPA:
-            self.touched.add(name)
-            return self._change_call(target, folded, *args, **kwargs)
-        output = func(*args, **kwargs)
-        if not folded:
-            return output
-        first = args[0] if args else next(iter(kwargs.values()))
-        if func in _JOINS:
-            if first[-1].ndim == output.ndim and first[-1].shape[-1] == 1 < output.shape[-1]:
-                self.sunk = output.shape
-            return output
-        n_heads = target.n_heads or output.shape[-3]
-        is_flat = output.ndim == 3 and len(output) % n_heads == 0  # batch and heads on one axis
-        by_head = output.unflatten(0, (-1, n_heads)) if is_flat else output
-        if by_head.ndim != 4 or by_head.shape[1] != n_heads:
-            return output
-        self.touched.add(name)
-        return self._change_weights(by_head, first.view(by_head.shape), target, folded).view(output.shape)
-
-    def _check_means(self, folded, target, n_query, n_key):
-        terms = (t for mixtures in folded.values() for mixture in mixtures.values() for t in mixture)
-        if any(t.is_mean for t in terms) and (self.is_cached or (target.kind != "cross" and n_query != n_key)):
-            raise CaptureError(
-                "the mean of a head's outputs needs all queries of the sequence, which a key-value cache does not "
-                "keep; pass use_cache=False"
-            )
-
-    def _change_call(
-        self, target, folded, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *,
-        scale=None, enable_gqa=False,
-    ):  # fmt: skip
-        is_ordered = target.kind == "cross" or is_causal
-        is_ordered = is_ordered or (attn_mask is not None and blocks_future(attn_mask, query.shape[-2], key.shape[-2]))
-        IN_FORCE.last = Change(folded.get(None) or folded.get(0, {}), is_ordered)
-        output = SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        shape, n_heads = output.shape, target.n_heads or query.shape[1]
-        mask = attn_mask if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.ndim)]
-        if query.shape[1] != n_heads and query.shape[1] * query.shape[2] == n_heads:
-            # transformers from 5 on makes heads that share keys the rows of one, where there is a single query.
-            query, output = (part.flatten(1, 2).unsqueeze(2) for part in (query, output))
-            if mask is not None and mask.shape[2] > 1:
-                mask = mask.flatten(1, 2).unsqueeze(2)
-        self._check_means(folded, target, query.shape[2], key.shape[2])
-
-        def mix(rows, mixtures):
-            parts = (
-                part if part is None or len(part) == 1 else part[rows] for part in (query, key, value, output, mask)
-            )
-            return mix_outputs(FusedAttention(*parts, is_causal, dropout_p, scale), mixtures, is_ordered)
-
-        return _change_rows(folded, mix, output).reshape(shape)
-
-    def _change_weights(self, weights, scores, target, folded):
-        """Change weights that eager attention has just made with a softmax."""
-        top = scores.amax(-1, keepdim=True)
-        visible = scores >= top - _MASKED_BY
-        visible &= top > torch.finfo(scores.dtype).min / 2  # rows of padding see nothing
-        n_query, n_key = weights.shape[2], weights.shape[3] - (self.sunk == scores.shape)
-        visible[..., n_key:] = False
-        self._check_means(folded, target, n_query, n_key)
-        is_ordered = target.kind == "cross" or blocks_future(visible[..., :n_key], n_query, n_key)
-        return _change_rows(folded, lambda rows, m: mix_weights(weights[rows], visible[rows], m, is_ordered), weights)
-
-
-def _change_rows(folded, mix, whole):
-    """Return `whole` with what `mix` makes of all elements of the batch, or of each that has mixtures of its own."""
-    if None in folded:
-        whole = mix(slice(None), folded[None])
-    rows = list(whole.split(1)) if folded.keys() - {None} else [whole]
-    for row in folded.keys() - {None}:
-        rows[row] = mix(slice(row, row + 1), folded[row])
-    return torch.cat(rows)

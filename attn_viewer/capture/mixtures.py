@@ -50,10 +50,10 @@ class Change(NamedTuple):
 
 
 class ChangesInForce(threading.local):
-    """How many models this thread has changed, and what that made of its last attention call."""
+    """Which interventions this thread has in force, and what they made of its last attention call."""
 
-    count = 0
-    last = None
+    def __init__(self):
+        self.interventions, self.last = [], None
 
 
 IN_FORCE = ChangesInForce()

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from collections import defaultdict
 
+from ..choices import describe_numbers
 from ..errors import CaptureError, OptionError
-from ..maps import describe_numbers
 from .numbering import get_kind, is_attention, is_called_attention, number_modules
 
 _TOWER = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)

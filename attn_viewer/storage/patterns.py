@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from ..choices import choose_numbers
 from ..errors import (
     ActivationsDamagedError,
     ActivationsMismatchError,
@@ -18,7 +19,7 @@ from ..errors import (
     OptionError,
 )
 from ..files import make_folder, open_whole, remove_leftovers
-from ..maps import AttentionMaps, choose_numbers
+from ..maps import AttentionMaps
 from ..tokens import show_raw_token
 from .arrays import map_npy, read_npz, read_shapes, write_npz
 from .dataset import (

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..choices import describe_numbers
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
-from ..maps import describe_numbers
 from .encode import count_cells, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
 
