@@ -182,7 +182,7 @@ def _compute_part(model_path, name, save_path, device, stacked, prompt):
 
 @contextlib.contextmanager
 def _one_thread():
-    """Let torch use one thread: sums of several differ in their last bits, and with them the bytes of a folder."""
+    """Let torch, which a part may have been the first to load, use one thread as all else in `run_parts`."""
     import torch
 
     threads = torch.get_num_threads()

@@ -8,6 +8,7 @@ import os
 import signal
 from typing import Any
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
@@ -81,7 +82,7 @@ def note_untried(report, outcomes, n_parts):
 
 
 def run_parts(function, items, *, parallel=1, scheduler=None, progress=None, desc="", unit="prompt"):
-    """Run a function on every item.
+    """Run a function on every item, with one thread of linear algebra a process.
 
     Parameters
     ----------
@@ -143,7 +144,10 @@ def _attempt(function, parent, item):
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return Outcome(item, function(item))
+        # Threads for small matrices wait for each other longer than they work, and sums over several of them differ in
+        # their last bits, and with them the bytes of a folder.
+        with threadpool_limits(1):
+            return Outcome(item, function(item))
     except AttnViewerError as error:
         is_full = isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _HOPELESS
         return Outcome(item, error=str(error), is_final=is_full)

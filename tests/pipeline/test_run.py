@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from attn_viewer import capture_attention
 from attn_viewer.cli import main
@@ -256,6 +257,18 @@ def test_parts_report_what_became_of_them(parallel):
         (2, None, "RuntimeError: two"),
         (3, 30, None),
     ]
+
+
+def count_threads(_):
+    return max(library["num_threads"] for library in threadpool_info())
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_parts_use_one_thread_of_linear_algebra(parallel):
+    with threadpool_limits(2):
+        before = count_threads(None)
+        assert [outcome.value for outcome in run_parts(count_threads, [1, 2], parallel=parallel)] == [1, 1]
+        assert count_threads(None) == before
 
 
 def test_metadata_of_a_function():
