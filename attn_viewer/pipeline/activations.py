@@ -14,7 +14,7 @@ from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .indexes import generate_models_jsonl, generate_prompts_jsonl
-from .prompts import load_text_data
+from .prompts import load_text_data, take_samples
 from .work import RunReport, note_untried, run_parts
 
 _one_at_a_time = threading.Lock()
@@ -109,10 +109,12 @@ def activations_main(
         errors = []
         limits = (min_chars, max_chars) if raw_prompts else (None, None)
         prompts = load_text_data(prompts_path, *limits, shuffle, seed=seed, errors=errors)
+        hint = f"{str(prompts_path)!r} has no text of a fitting length (--min-chars)"
     else:
         prompts, errors = dataset.list_prompts(name, folder)
+        hint = f"{str(folder)!r} has none of model {name!r}; give a file (--prompts)"
     report.failures += map(str, errors)
-    prompts = _drop_repeats(prompts[:n_samples], report)
+    prompts = _drop_repeats(take_samples(prompts, n_samples, errors, hint), report)
     for place in (folder, dataset.find_model_folder(name, folder)):
         remove_leftovers(place)
     todo = []

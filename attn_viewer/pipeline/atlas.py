@@ -11,6 +11,7 @@ from ..errors import ActivationsMissingError
 from ..files import make_folder, write_whole
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
+from .prompts import take_samples
 from .work import RunReport, run_parts
 
 STRONGEST = 5
@@ -68,7 +69,8 @@ def atlas_main(
     dataset.load_model_cfg(model_name, folder)
     prompts, errors = dataset.list_prompts(model_name, folder)
     report = RunReport(failures=list(map(str, errors)))
-    hashes = [prompt["hash"] for prompt in prompts[:n_samples]]
+    hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
+    hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
     score = functools.partial(score_prompt, model_name, str(folder.absolute()), scores)
     by_hash = {}
     outcomes = run_parts(

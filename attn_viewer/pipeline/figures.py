@@ -17,6 +17,7 @@ from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .activations import update_indexes
 from .indexes import generate_functions_jsonl
+from .prompts import take_samples
 from .work import RunReport, note_untried, run_parts
 
 ERROR = ".error.txt"
@@ -115,7 +116,8 @@ def figures_main(
     report.failures += map(str, errors)
     for place in (folder, dataset.find_model_folder(model_name, folder)):
         remove_leftovers(place)
-    hashes = [prompt["hash"] for prompt in prompts[:n_samples]]
+    hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
+    hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
     outcomes = run_parts(
         functools.partial(draw_prompt, job),
         hashes,

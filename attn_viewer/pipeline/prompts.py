@@ -5,7 +5,7 @@ import random
 import re
 from pathlib import Path
 
-from ..errors import InvalidPromptError, OptionError
+from ..errors import ActivationsMissingError, InvalidPromptError, OptionError
 from ..storage.dataset import augment_prompt_with_hash, shorten
 
 # Where a text may be cut, best first; a cut comes after the match.
@@ -87,6 +87,39 @@ def _read_line(line, where):
     except (UnicodeEncodeError, InvalidPromptError) as error:
         raise InvalidPromptError(f"{where}: {error}") from error
     return prompt
+
+
+def take_samples(prompts, n_samples, errors, hint):
+    """Return the first prompts, and do not let a run that has none look like one that did all.
+
+    Parameters
+    ----------
+    prompts : list of dict
+        Prompts.
+    n_samples : int or None
+        Most of them; None for all.
+    errors : list
+        What was wrong with others.
+    hint : str
+        What to do when there are none.
+
+    Returns
+    -------
+    list of dict
+        The prompts.
+
+    Raises
+    ------
+    OptionError
+        If the number is below 1.
+    ActivationsMissingError
+        If there are neither prompts nor errors.
+    """
+    if n_samples is not None and n_samples < 1:
+        raise OptionError(f"n_samples must be at least 1, got {n_samples}; leave it out for all prompts")
+    if not (prompts or errors):
+        raise ActivationsMissingError(f"there are no prompts: {hint}")
+    return prompts[:n_samples]
 
 
 def split_text(text, max_chars):

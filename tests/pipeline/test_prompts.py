@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer.errors import InvalidPromptError, OptionError
+from attn_viewer.errors import ActivationsMissingError, InvalidPromptError, OptionError
+from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.prompts import load_text_data, split_text
 
 
@@ -72,3 +73,12 @@ def test_no_file_and_no_length(tmp_path):
         load_text_data(tmp_path / "none")
     with pytest.raises(OptionError, match="max_chars"):
         load_text_data(write(tmp_path, {"text": "a"}), min_chars=5, max_chars=4)
+
+
+def test_a_run_without_prompts_does_not_look_like_one_that_did_all(tmp_path):
+    path = write(tmp_path, {"text": "short"})
+    with pytest.raises(ActivationsMissingError, match="no text of a fitting length"):
+        activations_main("demo", tmp_path / "d", path, raw_prompts=True, min_chars=100)
+    with pytest.raises(ActivationsMissingError, match="none of model 'demo'"):
+        activations_main("demo", tmp_path / "d")
+    assert not (tmp_path / "d").exists()

@@ -201,6 +201,9 @@ def test_a_config_that_lies_stops_figures(copy, capsys):
 @pytest.mark.parametrize("words", [
     ["figures", "--model", "none"], ["atlas", "--model", "none"], ["figures", "--figure-funcs", "none"],
     ["figures", "--scheduler", "tcp:/nothing"], ["activations", "--prompts", "none"],
+    ["activations", "--model", "../x"], ["activations", "--model", ".."], ["activations", "--model-id", "../x"],
+    ["activations", "--model", "org/../x"], ["figures", "--model", "../x"], ["figures", "--n-samples", "0"],
+    ["activations", "--n-samples", "-1"],
     ["activations", "--save-path", "s3://x"], ["figures", "--parallel", "-1"],
     ["activations", "--force", "--device", "cuda:77"],
 ])  # fmt: skip

