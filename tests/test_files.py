@@ -2,11 +2,13 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attn_viewer import files
 from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.files import (
     check_folder,
@@ -89,3 +91,15 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_stays(
     assert remove_leftovers(tmp_path) == ["a.npz"]
     assert sorted(os.listdir(tmp_path)) == sorted([".hidden", "a.npz", place(os.getpid()).name])
     assert remove_leftovers(tmp_path / "none") == []
+
+
+def test_many_threads_and_leftovers_of_the_same_name_do_not_meet(tmp_path):
+    words = name_temporary("a")
+    start = next(files._numbers) + 1
+    for number in range(start, start + 5):
+        (tmp_path / f"{words['prefix']}{number}{words['suffix']}").write_bytes(b"left")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_whole(tmp_path / "a", bytes([i]) * 1000), range(200)))
+    assert len(set((tmp_path / "a").read_bytes())) == 1
+    left = [path.read_bytes() for path in tmp_path.iterdir() if path.suffix == ".part"]
+    assert left == [b"left"] * 5

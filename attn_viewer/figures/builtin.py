@@ -4,6 +4,8 @@ All take one attention pattern. It is read as causal where nothing is above its 
 then sees keys 0 to i. Queries that are fewer than the keys are the last ones.
 """
 
+import functools
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
@@ -29,9 +31,16 @@ def find_future(pattern):
     numpy.ndarray
         bool, the same axes; all False unless every weight above the last diagonal is 0.
     """
-    n_query, n_key = pattern.shape
-    future = np.arange(n_key) > np.arange(n_query)[:, None] + n_key - n_query
+    future = _list_future(*pattern.shape)
     return future if not pattern[future].any() else np.zeros_like(future)
+
+
+# All heads of a prompt have one shape.
+@functools.lru_cache(maxsize=2)
+def _list_future(n_query, n_key):
+    future = np.arange(n_key) > np.arange(n_query)[:, None] + n_key - n_query
+    future.flags.writeable = False
+    return future
 
 
 @register_attn_figure_func
