@@ -30,6 +30,7 @@ from attn_viewer import (
 )
 from attn_viewer.figures import builtin, style
 from attn_viewer.figures.formats import render_figure
+from attn_viewer.figures.venues import get_venue
 
 ROOT = Path(__file__).resolve().parent.parent
 TWICE = "In the beginning God created the heaven and the earth. In the beginning God created the heaven and the earth."
@@ -58,7 +59,7 @@ def draw_functions(maps):
         figure = Figure(figsize=(6.5, 5.6), dpi=200, layout="constrained")
         first, *others = figure.subplots(3, 2).flat
         draw_heatmap(pattern, ax=first, causal=True)
-        first.set_title(f"layer {strongest.layer}, head {strongest.head}: induction", fontsize=style.TITLE_SIZE)
+        first.set_title(f"layer {strongest.layer}, head {strongest.head}: induction", fontsize=get_venue().title)
         for name, ax in zip(FUNCTIONS, others, strict=True):
             getattr(builtin, name).__wrapped__(pattern, ax)
     return figure

@@ -6,11 +6,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..errors import OptionError
 from . import style
-from .labels import TICK
-from .layout import BAR_HEIGHT, BAR_ROOM, BAR_WIDTH, LINE, MARGIN, wrap_phrases
+from .labels import TICK, measure_text
+from .layout import BAR_HEIGHT, BAR_WIDTH, LINE, MARGIN, choose_resolution, measure_bar, wrap_phrases
+from .sheet import choose_width
+from .venues import SMALLEST_LABEL, get_venue
 
 # Points; the names of the heads stand right of the cells and below them.
-SIDE, DENDROGRAM, NAMES, SMALLEST_CELL = 168.0, 30.0, 22.0, 6.0
+SIDE, DENDROGRAM, NAMES, ROW = 168.0, 30.0, 22.0, 1.2
 
 
 def plot_similarity(similarity, *, names, model_id="", title="heads alike", notes=(), label="cosine similarity",
@@ -61,37 +63,44 @@ def plot_similarity(similarity, *, names, model_id="", title="heads alike", note
     texts = [style.spell_missing(text, missing) for text in (model_id, title, label, *notes)]
     model_id, title, label, *notes = texts
     n_heads = len(values)
-    step = -(-n_heads * SMALLEST_CELL // SIDE)
+    side, room, size = SIDE, NAMES, SMALLEST_LABEL
+    width = choose_width(DENDROGRAM + NAMES + (SIDE if get_venue().width is None else 0))
+    if get_venue().width is not None:
+        size = get_venue().label
+        room = max(measure_text(name, size)[0] for name in names) + 2 * TICK + 1.5
+        side = width - DENDROGRAM - room - 2 * MARGIN
+    step = -(-n_heads * size * ROW // side)
     if step > 1:
         notes.append(f"one head in {step:.0f} named")
-    width = SIDE + DENDROGRAM + 2 * MARGIN + NAMES
     lines = wrap_phrases(notes, width - 2 * MARGIN)
-    head = style.HEADING_SIZE * LINE + len(lines) * style.NOTE_SIZE * LINE + BAR_ROOM + MARGIN
-    height = SIDE + DENDROGRAM + head + NAMES + 2 * MARGIN
+    head = get_venue().heading * LINE + len(lines) * get_venue().note * LINE + measure_bar() + MARGIN
+    height = side + DENDROGRAM + head + room + 2 * MARGIN
     with mpl.rc_context(style.make_rc(family=family)):
         grid = _make_clustermap(values, tree, cmap=style.get_colormap(cmap), size=(width / 72, height / 72))
-        left, bottom = MARGIN + DENDROGRAM, MARGIN + NAMES
-        bar = MARGIN, height - head + BAR_ROOM - style.NOTE_SIZE * LINE - BAR_HEIGHT - MARGIN, BAR_WIDTH, BAR_HEIGHT
+        left, bottom = MARGIN + DENDROGRAM, MARGIN + room
+        bar_top = height - head + measure_bar() - MARGIN
+        bar = MARGIN, bar_top - get_venue().note * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT
         for ax, (x, y, wide, high) in (
-            (grid.ax_heatmap, (left, bottom, SIDE, SIDE)),
-            (grid.ax_row_dendrogram, (MARGIN, bottom, DENDROGRAM - 2, SIDE)),
-            (grid.ax_col_dendrogram, (left, bottom + SIDE + 2, SIDE, DENDROGRAM - 2)),
+            (grid.ax_heatmap, (left, bottom, side, side)),
+            (grid.ax_row_dendrogram, (MARGIN, bottom, DENDROGRAM - 2, side)),
+            (grid.ax_col_dendrogram, (left, bottom + side + 2, side, DENDROGRAM - 2)),
             (grid.ax_cbar, bar),
         ):
             ax.set_position((x / width, y / height, wide / width, high / height))
-        grid.ax_cbar.set_title(label, fontsize=style.NOTE_SIZE, loc="left", pad=2.5)
-        grid.ax_cbar.tick_params(labelsize=style.LABEL_SIZE, length=TICK, width=0.5, pad=1.5)
+        grid.ax_cbar.set_title(label, fontsize=get_venue().note, loc="left", pad=2.5)
+        grid.ax_cbar.tick_params(labelsize=get_venue().label, length=TICK, width=0.5, pad=1.5)
         shown = np.arange(0, n_heads, int(step))
         words = [names[grid.dendrogram_row.reordered_ind[i]] for i in shown]
         grid.ax_heatmap.set_xticks(shown + 0.5, words, rotation=90)
         grid.ax_heatmap.set_yticks(shown + 0.5, words, rotation=0)
-        grid.ax_heatmap.tick_params(labelsize=style.SMALLEST_LABEL, length=TICK, width=0.5, pad=1.5)
+        grid.ax_heatmap.tick_params(labelsize=size, length=TICK, width=0.5, pad=1.5)
         grid.ax_heatmap.set(xlabel="", ylabel="")
         heading = f"{style.shorten_label(model_id, 18)}  ·  {title}" if model_id else title
-        top = height - MARGIN - style.HEADING_SIZE
-        rows = [(top, heading, {"size": style.HEADING_SIZE, "weight": "bold" if family == style.FAMILY else "normal"})]
+        top = height - MARGIN - get_venue().heading
+        weight = "bold" if family == get_venue().family else "normal"
+        rows = [(top, heading, {"size": get_venue().heading, "weight": weight})]
         rows += [
-            (top - (i + 1) * style.NOTE_SIZE * LINE, line, {"size": style.NOTE_SIZE, "color": style.MUTED})
+            (top - (i + 1) * get_venue().note * LINE, line, {"size": get_venue().note, "color": style.MUTED})
             for i, line in enumerate(lines)
         ]
         for y, text, look in rows:
@@ -122,5 +131,5 @@ def _make_clustermap(values, tree, *, cmap, size):
     # Closing leaves the canvas of pyplot's backend behind, which may be a window's.
     FigureCanvasAgg(grid.figure)
     grid.figure.set_layout_engine(None)
-    grid.figure.dpi = 200
+    grid.figure.dpi = choose_resolution(*(72 * side for side in size))
     return grid

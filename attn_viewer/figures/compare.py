@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.transforms import Affine2D
 
 from . import style
-from .grids import GridOptions, describe_data, find_largest
 from .heatmap import label_axis, limit_cells
 from .labels import TokenStamps
-from .layout import BETWEEN, LINE, MARGIN, TITLE_HEIGHT, fit_panel, snap
+from .layout import BETWEEN, LINE, MARGIN, fit_panel, measure_title, snap
+from .options import GridOptions, describe_data, find_largest
 from .sheet import Sheet
 from .sinks import count_hidden, treat_sink
+from .venues import get_venue
 
 
 def plot_comparison(first, second, **options):
@@ -51,9 +52,9 @@ def plot_comparison(first, second, **options):
     label = {"family": family, "missing": missing, "size": size}
     queries = label_axis(tokens_query, cell=down, first=one.first_query + row, **label)
     keys = label_axis(tokens_key, cell=across, first=column * one.cell[1], **label)
-    left, below = style.NOTE_SIZE * LINE, style.NOTE_SIZE * LINE
+    left, below = get_venue().axis * LINE, get_venue().axis * LINE
     # Labels stand left of A and below the last row alone: the other panels show the same tokens.
-    right, up = snap(width + BETWEEN), snap(height + TITLE_HEIGHT + BETWEEN / 2)
+    right, up = snap(width + BETWEEN), snap(height + measure_title() + BETWEEN / 2)
     notes = [
         *(style.spell_missing(style.shorten_label(name, 60), missing) for name in names),
         "mean over heads",
@@ -88,7 +89,7 @@ def plot_comparison(first, second, **options):
                     mpl.patches.Rectangle((x, y), width, height, fill=False, edgecolor=style.FRAME, linewidth=0.5)
                 )
                 title = f"layer {layer}   {name}" if j == 0 else name
-                page.write(x, y + height + 3.5, title, size=style.TITLE_SIZE)
+                page.write(x, y + height + 3.5, title, size=get_venue().title)
                 transforms.append((i, j, x, y))
         page.axes.set(xlim=(0, page.size[0]), ylim=(0, page.size[1]), aspect="auto")
         n_rows, n_columns = drawn.shape
@@ -97,16 +98,16 @@ def plot_comparison(first, second, **options):
             + page.axes.transData
             for _, _, x, y in transforms
         ]
-        nothing = dataclasses.replace(queries, positions=(), texts=())
+        nothing = queries.drop_texts()
         rows = [place for place, (_, j, *_) in zip(to_page, transforms, strict=True) if j == 0]
         columns = to_page[-3:]
-        page.axes.add_artist(TokenStamps(rows, n_rows, queries, dataclasses.replace(keys, positions=(), texts=())))
+        page.axes.add_artist(TokenStamps(rows, n_rows, queries, keys.drop_texts()))
         page.axes.add_artist(TokenStamps(columns, n_rows, nothing, keys))
-        centred = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
+        centred = style.describe_axis_name()
         for i in range(len(triples)):
-            page.write(MARGIN + style.NOTE_SIZE / 2, y0 + i * up + height / 2, "query", rotation=90, **centred)
+            page.write(MARGIN + get_venue().axis / 2, y0 + i * up + height / 2, "query", rotation=90, **centred)
         for j in range(3):
-            page.write(x0 + j * right + width / 2, MARGIN + style.NOTE_SIZE / 2, "key", **centred)
+            page.write(x0 + j * right + width / 2, MARGIN + get_venue().axis / 2, "key", **centred)
     return page.figure
 
 

@@ -8,6 +8,7 @@ from .heads import _make_scale, arrange_scores, draw_atlas, fit_cells
 from .labels import GAP, TICK, measure_text
 from .layout import LINE, MARGIN
 from .sheet import Sheet
+from .venues import SMALLEST_LABEL, get_venue
 
 BAR, TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 9.0, 14
 
@@ -42,19 +43,19 @@ def plot_effect(effect):
     names = [style.shorten_label(label, LONGEST) for label in likeliest]
     family, missing = style.choose_fonts([*labels, *names, effect.model_id, *notes])
     labels, names = ([style.spell_missing(label, missing) for label in part] for part in (labels, names))
-    name_width = max(measure_text(name, style.LABEL_SIZE, tuple(family))[0] for name in names) + 2 * GAP
+    name_width = max(measure_text(name, get_venue().label, tuple(family))[0] for name in names) + 2 * GAP
     with mpl.rc_context(style.make_rc(family=family)):
         wide, high = fit_cells(*grid.shape)
         step = TRACE / len(labels)
-        below = style.LABEL_SIZE * LINE + 2 * GAP
-        if step >= style.SMALLEST_LABEL * 1.15:
-            below = max(measure_text(label, style.LABEL_SIZE, tuple(family))[0] for label in labels) + 2 * GAP
-        tail = 0 if step >= style.SMALLEST_LABEL * 1.15 else style.NOTE_SIZE * LINE  # the name of the axis
-        low = style.NOTE_SIZE * LINE + style.LABEL_SIZE + GAP + TICK
+        below = get_venue().label * LINE + 2 * GAP
+        if step >= SMALLEST_LABEL * 1.15:
+            below = max(measure_text(label, get_venue().label, tuple(family))[0] for label in labels) + 2 * GAP
+        tail = 0 if step >= SMALLEST_LABEL * 1.15 else get_venue().axis * LINE  # the name of the axis
+        low = get_venue().axis * LINE + get_venue().label + GAP + TICK
         next_height = BAR_SPACE * 1.6 * len(names)
-        left = style.NOTE_SIZE * LINE + 22
-        atlas_left = MARGIN + left + TRACE + 3 * MARGIN + style.NOTE_SIZE * LINE + 14
-        head = style.TITLE_SIZE * LINE + GAP
+        left = get_venue().axis * LINE + 22
+        atlas_left = MARGIN + left + TRACE + 3 * MARGIN + get_venue().axis * LINE + 14
+        head = get_venue().title * LINE + GAP
         column = low + next_height + head + MARGIN + below + tail + 2 * BAR + head + MARGIN
         column = max(column, low + high + head)
         sheet = Sheet(
@@ -67,7 +68,7 @@ def plot_effect(effect):
             family=family,
         )
         top = MARGIN + column - head
-        title = {"size": style.TITLE_SIZE, "color": style.INK}
+        title = {"size": get_venue().title, "color": style.INK}
         trace_low = MARGIN + low + next_height + head + MARGIN + below + tail
         height = (top - trace_low - head - MARGIN) / 2
         for i, (name, text, values) in enumerate(
@@ -90,9 +91,9 @@ def plot_effect(effect):
             table.make_grid("total_variation"), ax=ax, layers=rows, heads=columns, vmax=limit, marks=effect.changed
         )
         sheet.write(atlas_left, top + GAP, "change of each head's pattern", **title)
-        look = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
-        sheet.write(atlas_left - style.NOTE_SIZE - 16, top - high / 2, "layer", rotation=90, **look)
-        sheet.write(atlas_left + wide / 2, top - high - low + style.NOTE_SIZE / 2, "head", **look)
+        look = style.describe_axis_name()
+        sheet.write(atlas_left - get_venue().axis - 16, top - high / 2, "layer", rotation=90, **look)
+        sheet.write(atlas_left + wide / 2, top - high - low + get_venue().axis / 2, "head", **look)
     return sheet.figure
 
 
@@ -102,12 +103,12 @@ def _draw_tokens(ax, values, labels, step):
     ax.axhline(0, color=style.FRAME, linewidth=0.5)
     ax.set_xlim(-0.6, len(values) - 0.4)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=style.LABEL_SIZE, length=TICK, width=0.5)
+    ax.tick_params(labelsize=get_venue().label, length=TICK, width=0.5)
     ax.set_xticks([])
     if not labels:
         return
-    if step >= style.SMALLEST_LABEL * 1.15:
-        ax.set_xticks(places, labels, rotation=90, fontsize=min(style.LABEL_SIZE, step / 1.15), parse_math=False)
+    if step >= SMALLEST_LABEL * 1.15:
+        ax.set_xticks(places, labels, rotation=90, fontsize=min(get_venue().label, step / 1.15), parse_math=False)
     else:
         every = int(np.ceil(30 / step / 5) * 5)
         ax.set_xticks(places[::every], [str(i) for i in places[::every]])
@@ -118,9 +119,9 @@ def _draw_next(ax, names, pairs):
     places = np.arange(len(names))
     for shift, column, color, label in ((-0.2, 0, style.FRAME, "before"), (0.2, 1, style.ACCENT, "after")):
         ax.barh(places + shift, pairs[:, column], height=0.38, color=color, label=label)
-    ax.set_yticks(places, names, fontsize=style.LABEL_SIZE, parse_math=False)
+    ax.set_yticks(places, names, fontsize=get_venue().label, parse_math=False)
     ax.invert_yaxis()
     ax.set_xlim(0, max(1e-6, pairs.max()) * 1.02)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=style.LABEL_SIZE, length=TICK, width=0.5)
-    ax.legend(loc="lower right", frameon=False, fontsize=style.LABEL_SIZE, handlelength=1)
+    ax.tick_params(labelsize=get_venue().label, length=TICK, width=0.5)
+    ax.legend(loc="lower right", frameon=False, fontsize=get_venue().label, handlelength=1)

@@ -1,6 +1,6 @@
 """Pages of heatmaps: the mean of every layer, or every head of a layer."""
 
-import dataclasses
+import functools
 
 import matplotlib as mpl
 import numpy as np
@@ -12,58 +12,15 @@ from ..errors import OptionError
 from . import style
 from .heatmap import draw_colorbar, label_axis, limit_cells
 from .labels import LineText, TokenStamps, measure_text
-from .layout import MARGIN, fit_panel, lay_out_page
+from .layout import MARGIN, fit_column, fit_panel, lay_out_page
+from .options import GridOptions, describe_data, find_largest
 from .repeat import CellImage, RepeatedFigure
-from .sinks import SINKS, count_hidden, treat_sink
+from .sinks import count_hidden, treat_sink
+from .venues import get_venue
 
-SCALES = ("shared", "panel")
 # More names of segments than this would fill the head of a page.
 MOST_NAMES = 6
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GridOptions:
-    """How a page of heatmaps looks.
-
-    Parameters
-    ----------
-    num_figs_per_row : int
-        Panels side by side.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token, which often takes most of the weight: nothing; its column and its own row
-        are left out; the same, and each row is divided by what is left of it.
-    cmap : str, optional
-        A matplotlib colour map; left out, the one of this package.
-    norm : {"linear", "power", "log", "quantile"}
-        Scale from weights to colours; ``"quantile"`` is linear and ends at the 99 % quantile of what is shown.
-    vmin, vmax : float, optional
-        Ends of the scale; left out, 0 and the largest weight shown.
-    scale : {"shared", "panel"}
-        One scale and colour bar for all panels, or a scale for each, its largest weight in the title.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be used.
-    """
-
-    num_figs_per_row: int = 4
-    sink: str = "keep"
-    cmap: str | None = None
-    norm: str = "linear"
-    vmin: float = 0.0
-    vmax: float | None = None
-    scale: str = "shared"
-
-    def __post_init__(self):
-        """Check all values, so that a wrong one is found before any work is done."""
-        if not isinstance(self.num_figs_per_row, int) or self.num_figs_per_row < 1:
-            raise OptionError(f"num_figs_per_row must be a whole number from 1, got {self.num_figs_per_row!r}")
-        for name, known in (("sink", SINKS), ("scale", SCALES)):
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        style.get_colormap(self.cmap)
-        style.make_norm(self.norm, self.vmin, max(1.0, self.vmin + 1) if self.vmax is None else self.vmax)
+OWN_SCALE = "   (max {:.2g})"
 
 
 def plot_layer_averages(maps, **options):
@@ -137,31 +94,6 @@ def iterate_head_pages(maps, **options):
         yield layer, page.show(weights, titles, f"layer {layer}")
 
 
-def find_largest(maps, options):
-    """Return the largest weight that a page of these maps shows.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    options : dict
-        Fields of `GridOptions`.
-
-    Returns
-    -------
-    float
-        The largest weight, or the quantile at which the scale ends, after the first token was hidden or rows
-        renormalised; never 0.
-    """
-    sink = options.get("sink", "keep")
-    rows, columns = count_hidden(maps, sink)
-    seen = ~maps.future[rows:, columns:]
-    if options.get("norm") == "quantile" and seen.any():
-        shown = [treat_sink(weights, maps, sink)[:, seen].ravel() for weights in maps.weights]
-        return style.find_end(np.concatenate(shown), "quantile")
-    return max(float(treat_sink(weights, maps, sink).max(initial=0)) for weights in maps.weights) or 1.0
-
-
 class HeatmapPage:
     """A page of equally large heatmaps over the same tokens, with one heading and one colour bar.
 
@@ -191,18 +123,19 @@ class HeatmapPage:
         shape = maps.shape[0] - row, maps.shape[1] - column
         shown, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
         down, across = (mine * drawn for mine, drawn in zip(maps.cell, pooling, strict=True))
-        *panel, size = fit_panel(*shown.shape, is_lone=n_panels == 1, has_tokens=(down, across) == (1, 1))
-        label = {"family": self.family, "missing": self.missing, "size": size}
-        self.queries = label_axis(tokens_query, cell=down, first=maps.first_query + row, **label)
-        self.keys = label_axis(tokens_key, cell=across, first=column * maps.cell[1], **label)
-        notes = [note, *describe_data(maps, self.options, pooling, has_indices=size is None, has_lines=True)]
+        label = {"family": self.family, "missing": self.missing}
+        queries = functools.partial(label_axis, tokens_query, cell=down, first=maps.first_query + row, **label)
+        keys = functools.partial(label_axis, tokens_key, cell=across, first=column * maps.cell[1], **label)
+        n_across, panel = self._fit_panels(n_panels, shown.shape, queries, keys, (down, across) == (1, 1))
+        has_indices = self.queries.is_index
+        notes = [note, *describe_data(maps, self.options, pooling, has_indices=has_indices, has_lines=True)]
         self.norm = style.make_norm(
             self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
         )
         self.cmap = style.get_colormap(self.options.cmap)
         self.layout = lay_out_page(
             n_panels,
-            self.options.num_figs_per_row,
+            n_across,
             panel,
             label_width=self.queries.width,
             label_depth=self.keys.depth,
@@ -211,6 +144,25 @@ class HeatmapPage:
         )
         with mpl.rc_context(style.make_rc(family=self.family)):
             self._draw_frame(*shown.shape, down, across)
+
+    def _fit_panels(self, n_panels, shape, queries, keys, has_tokens):
+        """Choose the labels; return how many panels stand side by side and how large they are."""
+        most = self.options.num_figs_per_row
+        if get_venue().width is None:
+            *panel, size = fit_panel(*shape, is_lone=n_panels == 1, has_tokens=has_tokens)
+            self.queries, self.keys = queries(size=size), keys(size=size)
+            return most, panel
+        size = get_venue().label
+        title = f"layer {max(self.maps.layers)}" if self.maps.reduction != "head_mean" else "mean of heads"
+        title += OWN_SCALE.format(0.123) * (self.options.scale == "panel")
+        labels = [(queries(size=size), keys(size=size))] * has_tokens + [(queries(), keys())]
+        title_width = measure_text(title, get_venue().title, self.family)[0]
+        most, panel, (self.queries, self.keys) = fit_column(n_panels, most, *shape, labels, title_width=title_width)
+        if self.queries.is_index:
+            widest = max(measure_text(text, size)[0] for text in self.keys.texts)
+            ticks = [min(8, max(1, int(s // room))) for s, room in zip(panel, (widest + 4, size * 1.3), strict=True)]
+            self.keys, self.queries = keys(most=ticks[0]), queries(most=ticks[1])
+        return most, panel
 
     def _draw_frame(self, n_rows, n_columns, down, across):
         """Draw all that stays the same from layer to layer.
@@ -236,7 +188,7 @@ class HeatmapPage:
                 PatchCollection(frames, facecolor="none", edgecolor=style.FRAME, linewidth=0.5, zorder=2)
             ),
         ]
-        self.titles = [self._write(x, y + h + 3.5, "", size=style.TITLE_SIZE) for x, y, _, h in self.layout.panels]
+        self.titles = [self._write(x, y + h + 3.5, "", size=get_venue().title) for x, y, _, h in self.layout.panels]
         from_cells = Affine2D().translate(0.5, 0.5)
         panels = [
             from_cells + Affine2D().scale(w / n_columns, -h / n_rows).translate(x, y + h) + ax.transData
@@ -244,15 +196,19 @@ class HeatmapPage:
         ]
         self._mark_segments(n_rows, n_columns, down, across)
         self._mark_completion(panels, n_rows, n_columns, down, across)
-        self.stamps = TokenStamps(panels, n_rows, self.queries, self.keys)
-        ax.add_artist(self.stamps)
+        if get_venue().width is None:
+            ax.add_artist(TokenStamps(panels, n_rows, self.queries, self.keys))
+        else:
+            n_across = self.layout.columns
+            ax.add_artist(TokenStamps(panels[::n_across], n_rows, self.queries, self.keys.drop_texts()))
+            ax.add_artist(TokenStamps(panels[-n_across:], n_rows, self.queries.drop_texts(), self.keys))
         # A fallback font seldom comes in bold, and matplotlib complains about it aloud.
-        weight = "bold" if style.choose_fonts([self.maps.model_id])[0] == style.FAMILY else "normal"
-        family = list(style.FAMILY if weight == "bold" else self.family)
-        self.heading = self._write(*self.layout.heading, "", size=style.HEADING_SIZE, weight=weight, fontfamily=family)
+        weight = "bold" if style.choose_fonts([self.maps.model_id])[0] == get_venue().family else "normal"
+        family = list(get_venue().family if weight == "bold" else self.family)
+        self.heading = self._write(*self.layout.heading, "", size=get_venue().heading, weight=weight, fontfamily=family)
         self.figure.changing += [self.heading, *(self.titles if self.options.scale == "panel" else ())]
         self.notes = [
-            self._write(MARGIN, y, line, size=style.NOTE_SIZE, color=style.MUTED) for line, y in self.layout.notes
+            self._write(MARGIN, y, line, size=get_venue().note, color=style.MUTED) for line, y in self.layout.notes
         ]
         for place in self.layout.queries:
             self._name_axis(*place, "query", rotation=90)
@@ -304,7 +260,7 @@ class HeatmapPage:
         return self.axes.add_artist(LineText(x, y, text, transform=self.axes.transData, parse_math=False, **look))
 
     def _name_axis(self, x, y, text, **look):
-        centred = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
+        centred = style.describe_axis_name()
         self.axes.text(x, y, text, parse_math=False, **centred, **look)
 
     def show(self, matrices, titles, heading):
@@ -334,7 +290,7 @@ class HeatmapPage:
                 largest = float(shown.max()) or 1.0
                 end = style.find_end(shown.compressed(), self.options.norm)
                 image.set_norm(style.make_norm(self.options.norm, self.options.vmin, end))
-                title = f"{title}   (max {largest:.2g})"
+                title += OWN_SCALE.format(largest)
             text.set_text(title)
         self.heading.set_text(self._fit_heading(heading))
         return self.figure
@@ -348,60 +304,6 @@ class HeatmapPage:
         for longest in range(max(len(name), 4), 3, -1):
             text = f"{style.shorten_label(name, longest)}  ·  {heading}"
             # Bold is up to a sixth wider than the regular face that is measured.
-            if measure_text(text, style.HEADING_SIZE, self.family)[0] * 7 / 6 <= room:
+            if measure_text(text, get_venue().heading, self.family)[0] * 7 / 6 <= room:
                 return text
         return heading
-
-
-def describe_data(maps, options, pooling=(1, 1), *, has_indices=False, has_lines=False):
-    """Yield what a reader must know about the data of a page.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    options : GridOptions
-        How they are shown.
-    pooling : tuple of int
-        Rows and columns of the maps that were drawn as one cell.
-    has_indices : bool
-        Whether token indices label the axes.
-    has_lines : bool
-        Whether dashed lines mark where the completion begins.
-
-    Yields
-    ------
-    str
-        A phrase.
-    """
-    n_query, n_key, unit = len(maps.tokens_query), len(maps.tokens_key), maps.unit
-    if n_query != n_key:
-        yield f"{n_query} query and {n_key} key {unit}s"
-    else:
-        yield f"{n_key} {unit}{'s' * (n_key > 1)}"
-    if maps.grouping:
-        yield "largest weight of each block" if maps.grouping[1] == "max" else "summed over keys, mean over queries"
-    if maps.kind != "cross" and maps.prompt_length < n_key:
-        yield f"{'dashed lines: ' * has_lines}generated from {unit} {maps.prompt_length} on"
-    if maps.kind in ("encoder", "decoder", "cross"):
-        yield {"encoder": "encoder", "decoder": "decoder", "cross": "cross attention"}[maps.kind]
-    if maps.reduction == "pooled":
-        yield f"each cell the {maps.pooling} over {maps.cell[0]} × {maps.cell[1]} tokens"
-    if max(pooling) > 1:
-        yield f"drawn as the max over {pooling[0]} × {pooling[1]} {'cells' if max(maps.cell) > 1 else unit + 's'}"
-    if has_indices:
-        yield f"axes count {unit}s from 0"
-    if options.sink == "hide":
-        yield f"first {unit} hidden" if maps.cell[1] == 1 else f"first {maps.cell[1]} keys hidden"
-    if options.sink == "renormalise":
-        yield f"first {unit} hidden, rows renormalised"
-    if maps.has_sinks:
-        yield "rows sum to less than 1: learned sinks take the rest"
-    if options.norm == "power":
-        yield "square-root colour scale"
-    if options.norm == "quantile" and options.vmax is None:
-        yield f"colours end at the {style.QUANTILE * 100:g} % quantile"
-    if options.norm == "log":
-        yield "logarithmic colour scale"
-    if options.scale == "panel":
-        yield "each panel on its own scale"

@@ -12,12 +12,12 @@ from . import style
 from .labels import GAP, TICK, measure_text
 from .layout import LINE, MARGIN
 from .sheet import Sheet
+from .venues import get_venue
 
 # Height of a cell and how much wider than high it may be, in points; small models get large cells.
 THINNEST_CELL, TALLEST_CELL, WIDEST_RATIO = 2.0, 10.0, 2.4
 ATLAS_WIDTH, ATLAS_HEIGHT = 190.0, 270.0
 MEANS_WIDTH = 44.0
-AXIS_NAME = {"size": style.NOTE_SIZE, "color": style.MUTED, "ha": "center", "va": "center"}
 
 
 def arrange_scores(values, *, layers=None, heads=None):
@@ -165,13 +165,14 @@ def plot_atlas(values, *, label="score", title="all heads", model_id="", notes=(
     if norm in ("power", "log"):
         notes.append({"power": "square-root colour scale", "log": "logarithmic colour scale"}[norm])
     with mpl.rc_context(style.make_rc(family=family)):
+        beside = (MARGIN + MEANS_WIDTH) * layer_means
         page = GridPage(
-            *fit_cells(*grid.shape),
+            *fit_cells(*grid.shape, room=find_grid_room(rows, beside=beside)),
             rows,
             title,
             model_id=model_id,
             notes=notes,
-            beside=(MARGIN + MEANS_WIDTH) * layer_means,
+            beside=beside,
             bars=[(_make_scale(grid, **scale), label)],
             family=family,
         )
@@ -192,9 +193,10 @@ def _draw_means(page, means):
     ax.set_xticks(ends, [f"{end:.2g}" for end in ends])
     for tick, side in zip(ax.get_xticklabels(), ("left", "right"), strict=True):
         tick.set_horizontalalignment(side)
-    ax.xaxis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.LABEL_SIZE)
+    ax.xaxis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=get_venue().label)
     ax.spines[["top", "right"]].set_visible(False)
-    page.write(left + width + MARGIN + MEANS_WIDTH / 2, MARGIN + style.NOTE_SIZE / 2, "layer mean", **AXIS_NAME)
+    middle = left + width + MARGIN + MEANS_WIDTH / 2
+    page.write(middle, MARGIN + get_venue().axis / 2, "layer mean", **style.describe_axis_name())
 
 
 class GridPage(Sheet):
@@ -222,22 +224,36 @@ class GridPage(Sheet):
     """
 
     def __init__(self, width, height, rows, heading, *, beside=0, **options):
-        left = style.NOTE_SIZE * LINE + measure_text(str(max(rows)), style.LABEL_SIZE)[0] + GAP + TICK
-        below = style.NOTE_SIZE * LINE + style.LABEL_SIZE + GAP + TICK
+        left = measure_row_numbers(rows)
+        below = get_venue().axis * LINE + get_venue().label + GAP + TICK
         super().__init__(left + width + beside, below + height, heading, **options)
         self.place = MARGIN + left, MARGIN + below, width, height
         self.panel = self.add_axes(*self.place, "heads")
-        self.write(MARGIN + style.NOTE_SIZE / 2, MARGIN + below + height / 2, "layer", rotation=90, **AXIS_NAME)
-        self.write(MARGIN + left + width / 2, MARGIN + style.NOTE_SIZE / 2, "head", **AXIS_NAME)
+        name, edge = style.describe_axis_name(), MARGIN + get_venue().axis / 2
+        self.write(edge, MARGIN + below + height / 2, "layer", rotation=90, **name)
+        self.write(MARGIN + left + width / 2, edge, "head", **name)
 
 
-def fit_cells(n_rows, n_columns):
+def measure_row_numbers(rows):
+    """Return the room left of a grid for layer numbers and the name of their axis, in points."""
+    return get_venue().axis * LINE + measure_text(str(max(rows)), get_venue().label)[0] + GAP + TICK
+
+
+def find_grid_room(rows, *, beside=0):
+    """Return the width that a venue leaves for a grid with so much `beside` it, in points; None where none is given."""
+    width = get_venue().width
+    return None if width is None else width - 2 * MARGIN - measure_row_numbers(rows) - beside
+
+
+def fit_cells(n_rows, n_columns, *, room=None):
     """Find the size of an atlas of so many layers and heads.
 
     Parameters
     ----------
     n_rows, n_columns : int
         Layers and heads.
+    room : float, optional
+        Width to fill, in points; left out, that of the column of a paper or, for many heads, more.
 
     Returns
     -------
@@ -245,6 +261,8 @@ def fit_cells(n_rows, n_columns):
         Points; cells are as large as the page of a paper's column allows, and never too thin to see.
     """
     high = min(max(ATLAS_HEIGHT / n_rows, THINNEST_CELL), TALLEST_CELL)
+    if room is not None:
+        return min(room, 4 * WIDEST_RATIO * high * n_columns), high * n_rows
     wide = min(max(ATLAS_WIDTH / n_columns, THINNEST_CELL), WIDEST_RATIO * high)
     return max(wide * n_columns, 2 * TALLEST_CELL), high * n_rows
 
@@ -291,15 +309,15 @@ def label_numbers(ax, rows, columns):
     """
     box = ax.get_position()
     width, height = (72 * side for side in ax.figure.get_size_inches())
-    number = measure_text(str(max(columns)), style.LABEL_SIZE)[0] + 4
+    number = measure_text(str(max(columns)), get_venue().label)[0] + 4
     steps = (
-        _choose_tick_step(rows, box.height * height, style.LABEL_SIZE * 1.15),
+        _choose_tick_step(rows, box.height * height, get_venue().label * 1.15),
         _choose_tick_step(columns, box.width * width, number),
     )
     for axis, shown, step in zip((ax.yaxis, ax.xaxis), (rows, columns), steps, strict=True):
         ticks = [i for i, value in enumerate(shown) if step == 1 or value % step == 0] or [0]
         axis.set_ticks(ticks, [str(shown[i]) for i in ticks])
-        axis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.LABEL_SIZE)
+        axis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=get_venue().label)
 
 
 def _choose_tick_step(shown, length, room):

@@ -9,6 +9,7 @@ from matplotlib import colors
 from ..errors import OptionError
 from . import style
 from .labels import AxisLabels, TokenStamps, measure_text
+from .venues import SMALLEST_LABEL, get_venue
 
 # A picture shows no more cells than this a side; larger maps are pooled to the largest weight of each cell, because
 # single large weights are what people look for and averaging would hide them.
@@ -39,7 +40,7 @@ def limit_cells(matrix):
     return padded.reshape(rows, down, columns, across).max(axis=(1, 3)), (down, across)
 
 
-def label_axis(tokens, family, missing, *, cell=1, first=0, size=None):
+def label_axis(tokens, family, missing, *, cell=1, first=0, size=None, most=8):
     """Make the labels of one axis: tokens where they fit, index ticks where not.
 
     Parameters
@@ -56,6 +57,8 @@ def label_axis(tokens, family, missing, *, cell=1, first=0, size=None):
         Number of the first token.
     size : float or None
         Font size in points; None makes index ticks.
+    most : int
+        Most index ticks.
 
     Returns
     -------
@@ -65,11 +68,11 @@ def label_axis(tokens, family, missing, *, cell=1, first=0, size=None):
     if size is not None and cell == 1:
         texts = tuple(style.shorten_label(style.spell_missing(token, missing)) for token in tokens)
         return AxisLabels(tuple(range(len(tokens))), texts, size=size, family=family)
-    step = choose_step(len(tokens))
+    step = choose_step(len(tokens), most)
     numbers = range(-(-first // step) * step, first + len(tokens), step)
     # The tick of token i stands at the middle of that token, also inside a larger cell.
     positions = tuple((i - first + 0.5) / cell - 0.5 for i in numbers)
-    return AxisLabels(positions, tuple(map(str, numbers)), is_index=True, size=style.LABEL_SIZE, family=family)
+    return AxisLabels(positions, tuple(map(str, numbers)), is_index=True, size=get_venue().label, family=family)
 
 
 def choose_step(count, most=8):
@@ -138,8 +141,8 @@ def draw_heatmap(matrix, tokens_query=None, tokens_key=None, *, ax, causal=False
         family, missing = style.choose_fonts([*tokens_query, *tokens_key])
         ax.apply_aspect()
         height = ax.get_position().height * ax.figure.get_figheight() * 72 / cells.shape[0]
-        fits = height >= style.SMALLEST_LABEL * 1.1
-        size = min(style.LABEL_SIZE, height / 1.1) if fits else None
+        fits = height >= SMALLEST_LABEL * 1.1
+        size = min(get_venue().label, height / 1.1) if fits else None
         ax.figure.add_artist(
             TokenStamps(
                 [ax.transData],
@@ -175,8 +178,8 @@ def draw_colorbar(figure, rectangle, image, label):
     axes = figure.add_axes((left / width, bottom / height, wide / width, high / height), label="colour bar")
     bar = figure.colorbar(image, cax=axes, orientation="horizontal")
     bar.outline.set_linewidth(0.5)
-    bar.ax.set_title(label, fontsize=style.NOTE_SIZE, loc="left", pad=2.5, x=0)
-    most = max(2, int(wide // (measure_text("0.000" if image.norm.vmin >= 0 else "−0.0000", style.LABEL_SIZE)[0] + 6)))
+    bar.ax.set_title(label, fontsize=get_venue().note, loc="left", pad=2.5, x=0)
+    most = max(2, int(wide // (measure_text("0.000" if image.norm.vmin >= 0 else "−0.0000", get_venue().label)[0] + 6)))
     if image.norm.__class__.__name__ == "Normalize":
         bar.ax.locator_params(axis="x", nbins=min(most, 5))
     elif not isinstance(image.norm, colors.LogNorm):
@@ -189,7 +192,7 @@ def _space_ticks(ticks, norm, width):
     """Drop ticks of a curved scale whose labels would touch, from the upper end down."""
     kept = []
     for tick in sorted((t for t in ticks if norm.vmin <= t <= norm.vmax), reverse=True):
-        room = measure_text(f"{tick:g}", style.LABEL_SIZE)[0] + 6
+        room = measure_text(f"{tick:g}", get_venue().label)[0] + 6
         if not kept or (norm(kept[-1]) - norm(tick)) * width >= room:
             kept.append(tick)
     return kept[::-1]

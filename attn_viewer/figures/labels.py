@@ -13,6 +13,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox, IdentityTransform
 
 from . import style
+from .venues import Venue, get_venue
 
 GAP = 2.5
 TICK = 2.0
@@ -39,8 +40,12 @@ class AxisLabels:
     positions: tuple
     texts: tuple
     is_index: bool = False
-    size: float = style.LABEL_SIZE
-    family: tuple = style.FAMILY
+    size: float = Venue.label
+    family: tuple = Venue.family
+
+    def drop_texts(self):
+        """Return an axis without labels, for panels whose neighbour has them."""
+        return dataclasses.replace(self, positions=(), texts=())
 
     def measure(self, index):
         """Return width and height of one label in points."""
@@ -63,8 +68,7 @@ class AxisLabels:
         return self.gap + max((self.measure(i)[0] for i in range(len(self.texts))), default=0)
 
 
-@functools.lru_cache(maxsize=65536)
-def measure_text(text, size, family=style.FAMILY):
+def measure_text(text, size, family=None):
     """Return width and height of a text in points.
 
     Parameters
@@ -73,14 +77,19 @@ def measure_text(text, size, family=style.FAMILY):
         One line, nothing in it is markup.
     size : float
         Font size in points.
-    family : tuple of str
-        Font families.
+    family : tuple of str, optional
+        Font families; left out, those of the venue.
 
     Returns
     -------
     tuple of float
         Width, and height (at least the font size).
     """
+    return _measure(text, size, tuple(family or get_venue().family))
+
+
+@functools.lru_cache(maxsize=65536)
+def _measure(text, size, family):
     font = FontProperties(family=list(family), size=size)
     width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return width, max(height, size)
@@ -203,7 +212,7 @@ class _Side:
         point = renderer.points_to_pixels(1)
         if self.labels.is_index:
             gc.set_foreground(style.FRAME)
-            gc.set_linewidth(renderer.points_to_pixels(0.5))
+            gc.set_linewidth(0.5)
             outwards = np.array([TICK, 0] if self.is_left else [0, TICK]) * point
             edge = anchors + outwards * self.labels.gap / TICK
             for end in edge:

@@ -3,16 +3,14 @@
 import dataclasses
 import math
 
-from . import style
 from .labels import measure_text
+from .venues import SMALLEST_LABEL, get_venue
 
 MARGIN = 9.0
 BETWEEN = 11.0
-TITLE_HEIGHT = 12.0
 LINE = 1.4
 BAR_WIDTH, BAR_HEIGHT = 130.0, 6.0
 NARROWEST = 200.0
-BAR_ROOM = style.NOTE_SIZE * LINE + BAR_HEIGHT + style.LABEL_SIZE * LINE + 4
 # A pixel at 100 dots per inch, two at 200: lengths that are multiples keep cells sharp and labels in step.
 PIXEL = 0.72
 
@@ -22,6 +20,10 @@ ROW_HEIGHT = 1.2
 
 # Raster pages get the finest of these resolutions (dots per inch) at which they still open quickly.
 RESOLUTIONS, MOST_PIXELS = (200, 150, 100), 24e6
+# In print pixels show sooner.
+PRINT_RESOLUTION = 300
+# A page of a paper has room for so much, and less is no panel.
+TALLEST_COLUMN, NARROWEST_PANEL = 648.0, 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ class PageLayout:
         The colour bar, None for none.
     queries, keys : tuple of tuple of float
         Middles of the axis names, one a row and one a column of the last row.
+    columns : int
+        Panels in a full row.
     """
 
     size: tuple
@@ -51,12 +55,28 @@ class PageLayout:
     bar: tuple | None
     queries: tuple
     keys: tuple
+    columns: int
 
     @property
     def resolution(self):
         """Dots per inch for raster formats."""
-        area = self.size[0] * self.size[1] / 72**2
-        return next((dpi for dpi in RESOLUTIONS if area * dpi**2 <= MOST_PIXELS), RESOLUTIONS[-1])
+        return choose_resolution(*self.size)
+
+
+def choose_resolution(width, height):
+    """Return the dots per inch at which a page of so many points is drawn in raster formats."""
+    wished = RESOLUTIONS if get_venue().width is None else (PRINT_RESOLUTION, *RESOLUTIONS)
+    return next((dpi for dpi in wished if width * height / 72**2 * dpi**2 <= MOST_PIXELS), RESOLUTIONS[-1])
+
+
+def measure_title():
+    """Return the height of the title above a panel."""
+    return get_venue().title + 4.5
+
+
+def measure_bar():
+    """Return the height of a colour bar with its name and numbers."""
+    return get_venue().note * LINE + BAR_HEIGHT + get_venue().label * LINE + 4
 
 
 def snap(length):
@@ -84,13 +104,62 @@ def fit_panel(n_query, n_key, *, is_lone=False, has_tokens=True):
         Font size of token labels; None where index ticks must do.
     """
     longest, largest = max(n_query, n_key), LARGEST_LONE_PANEL if is_lone else LARGEST_PANEL
-    label_size = min(style.LABEL_SIZE, largest / longest / ROW_HEIGHT)
-    if has_tokens and label_size >= style.SMALLEST_LABEL:
+    label_size = min(get_venue().label, largest / longest / ROW_HEIGHT)
+    if has_tokens and label_size >= SMALLEST_LABEL:
         cell = snap(max(SMALLEST_PANEL / longest, label_size * ROW_HEIGHT))
         return cell * n_key, cell * n_query, label_size
     side = largest if is_lone else INDEX_PANEL
     # A few queries over many keys would be a hairline if their cells were square.
-    return (*(snap(max(side * n / longest, min(n * style.LABEL_SIZE, THINNEST_PANEL))) for n in (n_key, n_query)), None)
+    return (
+        *(snap(max(side * n / longest, min(n * get_venue().label, THINNEST_PANEL))) for n in (n_key, n_query)),
+        None,
+    )
+
+
+def fit_column(n_panels, columns, n_query, n_key, labels, *, title_width):
+    """Find how many panels stand side by side on a page as wide as the venue says, and how large they are.
+
+    Labels stand beside the outer panels alone, in the font size of the venue. If those of tokens fit beside their cells
+    on a page that is not too tall, they do; else axes count tokens.
+
+    Parameters
+    ----------
+    n_panels : int
+        Number of panels.
+    columns : int
+        Most panels side by side.
+    n_query, n_key : int
+        Rows and columns of a panel, in cells.
+    labels : sequence of (AxisLabels, AxisLabels)
+        Labels of queries and keys, the preferred ones first.
+    title_width : float
+        Width of the widest panel title.
+
+    Returns
+    -------
+    columns : int
+        Panels side by side.
+    panel : tuple of float
+        Width and height of each.
+    labels : tuple of AxisLabels
+        Labels of queries and keys.
+    """
+    for queries, keys in labels:
+        for across in range(min(columns, n_panels), 0, -1):
+            room = get_venue().width - 2 * MARGIN - get_venue().axis * LINE - queries.width - (across - 1) * BETWEEN
+            width = math.floor(room / across / PIXEL) * PIXEL
+            cell = width / n_key
+            height = cell * n_query
+            if queries.is_index:
+                height = max(min(height, TALLEST_COLUMN / 2), min(n_query * get_venue().label, THINNEST_PANEL, width))
+                if width >= max(title_width, NARROWEST_PANEL) or across == 1:
+                    return across, (width, height), (queries, keys)
+                continue
+            rows = math.ceil(n_panels / across)
+            tall = rows * (height + measure_title() + BETWEEN) + keys.depth
+            if cell >= queries.size * ROW_HEIGHT and width >= title_width and tall <= TALLEST_COLUMN:
+                return across, (width, height), (queries, keys)
+    raise AssertionError("index ticks always fit")
 
 
 def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, has_bar):
@@ -105,7 +174,7 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     panel : tuple of float
         Width and height of each.
     label_width, label_depth : float
-        Room for labels left of and below each panel.
+        Room for labels left of and below each panel; where a venue says how wide the page is, of the outer panels.
     notes : sequence of str
         What the page says about its data, in phrases.
     has_bar : bool
@@ -118,18 +187,19 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     """
     columns = min(n_panels, columns)
     rows = math.ceil(n_panels / columns)
-    axis_name = style.NOTE_SIZE * LINE
+    axis_name = get_venue().axis * LINE
     left = snap(MARGIN + axis_name + label_width)
-    across = snap(panel[0] + BETWEEN + label_width)
-    down = snap(TITLE_HEIGHT + panel[1] + label_depth + BETWEEN)
-    width = max(left + (columns - 1) * across + panel[0] + MARGIN, NARROWEST)
+    is_column = get_venue().width is not None
+    across = snap(panel[0] + BETWEEN + label_width * (not is_column))
+    down = snap(measure_title() + panel[1] + label_depth * (not is_column) + BETWEEN)
+    width = get_venue().width if is_column else max(left + (columns - 1) * across + panel[0] + MARGIN, NARROWEST)
     is_beside = has_bar and width >= 3 * BAR_WIDTH
     lines = wrap_phrases(notes, width - 2 * MARGIN - (BAR_WIDTH + 2 * MARGIN if is_beside else 0))
-    text_height = style.HEADING_SIZE * LINE + len(lines) * style.NOTE_SIZE * LINE
-    stacked = text_height + (MARGIN / 2 + BAR_ROOM if has_bar else 0)
-    head = MARGIN + (max(text_height, BAR_ROOM) if is_beside else stacked) + MARGIN / 2
+    text_height = get_venue().heading * LINE + len(lines) * get_venue().note * LINE
+    stacked = text_height + (MARGIN / 2 + measure_bar() if has_bar else 0)
+    head = MARGIN + (max(text_height, measure_bar()) if is_beside else stacked) + MARGIN / 2
     bottom = snap(MARGIN + axis_name + label_depth)
-    height = snap(bottom + (rows - 1) * down + panel[1] + TITLE_HEIGHT + head)
+    height = snap(bottom + (rows - 1) * down + panel[1] + measure_title() + head)
     top = height - MARGIN
     bar_top = top - (0 if is_beside else text_height + MARGIN / 2)
     bar_left = width - MARGIN - BAR_WIDTH if is_beside else MARGIN
@@ -139,13 +209,14 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     return PageLayout(
         size=(width, height),
         panels=panels,
-        heading=(MARGIN, top - style.HEADING_SIZE),
+        heading=(MARGIN, top - get_venue().heading),
         notes=tuple(
-            (line, top - style.HEADING_SIZE * LINE - (i * LINE + 1) * style.NOTE_SIZE) for i, line in enumerate(lines)
+            (line, top - get_venue().heading * LINE - (i * LINE + 1) * get_venue().note) for i, line in enumerate(lines)
         ),
-        bar=(bar_left, bar_top - style.NOTE_SIZE * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT) if has_bar else None,
-        queries=tuple((MARGIN + style.NOTE_SIZE / 2, y + panel[1] / 2) for _, y, *_ in panels[::columns]),
-        keys=tuple((x + panel[0] / 2, MARGIN + style.NOTE_SIZE / 2) for x, *_ in panels[(rows - 1) * columns :]),
+        bar=(bar_left, bar_top - get_venue().note * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT) if has_bar else None,
+        queries=tuple((MARGIN + get_venue().axis / 2, y + panel[1] / 2) for _, y, *_ in panels[::columns]),
+        keys=tuple((x + panel[0] / 2, MARGIN + get_venue().axis / 2) for x, *_ in panels[(rows - 1) * columns :]),
+        columns=columns,
     )
 
 
@@ -155,7 +226,7 @@ def wrap_phrases(phrases, width):
     Parameters
     ----------
     phrases : sequence of str
-        Phrases, none of which is broken.
+        Phrases; one is broken only if it does not fit on a line of its own.
     width : float
         Room for a line.
 
@@ -167,8 +238,15 @@ def wrap_phrases(phrases, width):
     lines = []
     for phrase in phrases:
         longer = f"{lines[-1]}  ·  {phrase}" if lines else phrase
-        if lines and measure_text(longer, style.NOTE_SIZE)[0] <= width:
+        if lines and measure_text(longer, get_venue().note)[0] <= width:
             lines[-1] = longer
-        else:
-            lines.append(phrase)
+            continue
+        first, *words = phrase.split(" ")
+        lines.append(first)
+        for word in words:
+            longer = f"{lines[-1]} {word}"
+            if measure_text(longer, get_venue().note)[0] <= width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
     return lines

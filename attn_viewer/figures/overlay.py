@@ -7,8 +7,9 @@ import numpy as np
 
 from ..errors import OptionError, UnsuitableMapsError
 from . import style
-from .layout import BETWEEN, MARGIN, TITLE_HEIGHT
+from .layout import BETWEEN, MARGIN, measure_title
 from .sheet import Sheet
+from .venues import get_venue
 
 PANEL, ALPHA = 108.0, 0.85
 # The image is shown in light greys, so that all colour is weight.
@@ -72,7 +73,7 @@ def overlay_attention(maps, image, *, layers=None, head=None, query=None, column
     high = wide * picture.shape[0] / picture.shape[1]
     columns = min(columns, len(weights))
     n_lines = math.ceil(len(weights) / columns)
-    across, down = wide + BETWEEN, high + TITLE_HEIGHT + BETWEEN
+    across, down = wide + BETWEEN, high + measure_title() + BETWEEN
     notes = [
         f"weights of {style.spell_missing(who, missing)}",
         "mean over heads" if head is None else f"head {head}",
@@ -99,7 +100,7 @@ def overlay_attention(maps, image, *, layers=None, head=None, query=None, column
             page.axes.imshow(
                 cells, extent=edges, norm=colors.norm, cmap=colors.cmap, alpha=cover, interpolation="nearest"
             )
-            page.write(x, y + high + 3.5, f"layer {layer}", size=style.TITLE_SIZE)
+            page.write(x, y + high + 3.5, f"layer {layer}", size=get_venue().title)
             if patch is not None:
                 side = wide / n_columns, high / rows
                 corner = x + patch[1] * side[0], y + high - (patch[0] + 1) * side[1]

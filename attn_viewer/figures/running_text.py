@@ -9,15 +9,16 @@ from matplotlib.patches import Rectangle
 from ..errors import OptionError, UnsuitableMapsError
 from ..tokens import SPACE
 from . import style
-from .grids import GridOptions, describe_data
 from .labels import measure_text
 from .layout import LINE, MARGIN
+from .options import GridOptions, describe_data
 from .sheet import Sheet
 from .sinks import count_hidden, treat_sink
+from .venues import get_venue
 
 # Room for a line in points: a paper's column where the text fits on two lines, else its page.
 COLUMN, PAGE = 190.0, 450.0
-LINE_HEIGHT, BETWEEN = 10.0, 4.0
+BETWEEN = 4.0
 LONGEST_LABEL = 40
 # Past so many words a page is nothing to read; it then shows fewer layers, evenly spaced.
 MOST_WORDS = 6000
@@ -63,18 +64,20 @@ def plot_running_text(maps, *, query=-1, **options):
     hidden = count_hidden(maps, look.sink)[1]
     family, missing = style.choose_fonts([*maps.tokens_key, maps.model_id])
     words = [style.shorten_label(style.spell_missing(token, missing), LONGEST_LABEL) for token in maps.tokens_key]
-    space = measure_text("n", style.LABEL_SIZE, family)[0] / 2
+    space = measure_text("n", get_venue().label, family)[0] / 2
     indents = [space * word.startswith(SPACE) for word in words]
     words = [word.removeprefix(SPACE) or " " for word in words]
     widths = [
-        measure_text(word, style.LABEL_SIZE, family)[0] + indent + 1.6
+        measure_text(word, get_venue().label, family)[0] + indent + 1.6
         for word, indent in zip(words, indents, strict=True)
     ]
+    number = measure_text(str(max(layers)), get_venue().label)[0] + 4
+    left = get_venue().axis * LINE + number
     room = COLUMN if sum(widths) <= 2 * COLUMN else PAGE
+    if get_venue().width is not None:
+        room = get_venue().width - 2 * MARGIN - left
     places, n_lines = flow_words(widths, room)
-    paragraph = n_lines * LINE_HEIGHT + BETWEEN
-    number = measure_text(str(max(layers)), style.LABEL_SIZE)[0] + 4
-    left = style.NOTE_SIZE * LINE + number
+    paragraph = n_lines * measure_line() + BETWEEN
     norm = style.make_norm(look.norm, look.vmin, (float(weights.max()) or 1.0) if look.vmax is None else look.vmax)
     if look.scale == "panel":
         weights = weights / np.maximum(weights.max(axis=1, keepdims=True), np.float32(1e-30))
@@ -98,14 +101,11 @@ def plot_running_text(maps, *, query=-1, **options):
         )
         centre = MARGIN + paragraph * len(layers) / 2
         page.write(
-            MARGIN + style.NOTE_SIZE / 2,
+            MARGIN + get_venue().axis / 2,
             centre,
             "layer",
             rotation=90,
-            size=style.NOTE_SIZE,
-            color=style.MUTED,
-            ha="center",
-            va="center",
+            **style.describe_axis_name(),
         )
         shown = np.ma.masked_all((len(layers), n_key))
         shown[:, hidden:] = weights
@@ -114,8 +114,8 @@ def plot_running_text(maps, *, query=-1, **options):
         own = position if maps.kind != "cross" else None
         for i, (layer, row) in enumerate(zip(layers, colors.to_rgba(shown), strict=True)):
             top = MARGIN + paragraph * (len(layers) - i) - BETWEEN
-            baseline = top - LINE_HEIGHT * 0.72
-            page.write(MARGIN + left - 4, baseline, str(layer), ha="right", size=style.LABEL_SIZE, color=style.MUTED)
+            baseline = top - measure_line() * 0.72
+            page.write(MARGIN + left - 4, baseline, str(layer), ha="right", size=get_venue().label, color=style.MUTED)
             _write_paragraph(page, MARGIN + left, top, words, indents, widths, places, row, own)
     return page.figure
 
@@ -132,6 +132,11 @@ def _gather_rows(maps, query, look):
         kept = treat_sink(np.concatenate([row] * (1 + skipped)), maps, look.sink)
         rows.append(np.zeros_like(kept[0]) if skipped and query == 0 else kept[0])
     return [maps.layers[index] for index in chosen], np.stack(rows)
+
+
+def measure_line():
+    """Return the height of a line of words, in points."""
+    return get_venue().label * 20 / 13
 
 
 def flow_words(widths, room):
@@ -162,7 +167,7 @@ def flow_words(widths, room):
 
 def _write_paragraph(page, left, top, words, indents, widths, places, colors, own):
     boxes = [
-        Rectangle((left + x, top - (line + 1) * LINE_HEIGHT + 0.5), width, LINE_HEIGHT - 1)
+        Rectangle((left + x, top - (line + 1) * measure_line() + 0.5), width, measure_line() - 1)
         for (line, x), width in zip(places, widths, strict=True)
     ]
     page.axes.add_collection(PatchCollection(boxes, facecolor=colors, edgecolor="none"))
@@ -174,5 +179,5 @@ def _write_paragraph(page, left, top, words, indents, widths, places, colors, ow
     is_dark = colors[:, :3] @ [0.2126, 0.7152, 0.0722] < 0.52
     white, ink = to_rgb("white"), to_rgb(style.INK)
     for word, indent, (line, x), dark in zip(words, indents, places, is_dark, strict=True):
-        baseline = top - line * LINE_HEIGHT - LINE_HEIGHT * 0.72
-        page.write(left + x + 0.8 + indent, baseline, word, size=style.LABEL_SIZE, color=white if dark else ink)
+        baseline = top - line * measure_line() - measure_line() * 0.72
+        page.write(left + x + 0.8 + indent, baseline, word, size=get_venue().label, color=white if dark else ink)

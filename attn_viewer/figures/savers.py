@@ -18,6 +18,7 @@ from .formats import check_format
 from .images import encode_indices, index_matrix, make_palette, matrix_as_svg
 from .quickdraw import POINTS, SIDES, render_small_figure
 from .registry import check_figure_names
+from .venues import get_venue
 
 # Inches: a column of a two-column page.
 SIZE = (3.25, 2.2)
@@ -165,15 +166,15 @@ def make_rc():
         For `matplotlib.rc_context`.
     """
     return style.make_rc() | {
-        "axes.titlesize": style.TITLE_SIZE,
+        "axes.titlesize": get_venue().title,
         "axes.titlepad": 4.0,
         "axes.labelpad": 2.0,
         "axes.prop_cycle": mpl.cycler(color=COLOURS),
         "lines.linewidth": 1.0,
         "lines.markersize": 2.5,
-        "legend.fontsize": style.LABEL_SIZE,
+        "legend.fontsize": get_venue().label,
         "legend.frameon": False,
-        "ytick.labelsize": style.LABEL_SIZE,
+        "ytick.labelsize": get_venue().label,
         "ytick.major.size": 2.0,
         "ytick.major.width": 0.5,
         "ytick.major.pad": 1.5,
@@ -185,6 +186,11 @@ def make_rc():
 
 
 def _make_axes():
-    figure = Figure(SIZE, dpi=POINTS)
+    width, height = SIZE
+    if get_venue().width is not None:
+        # As the figures of tueplots are.
+        width = get_venue().width / POINTS
+        height = width * 2 / (1 + 5**0.5)
+    figure = Figure((width, height), dpi=POINTS)
     figure.subplots_adjust(**SIDES)
     return figure.add_subplot()

@@ -7,19 +7,13 @@ import numpy as np
 from matplotlib import colors, font_manager
 
 from ..errors import OptionError
+from .venues import get_venue
 
 INK = "#1c2433"
 MUTED = "#667085"
 FRAME = "#98a1b0"
 ACCENT = "#d1495b"
 MASKED = "#e7e2df"
-
-FAMILY = ("DejaVu Sans",)
-LABEL_SIZE = 6.5
-SMALLEST_LABEL = 5.0
-TITLE_SIZE = 7.5
-HEADING_SIZE = 9.5
-NOTE_SIZE = 7.0
 
 # Parts of a prompt, neighbours far apart in hue.
 BANDS = ("#3b6fb6", "#e0a030", "#4f9d69", "#a05fb0", "#7f7f7f", "#c9694a")
@@ -38,13 +32,13 @@ _DIVERGING_ANCHORS = (
 )
 
 
-def make_rc(*, family=FAMILY, text_as_path=False):
+def make_rc(*, family=None, text_as_path=False):
     """Return the rcParams that every figure is drawn and saved under.
 
     Parameters
     ----------
-    family : sequence of str
-        Font families, the first that has a glyph draws it.
+    family : sequence of str, optional
+        Font families, the first that has a glyph draws it; left out, those of the venue.
     text_as_path : bool
         Whether SVG holds outlines in place of text.
 
@@ -53,16 +47,17 @@ def make_rc(*, family=FAMILY, text_as_path=False):
     dict
         For `matplotlib.rc_context`.
     """
+    venue = get_venue()
     return {
-        "font.family": list(family),
-        "font.size": LABEL_SIZE,
+        "font.family": list(family or venue.family),
+        "font.size": venue.label,
         "text.color": INK,
         "axes.edgecolor": FRAME,
         "axes.linewidth": 0.5,
         "axes.labelcolor": INK,
-        "axes.labelsize": NOTE_SIZE,
+        "axes.labelsize": venue.axis,
         "xtick.color": INK,
-        "xtick.labelsize": LABEL_SIZE,
+        "xtick.labelsize": venue.label,
         "xtick.major.size": 2.0,
         "xtick.major.width": 0.5,
         "xtick.major.pad": 1.5,
@@ -74,6 +69,11 @@ def make_rc(*, family=FAMILY, text_as_path=False):
         "pdf.fonttype": 42,
         "path.simplify": True,
     }
+
+
+def describe_axis_name():
+    """Return the look of the name of an axis, for `matplotlib.text.Text`."""
+    return {"size": get_venue().axis, "color": MUTED, "ha": "center", "va": "center"}
 
 
 @functools.cache
@@ -195,9 +195,9 @@ def choose_fonts(texts):
     missing : frozenset of str
         Characters that no installed font can draw; see `spell_missing`.
     """
-    family = [*FAMILY]
+    family = [*get_venue().family]
     needed = set().union(*texts) if texts else set()
-    missing = {c for c in needed if ord(c) not in _read_charmap(font_manager.findfont(FAMILY[0]))}
+    missing = {c for c in needed if ord(c) not in _read_charmap(font_manager.findfont(family[0]))}
     for path, name in _list_fonts() if missing else ():
         try:
             found = {c for c in missing if ord(c) in _read_charmap(path)}

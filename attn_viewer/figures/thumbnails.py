@@ -4,8 +4,8 @@ import matplotlib as mpl
 import numpy as np
 
 from . import style
-from .grids import GridOptions, describe_data, find_largest
-from .heads import GridPage, label_numbers
+from .heads import GridPage, find_grid_room, label_numbers
+from .options import GridOptions, describe_data, find_largest
 from .sinks import treat_sink
 
 # Cells a side of a thumbnail, and of all of them together; gaps are a share of a thumbnail.
@@ -38,7 +38,9 @@ def plot_birds_eye(maps, **options):
     family, _ = style.choose_fonts([maps.model_id])
     colors = np.array(cmap(norm(picture), bytes=True))
     colors[is_gap] = 255
-    side = np.clip(min(PAGE_WIDTH / len(columns), PAGE_HEIGHT / len(maps.layers)), SMALLEST, LARGEST)
+    room = find_grid_room(maps.layers)
+    least, width = (SMALLEST, PAGE_WIDTH) if room is None else (0.0, room)
+    side = np.clip(min(width / len(columns), PAGE_HEIGHT / len(maps.layers)), least, LARGEST)
     height, width = (side * length / max(picture.shape) for length in picture.shape)
     scale = side / max(width / len(columns), height / len(maps.layers))
     name = "share of the head's largest weight" if look.scale == "panel" else "attention weight"

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer.figures import layout, style
+from attn_viewer.figures import layout
+from attn_viewer.figures.venues import SMALLEST_LABEL, get_venue
 
 
 @given(
@@ -22,12 +23,12 @@ def test_nothing_overlaps_and_nothing_leaves_the_page(n_panels, columns, n_query
     )
     assert len(page.panels) == n_panels
     # A panel with its labels and title is a box; the boxes, heading, notes and bar lie apart and on the page.
-    boxes = [(x - wide, y - deep, width + wide, height + deep + layout.TITLE_HEIGHT) for x, y, *_ in page.panels]
-    boxes += [(layout.MARGIN, y - 2, 1, style.NOTE_SIZE) for _, y in page.notes]
-    boxes += [(*page.heading, 1, style.HEADING_SIZE)]
+    boxes = [(x - wide, y - deep, width + wide, height + deep + layout.measure_title()) for x, y, *_ in page.panels]
+    boxes += [(layout.MARGIN, y - 2, 1, get_venue().note) for _, y in page.notes]
+    boxes += [(*page.heading, 1, get_venue().heading)]
     if has_bar:
         x, y, w, h = page.bar
-        boxes.append((x, y - style.LABEL_SIZE - 4, w, h + style.LABEL_SIZE + 4 + style.NOTE_SIZE))
+        boxes.append((x, y - get_venue().label - 4, w, h + get_venue().label + 4 + get_venue().note))
     boxes = np.array(boxes)
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, :2] + boxes[:, 2:] <= np.array(page.size) + 1e-6).all()
@@ -44,7 +45,7 @@ def test_labels_fit_beside_their_cells_or_there_are_none(n, is_lone):
     width, height, size = layout.fit_panel(n, n, is_lone=is_lone)
     assert width == height
     if size is not None:
-        assert style.SMALLEST_LABEL <= size <= style.LABEL_SIZE
+        assert SMALLEST_LABEL <= size <= get_venue().label
         assert height / n >= size * layout.ROW_HEIGHT - 1e-6
     assert max(width, height) <= layout.LARGEST_LONE_PANEL * 1.2
 

@@ -5,6 +5,7 @@ from matplotlib.font_manager import findfont, get_font
 
 from attn_viewer.errors import OptionError
 from attn_viewer.figures import style
+from attn_viewer.figures.venues import get_venue
 
 
 def measure_lightness(rgb):
@@ -52,7 +53,7 @@ def test_an_unknown_colour_map_is_named():
 def test_fonts_have_what_they_are_chosen_for():
     signs = "␣⏎⇥↩◌…·"
     family, missing = style.choose_fonts([signs, "абвγδ", "$x_{"])
-    assert family == style.FAMILY
+    assert family == get_venue().family
     assert not missing
     family, missing = style.choose_fonts(["中\U000e0001"])
     assert "\U000e0001" in missing
