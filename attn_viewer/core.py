@@ -5,12 +5,9 @@ import itertools
 import logging
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
 
-AVERAGES = "all_layers_avg"
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +49,9 @@ def view_attention(
     group=None,
     group_summary="sum",
     text="text",
+    preset=None,
+    columns=1,
+    parallel=1,
     progress=None,
 ):
     """Draw the attention weights of a prompt, from a model or from a cache.
@@ -131,6 +131,14 @@ def view_attention(
         Sum over the keys of a group and mean over its queries, or the largest weight.
     text : {"text", "path"}
         Whether SVG holds text or its outlines, which look the same without the fonts.
+    preset : str, optional
+        A venue such as ``"icml2024"``: figures as wide as its columns, in its fonts and font sizes, with labels beside
+        the outer panels alone. Needs `tueplots`.
+    columns : {1, 2}
+        Columns of the venue's page that a figure spans.
+    parallel : bool or int
+        Processes that draw the pages of heads, True for one a core; used where that takes less time, and the files are
+        the same.
     progress : bool, optional
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
@@ -147,6 +155,8 @@ def view_attention(
         At the end, when figure functions raised; all else is written.
     """
     from .analysis.grouping import group_attention
+    from .figures.pages import render_pages
+    from .figures.venues import use_preset
 
     look, fmt = check_view_options(
         model_id=model_id,
@@ -170,6 +180,9 @@ def view_attention(
         group=group,
         group_summary=group_summary,
         text=text,
+        preset=preset,
+        columns=columns,
+        parallel=parallel,
     )
     if figures is not None:
         from .figures.registry import select_attn_figure_funcs
@@ -215,31 +228,39 @@ def view_attention(
     if figures is not None:
         check_full(maps.reduction)
     drawn = maps if group is None else group_attention(maps, group, summary=group_summary)
-    pages = (
-        _render_pages(drawn, plot_figs_per_head, look, fmt, progress, text == "path")
-        if save_fig_path is not None
-        else iter(())
-    )
-    # What cannot be drawn is found out before anything is written.
-    first = next(pages, None)
-    written = []
-    if save_attention_scores and load_attention_scores_path is None:
-        from .storage.pt import save_scores
+    with use_preset(preset, columns=columns):
+        pages = iter(())
+        if save_fig_path is not None:
+            pages = render_pages(
+                drawn,
+                look,
+                fmt,
+                has_heads=plot_figs_per_head,
+                text_as_path=text == "path",
+                parallel=parallel,
+                progress=progress,
+            )
+        # What cannot be drawn is found out before anything is written.
+        first = next(pages, None)
+        written = []
+        if save_attention_scores and load_attention_scores_path is None:
+            from .storage.pt import save_scores
 
-        written.append(save_scores(maps, save_attention_scores_path))
-    if html_path is not None:
-        from .web.page import export_html
+            written.append(save_scores(maps, save_attention_scores_path))
+        if html_path is not None:
+            from .web.page import export_html
 
-        written += export_html(maps, html_path, max_mb=max_mb, fit=fit, progress=progress)
-    for name, data in itertools.chain([first] * (first is not None), pages):
-        folder = make_folder(Path(save_fig_path) / maps.model_id)
-        written.append(write_whole(folder / f"{name}.{fmt}", data))
-    if figures is not None:
+            written += export_html(maps, html_path, max_mb=max_mb, fit=fit, progress=progress)
+        for name, data in itertools.chain([first] * (first is not None), pages):
+            folder = make_folder(Path(save_fig_path) / maps.model_id)
+            written.append(write_whole(folder / f"{name}.{fmt}", data))
+        if figures is None:
+            return written
         folder = Path(save_fig_path) / maps.model_id / "figures"
         paths, failures = run_figure_funcs(maps, folder, select_attn_figure_funcs(figures), progress=progress)
-        written += paths
-        if failures:
-            raise FigureError(written, failures)
+    written += paths
+    if failures:
+        raise FigureError(written, failures)
     return written
 
 
@@ -263,6 +284,9 @@ def check_view_options(
     group=None,
     group_summary="sum",
     text="text",
+    preset=None,
+    columns=1,
+    parallel=1,
     **look,
 ):
     """Check what can be known to be wrong before a model is loaded or a cache is read.
@@ -273,10 +297,10 @@ def check_view_options(
         As `view_attention` takes them; so are the others.
     figures, html_path, max_mb, fit, ignore_first_token, fig_format, sink, plot_figs_per_head, layers, heads
         Likewise.
-    group, group_summary, text
+    group, group_summary, text, preset, columns, parallel
         Likewise.
     **look
-        Fields of `figures.grids.GridOptions`.
+        Fields of `figures.options.GridOptions`.
 
     Returns
     -------
@@ -292,12 +316,18 @@ def check_view_options(
     """
     from .analysis.grouping import check_grouping
     from .figures.formats import check_format
-    from .figures.grids import GridOptions
+    from .figures.options import GridOptions
 
     look["sink"] = "hide" if ignore_first_token and sink == "keep" else sink
     GridOptions(**look)
     if text not in ("text", "path"):
         raise OptionError(f"text in SVG is 'text' or 'path' (outlines), got {text!r}")
+    if isinstance(parallel, float) or not (parallel is True or int(parallel) > 0):
+        raise OptionError(f"parallel must be a number of processes from 1, or True for one a core, got {parallel!r}")
+    if preset is not None:
+        from .figures.venues import find_venue
+
+        find_venue(preset, columns=columns)
     if group is not None:
         check_grouping(group, group_summary)
     if model_id is not None:
@@ -331,19 +361,3 @@ def _load_maps(path, model_id, layers, heads):
         maps = dataclasses.replace(maps, model_id=model_id)
     check_model_id(maps.model_id)
     return maps
-
-
-def _render_pages(maps, plot_figs_per_head, look, fmt, progress, text_as_path):
-    """Yield the name and content of each figure file."""
-    from .figures.formats import render_figure
-    from .figures.grids import iterate_head_pages, plot_layer_averages
-
-    count = 1 + len(maps.layers) * plot_figs_per_head
-    # None lets tqdm stay silent where stderr is no terminal.
-    disable = None if progress is None else not progress
-    with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
-        yield AVERAGES, render_figure(plot_layer_averages(maps, **look), fmt, text_as_path=text_as_path)
-        bar.update()
-        for layer, figure in iterate_head_pages(maps, **look) if plot_figs_per_head else ():
-            yield f"layer_{layer}", render_figure(figure, fmt, text_as_path=text_as_path)
-            bar.update()

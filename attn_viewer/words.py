@@ -117,6 +117,16 @@ def add_weight_arguments(parser):
     kept.add_argument("--pooling", default="max", choices=("max", "mean"), help="what is kept of a cell")
 
 
+def add_venue_arguments(figures):
+    """Declare the venue that figures are for; `figures.venues.use_preset` takes it."""
+    figures.add_argument(
+        "--preset", metavar="NAME", help="width, fonts and font sizes of a venue: icml2024, neurips2024, … (tueplots)"
+    )
+    figures.add_argument(
+        "--columns", type=int, default=1, choices=(1, 2), help="columns of its page that a figure spans (%(default)s)"
+    )
+
+
 @contextlib.contextmanager
 def show_messages(is_quiet):
     """Send the package's messages to stderr."""

@@ -1,6 +1,6 @@
 """``attn-viewer compare``: the same prompt under two models."""
 
-from ..words import parse_numbers
+from ..words import add_venue_arguments, parse_numbers
 
 HELP = "compare the attention of one prompt under two models, from two caches"
 
@@ -15,11 +15,19 @@ def add_arguments(parser):
     parser.add_argument("--sink", default="keep", choices=("keep", "hide", "renormalise"), help="the first token")
     parser.add_argument("--norm", default="linear", choices=("linear", "power", "log"), help="colour scale of A and B")
     parser.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
+    add_venue_arguments(parser)
     parser.add_argument("--top", type=int, default=5, metavar="K", help="heads to list that changed most (%(default)s)")
 
 
 def run(args):
     """Draw both figures; print their paths, then the heads that changed most."""
+    from ..figures.venues import use_preset
+
+    with use_preset(args.preset, columns=args.columns):
+        _compare(args)
+
+
+def _compare(args):
     from pathlib import Path
 
     import numpy as np

@@ -3,6 +3,7 @@
 from ..words import (
     add_model_arguments,
     add_prompt_arguments,
+    add_venue_arguments,
     load_model,
     parse_numbers,
     read_prompt,
@@ -31,11 +32,19 @@ def add_arguments(parser):
     scores.add_argument("--json", metavar="FILE", help="write all scores as JSON")
     scores.add_argument("--save_fig_path", metavar="DIR", help="draw an atlas of each score there")
     scores.add_argument("--fig_format", default="jpg", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
+    add_venue_arguments(scores)
     parser.add_argument("--quiet", action="store_true", help="no progress bars and messages on stderr")
 
 
 def run(args):
     """Print the table of scores; write files as asked and tell of them on stderr."""
+    from ..figures.venues import use_preset
+
+    with use_preset(args.preset, columns=args.columns):
+        _score(args)
+
+
+def _score(args):
     import logging
 
     from ..analysis.scores import check_scores, score_heads

@@ -6,6 +6,7 @@ from ..overview import KINDS
 from ..words import (
     add_model_arguments,
     add_prompt_arguments,
+    add_venue_arguments,
     load_model,
     parse_numbers,
     read_prompt,
@@ -41,12 +42,20 @@ def add_arguments(parser):
     figures.add_argument(
         "--norm", default="power", choices=("linear", "power", "log"), help="colour scale (%(default)s)"
     )
+    add_venue_arguments(figures)
     figures.add_argument("--cmap", metavar="NAME", help="a matplotlib colour map")
     parser.add_argument("--quiet", action="store_true", help="no progress bars and messages on stderr")
 
 
 def run(args):
     """Draw what `args` ask for and print the paths of what was written."""
+    from ..figures.venues import use_preset
+
+    with use_preset(args.preset, columns=args.columns):
+        _draw(args)
+
+
+def _draw(args):
     import dataclasses
     from pathlib import Path
 

@@ -5,6 +5,7 @@ import sys
 from ..words import (
     add_model_arguments,
     add_prompt_arguments,
+    add_venue_arguments,
     add_weight_arguments,
     parse_spans,
     view_prompt,
@@ -50,6 +51,8 @@ def add_arguments(parser):
     )
     figures.add_argument("--group_summary", default="sum", choices=("sum", "max"), help="of a group (%(default)s)")
     figures.add_argument("--cmap", metavar="NAME", help="a matplotlib colour map")
+    add_venue_arguments(figures)
+    figures.add_argument("--parallel", type=int, default=1, metavar="N", help="processes that draw (%(default)s)")
     figures.add_argument("--html", dest="html_path", metavar="FILE", help="write an interactive page too")
     parser.add_argument("--quiet", action="store_true", help="no progress bars and messages on stderr")
 
@@ -82,6 +85,9 @@ def run(args):
             "text",
             "vmin",
             "vmax",
+            "preset",
+            "columns",
+            "parallel",
         )
     }
     options["figures"] = _choose_figures(args)

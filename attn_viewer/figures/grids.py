@@ -69,13 +69,15 @@ def plot_heads(maps, layer, **options):
     return next(iterate_head_pages(maps.select(layers=[layer]), **options))[1]
 
 
-def iterate_head_pages(maps, **options):
+def iterate_head_pages(maps, *, largest=None, **options):
     """Draw every head of every layer, a page a layer, all on one scale.
 
     Parameters
     ----------
     maps : AttentionMaps
         The weights.
+    largest : float, optional
+        Largest weight on the scale; left out, the one from `find_largest`.
     **options
         Fields of `GridOptions`.
 
@@ -86,7 +88,7 @@ def iterate_head_pages(maps, **options):
     figure : matplotlib.figure.Figure
         Its page; the next step draws into the same figure if the layers have equally many heads.
     """
-    page, largest = None, find_largest(maps, options)
+    page, largest = None, find_largest(maps, options) if largest is None else largest
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
         if page is None or len(page.images) != len(heads):
             page = HeatmapPage(maps, len(heads), largest, None, **options)
@@ -153,8 +155,9 @@ class HeatmapPage:
             self.queries, self.keys = queries(size=size), keys(size=size)
             return most, panel
         size = get_venue().label
-        title = f"layer {max(self.maps.layers)}" if self.maps.reduction != "head_mean" else "mean of heads"
-        title += OWN_SCALE.format(0.123) * (self.options.scale == "panel")
+        # The same for all pages, whichever layers they show.
+        title = "mean of heads" if self.maps.reduction == "head_mean" else "layer 000"
+        title += OWN_SCALE.format(0.00123) * (self.options.scale == "panel")
         labels = [(queries(size=size), keys(size=size))] * has_tokens + [(queries(), keys())]
         title_width = measure_text(title, get_venue().title, self.family)[0]
         most, panel, (self.queries, self.keys) = fit_column(n_panels, most, *shape, labels, title_width=title_width)

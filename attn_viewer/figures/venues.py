@@ -66,7 +66,14 @@ def use_preset(preset, *, columns=1):
     OptionError
         If `tueplots` is not installed, or has no such preset.
     """
-    token = _current.set(get_venue() if preset is None else find_venue(preset, columns=columns))
+    with use_venue(get_venue() if preset is None else find_venue(preset, columns=columns)):
+        yield
+
+
+@contextlib.contextmanager
+def use_venue(venue):
+    """Draw the figures inside the block for a `Venue`."""
+    token = _current.set(venue)
     try:
         yield
     finally:

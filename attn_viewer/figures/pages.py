@@ -1,0 +1,92 @@
+"""The pages of a prompt as files: the layer averages, and the heads of each layer, which several processes may draw.
+
+Nothing here loads a model, so worker processes start as quickly as matplotlib does.
+"""
+
+import functools
+import time
+
+import joblib
+import matplotlib as mpl
+from tqdm import tqdm
+
+from .formats import render_figure
+from .grids import iterate_head_pages, plot_layer_averages
+from .options import find_largest
+from .venues import get_venue, use_venue
+
+AVERAGES = "all_layers_avg"
+# What two worker processes take to start, in seconds (measured, two cores); less drawing is not worth sharing.
+START = 2.5
+PARTS_A_PROCESS = 4
+
+
+def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parallel=1, progress=None):
+    """Draw the pages of a prompt one after another.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    look : dict
+        Fields of `GridOptions`.
+    fmt : str
+        Format of the files.
+    has_heads : bool
+        Whether to draw a page of heads for each layer too.
+    text_as_path : bool
+        Whether SVG holds outlines in place of text.
+    parallel : bool or int
+        Processes that draw the pages of heads, True for one a core. They are used where the first of these pages
+        shows that the time saved is more than they take to start; the files are the same in any case.
+    progress : bool, optional
+        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+
+    Yields
+    ------
+    name : str
+        Name of the file, without its ending.
+    data : bytes
+        Its content.
+    """
+    render = functools.partial(render_figure, fmt=fmt, text_as_path=text_as_path)
+    # None lets tqdm stay silent where stderr is no terminal.
+    disable = None if progress is None else not progress
+    count = 1 + len(maps.layers) * has_heads
+    with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
+        yield AVERAGES, render(plot_layer_averages(maps, **look))
+        bar.update()
+        for layer, data in _render_heads(maps, look, render, parallel) if has_heads else ():
+            yield f"layer_{layer}", data
+            bar.update()
+
+
+def _render_heads(maps, look, render, parallel):
+    draw = functools.partial(_draw_layers, look, find_largest(maps, look), render)
+    (first, *others), start = maps.layers, time.perf_counter()
+    pages = list(draw(maps.select(layers=[first])))
+    seconds = (time.perf_counter() - start) * len(others)
+    yield from pages
+    processes = min(joblib.cpu_count() if parallel is True else parallel, len(others))
+    if processes < 2 or seconds * (1 - 1 / processes) < START:
+        yield from draw(maps.select(layers=others)) if others else ()
+        return
+    # Here, for joblib makes its tasks in a thread, which has no venue.
+    settings, venue = dict(mpl.rcParams.copy()), get_venue()
+    del settings["backend"]
+    size = -(-len(others) // (processes * PARTS_A_PROCESS))
+    parts = [maps.select(layers=others[i : i + size]) for i in range(0, len(others), size)]
+    run = joblib.Parallel(processes, return_as="generator", batch_size=1)
+    for pages in run(joblib.delayed(_draw_elsewhere)(draw, part, venue, settings) for part in parts):
+        yield from pages
+
+
+def _draw_layers(look, largest, render, maps):
+    for layer, figure in iterate_head_pages(maps, largest=largest, **look):
+        yield layer, render(figure)
+
+
+def _draw_elsewhere(draw, maps, venue, settings):
+    """Draw under the settings of the process that asks."""
+    with use_venue(venue), mpl.rc_context(settings):
+        return list(draw(maps))

@@ -1,0 +1,156 @@
+import builtins
+import gzip
+import threading
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from conftest import make_maps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
+
+from attn_viewer import AttentionMaps, draw_overview, plot_atlas, plot_comparison, plot_heads, plot_layer_averages
+from attn_viewer.errors import OptionError
+from attn_viewer.figures.formats import render_figure
+from attn_viewer.figures.labels import TokenStamps
+from attn_viewer.figures.venues import Venue, find_venue, get_venue, use_preset
+from attn_viewer.tokens import show_text
+
+WIDTHS = {("icml2024", 1): 3.25, ("icml2024", 2): 6.75, ("neurips2024", 1): 5.5, ("aaai2024", 1): 3.3}
+
+
+def get_sizes(figure):
+    return {text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()}
+
+
+@pytest.mark.parametrize(("preset", "columns"), WIDTHS)
+def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
+    from attn_viewer import capture_attention
+
+    maps = capture_attention(*demo, "In the beginning God created the heaven and the earth.", model_id="demo")
+    with use_preset(preset, columns=columns):
+        sizes = get_venue()
+        figures = [
+            plot_layer_averages(maps),
+            plot_heads(maps, 1, scale="panel"),
+            plot_atlas(np.eye(4, 8), model_id="demo", layer_means=True),
+            *(draw_overview(maps, kind) for kind in ("birds_eye", "last_token", "sinks", "similarity")),
+        ]
+    for figure in figures:
+        assert figure.get_figwidth() == pytest.approx(WIDTHS[preset, columns])
+        assert figure.dpi == 300
+        said = get_sizes(figure)
+        assert said <= {sizes.label, sizes.axis, sizes.note, sizes.title, sizes.heading}
+        assert sizes.heading in said
+    for stamps in figures[0].findobj(TokenStamps):
+        assert {stamps.queries.size, stamps.keys.size} == {sizes.label}
+    assert get_venue() == Venue()
+
+
+def test_a_page_for_a_venue_says_the_sizes_that_the_venue_wants():
+    icml = find_venue("icml2024")
+    assert (icml.label, icml.axis, icml.note, icml.title, icml.heading) == (6, 8, 6, 8, 8)
+    assert icml.width == 3.25 * 72
+    assert icml.family[0] in {font.name for font in mpl.font_manager.fontManager.ttflist}
+    # A venue whose fonts only TeX has.
+    assert find_venue("aistats2023").family == ("DejaVu Serif",)
+
+
+def collect_boxes(figure):
+    data = render_figure(figure, "png")
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    assert width == round(figure.get_figwidth() * figure.dpi)
+    assert height == pytest.approx(figure.get_figheight() * figure.dpi, abs=1)
+    renderer = mpl.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    words = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
+    return words, [box for stamps in figure.findobj(TokenStamps) for box in stamps.label_boxes()]
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(list(WIDTHS)),
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.integers(1, 120),
+    st.lists(st.text(max_size=12) | st.sampled_from(["$x_{", "中文", "😀", "\n"]), min_size=1, max_size=20),
+    st.sampled_from(["shared", "panel"]),
+)
+def test_nothing_overlaps_or_leaves_a_column(venue, n_panels, columns, n_tokens, tokens, scale):
+    tokens = [show_text(tokens[i % len(tokens)]) for i in range(n_tokens)]
+    weights = np.broadcast_to(np.tri(n_tokens, dtype=np.float32), (n_panels, n_tokens, n_tokens))
+    maps = AttentionMaps([weights], tokens, model_id="a model of some name")
+    with use_preset(venue[0], columns=venue[1]):
+        figure = plot_heads(maps, 0, num_figs_per_row=columns, scale=scale)
+        words, labels = collect_boxes(figure)
+    boxes = np.array([box.extents for box in (*words, *labels)])
+    page = figure.bbox
+    assert (boxes[:, :2] >= -1.5).all()
+    assert (boxes[:, 2:] <= [page.x1 + 1.5, page.y1 + 1.5]).all()
+    wide = np.minimum(boxes[:, None, 2], boxes[:, 2]) - np.maximum(boxes[:, None, 0], boxes[:, 0])
+    high = np.minimum(boxes[:, None, 3], boxes[:, 3]) - np.maximum(boxes[:, None, 1], boxes[:, 1])
+    overlaps = (wide > 1.5) & (high > 1.5)
+    np.fill_diagonal(overlaps, False)
+    assert not overlaps.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (3, 40), (40, 3)])
+def test_thin_panels_are_no_hairlines_and_no_towers(shape):
+    maps = AttentionMaps(
+        [np.ones((2, *shape), np.float32)], ["k"] * shape[1], tokens_query=["q"] * shape[0], kind="cross", causal=False
+    )
+    with use_preset("icml2024"):
+        figure = plot_heads(maps, 0)
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    assert 5.9 <= top - bottom <= 648
+    assert right - left >= 30
+
+
+def test_a_preset_that_cannot_be_used(monkeypatch):
+    with (
+        pytest.raises(OptionError, match=r"did you mean 'icml2024'\? there are aaai2024, .*uai2023"),
+        use_preset("icml24"),
+    ):
+        pass
+    for columns in (0, 3, True, "1"):
+        with pytest.raises(OptionError, match="columns must be 1 or 2"), use_preset("icml2024", columns=columns):
+            pass
+    with pytest.raises(OptionError, match="columns must be 1 for neurips2024"), use_preset("neurips2024", columns=2):
+        pass
+    maps = make_maps(2, 2, 8)
+    with use_preset("icml2024"), pytest.raises(OptionError, match=r"at least .* inches wide and the preset has 3\.25"):
+        plot_comparison(maps, maps)
+    whole = builtins.__import__
+
+    def without_tueplots(name, *args, **kwargs):
+        if name.startswith("tueplots"):
+            raise ImportError(name)
+        return whole(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_tueplots)
+    with pytest.raises(OptionError, match=r"pip install 'attn-viewer\[venues\]'"), use_preset("icml2024"):
+        pass
+
+
+def test_a_preset_leaves_matplotlib_and_other_threads_alone():
+    before, seen = dict(mpl.rcParams), []
+    with use_preset("icml2024"):
+        thread = threading.Thread(target=lambda: seen.append(get_venue()))
+        thread.start()
+        thread.join()
+        plot_layer_averages(make_maps())
+    assert seen == [Venue()]
+    assert dict(mpl.rcParams) == before
+
+
+def test_figure_functions_are_for_the_venue_too(tmp_path):
+    from attn_viewer.figures.builtin import svd_spectra
+
+    pattern = np.tri(12, dtype=np.float32)
+    pattern /= pattern.sum(1, keepdims=True)
+    with use_preset("neurips2024"):
+        svd_spectra(pattern, tmp_path)
+    text = gzip.decompress((tmp_path / "svd_spectra.svgz").read_bytes()).decode()
+    assert 'width="396pt"' in text
+    assert "7px" in text
+    assert "9px" in text
