@@ -4,9 +4,10 @@
     python benchmarks/page.py --tokens 256
 
 Each page is opened offline from its file, five times. First paint is the browser's own first-contentful-paint; "all
-heads" is when the bird's eye has drawn every thumbnail in the window; a move is one pointer event over the heatmap, its
-handlers and the drawing they do, by performance.now, over 200 moves. Error is the largest difference between a weight
-and what the page's bytes decode to. For the same 256 tokens bertviz 1.4.1's model_view takes 492 MB and att_viz 192 MB.
+heads" is when the bird's eye has drawn every thumbnail in the window. A move is one pointer event in a frame of its own
+over a view: its handlers, the drawing they do, style and layout, by performance.now, over 200 moves an opening. Error is
+the largest difference between a cell and what the page's bytes decode to. For the same 256 tokens bertviz 1.4.1's
+model_view takes 492 MB and att_viz 192 MB.
 """
 
 import argparse
@@ -22,35 +23,47 @@ from playwright.sync_api import sync_playwright
 
 from attn_viewer import capture_attention, export_html, load_model
 from attn_viewer.web.encode import decode_head, describe_maps, encode_head
+from attn_viewer.web.page import pool_maps
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-MOVES = """() => {
-    const plot = document.querySelector(".av-plot");
+# By view: what the pointer moves over, how it says that it is drawn, and the share of its width to move in.
+VIEWS = {
+    "heatmap": (".av-plot", '.av-plot[data-ready="0.0"]', 1),
+    "text": (".av-pane .av-tokens", ".av-text[data-ready]", 1),
+    "lines": (".av-lines-plot", ".av-lines[data-ready]", 0.4),
+}
+MOVES = """async ([selector, share]) => {
+    const plot = document.querySelector(selector);
     const box = plot.getBoundingClientRect();
-    return Array.from({ length: 200 }, (_, i) => {
-        const share = (i * 0.618) % 1;
-        const [clientX, clientY] = [box.left + 60 + (box.width - 80) * share, box.top + (box.height - 50) * (i / 200)];
+    const [left, top] = [box.left + 60, Math.max(0, box.top) + 10];
+    const [wide, high] = [(box.width - 80) * share, Math.min(box.bottom, innerHeight) - 10 - top];
+    const times = [];
+    for (let i = 0; i < 200; i++) {
+        await new Promise(requestAnimationFrame);
+        const [clientX, clientY] = [left + wide * ((i * 0.618) % 1), top + high * (i / 200)];
+        const target = document.elementFromPoint(clientX, clientY);
         const start = performance.now();
-        plot.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY, bubbles: true }));
+        target.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY, bubbles: true }));
         plot.getBoundingClientRect();
-        return performance.now() - start;
-    });
+        times.push(performance.now() - start);
+    }
+    return times;
 }"""
 
 
 def measure_error(maps):
     """Return the largest difference between a weight and what the page shows of it."""
-    meta = describe_maps(maps)
+    meta, future = describe_maps(maps), maps.future
     return max(
-        float(np.abs(decode_head(encode_head(head, meta), meta) - np.where(maps.future, 0, head)).max())
+        float(np.abs(decode_head(encode_head(head, meta), meta) - np.where(future, 0, head)).max())
         for layer in maps.weights
         for head in layer
     )
 
 
 def open_page(browser, url, runs):
-    """Return medians of first paint and all heads in ms, and the times of all moves."""
-    paints, heads, moves = [], [], []
+    """Return medians of first paint and all heads in ms, and the times of all moves by view."""
+    paints, heads, moves = [], [], {view: [] for view in VIEWS}
     for _ in range(runs):
         context = browser.new_context(viewport={"width": 1280, "height": 860}, offline=True)
         page = context.new_page()
@@ -58,9 +71,10 @@ def open_page(browser, url, runs):
         page.wait_for_selector(".av-overview[data-ready]", timeout=120_000)
         heads.append(page.evaluate("performance.now()"))
         paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-        page.keyboard.press("2")
-        page.wait_for_selector('.av-plot[data-ready="0.0"]')
-        moves += page.evaluate(MOVES)
+        for key, (view, (selector, ready, share)) in enumerate(VIEWS.items(), 2):
+            page.keyboard.press(str(key))
+            page.wait_for_selector(ready)
+            moves[view] += page.evaluate(MOVES, [selector, share])
         context.close()
     return statistics.median(paints), statistics.median(heads), moves
 
@@ -77,8 +91,8 @@ def main():
     model, tokenizer = load_model(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
     ids = tokenizer((Path(__file__).parent.parent / "README.md").read_text("utf-8"))["input_ids"]
     print(f"SmolLM2, 30 × 9 heads, medians of {args.runs} openings, at most {args.max_mb:g} MB")
-    names = ("tokens", "cells", "make, s", "MB", "error × 255", "paint, ms", "all heads, ms", "move, ms", "slowest")
-    print("".join(f"{name:>14}" for name in names))
+    names = ("tokens", "cells", "make, s", "MB", "error × 255", "paint, ms", "all heads, ms", *VIEWS)
+    print("".join(f"{name:>15}" for name in names), "(move, ms: median, slowest)")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for count in args.tokens:
@@ -86,13 +100,12 @@ def main():
             start = time.perf_counter()
             (path,) = export_html(maps, Path(folder) / f"{count}.html", max_mb=args.max_mb)
             seconds = time.perf_counter() - start
-            error = 255 * measure_error(maps)
             paint, heads, moves = open_page(browser, path.as_uri(), args.runs)
-            text = path.read_text("ascii")
-            cell = text.split('"cell":[')[1].split(",")[0]
+            cell = int(path.read_text("ascii").split('"cell":[')[1].split(",")[0])
+            error = 255 * measure_error(pool_maps(maps, cell) if cell > 1 else maps)
             values = (count, f"{cell} × {cell}", f"{seconds:.1f}", f"{path.stat().st_size / 1e6:.2f}", f"{error:.2f}")
-            times = (f"{paint:.0f}", f"{heads:.0f}", f"{statistics.median(moves):.2f}", f"{max(moves):.1f}")
-            print("".join(f"{value:>14}" for value in (*values, *times)), flush=True)
+            times = [f"{statistics.median(spent):.1f}, {max(spent):.1f}" for spent in moves.values()]
+            print("".join(f"{v:>15}" for v in (*values, f"{paint:.0f}", f"{heads:.0f}", *times)), flush=True)
         browser.close()
 
 

@@ -132,9 +132,7 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
         Plain types that `json` writes.
     """
     row, column = count_hidden(maps)
-    maxima = [
-        [(float(head.max()), float(head[row:, column:].max(initial=0))) for head in weights] for weights in maps.weights
-    ]
+    maxima = [[_find_maxima(head, row, column) for head in weights] for weights in maps.weights]
     return describe_heads(
         maps.tokens_key,
         maps.layers,
@@ -156,6 +154,12 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
         scores=scores,
         notes=notes,
     )
+
+
+def _find_maxima(head, row, column):
+    """Return the largest weight, and the largest past the first rows and columns; each cell is looked at once."""
+    rest = head[row:, column:].max(initial=0)
+    return float(max(rest, head[:row].max(initial=0), head[:, :column].max(initial=0))), float(rest)
 
 
 def score_for_display(maps):
@@ -254,7 +258,7 @@ def decode_head(data, meta):
     if encoding["type"] == "float32":
         cells = np.frombuffer(data, "<f4")
     else:
-        cells = encoding["scale"] * (np.frombuffer(data, np.uint8) / 255) ** encoding["power"]
+        cells = (encoding["scale"] * (np.arange(256) / 255) ** encoding["power"])[np.frombuffer(data, np.uint8)]
     weights = np.zeros((meta["columns"], meta["rows"]), np.float32)
     weights[np.arange(meta["rows"]) >= _find_first_rows(meta)[:, None]] = cells
     return weights.T

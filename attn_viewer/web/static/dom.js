@@ -11,6 +11,8 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Pixels above and below what is in sight that canvases cover too. */
+export const MARGIN = 300;
 export const FONT = "11.5px ui-sans-serif, system-ui, sans-serif";
 
 /** Give a canvas a size in CSS pixels and return its context, scaled so that one unit is one CSS pixel. */

@@ -13,7 +13,8 @@ const MOST_ZOOM = 64;
 export function createHeatmap(context) {
   const { meta, store } = context;
   const base = make("canvas", { class: "av-base" });
-  const over = make("canvas", { class: "av-over" });
+  const [markRow, markColumn, markCell] = ["av-row", "av-column", "av-cell"].map((name) => make("i", { class: name }));
+  const over = make("div", { class: "av-over", hidden: true }, markRow, markColumn, markCell);
   const plot = make(
     "div",
     { class: "av-plot", tabindex: 0, role: "img", "aria-describedby": "av-detail" },
@@ -27,7 +28,11 @@ export function createHeatmap(context) {
   const legend = make("canvas", { class: "av-legend", "aria-hidden": true });
   const ends = make("div", { class: "av-ends" }, make("span"), make("span"));
   const title = make("h2");
-  const detail = make("div", { class: "av-detail", id: "av-detail" });
+  const hint = make("p", { class: "av-hint" }, "Point at a cell to read its weight. Drag to move, + and − to zoom.");
+  const heading = make("h3");
+  const items = Array.from({ length: STRONGEST }, () => make("li", {}, make("span"), make("b"), make("i")));
+  const list = make("ol", {}, ...items);
+  const detail = make("div", { class: "av-detail", id: "av-detail" }, hint, heading, list);
   const aside = make(
     "aside",
     { class: "av-side" },
@@ -44,6 +49,8 @@ export function createHeatmap(context) {
   let found = null;
   let place = null;
   let cursor = null;
+  let told = null;
+  let strongest = [];
   let drag = null;
 
   const queryLabels = meta.tokens_query ?? meta.tokens_key;
@@ -72,6 +79,7 @@ export function createHeatmap(context) {
     paint();
     drawBase();
     drawLegend();
+    told = null;
     point(cursor);
     plot.setAttribute("aria-label", `${title.textContent}: ${meta.rows} queries by ${meta.columns} keys`);
     plot.dataset.ready = `${layer}.${head}`;
@@ -102,6 +110,10 @@ export function createHeatmap(context) {
     plot.dataset.place = [left, 8, cell, place.x, place.y].join(" ");
     plot.style.width = `${left + wide + 8}px`;
     plot.style.height = `${8 + high + bottom}px`;
+    const side = Math.max(1, cell);
+    Object.assign(over.style, { left: `${left}px`, top: "8px", width: `${wide}px`, height: `${high}px` });
+    markRow.style.height = markColumn.style.width = `${side}px`;
+    markCell.style.width = markCell.style.height = `${side + 3}px`;
   }
 
   function clampZoom(zoom) {
@@ -193,30 +205,19 @@ export function createHeatmap(context) {
 
   /** Mark a cell [row, column] and tell its numbers; null lets go. */
   function point(cell, event) {
-    const { theme } = context;
-    const { left, top, wide, high, cell: size, x, y } = place;
-    const drawing = sizeCanvas(over, plot.clientWidth, plot.clientHeight);
     cursor = cell;
+    over.hidden = !cell;
+    tell(cell);
     if (!cell) {
       context.tooltip.hide();
-      tell(null);
       return;
     }
     const [row, column] = cell;
-    drawing.beginPath();
-    drawing.rect(left, top, wide, high);
-    drawing.clip();
-    const [atX, atY] = [left + (column - x) * size, top + (row - y) * size];
-    const side = Math.max(1, size);
-    drawing.globalAlpha = 0.1;
-    drawing.fillStyle = theme.accent;
-    drawing.fillRect(left, atY, wide, side);
-    drawing.fillRect(atX, top, side, high);
-    drawing.globalAlpha = 1;
-    drawing.strokeStyle = theme.accent;
-    drawing.lineWidth = 1.5;
-    drawing.strokeRect(atX - 0.75, atY - 0.75, side + 1.5, side + 1.5);
-    tell(cell);
+    // Elements that only move: to draw a canvas of this size anew takes longer than a frame may.
+    const [atX, atY] = [(column - place.x) * place.cell, (row - place.y) * place.cell];
+    markRow.style.transform = `translateY(${atY}px)`;
+    markColumn.style.transform = `translateX(${atX}px)`;
+    markCell.style.transform = `translate(${atX - 1.5}px, ${atY - 1.5}px)`;
     if (event) {
       const value = readCell(row, column);
       context.tooltip.show(event.clientX, event.clientY, [`query ${describeQuery(row)}`, `key ${describeKey(column)}`, value]);
@@ -230,24 +231,25 @@ export function createHeatmap(context) {
   }
 
   function tell(cell) {
-    if (!cell) {
-      detail.replaceChildren(make("p", { class: "av-hint" }, "Point at a cell to read its weight. Drag to move, + and − to zoom."));
-      return;
-    }
+    hint.hidden = Boolean(cell);
+    heading.hidden = list.hidden = !cell;
+    if (!cell) return;
     const [row] = cell;
-    const strongest = findStrongest(row);
-    const items = strongest.map(([column, weight]) => {
-      const bar = make("i");
-      bar.style.width = `${100 * Math.min(1, weight)}%`;
-      return make(
-        "li",
-        { class: column === cell[1] ? "av-here" : null },
-        make("span", {}, describeKey(column)),
-        make("b", {}, formatWeight(weight)),
-        bar,
-      );
-    });
-    detail.replaceChildren(make("h3", {}, `Query ${describeQuery(row)} looks at`), make("ol", {}, ...items));
+    if (told !== row) {
+      told = row;
+      strongest = findStrongest(row);
+      heading.textContent = `Query ${describeQuery(row)} looks at`;
+      items.forEach((item, i) => {
+        item.hidden = i >= strongest.length;
+        if (item.hidden) return;
+        const [column, weight] = strongest[i];
+        const [name, number, bar] = item.children;
+        name.textContent = describeKey(column);
+        number.textContent = formatWeight(weight);
+        bar.style.transform = `scaleX(${Math.min(1, weight)})`;
+      });
+    }
+    items.forEach((item, i) => item.classList.toggle("av-here", strongest[i]?.[0] === cell[1]));
   }
 
   function findStrongest(row) {

@@ -1,13 +1,15 @@
 /** Two columns of tokens, queries left and keys right, joined by lines as strong as the weights. */
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
-import { FONT, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { FONT, MARGIN, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
 const ROW = 20;
 const FAINTEST = 0.03;
 const MOST_LINES = 6000;
-const MOST_HEIGHT = 16000;
+/** Lines of one strength are drawn at once: so many strengths. */
+const SHADES = 24;
+const TOP = 28;
 
 export function createLines(context) {
   const { meta } = context;
@@ -20,11 +22,12 @@ export function createLines(context) {
   const keys = meta.cell[1] === 1 ? meta.tokens_key : nameCells(meta.tokens_key, meta.cell[1]);
   const offset = meta.kind === "cross" || meta.tokens_query === null ? 0 : meta.first_query;
   const most = Math.max(queries.length + offset, keys.length);
-  const step = Math.min(ROW, MOST_HEIGHT / most);
+  const yOf = (i) => TOP + (i + 0.5) * ROW;
+  plot.style.height = `${TOP + most * ROW}px`;
   let loaded = null;
   let hovered = null;
-  let edges = [];
-  let bounds = null;
+  let strongest = null;
+  let sight = null;
   let asked = 0;
   let isGone = false;
 
@@ -38,98 +41,148 @@ export function createLines(context) {
       return;
     }
     if (isGone || turn !== asked) return;
-    collect();
+    strongest = collect();
     draw();
     element.dataset.ready = String(loaded.layer);
   }
 
-  /** Gather the lines of each head that are to be seen, the strongest when there are too many. */
-  function collect() {
-    const { state } = context;
-    edges = [];
-    const hides = state.first === "hide";
-    for (const { head, color, found } of loaded.heads) {
-      const scale = makeScale(state, findTop(meta, state, found));
-      for (let row = 0, i = 0; row < meta.rows; row++) {
-        for (let column = 0; column < meta.columns; column++, i++) {
-          if (hides && (column === 0 || (row === 0 && meta.kind !== "cross" && meta.first_query === 0))) continue;
-          const share = found.values[i] > 0 ? scale(found.values[i]) : 0;
-          if (share >= FAINTEST) edges.push({ head, color, row, column, share });
-        }
-      }
+  /** Call `visit(column, share)` for each line of a row of a head that is to be seen. */
+  function visitRow({ values }, scale, row, visit) {
+    const hides = context.state.first === "hide";
+    if (hides && row === 0 && meta.kind !== "cross" && meta.first_query === 0) return;
+    const start = row * meta.columns;
+    for (let column = hides ? 1 : 0; column < meta.columns; column++) {
+      const value = values[start + column];
+      if (value <= 0) continue;
+      const share = scale(value);
+      if (share >= FAINTEST) visit(column, share);
     }
-    edges.sort((a, b) => a.share - b.share);
+  }
+
+  function visitAll(visit) {
+    for (const { color, found } of loaded.heads) {
+      const scale = makeScale(context.state, findTop(meta, context.state, found));
+      for (let row = 0; row < meta.rows; row++) visitRow(found, scale, row, (column, share) => visit(color, row, column, share));
+    }
+  }
+
+  /** The strongest lines of all heads, and how many there are; lines are counted first, since there may be millions. */
+  function collect() {
+    const counts = new Uint32Array(1025);
+    visitAll((color, row, column, share) => counts[Math.round(1024 * share)]++);
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    let [bin, kept] = [1024, counts[1024]];
+    while (bin > 0 && kept + counts[bin - 1] <= MOST_LINES) kept += counts[--bin];
+    const edges = [];
+    visitAll((color, row, column, share) => {
+      if (edges.length < MOST_LINES && Math.round(1024 * share) >= bin) edges.push({ color, row, column, share });
+    });
+    return { edges, total };
+  }
+
+  function collectRow(row) {
+    const edges = [];
+    for (const { color, found } of loaded.heads) {
+      const scale = makeScale(context.state, findTop(meta, context.state, found));
+      visitRow(found, scale, row, (column, share) => edges.push({ color, row, column, share }));
+    }
+    return edges;
   }
 
   function current() {
     return context.state.line ?? hovered;
   }
 
+  /** Which part of the plot the window shows: pixels from its top. */
+  function look() {
+    const { top, width } = plot.getBoundingClientRect();
+    const height = TOP + most * ROW;
+    const from = Math.max(0, Math.min(height, -top));
+    return { from, to: Math.max(from, Math.min(height, window.innerHeight - top)), width, height };
+  }
+
   function draw() {
     const { theme } = context;
-    const width = Math.max(240, plot.clientWidth);
-    const height = most * step + 28;
-    const drawing = sizeCanvas(canvas, width, height);
+    const { from, to, width: full, height } = look();
+    const width = Math.max(240, full);
+    const [start, end] = [Math.max(0, from - MARGIN), Math.min(height, to + MARGIN)];
+    const drawing = sizeCanvas(canvas, width, end - start);
+    canvas.style.transform = `translateY(${start}px)`;
+    drawing.translate(0, -start);
     const side = Math.min(200, Math.max(70, width * 0.24));
-    bounds = { side, width };
-    const [fromX, toX] = [side, width - side];
-    const yOf = (i) => 28 + (i + 0.5) * step;
+    sight = { side, width, start, end };
+    const [left, right] = [side, width - side];
     const focus = current();
-    const seen = focus === null ? edges.slice(-MOST_LINES) : edges.filter(({ row }) => row + offset === focus);
+    const edges = focus === null ? strongest.edges : collectRow(focus - offset);
     drawing.lineWidth = focus === null ? 1 : 2;
-    const bend = (toX - fromX) * 0.35;
-    for (const { color, row, column, share } of seen) {
-      drawing.globalAlpha = focus === null ? share * 0.7 : share;
-      drawing.strokeStyle = color;
-      drawing.beginPath();
+    const bend = (right - left) * 0.35;
+    const paths = new Map();
+    for (const { color, row, column, share } of edges) {
       const [y1, y2] = [yOf(row + offset), yOf(column)];
-      drawing.moveTo(fromX + 4, y1);
-      drawing.bezierCurveTo(fromX + bend, y1, toX - bend, y2, toX - 4, y2);
-      drawing.stroke();
+      if (Math.max(y1, y2) < start || Math.min(y1, y2) > end) continue;
+      const shade = Math.ceil(SHADES * share);
+      const key = `${shade} ${color}`;
+      if (!paths.has(key)) paths.set(key, { shade, color, path: new Path2D() });
+      const { path } = paths.get(key);
+      path.moveTo(left + 4, y1);
+      path.bezierCurveTo(left + bend, y1, right - bend, y2, right - 4, y2);
+    }
+    for (const { shade, color, path } of [...paths.values()].sort((a, b) => a.shade - b.shade)) {
+      drawing.globalAlpha = (shade / SHADES) * (focus === null ? 0.7 : 1);
+      drawing.strokeStyle = color;
+      drawing.stroke(path);
     }
     drawing.globalAlpha = 1;
     drawing.font = FONT;
     drawing.textBaseline = "middle";
     drawing.fillStyle = theme.muted;
     drawing.textAlign = "right";
-    drawing.fillText(meta.kind === "cross" ? "query (target)" : "query", fromX, 10);
+    drawing.fillText(meta.kind === "cross" ? "query (target)" : "query", left, 10);
     drawing.textAlign = "left";
-    drawing.fillText(meta.kind === "cross" ? "key (source)" : "key", toX, 10);
-    const skip = Math.max(1, Math.ceil(13 / step));
-    const targets = new Map();
-    if (focus !== null) for (const { column, share } of seen) targets.set(column, Math.max(share, targets.get(column) ?? 0));
+    drawing.fillText(meta.kind === "cross" ? "key (source)" : "key", right, 10);
+    const targets = new Set(focus === null ? [] : edges.map(({ column }) => column));
+    const [first, last] = [Math.floor((start - TOP) / ROW), Math.ceil((end - TOP) / ROW)];
     drawing.textAlign = "right";
-    queries.forEach((label, i) => {
-      if (i % skip) return;
+    for (let i = Math.max(0, first - offset); i < Math.min(queries.length, last - offset); i++) {
       drawing.fillStyle = focus === null ? theme.ink : i + offset === focus ? theme.accent : theme.muted;
-      drawing.fillText(shorten(label, 24), fromX, yOf(i + offset), side - 4);
-    });
+      drawing.fillText(shorten(queries[i], 24), left, yOf(i + offset), side - 4);
+    }
     drawing.textAlign = "left";
-    keys.forEach((label, i) => {
-      if (i % skip) return;
-      drawing.fillStyle = focus === null || targets.has(i) ? theme.ink : theme.muted;
-      drawing.globalAlpha = focus === null || targets.has(i) ? 1 : 0.6;
-      drawing.fillText(shorten(label, 24), toX, yOf(i), side - 4);
-    });
+    for (let i = Math.max(0, first); i < Math.min(keys.length, last); i++) {
+      const isTarget = focus === null || targets.has(i);
+      drawing.fillStyle = isTarget ? theme.ink : theme.muted;
+      drawing.globalAlpha = isTarget ? 1 : 0.6;
+      drawing.fillText(shorten(keys[i], 24), right, yOf(i), side - 4);
+    }
     drawing.globalAlpha = 1;
-    const shown = focus === null && edges.length > seen.length ? `The strongest ${seen.length} of ${edges.length} lines. ` : "";
+    const { total } = strongest;
+    const shown = focus === null && total > edges.length ? `The strongest ${edges.length} of ${total} lines. ` : "";
     status.textContent = `${shown}Point at a query to see its lines alone; double click, or Enter, freezes it.`;
-    canvas.dataset.lines = String(seen.length);
-    plot.setAttribute("aria-label", `Layer ${loaded.layer}: ${seen.length} lines from ${queries.length} queries to ${keys.length} keys`);
+    canvas.dataset.lines = String(edges.length);
+    plot.setAttribute("aria-label", `Layer ${loaded.layer}: ${edges.length} lines from ${queries.length} queries to ${keys.length} keys`);
   }
 
+  // Whatever scrolls, the page or a notebook's own box: scroll events are seen on their way down.
+  const scrolled = new AbortController();
+  const follow = () => {
+    if (!loaded || !sight) return;
+    const { from, to } = look();
+    if (from < sight.start || to > sight.end) draw();
+  };
+  window.addEventListener("scroll", follow, { capture: true, passive: true, signal: scrolled.signal });
+
   function find(event) {
-    const box = canvas.getBoundingClientRect();
-    const index = Math.floor((event.clientY - box.top - 28) / step);
-    const isQuery = event.clientX - box.left < bounds.width / 2;
+    const box = plot.getBoundingClientRect();
+    const index = Math.floor((event.clientY - box.top - TOP) / ROW);
+    const isQuery = event.clientX - box.left < sight.width / 2;
     return isQuery && index >= offset && index < queries.length + offset ? index : null;
   }
 
   function tell(event) {
     const focus = current();
-    const box = canvas.getBoundingClientRect();
-    const index = Math.floor((event.clientY - box.top - 28) / step);
-    if (focus === null || event.clientX - box.left < bounds.width / 2 || !(index in keys)) {
+    const box = plot.getBoundingClientRect();
+    const index = Math.floor((event.clientY - box.top - TOP) / ROW);
+    if (focus === null || event.clientX - box.left < sight.width / 2 || !(index in keys)) {
       context.tooltip.hide();
       return;
     }
@@ -148,7 +201,7 @@ export function createLines(context) {
   }
 
   plot.addEventListener("pointermove", (event) => {
-    if (!loaded || !bounds) return;
+    if (!loaded || !sight) return;
     const index = find(event);
     if (index !== null) point(index);
     tell(event);
@@ -179,6 +232,7 @@ export function createLines(context) {
 
   function destroy() {
     isGone = true;
+    scrolled.abort();
     context.tooltip.hide();
   }
 

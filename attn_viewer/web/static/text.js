@@ -4,7 +4,7 @@
  */
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
-import { make, shorten, tellWeight } from "./dom.js";
+import { MARGIN, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
 const LONGEST_TOKEN = 60;
@@ -104,6 +104,7 @@ function createPane(context, name, title, subtitle) {
     paint();
   });
   watcher.observe(painted.element);
+  painted.element.addEventListener("scroll", () => painted.isOutside() && paint(), { passive: true });
 
   const pane = { element, axis: focusSide, onpoint: null, show, point, describe, handleKey, destroy: () => watcher.disconnect() };
 
@@ -144,17 +145,36 @@ function createPane(context, name, title, subtitle) {
       window.getSelection()?.removeAllRanges();
       context.update({ [name]: context.state[name] === token ? null : token });
     });
-    let boxes = [];
     return {
       element: box,
       spans,
       canvas,
-      get boxes() {
-        if (!boxes.length) this.measure();
-        return boxes;
-      },
+      boxes: null,
+      /** Lay out once what painting needs, since to ask in between would lay out again. */
       measure() {
-        boxes = spans.map((span) => ({ x: span.offsetLeft, y: span.offsetTop, width: span.offsetWidth, height: span.offsetHeight }));
+        this.boxes = spans.map((span) => ({ x: span.offsetLeft, y: span.offsetTop, width: span.offsetWidth, height: span.offsetHeight }));
+        this.sight = box.clientHeight;
+        this.width = box.clientWidth;
+        canvas.hidden = true; // it would count as content
+        // It covers what is in sight and a margin, so that a long text is as quick as a short one.
+        this.height = Math.min(box.scrollHeight, this.sight + 2 * MARGIN);
+        this.end = box.scrollHeight - this.height;
+        this.top = null;
+        canvas.hidden = false;
+      },
+      isOutside() {
+        const { scrollTop } = box;
+        return scrollTop < this.top || scrollTop + this.sight > this.top + this.height;
+      },
+      /** Clear the canvas, at the place that is in sight. */
+      clear() {
+        if (this.top === null || this.isOutside()) {
+          this.top = Math.max(0, Math.min(this.end, box.scrollTop - MARGIN));
+          canvas.style.transform = `translateY(${this.top}px)`;
+        }
+        const drawing = sizeCanvas(canvas, this.width, this.height);
+        drawing.translate(0, -this.top);
+        return drawing;
       },
     };
   }
@@ -176,7 +196,7 @@ function createPane(context, name, title, subtitle) {
     if (look !== `${strips}.${height}`) {
       look = `${strips}.${height}`;
       element.style.setProperty("--strips", `${strips * height + 2}px`);
-      painted.measure();
+      painted.boxes = null;
     }
     painted.strip = height;
     letGo.hidden = context.state[name] === null;
@@ -196,15 +216,9 @@ function createPane(context, name, title, subtitle) {
   function paint() {
     if (!loaded || !element.isConnected) return;
     const focus = current();
-    const { boxes, canvas, spans } = painted;
-    const [width, height] = [painted.element.clientWidth, painted.element.scrollHeight];
-    const ratio = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(1, height));
-    canvas.width = Math.max(1, Math.round(width * ratio));
-    canvas.height = Math.max(1, Math.round(height * ratio));
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    const drawing = canvas.getContext("2d");
-    drawing.scale(ratio, ratio);
+    if (!painted.boxes) painted.measure();
+    const { boxes, spans } = painted;
+    const drawing = painted.clear();
     mark(focus);
     if (focus === null) {
       status.textContent = "—";
@@ -212,11 +226,12 @@ function createPane(context, name, title, subtitle) {
     }
     const hides = context.state.first === "hide";
     const strip = painted.strip;
+    const isFar = ({ y, height }) => y + height < painted.top || y > painted.top + painted.height;
     loaded.heads.forEach(({ color, found }, i) => {
       const scale = makeScale(context.state, findTop(meta, context.state, found));
       drawing.fillStyle = color;
       for (let other = 0; other < spans.length; other++) {
-        if (hides && isHidden(focus, other)) continue;
+        if (isFar(boxes[other]) || (hides && isHidden(focus, other))) continue;
         const weight = readWeight(found, focus, other);
         const share = weight > 0 ? scale(weight) : 0;
         if (share < 0.004) continue;
