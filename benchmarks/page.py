@@ -4,10 +4,10 @@
     python benchmarks/page.py --tokens 256
 
 Each page is opened offline from its file, five times. First paint is the browser's own first-contentful-paint; "all
-heads" is when the bird's eye has drawn every thumbnail in the window. A move is one pointer event in a frame of its own
-over a view: its handlers, the drawing they do, style and layout, by performance.now, over 200 moves an opening. Error is
-the largest difference between a cell and what the page's bytes decode to. For the same 256 tokens bertviz 1.4.1's
-model_view takes 492 MB and att_viz 192 MB.
+heads" is when the bird's eye has drawn every thumbnail in the window. A move is one pointer event over a view, in a
+frame of its own: its handlers, the drawing they do, style and layout, by performance.now, over 200 moves an opening.
+Error is the largest difference between a cell and what the page's bytes decode to. For the same 256 tokens bertviz
+1.4.1's model_view takes 492 MB and att_viz 192 MB.
 """
 
 import argparse

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from ..errors import ActivationsMissingError, InvalidPromptError, OptionError
-from ..storage.dataset import augment_prompt_with_hash, shorten
+from ..storage.dataset import augment_prompt_with_hash
+from ..storage.objects import shorten
 
 # Where a text may be cut, best first; a cut comes after the match.
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))

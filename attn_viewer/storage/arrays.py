@@ -1,17 +1,25 @@
-"""Arrays by name in one ``.npz`` file, the same bytes for the same arrays, and never code."""
+"""Attention weights of a prompt in one file: written whole, read a layer or a head at a time, and never code.
 
-import contextlib
+An archive is a ``.npz`` with one array ``blocks.{l}.attn.hook_pattern`` a layer, axes ``(1, n_heads, n_query, n_key)``;
+a stack one ``.npy`` of axes ``(n_layers, n_heads, n_query, n_key)``, memory-mapped.
+"""
+
+import functools
+import re
 import zipfile
 import zlib
 
 import numpy as np
 
-from ..errors import ActivationsDamagedError
+from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError
 from ..files import open_whole
+
+KEY = "blocks.{}.attn.hook_pattern"
+_MEMBER = re.compile(r"blocks\.(\d{1,9})\.attn\.hook_pattern\.npy")
 
 
 def write_npz(path, arrays):
-    """Write arrays as a compressed ``.npz`` file that `numpy.load` reads.
+    """Write arrays as a compressed ``.npz`` file that `numpy.load` reads, the same bytes for the same arrays.
 
     Parameters
     ----------
@@ -36,94 +44,140 @@ def write_npz(path, arrays):
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def read_npz(path, names=None):
-    """Read arrays from a ``.npz`` file.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    names : collection of str, optional
-        Those to read; left out, all.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        The arrays, in the file's order.
-
-    Raises
-    ------
-    ActivationsDamagedError
-        If the file is truncated, holds objects in place of numbers, or lacks a name.
-    """
-    # numpy leaves a file open that is none of its own.
-    with _report_damage(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-        return {name: content[name] for name in (content.files if names is None else names)}
-
-
-def read_shapes(path):
-    """Read names and shapes from a ``.npz`` file without its numbers.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        Shape of each array, in the file's order.
-
-    Raises
-    ------
-    ActivationsDamagedError
-        If the file is truncated, holds objects in place of numbers, or sizes do not fit the shapes.
-    """
-    shapes = {}
-    with _report_damage(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
-                shape, _, dtype = read_header(member)
-                size = member.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if dtype.hasobject or size != info.file_size:
-                raise ValueError(f"{info.filename} has {info.file_size} bytes and claims {dtype} of shape {shape}")
-            shapes[info.filename.removesuffix(".npy")] = shape
-    return shapes
-
-
-def map_npy(path):
-    """Open one array in a ``.npy`` file without reading it into memory.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    numpy.memmap
-        The array, read-only.
-
-    Raises
-    ------
-    ActivationsDamagedError
-        If the file is truncated or holds objects.
-    """
-    with _report_damage(path):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-@contextlib.contextmanager
-def _report_damage(path):
+def _report_damage(method):
     """Turn whatever a damaged file makes numpy and zipfile raise into one error."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ActivationsDamagedError(
-            f"{str(path)!r} cannot be read as plain arrays: {error or type(error).__name__}; "
-            "delete it or compute it again"
-        ) from error
+
+    @functools.wraps(method)
+    def read(weights, *args):
+        try:
+            return method(weights, *args)
+        except AttnViewerError:
+            raise
+        except Exception as error:
+            raise ActivationsDamagedError(
+                f"{weights.name} cannot be read as plain arrays: {error or type(error).__name__}; "
+                "delete it or compute it again"
+            ) from error
+
+    return read
+
+
+class _Weights:
+    """The weights in an open file, which is closed at the end of a ``with`` block.
+
+    Parameters
+    ----------
+    file : io.BufferedReader
+        The file, opened for reading.
+    name : str
+        What errors call it.
+    layers : sequence of int, optional
+        True numbers of the layers, for files that do not say them; left out, they count from 0.
+    """
+
+    def __init__(self, file, name, layers=None):
+        self.file, self.name, self.layers = file, name, layers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def _refuse(self, layer, head=None):
+        what = f"layer {layer}" if head is None else f"head {head} in layer {layer}"
+        return ActivationsMissingError(f"{self.name} holds no {what}")
+
+
+class Archive(_Weights):
+    """Weights in a ``.npz``."""
+
+    @functools.cached_property
+    @_report_damage
+    def shapes(self):
+        """Shape of each layer, ``(n_heads, n_query, n_key)``, by true number ascending."""
+        with zipfile.ZipFile(self.file) as archive:
+            members = {int(m[1]): info for info in archive.infolist() if (m := _MEMBER.fullmatch(info.filename))}
+            if not members:
+                raise ActivationsDamagedError(
+                    f"{self.name} holds no {KEY.format(0)}; it is no file of attention weights"
+                )
+            return {layer: self._read_header(archive, members[layer])[0][1:] for layer in sorted(members)}
+
+    def _read_header(self, archive, info):
+        """Return shape, whether it is in Fortran order, dtype, and where the numbers begin."""
+        with archive.open(info) as member:
+            shape, in_fortran_order, dtype = _read_header(member)
+            start = member.tell()
+        if len(shape) != 4 or shape[0] != 1 or dtype.kind != "f":
+            raise ActivationsDamagedError(
+                f"{self.name}: {info.filename} is {dtype} of shape {shape}, expected floats (1, heads, n, n)"
+            )
+        if start + int(np.prod(shape, dtype=object)) * dtype.itemsize != info.file_size:
+            raise ValueError(f"{info.filename} has {info.file_size} bytes and claims {dtype} of shape {shape}")
+        return shape, in_fortran_order, dtype, start
+
+    @_report_damage
+    def read_layer(self, layer):
+        """Return a layer, axes ``(n_heads, n_query, n_key)``."""
+        if layer not in self.shapes:
+            raise self._refuse(layer)
+        with zipfile.ZipFile(self.file) as archive, archive.open(f"{KEY.format(layer)}.npy") as member:
+            return np.lib.format.read_array(member, allow_pickle=False)[0]
+
+    @_report_damage
+    def read_head(self, layer, position):
+        """Return the head at a position in a layer, axes ``(n_query, n_key)``; no other is kept in memory."""
+        if position >= self.shapes.get(layer, (0,))[0]:
+            raise self._refuse(layer, position)
+        with zipfile.ZipFile(self.file) as archive:
+            info = archive.getinfo(f"{KEY.format(layer)}.npy")
+            shape, in_fortran_order, dtype, start = self._read_header(archive, info)
+            if not in_fortran_order:
+                size = shape[2] * shape[3] * dtype.itemsize
+                with archive.open(info) as member:
+                    member.seek(start + position * size)
+                    return np.frombuffer(member.read(size), dtype).reshape(shape[2:])
+        return self.read_layer(layer)[position]
+
+
+class Stack(_Weights):
+    """Weights in a ``.npy``; what is read is a read-only view of the file."""
+
+    @functools.cached_property
+    @_report_damage
+    def _stack(self):
+        shape, in_fortran_order, dtype = _read_header(self.file)
+        order = "F" if in_fortran_order else "C"
+        if len(shape) not in (4, 5) or shape[: len(shape) - 4] not in ((), (1,)) or dtype.kind != "f":
+            raise ActivationsDamagedError(
+                f"{self.name} is {dtype} of shape {shape}, expected floats (layers, heads, n, n)"
+            )
+        stack = np.memmap(self.file, dtype, "r", self.file.tell(), shape, order)
+        return stack[0] if len(shape) == 5 else stack  # as pattern-lens writes it
+
+    @functools.cached_property
+    def _positions(self):
+        return {layer: i for i, layer in enumerate(self.layers or range(len(self._stack))) if i < len(self._stack)}
+
+    @functools.cached_property
+    def shapes(self):
+        """Shape of each layer, ``(n_heads, n_query, n_key)``, by true number ascending."""
+        return dict.fromkeys(sorted(self._positions), self._stack.shape[1:])
+
+    def read_layer(self, layer):
+        """Return a layer, axes ``(n_heads, n_query, n_key)``."""
+        if layer not in self._positions:
+            raise self._refuse(layer)
+        return self._stack[self._positions[layer]]
+
+    def read_head(self, layer, position):
+        """Return the head at a position in a layer, axes ``(n_query, n_key)``."""
+        if position >= self.shapes.get(layer, (0,))[0]:
+            raise self._refuse(layer, position)
+        return self._stack[self._positions[layer], position]
+
+
+def _read_header(file):
+    version = np.lib.format.read_magic(file)
+    return getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")(file)

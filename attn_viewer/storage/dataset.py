@@ -13,7 +13,6 @@ beyond the layout stands in ``model_cfg.json`` and ``prompt.json`` under the key
 
 import base64
 import hashlib
-import json
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,16 +20,18 @@ from urllib.parse import unquote, urlsplit
 from ..errors import (
     ActivationsDamagedError,
     ActivationsMismatchError,
-    ActivationsMissingError,
     AttnViewerError,
     InvalidPromptError,
     OptionError,
 )
-from ..files import check_model_id, make_folder, write_whole
+from ..files import check_model_id, make_folder
+from .objects import read_json, shorten, write_json
 
 DATA_DIR = "attn_data"
 EXTRA = "attn_viewer"
-_HASH = re.compile(r"[\w-]{1,100}", re.ASCII)
+# No model has more layers, and no layer more heads.
+MOST = 100_000
+HASH = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 
 def find_folder(save_path):
@@ -137,18 +138,12 @@ def augment_prompt_with_hash(prompt):
         # A lone surrogate has no UTF-8; it must not stop the hash of a text that was read from JSON.
         digest = hashlib.md5(prompt["text"].encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
         prompt["hash"] = base64.urlsafe_b64encode(digest).decode().rstrip("=")
-    elif not (isinstance(prompt["hash"], str) and _HASH.fullmatch(prompt["hash"])):
+    elif not (isinstance(prompt["hash"], str) and HASH.fullmatch(prompt["hash"])):
         raise InvalidPromptError(
             f"the hash of a prompt names a folder: letters, digits, - and _, got {shorten(prompt['hash'])}; "
             "leave it out to have it computed from the text"
         )
     return prompt
-
-
-def shorten(value):
-    """Write a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
 
 
 def compare_prompt_to_loaded(prompt, prompt_loaded):
@@ -174,43 +169,6 @@ def compare_prompt_to_loaded(prompt, prompt_loaded):
             )
 
 
-def read_json(path):
-    """Read a JSON object from a file of a data folder.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    dict
-        The object.
-
-    Raises
-    ------
-    ActivationsMissingError
-        If the file does not exist.
-    ActivationsDamagedError
-        If it holds no JSON object.
-    """
-    try:
-        content = json.loads(Path(path).read_bytes())
-        if isinstance(content, dict):
-            return content
-        reason = f"it holds a {type(content).__name__}, not an object"
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ActivationsMissingError(f"{str(path)!r} does not exist; run attn-viewer activations first") from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error
-    raise ActivationsDamagedError(f"{str(path)!r} cannot be read: {reason}; delete it and compute it again")
-
-
-def write_json(path, content):
-    """Write a JSON object whole, the same bytes for the same content."""
-    write_whole(path, json.dumps(content, default=str).encode() + b"\n")
-
-
 def load_model_cfg(model_name, save_path=DATA_DIR):
     """Read what a data folder knows about a model.
 
@@ -234,15 +192,19 @@ def load_model_cfg(model_name, save_path=DATA_DIR):
         If the file is unreadable or lacks one of the three.
     """
     path = find_model_folder(model_name, save_path) / "model_cfg.json"
-    config = read_json(path)
+    return check_model_cfg(read_json(path), repr(str(path)))
+
+
+def check_model_cfg(config, name):
+    """Return the content of a ``model_cfg.json``, or raise `ActivationsDamagedError`, which calls it `name`."""
     counts = [config.get(key) for key in ("n_layers", "n_heads")]
-    if not isinstance(config.get("model_name"), str) or not all(type(c) is int and c > 0 for c in counts):
+    if not isinstance(config.get("model_name"), str) or not all(type(c) is int and 0 < c <= MOST for c in counts):
         raise ActivationsDamagedError(
-            f"{str(path)!r} must hold model_name, n_layers and n_heads (numbers from 1), got "
+            f"{name} must hold model_name, n_layers and n_heads (numbers from 1 to {MOST:,}), got "
             f"{shorten({key: config.get(key) for key in ('model_name', 'n_layers', 'n_heads')})}"
         )
     if not isinstance(config.get(EXTRA, {}), dict):
-        raise ActivationsDamagedError(f"{str(path)!r} has {shorten(config[EXTRA])} under {EXTRA!r}, not an object")
+        raise ActivationsDamagedError(f"{name} has {shorten(config[EXTRA])} under {EXTRA!r}, not an object")
     return config
 
 

@@ -1,12 +1,9 @@
 """Attention weights of the prompts of a data folder.
 
-``activations.npz`` holds one array ``blocks.{l}.attn.hook_pattern`` a layer, axes ``(1, n_heads, n_query, n_key)``; in
-its place may stand `STACKED`, one array of axes ``(n_layers, n_heads, n_query, n_key)``. ``prompt.json`` is written
-last: where it is, the rest is.
+They are an archive, or in its place a stack (`arrays`). ``prompt.json`` is written last: where it is, the rest is.
 """
 
 import dataclasses
-import re
 
 import numpy as np
 
@@ -21,7 +18,7 @@ from ..errors import (
 from ..files import make_folder, open_whole, remove_leftovers
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
-from .arrays import map_npy, read_npz, read_shapes, write_npz
+from .arrays import KEY, Archive, Stack, write_npz
 from .dataset import (
     DATA_DIR,
     EXTRA,
@@ -30,15 +27,13 @@ from .dataset import (
     find_prompt_folder,
     get_head_counts,
     load_model_cfg,
-    read_json,
-    shorten,
-    write_json,
 )
+from .objects import read_json, shorten, write_json
 
 ACTIVATIONS = "activations.npz"
 STACKED = "activations-blocks.-.attn.hook_pattern.npy"
-_KEY = "blocks.{}.attn.hook_pattern"
-_KEY_PARTS = re.compile(r"blocks\.(\d{1,9})\.attn\.hook_pattern")
+# The file names of weights, the quicker to read first.
+KINDS = {STACKED: Stack, ACTIVATIONS: Archive}
 _FACTS = tuple(
     field.name
     for field in dataclasses.fields(AttentionMaps)
@@ -88,7 +83,7 @@ def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
         with open_whole(path) as file:
             np.lib.format.write_array(file, np.stack(maps.weights), allow_pickle=False)
     else:
-        write_npz(path, {_KEY.format(n): w[None] for n, w in zip(maps.layers, maps.weights, strict=True)})
+        write_npz(path, {KEY.format(n): w[None] for n, w in zip(maps.layers, maps.weights, strict=True)})
     other.unlink(missing_ok=True)
     facts = {name: getattr(maps, name) for name in _FACTS}
     if maps.tokens_query != maps.tokens_key:
@@ -125,11 +120,14 @@ def activations_exist(model_name, prompt, save_path=DATA_DIR, *, stacked=False):
     """
     folder = find_prompt_folder(model_name, prompt, save_path)
     names = remove_leftovers(folder)
-    if "prompt.json" not in names or (STACKED if stacked else ACTIVATIONS) not in names:
+    name = STACKED if stacked else ACTIVATIONS
+    if "prompt.json" not in names or name not in names:
         return False
     try:
-        compare_prompt_to_loaded(prompt, read_json(folder / "prompt.json"))
-        map_npy(folder / STACKED) if stacked else read_shapes(folder / ACTIVATIONS)
+        stored = read_json(folder / "prompt.json")
+        compare_prompt_to_loaded(prompt, stored)
+        with _open_weights(folder / name, stored) as weights:
+            weights.shapes  # noqa: B018 - reads the headers
     except ActivationsDamagedError:
         return False
     return True
@@ -172,7 +170,8 @@ def load_activations(model_name, prompt, save_path=DATA_DIR, return_fmt="numpy")
         raise OptionError(f"return_fmt must be 'numpy' or 'torch', got {return_fmt!r}")
     stored = _load_prompt(model_name, prompt, save_path)
     path = _find_file(find_prompt_folder(model_name, prompt, save_path))
-    activations = _read(path, stored)
+    with _open_weights(path, stored) as weights:
+        activations = {KEY.format(layer): weights.read_layer(layer)[None] for layer in weights.shapes}
     if return_fmt == "torch":
         import torch
 
@@ -213,16 +212,9 @@ def load_prompt_maps(model_name, prompt, save_path=DATA_DIR, *, layers=None):
     stored = _load_prompt(model_name, prompt, save_path)
     folder = find_prompt_folder(model_name, prompt, save_path)
     path = _find_file(folder)
-    by_layer = {}
-    for name, array in _read(path, stored, layers).items():
-        if (layer := _find_layer(name)) is not None:
-            if array.ndim != 4 or len(array) != 1 or array.dtype.kind != "f":
-                raise ActivationsDamagedError(
-                    f"{str(path)!r}: {name} is {array.dtype} of shape {array.shape}, expected floats (1, heads, n, n)"
-                )
-            by_layer[layer] = array[0] if array.dtype == np.float16 else array[0].astype(np.float32, copy=False)
-    if not by_layer:
-        raise ActivationsDamagedError(f"{str(path)!r} holds no {_KEY.format(0)}; it is no file of attention weights")
+    with _open_weights(path, stored) as opened:
+        numbers = list(opened.shapes) if layers is None else choose_numbers(layers, list(opened.shapes), "layer")
+        by_layer = {layer: opened.read_layer(layer) for layer in numbers}
     expected = get_head_counts(config)
     wrong = {layer: len(w) for layer, w in by_layer.items() if expected.get(layer) != len(w)}
     if wrong:
@@ -231,8 +223,10 @@ def load_prompt_maps(model_name, prompt, save_path=DATA_DIR, *, layers=None):
             f"{shorten({layer: expected.get(layer) for layer in wrong})}; one of them is of another model"
         )
     try:
-        return _make_maps(by_layer, stored, config)
-    except (InvalidMapsError, TypeError, ValueError) as error:
+        facts = describe_activations(stored, config, by_layer, list(by_layer.values()))
+        weights = [w if w.dtype == np.float16 else w.astype(np.float32, copy=False) for w in by_layer.values()]
+        return AttentionMaps(weights, **facts)
+    except (InvalidMapsError, KeyError, TypeError, ValueError) as error:
         raise ActivationsMismatchError(
             f"weights and prompt.json in {str(folder)!r} do not fit together: {error}; compute them again (--force)"
         ) from error
@@ -245,55 +239,74 @@ def _load_prompt(model_name, prompt, save_path):
 
 
 def _find_file(folder):
-    for name in (ACTIVATIONS, STACKED):
+    for name in KINDS:
         if (folder / name).is_file():
             return folder / name
     raise ActivationsMissingError(f"there is neither {ACTIVATIONS} nor {STACKED} in {str(folder)!r}; compute them")
 
 
-def _read(path, stored, layers=None):
-    """Return the arrays of some or all layers by name."""
-    if path.name == ACTIVATIONS:
-        names = list(read_shapes(path)) if layers is not None else None
-    else:
-        stack = map_npy(path)
-        if stack.ndim == 5 and len(stack) == 1:  # as pattern-lens writes it
-            stack = stack[0]
-        if stack.ndim != 4:
-            raise ActivationsDamagedError(f"{str(path)!r} has shape {stack.shape}, expected (layers, heads, n, n)")
-        numbers = _get_facts(stored).get("layers", range(len(stack)))
-        arrays = {_KEY.format(number): array[None] for number, array in zip(numbers, stack, strict=False)}
-        names = list(arrays)
-    if layers is not None:
-        present = sorted(number for number in map(_find_layer, names) if number is not None)
-        names = [_KEY.format(number) for number in choose_numbers(layers, present, "layer")]
-    return read_npz(path, names) if path.name == ACTIVATIONS else {name: arrays[name] for name in names}
+def _open_weights(path, stored):
+    return KINDS[path.name](open(path, "rb"), repr(str(path)), get_facts(stored).get("layers"))
 
 
-def _find_layer(name):
-    """Return the layer of an array's name, or None for another array."""
-    match = _KEY_PARTS.fullmatch(name)
-    return int(match[1]) if match else None
+def get_facts(stored):
+    """Return what this package wrote into a ``prompt.json``; nothing where pattern-lens wrote it.
 
+    Parameters
+    ----------
+    stored : dict
+        Its content.
 
-def _get_facts(stored):
+    Returns
+    -------
+    dict
+        Facts of `AttentionMaps` by name.
+
+    Raises
+    ------
+    ActivationsDamagedError
+        If they are no object, or the numbers of the layers are none.
+    """
     facts = stored.get(EXTRA, {})
-    if not isinstance(facts, dict):
-        raise ActivationsDamagedError(f"prompt {stored['hash']!r} has {shorten(facts)} under {EXTRA!r}, not an object")
+    layers = facts.get("layers", [0]) if isinstance(facts, dict) else None
+    if not (isinstance(layers, list) and layers and all(type(n) is int and n >= 0 for n in layers)):
+        raise ActivationsDamagedError(
+            f"prompt {shorten(stored.get('hash'))} has {shorten(facts)} under {EXTRA!r}, not facts about its weights"
+        )
     return facts
 
 
-def _make_maps(by_layer, stored, config):
-    facts = {name: value for name, value in _get_facts(stored).items() if name in (*_FACTS, "tokens_query")}
-    model_id = config.get(EXTRA, {}).get("model_id", config["model_name"])
-    layers = tuple(sorted(by_layer))
-    weights = [by_layer[layer] for layer in layers]
-    if facts:
-        heads = dict(zip(facts.pop("layers"), facts.pop("heads"), strict=True))
-        facts["heads"] = [heads[layer] for layer in layers]
-        return AttentionMaps(weights, facts.pop("tokens_key"), layers=layers, model_id=model_id, **facts)
+def describe_activations(stored, config, layers, samples):
+    """Say what the weights of a prompt are.
+
+    Parameters
+    ----------
+    stored : dict
+        Content of ``prompt.json``.
+    config : dict
+        Content of ``model_cfg.json``.
+    layers : collection of int
+        True numbers of the layers, ascending.
+    samples : sequence of numpy.ndarray
+        Some of their weights, the last axes ``(n_query, n_key)``, to tell what nothing else says.
+
+    Returns
+    -------
+    dict
+        Arguments of `AttentionMaps` other than the weights. Where pattern-lens wrote them, they count as causal if no
+        weight lies above the diagonal, and a first token that it does not name is ``<bos>``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the facts are not such.
+    """
+    facts = {name: value for name, value in get_facts(stored).items() if name in (*_FACTS, "tokens_query")}
+    facts |= {"layers": list(layers), "model_id": config.get(EXTRA, {}).get("model_id", config["model_name"])}
+    if "tokens_key" in facts:
+        heads = dict(zip(get_facts(stored)["layers"], facts["heads"], strict=True))
+        return facts | {"heads": [heads[layer] for layer in layers]}
     labels = [show_raw_token(token) for token in stored.get("tokens", ())]
-    if len(labels) == weights[0].shape[-1] - 1:  # pattern-lens names no token that its model puts before the text
+    if len(labels) == samples[0].shape[-1] - 1:
         labels.insert(0, "<bos>")
-    causal = not any(np.triu(layer, 1).any() for layer in weights)
-    return AttentionMaps(weights, labels, layers=layers, causal=causal, model_id=model_id)
+    return facts | {"tokens_key": labels, "causal": not any(np.triu(sample, 1).any() for sample in samples)}

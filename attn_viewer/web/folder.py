@@ -6,26 +6,22 @@ lies inside the folder after all links are followed. What is wrong is said in wo
 
 import contextlib
 import dataclasses
-import errno
+import inspect
 import json
 import os
 import re
-import stat
 import threading
-from inspect import cleandoc
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import AttnViewerError, OptionError
-from ..tokens import show_raw_token
-from .stored import Archive, DamagedError, NotInFolderError, Stack
+from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
+from ..storage.dataset import EXTRA, HASH, check_model_cfg, get_head_counts
+from ..storage.objects import parse_object
+from ..storage.patterns import KINDS, describe_activations, get_facts
+from .encode import describe_heads
+from .safe import DamagedError, NotInFolderError, open_inside
 
-# The layout is that of storage.dataset.
-ACTIVATIONS = "activations.npz"
-STACKED = "activations-blocks.-.attn.hook_pattern.npy"
-EXTRA = "attn_viewer"
-_HASH = re.compile(r"[\w-]{1,100}", re.ASCII)
 _FIGURE = re.compile(r"\w[\w .+-]{0,100}")
 # What an <img> shows, the sharpest first.
 FIGURE_TYPES = {
@@ -38,7 +34,21 @@ FIGURE_TYPES = {
     "gif": "image/gif",
 }
 MAX_BYTES = 64 * 2**20
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENXIO)
+_ABSENT_HEAD = "there is no such head"
+_DAMAGED = "the weights of this prompt cannot be read; compute them again"
+
+
+@contextlib.contextmanager
+def _tell(missing, damaged):
+    """Say in words without a path what `storage` says with one."""
+    try:
+        yield
+    except ActivationsMissingError as error:
+        raise NotInFolderError(missing) from error
+    except (GetActivationsError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, AttnViewerError) and not isinstance(error, GetActivationsError):
+            raise
+        raise DamagedError(damaged) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +61,19 @@ class Model:
         Its folder below the data folder.
     heads : dict of int to int
         Number of heads by true layer number.
-    title : str
-        Its name for readers.
+    config : dict
+        Content of its ``model_cfg.json``.
     """
 
     name: str
     heads: dict
-    title: str
+    config: dict
+
+    @property
+    def title(self):
+        """Its name for readers."""
+        title = self.config.get(EXTRA, {}).get("model_id", self.config["model_name"])
+        return title if isinstance(title, str) else self.name
 
 
 class DataFolder:
@@ -87,39 +103,8 @@ class DataFolder:
         self._kept = {}
 
     def open(self, *parts):
-        """Open a file of the folder for reading.
-
-        Parameters
-        ----------
-        *parts : str
-            Its path below the folder, made of names that were checked.
-
-        Returns
-        -------
-        io.BufferedReader
-            The file.
-
-        Raises
-        ------
-        NotInFolderError
-            If there is none, a link leads out of the folder, or it is no plain file.
-        """
-        try:
-            path = self.root.joinpath(*parts).resolve(strict=True)
-            if not path.is_relative_to(self.root):
-                raise NotInFolderError("a link leads out of the data folder")
-            # A pipe would block; a link that came in since `resolve` is refused.
-            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-        except (ValueError, RuntimeError) as error:
-            raise NotInFolderError("there is no such file") from error
-        except OSError as error:
-            if error.errno in _ABSENT:
-                raise NotInFolderError("there is no such file") from error
-            raise
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise NotInFolderError("that is no plain file")
-        return file
+        """Open a file by its path below the folder, made of names that were checked, as `open_inside` does."""
+        return open_inside(self.root, *parts)
 
     def read_models(self):
         """Find the models.
@@ -145,16 +130,9 @@ class DataFolder:
         return self._read_model(name)
 
     def _read_model(self, name):
-        config = self._read_json(name, "model_cfg.json")
-        layers, heads = config.get("n_layers"), config.get("n_heads")
-        if not all(type(n) is int and 0 < n <= 100_000 for n in (layers, heads)):
-            raise DamagedError(f"model_cfg.json of {name} gives no numbers of layers and heads")
-        by_layer = dict.fromkeys(range(layers), heads)
-        facts = config.get(EXTRA)
-        if isinstance(facts, dict) and _is_numbers(facts.get("layers")) and _is_numbers(facts.get("n_heads")):
-            by_layer = dict(zip(facts["layers"], facts["n_heads"], strict=False))
-        title = (facts if isinstance(facts, dict) else config).get("model_id", config.get("model_name"))
-        return Model(name, by_layer, title if isinstance(title, str) else name)
+        with _tell("there is no such model", f"model_cfg.json of {name} does not describe a model"):
+            config = check_model_cfg(self._read_json(name, "model_cfg.json"), name)
+            return Model(name, get_head_counts(config), config)
 
     def read_prompts(self, model):
         """Read the prompts of a model.
@@ -182,7 +160,7 @@ class DataFolder:
 
     def _list_prompts(self, model):
         with os.scandir(self.root / model.name / "prompts") as entries:
-            hashes = {entry.name for entry in entries if _HASH.fullmatch(entry.name)}
+            hashes = {entry.name for entry in entries if HASH.fullmatch(entry.name)}
         found = {}
         try:
             with self.open(model.name, "prompts.jsonl") as file:
@@ -217,7 +195,7 @@ class DataFolder:
         NotInFolderError
             If there is none.
         """
-        if not _HASH.fullmatch(name):
+        if not HASH.fullmatch(name):
             raise NotInFolderError("there is no such prompt")
         try:
             return self._read_json(model.name, "prompts", name, "prompt.json")
@@ -242,7 +220,9 @@ class DataFolder:
             name = line.get("name") if isinstance(line, dict) else None
             if isinstance(name, str) and _FIGURE.fullmatch(name):
                 texts = {key: line.get(key) for key in ("func_name", "doc", "code")}
-                found[name] = {"name": name} | {k: cleandoc(v) if isinstance(v, str) else "" for k, v in texts.items()}
+                found[name] = {"name": name} | {
+                    k: inspect.cleandoc(v) if isinstance(v, str) else "" for k, v in texts.items()
+                }
         return [found[name] for name in sorted(found)]
 
     def list_figures(self, model, name):
@@ -284,7 +264,7 @@ class DataFolder:
             If there is none.
         """
         check_head(model, layer, head)
-        if not (_HASH.fullmatch(name) and _FIGURE.fullmatch(figure)):
+        if not (HASH.fullmatch(name) and _FIGURE.fullmatch(figure)):
             raise NotInFolderError("there is no such figure")
         for ending in FIGURE_TYPES:
             place = (model.name, "prompts", name, f"L{layer}", f"H{head}", f"{figure}.{ending}")
@@ -313,30 +293,18 @@ class DataFolder:
             If there are no weights, or they do not fit the prompt.
         """
         stored = self.read_prompt(model, name)
-        with self._open_weights(model, name, stored) as weights:
-            shapes = weights.read_shapes()
-            first = min(shapes)
-            rows, columns = shapes[first][1:]
-            facts = stored.get(EXTRA)
-            described = {"layers": sorted(shapes), "model_id": model.title}
-            described["heads"] = [list(range(shapes[layer][0])) for layer in described["layers"]]
-            if isinstance(facts, dict) and facts:
-                known = ("tokens_key", "tokens_query", "kind", "causal", "first_query", "prompt_length", "reduction")
-                known += ("cell", "pooling", "has_sinks", "softcap")
-                described |= {key: facts[key] for key in known if facts.get(key) is not None}
-                if isinstance(facts.get("heads"), list) and len(facts["heads"]) == len(shapes):
-                    described["heads"] = facts["heads"]
-            else:
-                labels = [show_raw_token(token) for token in stored.get("tokens", ()) if isinstance(token, str)]
-                if len(labels) == columns - 1:  # pattern-lens names no token that its model puts before the text
-                    labels.insert(0, "<bos>")
-                described |= {"tokens_key": labels, "causal": not np.triu(weights.read_head(first, 0), 1).any()}
-        down, across = described.get("cell", (1, 1))
-        n_key = len(described.get("tokens_key", ()))
-        n_query = len(described.get("tokens_query", described.get("tokens_key", ())))
-        if (-(-n_query // down), -(-n_key // across)) != (rows, columns):
-            raise DamagedError(f"there are {n_query} tokens and weights of {rows} × {columns}; compute them again")
-        return described
+        with _tell(_ABSENT_HEAD, _DAMAGED), self._open_weights(model, name, stored) as weights:
+            layers = list(weights.shapes)
+            sample = weights.read_head(layers[0], 0)
+            facts = describe_activations(stored, model.config, layers, [sample])
+            facts.setdefault("heads", [list(range(weights.shapes[layer][0])) for layer in layers])
+            n_key = len(facts["tokens_key"])
+            n_query = len(facts.get("tokens_query", facts["tokens_key"]))
+            down, across = facts.get("cell", (1, 1))
+            if (-(-n_query // down), -(-n_key // across)) != sample.shape:
+                raise DamagedError(f"there are {n_query} tokens and weights of {sample.shape}; compute them again")
+            known = inspect.signature(describe_heads).parameters
+            return {key: value for key, value in facts.items() if key in known}
 
     def read_weights(self, model, name, layer, head):
         """Read the weights of one head, and no others where they are stored so.
@@ -361,35 +329,23 @@ class DataFolder:
             If they are not there or no plain numbers.
         """
         stored = self.read_prompt(model, name)
-        facts = stored.get(EXTRA)
-        numbers = (
-            dict(zip(facts.get("layers", ()), facts.get("heads", ()), strict=False)) if isinstance(facts, dict) else {}
-        )
-        position = head
-        if _is_numbers(numbers.get(layer)):
-            if head not in numbers[layer]:
-                raise NotInFolderError("there is no such head")
-            position = numbers[layer].index(head)
-        with self._open_weights(model, name, stored) as weights:
-            return weights.read_head(layer, position)
+        with _tell(_ABSENT_HEAD, _DAMAGED), self._open_weights(model, name, stored) as weights:
+            facts = get_facts(stored)
+            heads = dict(zip(facts.get("layers", ()), facts.get("heads", ()), strict=False)).get(layer)
+            if heads is not None and head not in heads:
+                raise NotInFolderError(_ABSENT_HEAD)
+            return np.array(weights.read_head(layer, head if heads is None else heads.index(head)))
 
     def _open_weights(self, model, name, stored):
-        for file, kind in ((STACKED, Stack), (ACTIVATIONS, Archive)):
-            try:
-                opened = self.open(model.name, "prompts", name, file)
-            except NotInFolderError:
-                continue
-            facts = stored.get(EXTRA)
-            layers = facts.get("layers") if isinstance(facts, dict) else None
-            return kind(opened, layers if _is_numbers(layers) else None)
+        layers = get_facts(stored).get("layers")
+        for file, kind in KINDS.items():
+            with contextlib.suppress(NotInFolderError):
+                return kind(self.open(model.name, "prompts", name, file), "the file of its weights", layers)
         raise NotInFolderError("this prompt has no weights; compute them with attn-viewer activations")
 
     def _read_json(self, *parts):
-        with self.open(*parts) as file:
-            content = _parse(file.read(MAX_BYTES))
-        if not isinstance(content, dict):
-            raise DamagedError(f"{parts[-1]} holds no JSON object")
-        return content
+        with self.open(*parts) as file, _tell("", f"{parts[-1]} holds no JSON object"):
+            return parse_object(file.read(MAX_BYTES), parts[-1])
 
 
 def check_head(model, layer, head):
@@ -411,10 +367,6 @@ def _summarise(prompt, name):
     if type(count) is not int:
         count = len(tokens) if isinstance(tokens, list) else 0
     return {"hash": name, "text": text if isinstance(text, str) else "", "n_tokens": count}
-
-
-def _is_numbers(values):
-    return isinstance(values, list) and bool(values) and all(type(v) is int and v >= 0 for v in values)
 
 
 def _get_mtime(path):

@@ -19,7 +19,7 @@ from ..errors import AttnViewerError, OptionError
 from ..figures.images import encode_indices, index_matrix, make_palette
 from .encode import describe_heads, encode_head
 from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
-from .stored import DamagedError, NotInFolderError
+from .safe import DamagedError, NotInFolderError
 
 try:
     import uvicorn

@@ -18,8 +18,8 @@ from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.web.encode import decode_head
 from attn_viewer.web.folder import DataFolder
+from attn_viewer.web.safe import DamagedError, NotInFolderError
 from attn_viewer.web.server import make_app, serve
-from attn_viewer.web.stored import DamagedError, NotInFolderError
 
 SECRET = b"a secret outside of the folder"
 

@@ -1,0 +1,64 @@
+"""JSON objects in the files of a data folder."""
+
+import json
+from pathlib import Path
+
+from ..errors import ActivationsDamagedError, ActivationsMissingError
+from ..files import write_whole
+
+
+def read_json(path):
+    """Read a JSON object from a file of a data folder.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    dict
+        The object.
+
+    Raises
+    ------
+    ActivationsMissingError
+        If the file does not exist.
+    ActivationsDamagedError
+        If it holds no JSON object.
+    """
+    try:
+        return parse_object(Path(path).read_bytes(), repr(str(path)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ActivationsMissingError(f"{str(path)!r} does not exist; run attn-viewer activations first") from error
+    except OSError as error:
+        raise ActivationsDamagedError(
+            f"{str(path)!r} cannot be read: {error}; delete it and compute it again"
+        ) from error
+
+
+def parse_object(data, name):
+    """Return a JSON object from bytes; `name` is what an `ActivationsDamagedError` calls them."""
+    try:
+        content = json.loads(data)
+        if isinstance(content, dict):
+            return content
+        reason = f"it holds a {type(content).__name__}, not an object"
+    except (ValueError, RecursionError) as error:
+        reason = error
+    raise _report_damage(name, reason)
+
+
+def _report_damage(name, reason):
+    return ActivationsDamagedError(f"{name} cannot be read: {reason}; delete it and compute it again")
+
+
+def write_json(path, content):
+    """Write a JSON object whole, the same bytes for the same content."""
+    write_whole(path, json.dumps(content, default=str).encode() + b"\n")
+
+
+def shorten(value):
+    """Write a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
