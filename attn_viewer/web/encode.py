@@ -97,14 +97,16 @@ def describe_heads(
         "heads": [[int(head) for head in row] for row in heads],
         "encoding": {"type": "float32"} if exact else {"type": "uint8", "power": POWER, "scale": float(scale)},
         "maxima": None if maxima is None else [[[_round(v) for v in pair] for pair in row] for row in maxima],
-        "scores": [
-            {"name": name, "values": [[_round(value) for value in row] for row in rows]}
-            for name, rows in (scores or {}).items()
-        ],
+        "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
         "notes": list(notes),
         "palette": _spell_palette(),
         "masked": style.MASKED,
     }
+
+
+def round_scores(rows):
+    """Return numbers about heads, one list a layer, as JSON can hold them: six figures, None for NaN."""
+    return [[_round(value) for value in row] for row in rows]
 
 
 def _round(value):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
+from ..maps import AttentionMaps
 from ..storage.dataset import EXTRA, HASH, check_model_cfg, get_head_counts
 from ..storage.objects import parse_object
 from ..storage.patterns import KINDS, describe_activations, get_facts
@@ -335,6 +336,14 @@ class DataFolder:
             if heads is not None and head not in heads:
                 raise NotInFolderError(_ABSENT_HEAD)
             return np.array(weights.read_head(layer, head if heads is None else heads.index(head)))
+
+    def read_layer(self, model, name, layer):
+        """Read one layer of a prompt as `AttentionMaps`; arguments and errors are those of `read_weights`."""
+        stored = self.read_prompt(model, name)
+        with _tell("there is no such layer", _DAMAGED), self._open_weights(model, name, stored) as weights:
+            heads = np.array(weights.read_layer(layer))
+            facts = describe_activations(stored, model.config, [layer], heads[:1])
+            return AttentionMaps([heads], **facts)
 
     def _open_weights(self, model, name, stored):
         layers = get_facts(stored).get("layers")

@@ -1,13 +1,12 @@
 """A browser over a data folder on a local port: `serve`.
 
 Nothing is trusted: requests name things and never paths (`folder`), pages of strangers must not read replies (Host
-header, resource policy), and figures, which may come from strangers, run nothing (sandbox).
+header, resource policy: `guard`), and figures, which may come from strangers, run nothing (sandbox).
 """
 
 import hashlib
-import ipaddress
-import json
 import logging
+import math
 import os
 import re
 import socket
@@ -17,7 +16,7 @@ import numpy as np
 
 from ..errors import AttnViewerError, OptionError
 from ..figures.images import encode_indices, index_matrix, make_palette
-from .encode import describe_heads, encode_head
+from .encode import DISPLAY_SCORES, describe_heads, encode_head, round_scores, score_for_display
 from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
 from .safe import DamagedError, NotInFolderError
 
@@ -27,36 +26,28 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.responses import Response
     from starlette.routing import Route
+
+    from .guard import Guard, make_error, send_json
 except ImportError as error:
     raise OptionError("the server needs starlette and uvicorn: pip install 'attn-viewer[server]'") from error
 
 _log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 # A figure may draw and style itself. Opened as a page of its own it still runs nothing and loads nothing.
 FIGURE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
-HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-)
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-MAX_ADDRESS, MAX_HEADERS = 16_384, 32_768
 MAX_PROMPTS = 500
 TEXT_LENGTH = 300
 # Cells a side of a thumbnail, and of a head in the viewer; longer prompts are pooled by the maximum.
 THUMBNAIL_SIDE, HEAD_SIDE = 160, 2048
 EXACT_SIDE = 256
+# Weights of a layer that are scored while somebody waits.
+MAX_SCORED = 2**26
 SORTS = ("text", "n_tokens", "hash")
 _NAME = re.compile(r"[a-zA-Z0-9.-]{1,253}")
 
@@ -103,91 +94,26 @@ def make_app(path, *, allowed_hosts=()):
             ),
         ),
         Route("/api/prompt", answer(_describe_prompt, **prompt)),
+        Route("/api/scores", answer(_score_layer, **prompt, layer=_read_number)),
         Route("/api/weights", answer(_send_weights, **head)),
         Route("/thumbnail", answer(_send_thumbnail, **head)),
         Route("/figure", answer(_send_figure, **head, name=_read_text)),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _explain, AttnViewerError: _explain})
     app.router.redirect_slashes = False
-    return _Guard(app, {name.lower() for name in allowed_hosts})
-
-
-class _Guard:
-    """Refuses what is not a plain GET from a browser of this machine, and marks every reply."""
-
-    def __init__(self, app, names):
-        self.app, self.names = app, names
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return
-
-        async def send_marked(message):
-            if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *HEADERS]
-                if b"content-security-policy" not in given:
-                    message["headers"].append((b"content-security-policy", PAGE_POLICY.encode()))
-                if b"cache-control" not in given:
-                    message["headers"].append((b"cache-control", b"no-store"))
-            await send(message)
-
-        reply = self._refuse(scope) or self.app
-        await reply(scope, receive, send_marked)
-
-    def _refuse(self, scope):
-        headers = scope["headers"]
-        names = [name for name, _ in headers]
-        if scope["http_version"] not in ("1.0", "1.1"):
-            return _make_error(400, "this server speaks HTTP/1.1")
-        if scope["method"] not in ("GET", "HEAD"):
-            return _make_error(405, "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
-        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
-            return _make_error(414, "the address is too long")
-        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
-            return _make_error(431, "the headers are too long")
-        hosts = [value for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or not self._is_allowed(hosts[0].decode("latin-1")):
-            return _make_error(421, "this name is not one of this server's; see attn-viewer serve --allow_host")
-        if b"range" in names:
-            return _make_error(416, "parts of files are not served")
-        if b"transfer-encoding" in names or any(n == b"content-length" and v != b"0" for n, v in headers):
-            return _make_error(400, "a request has no body")
-        return None
-
-    def _is_allowed(self, host):
-        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?", host)
-        if match is None:
-            return False
-        name = match[1].strip("[]").lower()
-        if name == "localhost" or name in self.names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
-
-
-def _make_error(status, message, headers=None):
-    return _send_json({"error": message}, status, headers)
-
-
-def _send_json(content, status=200, headers=None):
-    data = json.dumps(content, separators=(",", ":")).encode()
-    return Response(data, status, headers, media_type="application/json")
+    return Guard(app, {name.lower() for name in allowed_hosts})
 
 
 async def _explain(_request, error):
     if isinstance(error, HTTPException):
-        return _make_error(error.status_code, error.detail, error.headers)
+        return make_error(error.status_code, error.detail, error.headers)
     if isinstance(error, NotInFolderError):
-        return _make_error(404, str(error))
+        return make_error(404, str(error))
     if isinstance(error, DamagedError):
-        return _make_error(422, str(error))
+        return make_error(422, str(error))
     # The words of other errors may name paths of this machine.
     _log.warning("%s", error)
-    return _make_error(422, "what is stored for this request does not fit together")
+    return make_error(422, "what is stored for this request does not fit together")
 
 
 def _read_words(request, kinds):
@@ -252,7 +178,7 @@ def _describe_folder(folder, _request):
         }
         for model in folder.read_models().values()
     ]
-    return _send_json({"name": folder.root.name, "models": models, "functions": folder.read_functions()})
+    return send_json({"name": folder.root.name, "models": models, "functions": folder.read_functions()})
 
 
 def _list_prompts(folder, _request, models=(), q="", sort="text", offset=0, limit=100):
@@ -268,7 +194,7 @@ def _list_prompts(folder, _request, models=(), q="", sort="text", offset=0, limi
     found = [row for row in rows.values() if all(w in row["text"].lower() or w == row["hash"].lower() for w in words)]
     found.sort(key=lambda row: (row[key], row["hash"]), reverse=sort.startswith("-"))
     page = [{**row, "text": row["text"][:TEXT_LENGTH]} for row in found[offset : offset + limit]]
-    return _send_json({"total": len(found), "of": len(rows), "offset": offset, "prompts": page})
+    return send_json({"total": len(found), "of": len(rows), "offset": offset, "prompts": page})
 
 
 def _describe_prompt(folder, _request, model, prompt):
@@ -281,7 +207,7 @@ def _describe_prompt(folder, _request, model, prompt):
         reply["meta"] = _describe_weights(folder, found, prompt)
     except (NotInFolderError, DamagedError) as error:
         reply["error"] = str(error)
-    return _send_json(reply)
+    return send_json(reply)
 
 
 def _describe_weights(folder, model, prompt):
@@ -291,9 +217,19 @@ def _describe_weights(folder, model, prompt):
         if facts.get("reduction", "full") != "pooled" and (side := _find_side(shape, HEAD_SIDE)) > 1:
             notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
             return describe_heads(**facts, notes=notes) | _describe_pooled(shape, side)
-        return describe_heads(**facts, exact=max(shape) <= EXACT_SIDE)
+        meta = describe_heads(**facts, exact=max(shape) <= EXACT_SIDE)
+        if meta["reduction"] == "full" and max(map(len, meta["heads"])) * math.prod(shape) <= MAX_SCORED:
+            meta["scores"] = [{"name": name, "values": None} for name in DISPLAY_SCORES]
+        return meta
     except (AttributeError, TypeError, ValueError) as error:  # facts that a stranger wrote
         raise DamagedError("prompt.json does not describe the weights; compute them again") from error
+
+
+def _score_layer(folder, _request, model, prompt, layer):
+    """Score the heads of one layer; the front end asks for a layer after another."""
+    maps = folder.read_layer(folder.get_model(model), prompt, layer)
+    scores = score_for_display(maps) if maps.weights[0].size <= MAX_SCORED else {}
+    return send_json({name: round_scores(rows)[0] for name, rows in scores.items()})
 
 
 def _describe_pooled(shape, side):

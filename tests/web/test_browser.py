@@ -1,12 +1,12 @@
 """The browser page in a real Chromium."""
 
-import shutil
 import urllib.parse
 
 import pytest
 from conftest import PROMPT
 from data_folder import HOSTILE, make_data_folder, name_prompt, run_server
-from playwright.sync_api import sync_playwright
+
+from attn_viewer import score_heads
 
 FIRST = name_prompt(PROMPT)
 
@@ -23,20 +23,10 @@ def url(data):
         yield address
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(chromium, url):
+def page(browser, url):
     """A page on which every error counts and nothing but the server may be asked."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 860})
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
     problems = []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
@@ -182,6 +172,28 @@ def test_a_click_opens_the_pattern_with_its_numbers(page, url, data, model):
     page.go_back()
     page.wait_for_selector(".ab-single .attn-viewer")
     assert "open=1.2." in address
+
+
+def test_heads_of_a_prompt_are_sorted_by_scores_that_the_server_measures(page, url, data):
+    page.goto(f"{url}/#models=demo&open=0.0.{FIRST}.demo&view=view%3Doverview")
+    page.wait_for_selector(".ab-single .av-overview")
+    page.get_by_label("Sort by").last.select_option("sink_mass")
+    page.get_by_label("Colour by").select_option("sink_mass")
+    best = score_heads(data[1][0], ["sink_mass"]).top("sink_mass", 4)
+    order = [f"{head.layer}.{head.head}" for head in best]
+    first = "[...document.querySelectorAll('.av-grid button')].slice(0, 4).map((b) => b.dataset.key).join()"
+    wait_until(page, f"{first} === '{','.join(order)}'")
+    page.wait_for_selector(".av-tinted")
+    assert page.locator(".av-key span").all_inner_texts()[2] == f"{best[0].value:.2f}"
+
+
+def test_one_switch_of_the_theme(page, url):
+    page.goto(f"{url}/#models=demo&open=0.0.{FIRST}.demo")
+    page.wait_for_selector(".av-heatmap")
+    assert not page.get_by_role("button", name="Dark mode").is_visible()
+    page.get_by_role("button", name="Theme: auto").click()
+    page.get_by_role("button", name="Theme: light").click()
+    wait_until(page, "[...document.querySelectorAll('.attn-viewer')].every((e) => e.dataset.theme === 'dark')")
 
 
 def test_a_long_list_makes_only_what_is_seen(page, url):

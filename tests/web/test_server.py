@@ -14,6 +14,7 @@ import pytest
 from conftest import PROMPT
 from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
 
+from attn_viewer import score_heads
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.web.encode import decode_head
@@ -82,6 +83,18 @@ def test_weights_are_those_of_the_model(get, data, model):
             reply = get("/api/weights", **HEAD | {"model": model, "layer": layer, "head": head})
             assert reply.headers["content-type"] == "application/octet-stream"
             np.testing.assert_array_equal(decode_head(reply.content, meta), maps.get_layer(layer)[head])
+
+
+@pytest.mark.parametrize("model", ["demo", "org--stacked"])
+def test_scores_are_measured_a_layer_at_a_time(get, data, model):
+    maps = data[1][0]
+    words = {"model": model, "prompt": HEAD["prompt"]}
+    names = [score["name"] for score in get("/api/prompt", **words).json()["meta"]["scores"]]
+    scores = get("/api/scores", **words, layer=2).json()
+    assert list(scores) == names
+    table = score_heads(maps.select(layers=[2]), ["previous_token"])["previous_token"]
+    np.testing.assert_allclose(scores["previous_token"], table, rtol=1e-5)
+    assert get("/api/scores", **words, layer=4).status_code == 404
 
 
 def test_thumbnails_are_pictures_of_the_weights(get, data):

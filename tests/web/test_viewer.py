@@ -317,6 +317,24 @@ def test_bird_s_eye_draws_sorts_and_opens(open_page, path, maps):
     wait_for_head(page, *order[0].split("."))
 
 
+def test_bird_s_eye_is_coloured_by_a_score(open_page, path, maps):
+    from attn_viewer import score_heads
+
+    page = open_page(path, "tint=previous_token")
+    page.wait_for_selector(".av-tinted")
+    table = score_heads(maps, ["previous_token"])
+    values = table["previous_token"]
+    colors = list_colors(describe_maps(maps))[np.rint(255 * (values - values.min()) / np.ptp(values)).astype(int)]
+    script = "(found) => found.map((c) => getComputedStyle(c).borderTopColor.match(/\\d+/g).map(Number))"
+    seen = page.locator(".av-grid canvas").evaluate_all(script)
+    assert np.abs(np.array(seen) - colors.astype(int)).max() <= 3
+    legend = page.locator(".av-key span").all_inner_texts()
+    assert legend == ["previous token", f"{values.min():.2f}", f"{values.max():.2f}"]
+    page.get_by_label("Colour by").select_option("")
+    page.wait_for_function('!location.hash.includes("tint")')
+    assert page.locator(".av-tinted").count() == 0
+
+
 def test_a_link_restores_everything(open_page, path):
     state = "view=text&layer=2&scale=log&range=all&first=hide&amp=1_5&min=0_01&on=1.2&observed=3&observer=9"
     page = open_page(path, state)

@@ -60,13 +60,18 @@ export function createSingle(context) {
       if (!answer.ok) throw new Error((await answer.json()).error);
       return new Uint8Array(await answer.arrayBuffer());
     };
+    const getScores = async (l) => {
+      const answer = await fetch(`/api/scores?${words}&layer=${l}`);
+      return answer.ok ? answer.json() : {};
+    };
     viewer = mountViewer(
       place,
-      { meta: reply.meta, getHead },
+      { meta: reply.meta, getHead, getScores },
       {
         state: context.state.view || `view=heatmap&layer=${layer}&head=${head}`,
         allKeys: true,
         theme: context.state.theme,
+        hasTheme: false,
         onState: follow,
       },
     );
@@ -100,7 +105,8 @@ export function createSingle(context) {
     element.hidden = wanted === null;
     if (!wanted) close();
     else if (key !== JSON.stringify([wanted.model, wanted.prompt])) open();
-    else if (viewer && context.state.view && context.state.view !== viewer.state) viewer.setState(context.state.view);
+    else if (viewer) viewer.setTheme(context.state.theme);
+    if (wanted && viewer && context.state.view && context.state.view !== viewer.state) viewer.setState(context.state.view);
   }
 
   return { element, show };

@@ -62,19 +62,15 @@ export function createControls(context) {
   const first = make("input", { type: "checkbox", onchange: () => update({ first: first.checked ? "keep" : "hide" }) });
   const amp = makeSlider("Amplify", "amp", LIMITS.amp, 0.1, (value) => `${value.toFixed(1)}×`, update);
   const min = makeSlider("Filter", "min", [0, 1], 0.01, (value) => `≥ ${describeMin(value)}`, update, readMin, writeMin);
-  const sort = make(
-    "select",
-    { onchange: () => update({ sort: sort.value || null }) },
-    make("option", { value: "" }, "layer"),
-    ...meta.scores.map(({ name }) => make("option", { value: name }, name.replaceAll("_", " "))),
-  );
-  const sorting = make("label", { class: "av-field" }, make("span", {}, "Sort by"), sort);
+  const sort = makeScoreChoice("Sort by", "sort", "layer", context);
+  const tint = makeScoreChoice("Colour by", "tint", "none", context);
   const bar = make(
     "div",
     { class: "av-bar", role: "group", "aria-label": "What is shown" },
     layer.element,
     head.element,
-    sorting,
+    sort.element,
+    tint.element,
     scale.element,
     range.element,
     amp.element,
@@ -106,13 +102,14 @@ export function createControls(context) {
     const isOverview = state.view === "overview";
     layer.element.hidden = isOverview;
     head.element.hidden = state.view !== "heatmap";
-    sorting.hidden = !isOverview || !meta.scores.length;
-    sort.value = state.sort ?? "";
+    sort.show(state);
+    tint.show(state);
     scale.show(state);
     range.show(state);
     amp.show(state);
     min.show(state);
     first.checked = state.first === "keep";
+    themeButton.hidden = !context.hasTheme;
     themeButton.textContent = context.theme.isDark ? "Light" : "Dark";
     themeButton.setAttribute("aria-label", `${context.theme.isDark ? "Light" : "Dark"} mode`);
     context.root.querySelector("#av-stage")?.setAttribute("aria-labelledby", `av-tab-${state.view}`);
@@ -185,6 +182,23 @@ function makeChoice(label, name, choices, update) {
     element: make("div", { class: "av-field" }, make("span", {}, label), group),
     show(state) {
       for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.value === state[name]));
+    },
+  };
+}
+
+function makeScoreChoice(label, name, none, { meta, update }) {
+  const select = make(
+    "select",
+    { onchange: () => update({ [name]: select.value || null }) },
+    make("option", { value: "" }, none),
+    ...meta.scores.map((score) => make("option", { value: score.name }, score.name.replaceAll("_", " "))),
+  );
+  const element = make("label", { class: "av-field" }, make("span", {}, label), select);
+  return {
+    element,
+    show(state) {
+      element.hidden = state.view !== "overview" || !meta.scores.length;
+      select.value = state[name] ?? "";
     },
   };
 }

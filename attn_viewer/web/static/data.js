@@ -119,6 +119,47 @@ export class HeadStore {
   }
 }
 
+/** Numbers about heads: those that came with the maps, or a layer after another as the source finds them. */
+export class ScoreTable {
+  constructor(meta, source) {
+    this.source = source;
+    this.layers = meta.layers;
+    this.names = meta.scores.map(({ name }) => name);
+    this.values = new Map(meta.scores.map(({ name, values }) => [name, values ?? meta.layers.map(() => null)]));
+    this.waiting = meta.scores.some(({ values }) => values === null) ? [...meta.layers.keys()] : [];
+    /** How many layers are known of those that were asked for: what depends on scores changes with it. */
+    this.version = 0;
+  }
+
+  /** The score of head j of layer i by position, or null where it has none, or none yet. */
+  get(name, i, j) {
+    return this.values.get(name)?.[i]?.[j] ?? null;
+  }
+
+  /** The ends of a colour scale over all heads. */
+  range(name) {
+    const known = (this.values.get(name) ?? []).flatMap((row) => row ?? []).filter((value) => value !== null);
+    return [Math.min(...known), Math.max(...known)];
+  }
+
+  /** Ask for what is not known yet; `onLayer` is called after each layer. */
+  async load(onLayer) {
+    while (this.waiting.length && !this.isBusy) {
+      this.isBusy = true;
+      const i = this.waiting.shift();
+      try {
+        const found = await this.source.getScores(this.layers[i]);
+        for (const name of this.names) this.values.get(name)[i] = found[name] ?? null;
+      } catch {
+        // Heads without a score stay without one.
+      }
+      this.isBusy = false;
+      this.version++;
+      onLayer();
+    }
+  }
+}
+
 function findFirstRow(meta, column) {
   if (!meta.causal) return 0;
   const [down, across] = meta.cell;

@@ -1,14 +1,17 @@
 /** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
 
 import { HIDDEN, countHidden, findTop, makeScale } from "./data.js";
-import { formatWeight, make } from "./dom.js";
+import { formatWeight, make, sizeCanvas } from "./dom.js";
+import { spellColor } from "./theme.js";
 
 const SHARPNESS = 128;
 
 export function createOverview(context) {
-  const { meta, store } = context;
+  const { meta, store, scores } = context;
   const grid = make("div", { class: "av-grid", role: "grid", "aria-label": "Heads" });
-  const element = make("div", { class: "av-overview" }, grid);
+  const ramp = make("canvas", { class: "av-legend", "aria-hidden": true });
+  const key = make("p", { class: "av-key", hidden: true }, make("span"), make("span"), ramp, make("span"));
+  const element = make("div", { class: "av-overview" }, key, grid);
   const cells = new Map();
   const waiting = new Set();
   let order;
@@ -59,20 +62,21 @@ export function createOverview(context) {
     const { i, j } = cells.get(`${layer}.${head}`);
     const lines = [`Layer ${layer}, head ${head}`];
     if (meta.maxima) lines.push(`largest weight ${formatWeight(meta.maxima[i][j][0])}`);
-    for (const { name, values } of meta.scores) {
-      if (values[i][j] !== null) lines.push(`${name.replaceAll("_", " ")} ${formatScore(values[i][j])}`);
+    for (const name of scores.names) {
+      const value = scores.get(name, i, j);
+      if (value !== null) lines.push(`${name.replaceAll("_", " ")} ${formatScore(value)}`);
     }
     context.tooltip.show(event.clientX, event.clientY, lines);
   }
 
   function arrange() {
     const { sort } = context.state;
-    if (order === sort) return;
-    order = sort;
-    const chosen = meta.scores.find(({ name }) => name === sort);
+    const wanted = sort === null ? "" : `${sort} ${scores.version}`;
+    if (order === wanted) return;
+    order = wanted;
     const all = [...cells.values()];
     const row = (...children) => make("div", { role: "row" }, ...children);
-    if (!chosen) {
+    if (sort === null) {
       const most = Math.max(...meta.heads.map((heads) => heads.length));
       grid.style.setProperty("--columns", most);
       grid.classList.remove("av-sorted");
@@ -87,19 +91,45 @@ export function createOverview(context) {
       );
       grid.replaceChildren(row(corner, ...heads), ...rows);
     } else {
-      const value = ({ i, j }) => chosen.values[i][j] ?? -Infinity;
+      const focused = grid.contains(document.activeElement) ? document.activeElement : null;
+      const value = ({ i, j }) => scores.get(sort, i, j) ?? -Infinity;
       all.sort((a, b) => value(b) - value(a));
       grid.classList.add("av-sorted");
       grid.replaceChildren(row(...all.map((cell) => cell.button)));
+      focused?.focus();
     }
     for (const cell of all) {
-      const value = chosen?.values[cell.i][cell.j];
-      cell.score.textContent = value === null || value === undefined ? "" : formatScore(value);
+      const value = scores.get(sort, cell.i, cell.j);
+      cell.score.textContent = value === null ? "" : formatScore(value);
     }
   }
 
+  /** Frame each head in the colour of a score, from the smallest of all heads to the largest. */
+  function tint() {
+    const { state, theme } = context;
+    const [low, high] = scores.range(state.tint);
+    const color = (share) => spellColor(theme.table[Math.round(255 * share)]);
+    grid.classList.toggle("av-tinted", state.tint !== null);
+    for (const { i, j, canvas } of cells.values()) {
+      const value = scores.get(state.tint, i, j);
+      canvas.style.borderColor = value === null ? "" : color(high > low ? (value - low) / (high - low) : 0);
+    }
+    key.hidden = state.tint === null || high < low;
+    if (key.hidden) return;
+    const drawing = sizeCanvas(ramp, 120, 10);
+    for (let x = 0; x < 120; x++) {
+      drawing.fillStyle = color(x / 119);
+      drawing.fillRect(x, 0, 1, 10);
+    }
+    [state.tint.replaceAll("_", " "), formatScore(low), formatScore(high)].forEach((text, n) => {
+      key.querySelectorAll("span")[n].textContent = text;
+    });
+  }
+
   function show() {
+    if (context.state.sort !== null || context.state.tint !== null) scores.load(() => isGone || context.redraw());
     arrange();
+    tint();
     const { layer, head } = context.state;
     for (const [key, cell] of cells) {
       const isChosen = cell.layer === layer && cell.head === (head === "mean" ? meta.heads[cell.i][0] : head);

@@ -22,6 +22,7 @@ export function startState(meta, theme = "auto") {
     amp: 1,
     min: 0,
     sort: null,
+    tint: null,
     on: null,
     observed: null,
     observer: null,
@@ -62,8 +63,9 @@ export function readState(text, meta) {
   const heads = meta.heads[meta.layers.indexOf(state.layer ?? meta.layers[0])];
   const head = words.get("head") === "mean" ? "mean" : readNumber(words.get("head"));
   state.head = head === "mean" || heads.includes(head) ? head : heads[0];
-  const sort = words.get("sort");
-  if (meta.scores.some((score) => score.name === sort)) state.sort = sort;
+  for (const name of ["sort", "tint"]) {
+    if (meta.scores.some((score) => score.name === words.get(name))) state[name] = words.get(name);
+  }
   if (words.has("on")) {
     const on = words.get("on").split(".").map((part) => (part === "mean" ? part : readNumber(part)));
     state.on = on.filter((part) => part === "mean" || heads.includes(part));

@@ -17,7 +17,7 @@
  *   layers, heads      true numbers; heads is one list a layer
  *   encoding           {type: "float32"} | {type: "uint8", power, scale}: weight = scale · (code / 255) ^ power
  *   maxima             null | one list a layer of [largest weight, largest without the first token] a head
- *   scores             [{name, values: one list a layer, null where a head has none}]
+ *   scores             [{name, values: one list a layer, null where a head has none; or null: `getScores` tells}]
  *   notes              sentences that a reader must see
  *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colour of what is hidden
  *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
@@ -25,11 +25,15 @@
  * `source.getHead(layer, head)`  Promise of a Uint8Array: the bytes of `encode_head` for these true numbers. It rejects
  *   with an Error whose message is for a reader. Heads are asked for when they are to be seen, and kept.
  *
+ * `source.getScores(layer)`  Promise of {name: values of the heads of a layer}, where `meta.scores` leaves them out. Asked
+ *   when heads are to be sorted or coloured by one.
+ *
  * `options` (all may be left out)
  *   state      string such as "view=heatmap&layer=3&head=2", what the URL's hash holds
  *   useHash    true: the state lives in the URL's hash
  *   allKeys    true: arrow keys work wherever the focus is in the document, else only inside `element`
  *   theme      "auto" | "light" | "dark"
+ *   hasTheme   false: no button changes the theme, which is then the page's to choose (`viewer.setTheme`)
  *   onState    called with the state as a string whenever it changes
  *
  * `viewer.state` is that string; `viewer.setState(string)` shows it; `viewer.destroy()` lets go of everything.
@@ -38,7 +42,7 @@
  */
 
 import { createControls } from "./controls.js";
-import { HeadStore, checkMeta } from "./data.js";
+import { HeadStore, ScoreTable, checkMeta } from "./data.js";
 import { make } from "./dom.js";
 import { createHeatmap } from "./heatmap.js";
 import { createLines } from "./lines.js";
@@ -51,7 +55,7 @@ import { createTooltip } from "./tooltip.js";
 const VIEWS = { overview: createOverview, heatmap: createHeatmap, text: createText, lines: createLines };
 
 export function mountViewer(element, source, options = {}) {
-  const { useHash = false, allKeys = false, onState = null } = options;
+  const { useHash = false, allKeys = false, hasTheme = true, onState = null } = options;
   const meta = source.meta;
   checkMeta(meta);
   const abort = new AbortController();
@@ -68,7 +72,9 @@ export function mountViewer(element, source, options = {}) {
   const context = {
     meta,
     root,
+    hasTheme,
     store: new HeadStore(meta, source),
+    scores: new ScoreTable(meta, source),
     tooltip: createTooltip(root),
     listen,
     get state() {
@@ -147,6 +153,7 @@ export function mountViewer(element, source, options = {}) {
       return writeState(state, meta);
     },
     setState,
+    setTheme: (name) => update({ theme: name }),
     destroy() {
       abort.abort();
       watcher.disconnect();

@@ -1,0 +1,97 @@
+"""What stands before the server's application: which requests are answered at all, and what every reply says."""
+
+import ipaddress
+import json
+import re
+
+from starlette.responses import Response
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+)
+MAX_ADDRESS, MAX_HEADERS = 16_384, 32_768
+
+
+class Guard:
+    """Refuses what is not a plain GET from a browser of this machine, and marks every reply.
+
+    Parameters
+    ----------
+    app : callable
+        The ASGI application behind.
+    names : set of str
+        Names by which browsers may address the server, besides ``localhost`` and plain addresses.
+    """
+
+    def __init__(self, app, names):
+        self.app, self.names = app, names
+
+    async def __call__(self, scope, receive, send):
+        """Answer a request."""
+        if scope["type"] != "http":
+            return
+
+        async def send_marked(message):
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *HEADERS]
+                if b"content-security-policy" not in given:
+                    message["headers"].append((b"content-security-policy", PAGE_POLICY.encode()))
+                if b"cache-control" not in given:
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        reply = self._refuse(scope) or self.app
+        await reply(scope, receive, send_marked)
+
+    def _refuse(self, scope):
+        headers = scope["headers"]
+        names = [name for name, _ in headers]
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return make_error(400, "this server speaks HTTP/1.1")
+        if scope["method"] not in ("GET", "HEAD"):
+            return make_error(405, "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
+            return make_error(414, "the address is too long")
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
+            return make_error(431, "the headers are too long")
+        hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or not self._is_allowed(hosts[0].decode("latin-1")):
+            return make_error(421, "this name is not one of this server's; see attn-viewer serve --allow_host")
+        if b"range" in names:
+            return make_error(416, "parts of files are not served")
+        if b"transfer-encoding" in names or any(n == b"content-length" and v != b"0" for n, v in headers):
+            return make_error(400, "a request has no body")
+        return None
+
+    def _is_allowed(self, host):
+        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?", host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").lower()
+        if name == "localhost" or name in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def make_error(status, message, headers=None):
+    """Return a reply that says what was wrong."""
+    return send_json({"error": message}, status, headers)
+
+
+def send_json(content, status=200, headers=None):
+    """Return a reply of JSON."""
+    data = json.dumps(content, separators=(",", ":")).encode()
+    return Response(data, status, headers, media_type="application/json")
