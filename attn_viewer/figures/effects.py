@@ -10,7 +10,7 @@ from .layout import LINE, MARGIN
 from .sheet import Sheet
 from .venues import SMALLEST_LABEL, get_venue
 
-BAR, TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 9.0, 14
+BAR, TRACE, SHORTEST_TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 130.0, 9.0, 14
 
 
 def plot_effect(effect):
@@ -46,15 +46,19 @@ def plot_effect(effect):
     name_width = max(measure_text(name, get_venue().label, tuple(family))[0] for name in names) + 2 * GAP
     with mpl.rc_context(style.make_rc(family=family)):
         wide, high = fit_cells(*grid.shape)
-        step = TRACE / len(labels)
+        left = get_venue().axis * LINE + 22
+        between = 3 * MARGIN + get_venue().axis * LINE + 14
+        trace = TRACE
+        if get_venue().width is not None:
+            trace = max(get_venue().width - 2 * MARGIN - left - between - wide, SHORTEST_TRACE)
+        step = trace / len(labels)
         below = get_venue().label * LINE + 2 * GAP
         if step >= SMALLEST_LABEL * 1.15:
             below = max(measure_text(label, get_venue().label, tuple(family))[0] for label in labels) + 2 * GAP
         tail = 0 if step >= SMALLEST_LABEL * 1.15 else get_venue().axis * LINE  # the name of the axis
         low = get_venue().axis * LINE + get_venue().label + GAP + TICK
         next_height = BAR_SPACE * 1.6 * len(names)
-        left = get_venue().axis * LINE + 22
-        atlas_left = MARGIN + left + TRACE + 3 * MARGIN + get_venue().axis * LINE + 14
+        atlas_left = MARGIN + left + trace + between
         head = get_venue().title * LINE + GAP
         column = low + next_height + head + MARGIN + below + tail + 2 * BAR + head + MARGIN
         column = max(column, low + high + head)
@@ -78,10 +82,10 @@ def plot_effect(effect):
             )
         ):
             y = top - height - i * (height + head + MARGIN)
-            ax = sheet.add_axes(MARGIN + left, y, TRACE, height, name)
+            ax = sheet.add_axes(MARGIN + left, y, trace, height, name)
             sheet.write(MARGIN + left, y + height + GAP, text, **title)
             _draw_tokens(ax, values, labels if i else [], step)
-        ax = sheet.add_axes(MARGIN + max(left, name_width), MARGIN + low, TRACE + left - max(left, name_width),
+        ax = sheet.add_axes(MARGIN + max(left, name_width), MARGIN + low, trace + left - max(left, name_width),
                             next_height, "next")  # fmt: skip
         sheet.write(MARGIN + max(left, name_width), MARGIN + low + next_height + GAP,
                     "probability of the next token after the prompt", **title)  # fmt: skip

@@ -23,13 +23,17 @@ MOST_NAMES = 6
 OWN_SCALE = "   (max {:.2g})"
 
 
-def plot_layer_averages(maps, **options):
+def plot_layer_averages(maps, *, title="layer averages", note=None, **options):
     """Draw the mean over the heads of every layer.
 
     Parameters
     ----------
     maps : AttentionMaps
         The weights.
+    title : str
+        What the page shows; the model's name goes before it.
+    note : str, optional
+        What was done to the weights before, as `analysis.rollout` does it.
     **options
         Fields of `GridOptions`.
 
@@ -40,13 +44,12 @@ def plot_layer_averages(maps, **options):
     """
     means = maps.average_heads()
     counts = sorted(set(maps.n_heads))
-    note = "mean over heads"
-    if maps.reduction != "head_mean":
-        note = f"mean over {counts[0]} head{'s' * (counts[0] > 1)}" if len(counts) == 1 else "mean over heads"
+    mean = "mean over heads"
+    if maps.reduction != "head_mean" and len(counts) == 1:
+        mean = f"mean over {counts[0]} head{'s' * (counts[0] > 1)}"
     matrices = [layer[0] for layer in means.weights]
-    page = HeatmapPage(maps, len(matrices), find_largest(means, options), note, **options)
-    titles = [f"layer {number}" for number in maps.layers]
-    return page.show(matrices, titles, "layer averages")
+    page = HeatmapPage(maps, len(matrices), find_largest(means, options), [note, mean], **options)
+    return page.show(matrices, [f"layer {number}" for number in maps.layers], title)
 
 
 def plot_heads(maps, layer, **options):
@@ -91,7 +94,7 @@ def iterate_head_pages(maps, *, largest=None, **options):
     page, largest = None, find_largest(maps, options) if largest is None else largest
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
         if page is None or len(page.images) != len(heads):
-            page = HeatmapPage(maps, len(heads), largest, None, **options)
+            page = HeatmapPage(maps, len(heads), largest, **options)
         titles = ["mean of heads"] if maps.reduction == "head_mean" else [f"head {number}" for number in heads]
         yield layer, page.show(weights, titles, f"layer {layer}")
 
@@ -109,13 +112,13 @@ class HeatmapPage:
         How many panels.
     largest : float
         Largest weight that will be shown.
-    note : str or None
+    notes : sequence of (str or None)
         What was done to the weights before.
     **options
         Fields of `GridOptions`.
     """
 
-    def __init__(self, maps, n_panels, largest, note, **options):
+    def __init__(self, maps, n_panels, largest, notes=(), **options):
         self.maps, self.options = maps, GridOptions(**options)
         row, column = self.hidden = count_hidden(maps, self.options.sink)
         tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column * maps.cell[1] :]
@@ -130,7 +133,7 @@ class HeatmapPage:
         keys = functools.partial(label_axis, tokens_key, cell=across, first=column * maps.cell[1], **label)
         n_across, panel = self._fit_panels(n_panels, shown.shape, queries, keys, (down, across) == (1, 1))
         has_indices = self.queries.is_index
-        notes = [note, *describe_data(maps, self.options, pooling, has_indices=has_indices, has_lines=True)]
+        notes = [*notes, *describe_data(maps, self.options, pooling, has_indices=has_indices, has_lines=True)]
         self.norm = style.make_norm(
             self.options.norm, self.options.vmin, largest if self.options.vmax is None else self.options.vmax
         )

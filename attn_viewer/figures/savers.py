@@ -3,11 +3,14 @@
 The names are those of pattern-lens.
 """
 
+import contextlib
 import functools
 import gzip
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
@@ -34,7 +37,7 @@ def matplotlib_figure_saver(func=None, *, fmt="svgz"):
     ----------
     func : callable
         Takes a pattern, axes ``(n_query, n_key)``, and a `matplotlib.axes.Axes` of an otherwise empty figure, and
-        draws there.
+        draws there; for the functions of `matplotlib.pyplot` these are the current axes.
     fmt : {"jpg", "png", "pdf", "svg", "svgz"}
         Format of the file.
 
@@ -47,7 +50,7 @@ def matplotlib_figure_saver(func=None, *, fmt="svgz"):
     Raises
     ------
     OptionError
-        If the format is unknown.
+        If the format is unknown; when saving, if `func` draws into a figure of its own alone.
     """
     fmt = check_format(fmt)
 
@@ -56,7 +59,8 @@ def matplotlib_figure_saver(func=None, *, fmt="svgz"):
         def save(matrix, folder):
             with mpl.rc_context(make_rc()):
                 ax = _make_axes()
-                func(matrix, ax)
+                with _lend_to_pyplot([ax]):
+                    func(matrix, ax)
                 data = render_small_figure(ax.figure, fmt)
             write_whole(Path(folder) / f"{func.__name__}.{fmt}", data)
 
@@ -95,7 +99,8 @@ def matplotlib_multifigure_saver(names, fmt="svgz"):
         def save(matrix, folder):
             with mpl.rc_context(make_rc()):
                 axes = {name: _make_axes() for name in names}
-                func(matrix, dict(axes))
+                with _lend_to_pyplot(axes.values()):
+                    func(matrix, dict(axes))
                 files = {name: render_small_figure(ax.figure, fmt) for name, ax in axes.items()}
             for name, data in files.items():
                 write_whole(Path(folder) / f"{func.__name__}.{name}.{fmt}", data)
@@ -183,6 +188,33 @@ def make_rc():
         "ytick.minor.size": 1.2,
         "ytick.minor.width": 0.4,
     }
+
+
+@contextlib.contextmanager
+def _lend_to_pyplot(axes):
+    """Make axes, the first of them above all, the only ones that pyplot knows inside the block.
+
+    No window opens, and a person's own figures are as before afterwards.
+    """
+    known = Gcf.figs
+    others = dict(known)
+    known.clear()
+    # The last is the current one.
+    managers = [FigureManagerBase(ax.figure.canvas, number) for number, ax in enumerate(axes, 1)][::-1]
+    for manager in managers:
+        Gcf._set_new_active_manager(manager)
+    try:
+        yield
+        extra = [manager for manager in known.values() if manager not in managers]
+        if extra and not any(ax.has_data() for ax in axes):
+            raise OptionError("the function drew into a figure of its own; draw into the axes that it is given")
+    finally:
+        for manager in [*known.values()]:
+            Gcf.destroy(manager)
+        for ax in axes:
+            ax.figure.canvas.manager = None
+        known.clear()
+        known.update(others)
 
 
 def _make_axes():

@@ -293,7 +293,7 @@ def test_a_scale_that_ends_at_a_quantile_says_so():
 @pytest.mark.parametrize("n_tokens", [1, 2, 30, 66, 67, 116, 117, 300])
 @pytest.mark.parametrize("n_panels", [1, 13])
 def test_pages_have_a_size_one_can_open(n_tokens, n_panels):
-    page = HeatmapPage(make_maps(1, n_panels, n_tokens), n_panels, 1.0, None)
+    page = HeatmapPage(make_maps(1, n_panels, n_tokens), n_panels, 1.0)
     width, height = page.figure.get_size_inches() * page.figure.dpi
     assert width * height < 4e7
     assert 90 <= page.figure.dpi <= 200

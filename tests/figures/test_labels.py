@@ -45,7 +45,7 @@ def test_stamped_labels_lie_where_written_ones_would():
 
 
 def test_labels_move_with_the_figure():
-    page = HeatmapPage(make_maps(1, 2, 3), 2, 1.0, None)
+    page = HeatmapPage(make_maps(1, 2, 3), 2, 1.0)
     before = draw_pixels(page.figure)
     page.figure.dpi = page.figure.dpi / 2
     half = draw_pixels(page.figure)

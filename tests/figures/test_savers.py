@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import subprocess
 import sys
 
@@ -193,3 +194,55 @@ def test_savers_leave_no_figure_behind(tmp_path):
     gc.collect()
     assert not [thing for thing in gc.get_objects() if isinstance(thing, Figure) and thing.get_axes()
                 and thing.axes[0].get_ylabel() == "Singular Value"]  # fmt: skip
+
+
+def test_pyplot_draws_into_the_axes_and_keeps_nothing(tmp_path):
+    from matplotlib import pyplot
+
+    mine = [pyplot.figure(), pyplot.figure()]
+    pyplot.figure(mine[0].number)
+    mine[0].gca().set_title("mine")
+
+    @matplotlib_figure_saver(fmt="svg")
+    def drawn(matrix, ax):
+        assert pyplot.gca() is ax
+        assert pyplot.get_fignums() == [1]
+        pyplot.plot(matrix[0])
+        pyplot.xlabel("of pyplot")
+        pyplot.title("titled")
+        pyplot.close("all")
+
+    @matplotlib_multifigure_saver(["one", "two"], fmt="svg")
+    def several(matrix, axes):
+        pyplot.title("first")
+        pyplot.sca(axes["two"])
+        pyplot.title("second")
+
+    @matplotlib_figure_saver
+    def elsewhere(matrix, ax):
+        pyplot.subplots()[1].plot(matrix)
+
+    @matplotlib_figure_saver
+    def fails(matrix, ax):
+        pyplot.figure()
+        raise KeyError("on purpose")
+
+    try:
+        pattern = np.tri(4)
+        drawn(pattern, tmp_path)
+        several(pattern, tmp_path)
+        with pytest.raises(OptionError, match="figure of its own"):
+            elsewhere(pattern, tmp_path)
+        with pytest.raises(KeyError):
+            fails(pattern, tmp_path)
+        text = (tmp_path / "drawn.svg").read_text()
+        assert "of pyplot" in text
+        assert "titled" in text
+        assert "first" in (tmp_path / "several.one.svg").read_text()
+        assert "second" in (tmp_path / "several.two.svg").read_text()
+        assert pyplot.get_fignums() == [figure.number for figure in sorted(mine, key=lambda f: f.number)]
+        assert pyplot.gcf() is mine[0]
+        assert pyplot.gca().get_title() == "mine"
+    finally:
+        pyplot.close("all")
+    assert sorted(os.listdir(tmp_path)) == ["drawn.svg", "several.one.svg", "several.two.svg"]
