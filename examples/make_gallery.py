@@ -33,7 +33,7 @@ from attn_viewer import (
     score_heads,
 )
 from attn_viewer.analysis.grouping import group_attention
-from attn_viewer.figures import builtin, style
+from attn_viewer.figures import builtin, savers
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.venues import get_venue, use_preset
 
@@ -61,11 +61,16 @@ def draw_functions(maps):
     """Return one head with the built-in figure functions beside it."""
     strongest = score_heads(maps, ["induction"]).top("induction", 1)[0]
     pattern = maps.get_layer(strongest.layer)[strongest.head]
-    with mpl.rc_context(style.make_rc()):
-        figure = Figure(figsize=(6.5, 5.6), dpi=200, layout="constrained")
-        first, *others = figure.subplots(3, 2).flat
+    width = (get_venue().width or 468) / 72
+    shape = (3, 2) if width > 5 else (6, 1)
+    with mpl.rc_context(savers.make_rc()):
+        figure = Figure(figsize=(width, 1.9 * shape[0]), dpi=200, layout="constrained")
+        first, *others = figure.subplots(*shape).flat
         draw_heatmap(pattern, ax=first, causal=True)
-        first.set_title(f"layer {strongest.layer}, head {strongest.head}: induction", fontsize=get_venue().title)
+        first.set(
+            xlabel="key", ylabel="query", title=f"{maps.model_id}, layer {strongest.layer}, head {strongest.head}"
+        )
+        figure.colorbar(first.images[-1], ax=first, label="attention weight")
         for name, ax in zip(FUNCTIONS, others, strict=True):
             getattr(builtin, name).__wrapped__(pattern, ax)
     return figure
