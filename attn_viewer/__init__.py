@@ -76,6 +76,7 @@ _HOMES = {
     "select_attn_figure_funcs": "figures.registry",
     "show_attention": "web.widget",
     "top_attended": "analysis.patterns",
+    "use_preset": "figures.venues",
     "view_attention": "core",
 }
 __all__ = sorted(_HOMES)

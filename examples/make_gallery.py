@@ -95,7 +95,7 @@ def draw_smollm2(path):
 
     rolled = roll_out_attention(maps).select(layers=[0, 9, 19, 29])
     how = "each layer half residual, multiplied from the first layer on"
-    yield "smollm2_rollout", plot_layer_averages(rolled, title="attention rollout", note=how, sink="hide")
+    yield "smollm2_rollout", plot_layer_averages(rolled, title="attention rollout", note=how, norm="log")
 
     chat = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Name the warm season."}]
     words = group_attention(capture_attention(model, tokenizer, chat, layers=[2, 16], **name), "words")

@@ -72,7 +72,7 @@ def plot_similarity(similarity, *, names, model_id="", title="heads alike", note
     step = -(-n_heads * size * ROW // side)
     if step > 1:
         notes.append(f"one head in {step:.0f} named")
-    lines = wrap_phrases(notes, width - 2 * MARGIN)
+    lines = wrap_phrases(notes, width - 2 * MARGIN, family)
     head = get_venue().heading * LINE + len(lines) * get_venue().note * LINE + measure_bar() + MARGIN
     height = side + DENDROGRAM + head + room + 2 * MARGIN
     with mpl.rc_context(style.make_rc(family=family)):

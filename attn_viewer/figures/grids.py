@@ -124,7 +124,8 @@ class HeatmapPage:
         tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column * maps.cell[1] :]
         if not tokens_query or not tokens_key:
             raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
-        self.family, self.missing = style.choose_fonts([*tokens_query, *tokens_key, maps.model_id])
+        segments = self._name_segments()
+        self.family, self.missing = style.choose_fonts([*tokens_query, *tokens_key, maps.model_id, *segments])
         shape = maps.shape[0] - row, maps.shape[1] - column
         shown, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
         down, across = (mine * drawn for mine, drawn in zip(maps.cell, pooling, strict=True))
@@ -144,8 +145,9 @@ class HeatmapPage:
             panel,
             label_width=self.queries.width,
             label_depth=self.keys.depth,
-            notes=[n for n in (*notes, self._name_segments()) if n],
+            notes=[style.spell_missing(n, self.missing) for n in (*notes, *segments) if n],
             has_bar=self.options.scale == "shared",
+            family=self.family,
         )
         with mpl.rc_context(style.make_rc(family=self.family)):
             self._draw_frame(*shown.shape, down, across)
@@ -228,7 +230,7 @@ class HeatmapPage:
     def _name_segments(self):
         names = [name for name, *_ in self.maps.segments]
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        return f"bands, in order: {', '.join(names[:MOST_NAMES])}{more}" if names else None
+        return [f"bands, in order: {', '.join(names[:MOST_NAMES])}{more}"] if names else []
 
     def _mark_segments(self, n_rows, n_columns, down, across):
         """Draw a band beside the axes for each segment, one colour a name."""

@@ -162,7 +162,7 @@ def fit_column(n_panels, columns, n_query, n_key, labels, *, title_width):
     raise AssertionError("index ticks always fit")
 
 
-def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, has_bar):
+def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, has_bar, family=None):
     """Place panels in rows under a heading.
 
     Parameters
@@ -179,6 +179,8 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
         What the page says about its data, in phrases.
     has_bar : bool
         Whether there is a colour bar.
+    family : tuple of str, optional
+        Font families of the notes.
 
     Returns
     -------
@@ -194,7 +196,7 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     down = snap(measure_title() + panel[1] + label_depth * (not is_column) + BETWEEN)
     width = get_venue().width if is_column else max(left + (columns - 1) * across + panel[0] + MARGIN, NARROWEST)
     is_beside = has_bar and width >= 3 * BAR_WIDTH
-    lines = wrap_phrases(notes, width - 2 * MARGIN - (BAR_WIDTH + 2 * MARGIN if is_beside else 0))
+    lines = wrap_phrases(notes, width - 2 * MARGIN - (BAR_WIDTH + 2 * MARGIN if is_beside else 0), family)
     text_height = get_venue().heading * LINE + len(lines) * get_venue().note * LINE
     stacked = text_height + (MARGIN / 2 + measure_bar() if has_bar else 0)
     head = MARGIN + (max(text_height, measure_bar()) if is_beside else stacked) + MARGIN / 2
@@ -220,7 +222,7 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     )
 
 
-def wrap_phrases(phrases, width):
+def wrap_phrases(phrases, width, family=None):
     """Set phrases, divided by dots, in lines no wider than `width` points.
 
     Parameters
@@ -229,6 +231,8 @@ def wrap_phrases(phrases, width):
         Phrases; one is broken only if it does not fit on a line of its own.
     width : float
         Room for a line.
+    family : tuple of str, optional
+        Font families; left out, those of the venue.
 
     Returns
     -------
@@ -238,14 +242,14 @@ def wrap_phrases(phrases, width):
     lines = []
     for phrase in phrases:
         longer = f"{lines[-1]}  ·  {phrase}" if lines else phrase
-        if lines and measure_text(longer, get_venue().note)[0] <= width:
+        if lines and measure_text(longer, get_venue().note, family)[0] <= width:
             lines[-1] = longer
             continue
         first, *words = phrase.split(" ")
         lines.append(first)
         for word in words:
             longer = f"{lines[-1]} {word}"
-            if measure_text(longer, get_venue().note)[0] <= width:
+            if measure_text(longer, get_venue().note, family)[0] <= width:
                 lines[-1] = longer
             else:
                 lines.append(word)

@@ -72,7 +72,7 @@ class Sheet:
         per_row = len(bars) if is_beside else max(1, int((across - MARGIN) // (slot + MARGIN)))
         text_width = across - 2 * MARGIN - room * is_beside
         # Letters on whole pixels take a little more room than measured.
-        lines = wrap_phrases([note for note in notes if note], text_width * 0.96)
+        lines = wrap_phrases([note for note in notes if note], text_width * 0.96, family)
         text_height = get_venue().heading * LINE + len(lines) * get_venue().note * LINE
         bars_height = -(-len(bars) // per_row) * measure_bar() if bars else 0
         head = max(text_height, bars_height) if is_beside else text_height + bars_height + MARGIN / 2 * bool(bars)

@@ -28,7 +28,7 @@ def get_sizes(figure):
 def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
     from attn_viewer import capture_attention
 
-    maps = capture_attention(*demo, "In the beginning God created the heaven and the earth.", model_id="demo")
+    maps = capture_attention(*demo, "In the beginning God created the heaven and the earth", model_id="demo")
     with use_preset(preset, columns=columns):
         sizes = get_venue()
         figures = [
