@@ -1,6 +1,7 @@
 """The look of every figure, as data: colours, sizes, fonts and scales."""
 
 import functools
+import math
 
 import matplotlib as mpl
 import numpy as np
@@ -147,9 +148,11 @@ def make_norm(name, vmin, vmax):
         return name
     if name not in NORMS:
         raise OptionError(f"norm must be one of {', '.join(NORMS)}, got {name!r}")
-    if not vmin < vmax:
+    if not -math.inf < vmin < vmax < math.inf:
         raise OptionError(f"the scale must end above its start, got vmin={vmin:g}, vmax={vmax:g}")
     if name == "log":
+        if vmin < 0:
+            raise OptionError(f"a logarithmic scale cannot start below 0, got vmin={vmin:g}; use norm='linear'")
         return colors.LogNorm(vmin if vmin > 0 else vmax * LOG_FLOOR, vmax, clip=True)
     if name == "power":
         return colors.PowerNorm(POWER, vmin, vmax, clip=True)

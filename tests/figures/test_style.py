@@ -69,3 +69,9 @@ def test_long_labels_keep_both_ends():
     assert style.shorten_label("abc", 3) == "abc"
     short = style.shorten_label("".join(map(chr, range(65, 91))), 10)
     assert short == "ABCDEF…XYZ"
+
+
+@pytest.mark.parametrize(("norm", "vmin", "vmax"), [("linear", 0, np.inf), ("power", -np.inf, 1), ("log", -1, 1)])
+def test_scales_without_an_end_are_refused(norm, vmin, vmax):
+    with pytest.raises(OptionError, match="scale"):
+        style.make_norm(norm, vmin, vmax)
