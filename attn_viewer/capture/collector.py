@@ -12,7 +12,7 @@ from ..maps import POOLINGS, AttentionMaps
 from .kernels import ROWS, Scores, blocks_future
 from .mixtures import iterate_mixed
 from .numbering import get_kind, is_attention, number_modules
-from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell
+from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell, release_freed
 
 DTYPES = ("float16", "float32")
 
@@ -182,6 +182,7 @@ class Collector:
                 step = stack.cell[0] * max(1, ROWS // stack.cell[0])
                 for start, block in iterate_mixed(scores, call.change, rows, step=step):
                     reduction.take_weights(block if is_whole else block[list(heads)], start)
+            release_freed(call.query)
 
     def take_weights(self, seen):
         """Take weights that an eager module handed out.
