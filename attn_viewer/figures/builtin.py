@@ -32,7 +32,7 @@ def find_future(pattern):
         bool, the same axes; all False unless every weight above the last diagonal is 0.
     """
     future = _list_future(*pattern.shape)
-    return future if not pattern[future].any() else np.zeros_like(future)
+    return future if not ((pattern != 0) & future).any() else np.zeros_like(future)
 
 
 # All heads of a prompt have one shape.

@@ -16,8 +16,9 @@ from .options import find_largest
 from .venues import get_venue, use_venue
 
 AVERAGES = "all_layers_avg"
-# What two worker processes take to start, in seconds (measured, two cores); less drawing is not worth sharing.
-START = 2.5
+# Measured on two cores, in seconds: two worker processes start in 1.5, and are 3.7 behind by the time that each has laid
+# out its first pages (31 JPGs of 64 tokens: 10.2 in one process, 8.8 in two). Less drawing is not worth sharing.
+START = 3.7
 PARTS_A_PROCESS = 4
 
 
@@ -38,7 +39,7 @@ def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parall
         Whether SVG holds outlines in place of text.
     parallel : bool or int
         Processes that draw the pages of heads, True for one a core. They are used where the first of these pages
-        shows that the time saved is more than they take to start; the files are the same in any case.
+        shows that the time saved is more than their start costs; the files are the same in any case.
     progress : bool, optional
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
