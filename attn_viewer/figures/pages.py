@@ -16,7 +16,7 @@ from .options import find_largest
 from .venues import get_venue, use_venue
 
 AVERAGES = "all_layers_avg"
-# Measured on two cores, in seconds: two worker processes start in 1.5, and are 3.7 behind by the time that each has laid
+# Measured on two cores, in seconds: two worker processes start in 1.5, and are 3.7 behind by the time each has laid
 # out its first pages (31 JPGs of 64 tokens: 10.2 in one process, 8.8 in two). Less drawing is not worth sharing.
 START = 3.7
 PARTS_A_PROCESS = 4
