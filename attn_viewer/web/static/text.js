@@ -234,7 +234,7 @@ function createPane(context, name, title, subtitle) {
         if (isFar(boxes[other]) || (hides && isHidden(focus, other))) continue;
         const weight = readWeight(found, focus, other);
         const share = weight > 0 ? scale(weight) : 0;
-        if (share < 0.004) continue;
+        if (share < 0.01) continue; // nobody sees it
         const { x, y, width: wide, height: high } = boxes[other];
         drawing.globalAlpha = share;
         drawing.fillRect(x + 1, y + high - (loaded.heads.length - i) * strip, wide - 2, strip - (strip > 2 ? 0.5 : 0));
