@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import AttentionMaps, export_html, save_scores
+from attn_viewer import AttentionMaps, capture_attention, export_html, save_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.web.encode import decode_head
 from attn_viewer.web.page import pool_maps, render_frame
 from attn_viewer.web.scripts import join_modules, read_style
 
+ROOT = Path(__file__).parent.parent.parent
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(2)>",
@@ -97,6 +98,34 @@ def test_nothing_fits(tmp_path):
     with pytest.raises(OptionError, match="layer 0 alone"):
         export_html(maps, tmp_path / "x.html", max_mb=0.06, fit="split")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_real_prompt_past_two_thousand_tokens(open_page, tmp_path, demo):
+    """Pooled as `view_attention` does it, and once more to fit; the page's numbers are the maps'."""
+    model, tokenizer = demo
+    ids = tokenizer((ROOT / "README.md").read_text("utf-8"))["input_ids"][:2300]
+    maps = capture_attention(model, tokenizer, ids, model_id="s", layers=[0, 1], reduction="pooled", max_cells=512)
+    assert (maps.cell, maps.shape) == ((5, 5), (460, 460))
+    (path,) = export_html(maps, tmp_path / "long.html", max_mb=0.5)
+    assert path.stat().st_size <= 500_000
+    page = open_page(path, "view=heatmap&layer=1&head=2")
+    page.wait_for_selector('.av-plot[data-ready="1.2"]')
+    notes = page.locator(".av-notes").inner_text()
+    side = int(re.search(r"Pooled by (\d+) ×", notes)[1])
+    assert f"A cell is the max over {5 * side} × {5 * side} tokens." in notes
+    expected = pool_maps(maps, side).get_layer(1)[2]
+    left, top, cell, *_ = (float(word) for word in page.locator(".av-plot").get_attribute("data-place").split())
+    box = page.locator(".av-plot").bounding_box()
+    for row, column in ((len(expected) - 1, 0), (len(expected) // 2, 3), (2, 2)):
+        page.mouse.move(box["x"] + left + (column + 0.5) * cell, box["y"] + top + (row + 0.5) * cell)
+        query, _, weight = page.locator(".av-tooltip").inner_text().split("\n")
+        assert query.split()[1] == str(row * 5 * side)
+        shown = float(re.sub(r"^weight [≈<] ", "", weight).replace("·10⁻⁵", "e-5"))
+        assert abs(shown - expected[row, column]) <= 1 / 255
+    for key in "134":
+        page.keyboard.press(key)
+        page.wait_for_timeout(200)
+    assert page.locator(".av-lines-plot canvas").is_visible()
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
