@@ -1,6 +1,7 @@
 """Writing files whole or not at all, inside the folder that was asked for."""
 
 import contextlib
+import errno
 import itertools
 import os
 import platform
@@ -134,9 +135,9 @@ def open_whole(path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
         if isinstance(error, OSError):
-            raise OutputError(
-                f"cannot write {path!r}: {error.strerror or error}; free some space or choose another folder"
-            ) from error
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "free some space" if is_full else "choose a folder that you may write to"
+            raise OutputError(f"cannot write {path!r}: {error.strerror or error}; {advice}") from error
         raise
 
 

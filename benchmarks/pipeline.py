@@ -9,6 +9,7 @@ the machine; the ratio is what counts.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -62,14 +63,16 @@ def check_report(report, n_done):
         raise SystemExit(f"not all was done: {report}")
 
 
-def time_in_turn(ways, n_turns):
-    """Return the median seconds of each way, each run once before the clock starts."""
+def time_in_turn(ways, n_prompts, n_turns):
+    """Return the median seconds of each way over so many prompts, after two that start models and workers."""
     taken = {name: [] for name in ways}
-    for turn in range(n_turns + 1):
+    for way in ways.values():
+        way(2)
+    for _ in range(n_turns):
         for name, way in ways.items():
             start = time.perf_counter()
-            way()
-            taken[name] += [time.perf_counter() - start] if turn else []
+            way(n_prompts)
+            taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
@@ -93,26 +96,25 @@ def main():
         plain.mkdir()
         prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
-        def store(n_processes):
+        def store(n_processes, n):
             torch.set_num_threads(n_cores)
             report = activations_main(
-                path, ours, prompts, model_id="smollm2", force=True, parallel=n_processes, progress=False
+                path, ours, prompts, model_id="smollm2", n_samples=n, force=True, parallel=n_processes, progress=False
             )
-            check_report(report, len(texts))
+            check_report(report, n)
 
-        def draw(name, n_processes):
-            report = figures_main(
-                "smollm2", ours, args.figure_prompts, True, name, n_processes, progress=False
-            )  # fmt: skip
-            check_report(report, args.figure_prompts)
+        def draw(name, n_processes, n):
+            report = figures_main("smollm2", ours, n, True, name, n_processes, progress=False)
+            check_report(report, n)
 
         seconds = time_in_turn(
             {
-                "ours, 1 process": lambda: store(1),
-                "ours, 2 processes": lambda: store(2),
-                f"plain loop, {n_cores} threads": lambda: run_plain_loop(eager, tokenizer, texts, plain, n_cores),
-                "plain loop, 1 thread": lambda: run_plain_loop(eager, tokenizer, texts, plain, 1),
+                "ours, 1 process": lambda n: store(1, n),
+                "ours, 2 processes": lambda n: store(2, n),
+                f"plain loop, {n_cores} threads": lambda n: run_plain_loop(eager, tokenizer, texts[:n], plain, n_cores),
+                "plain loop, 1 thread": lambda n: run_plain_loop(eager, tokenizer, texts[:n], plain, 1),
             },
+            len(texts),
             args.turns,
         )
         check_same(texts, ours, plain)
@@ -124,8 +126,8 @@ def main():
         for name, each in seconds.items():
             print(f"{name:28}{len(texts) / each:10.2f}{each / seconds['ours, 1 process']:38.2f}")
 
-        ways = {(name, n): (lambda name=name, n=n: draw(name, n)) for name in ("raw", "svd_spectra") for n in (1, 2)}
-        seconds = time_in_turn(ways, args.turns)
+        ways = {(name, n): functools.partial(draw, name, n) for name in ("raw", "svd_spectra") for n in (1, 2)}
+        seconds = time_in_turn(ways, args.figure_prompts, args.turns)
         n_figures = args.figure_prompts * 270
         print(f"{'figures':28}{'1 process':>10}{'2 processes':>13}{'ratio':>8}   a second")
         for name in ("raw", "svd_spectra"):

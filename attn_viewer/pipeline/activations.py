@@ -115,8 +115,6 @@ def activations_main(
         hint = f"{str(folder)!r} has none of model {name!r}; give a file (--prompts)"
     report.failures += map(str, errors)
     prompts = _drop_repeats(take_samples(prompts, n_samples, errors, hint), report)
-    for place in (folder, dataset.find_model_folder(name, folder)):
-        remove_leftovers(place)
     todo = []
     for prompt in prompts:
         try:
@@ -145,6 +143,8 @@ def activations_main(
 
 def update_indexes(name, folder, report):
     """Write the indexes of models and of one model's prompts; what is wrong with the folder goes into the report."""
+    for place in (folder, dataset.find_model_folder(name, folder)):
+        remove_leftovers(place)
     if (dataset.find_model_folder(name, folder) / "model_cfg.json").exists():
         errors = [*generate_models_jsonl(folder), *generate_prompts_jsonl(dataset.find_model_folder(name, folder))]
         report.failures += [text for text in map(str, errors) if text not in report.failures]
@@ -176,6 +176,8 @@ def load_model(model_path, device):
 
 
 def _compute_part(model_path, name, save_path, device, stacked, prompt):
+    # Of a worker that was killed over this very prompt.
+    remove_leftovers(dataset.find_prompt_folder(name, prompt, save_path))
     with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
         model, tokenizer = load_model(model_path, device)
         with _one_thread():

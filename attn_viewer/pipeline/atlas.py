@@ -8,7 +8,7 @@ import numpy as np
 from ..analysis.scores import SCORES, score_heads
 from ..analysis.table import average_scores
 from ..errors import ActivationsMissingError
-from ..files import make_folder, write_whole
+from ..files import check_folder, make_folder, write_whole
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .prompts import take_samples
@@ -65,7 +65,7 @@ def atlas_main(
     from ..figures.heads import plot_atlas
 
     fmt = check_format(fmt)
-    folder = dataset.find_folder(save_path)
+    folder = check_folder(dataset.find_folder(save_path))
     dataset.load_model_cfg(model_name, folder)
     prompts, errors = dataset.list_prompts(model_name, folder)
     report = RunReport(failures=list(map(str, errors)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
-from ..files import make_folder, name_temporary, remove_leftovers, write_whole
+from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .activations import update_indexes
@@ -95,7 +95,7 @@ def figures_main(
     AttnViewerError
         Of the type that says what was wrong, if nothing can be done.
     """
-    folder = dataset.find_folder(save_path)
+    folder = check_folder(dataset.find_folder(save_path))
     config = dataset.load_model_cfg(model_name, folder)
     dataset.get_head_counts(config)
     report = RunReport()
@@ -114,8 +114,6 @@ def figures_main(
     )
     prompts, errors = dataset.list_prompts(model_name, folder)
     report.failures += map(str, errors)
-    for place in (folder, dataset.find_model_folder(model_name, folder)):
-        remove_leftovers(place)
     hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
     hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
     outcomes = run_parts(

@@ -1,5 +1,6 @@
 """The pipeline on a cluster of two worker processes, one of which is killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,15 +10,22 @@ import time
 import pytest
 
 from attn_viewer.pipeline.activations import activations_main
+from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.pipeline.work import run_parts
 
 distributed = pytest.importorskip("dask.distributed")
+TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep.", "One day a dog came home.", "The sky is high.",
+         "It rained.", "She said nothing.", "They were there all the night.")  # fmt: skip
 
 
 @pytest.fixture
 def cluster():
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         yield cluster
+
+
+def read_tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def sleep_and_tell(item):
@@ -44,15 +52,42 @@ def test_a_worker_is_killed_and_nothing_is_lost(cluster):
     assert [outcome.error for outcome in outcomes] == [None] * 12
 
 
+@contextlib.contextmanager
+def kill_a_worker_after(cluster, folder, pattern, n_files):
+    """Kill one worker once as many files of a kind are there; the block must outlast that."""
+    killed, is_over = [], threading.Event()
+
+    def kill():
+        while not is_over.is_set() and len(list(folder.glob(pattern))) < n_files:
+            time.sleep(0.01)
+        if not is_over.is_set():
+            killed.append(next(iter(cluster.workers.values())).pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    is_over.set()
+    thread.join()
+    assert killed
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_a_cluster_gives_the_same_folder(cluster, tmp_path):
-    texts = ("Summer is warm.", "Winter is cold.", "The sea is deep and the sky is high.")
+def test_a_cluster_that_loses_workers_gives_the_same_folder(cluster, tmp_path):
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    assert activations_main("demo", tmp_path / "one", path).done == 3
-    report = activations_main("demo", tmp_path / "many", path, scheduler=cluster.scheduler_address)
-    assert (report.done, report.failures) == (3, [])
-    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
-    assert len(files) == 9
-    for file in files:
-        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
+    path.write_text("".join(json.dumps({"text": f"{text} {text}"}) + "\n" for text in TEXTS))
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert activations_main("demo", one, path).done == len(TEXTS)
+    with kill_a_worker_after(cluster, many, "demo/prompts/*/activations.npz", 3):
+        report = activations_main("demo", many, path, scheduler=cluster.scheduler_address)
+    assert (report.done, report.failures) == (len(TEXTS), [])
+    assert read_tree(many) == read_tree(one)
+    select = ["raw", "svd_spectra"]
+    assert figures_main("demo", one, figure_funcs_select=select, parallel=1).done == len(TEXTS)
+    with kill_a_worker_after(cluster, many, "demo/prompts/*/L*/H*/raw.png", 60):
+        report = figures_main("demo", many, figure_funcs_select=select, scheduler=cluster.scheduler_address)
+    assert (report.done, report.failures) == (len(TEXTS), [])
+    ours, whole = read_tree(many), read_tree(one)
+    assert len(whole) == 3 + len(TEXTS) * (2 + 32 * 2) + 1
+    assert set(ours) == set(whole)
+    assert [name for name in whole if ours[name] != whole[name]] == []

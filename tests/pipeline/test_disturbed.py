@@ -1,0 +1,114 @@
+"""Runs that meet a system that will not have it: Ctrl-C, no permission."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from attn_viewer.cli import main
+
+TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep.", "One day a dog came home.", "The sky is high.")
+NOBODY = 65534
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another")
+
+
+def make_words(folder, data="d"):
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    place = ["--save-path", str(folder / data), "--quiet"]
+    activations = ["activations", "--prompts", str(path), *place]
+    return activations, ["figures", "--figure-funcs", "raw,svd_spectra", *place]
+
+
+def list_files(folder):
+    return {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names}
+
+
+def read_tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal to a group of processes")
+def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
+    for words, n_files in zip(make_words(tmp_path), (3, 40), strict=True):
+        words = [*words, "--parallel", "1"]
+        before = list_files(tmp_path)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "attn_viewer", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        while process.poll() is None and len(list_files(tmp_path) - before) < n_files:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (130, "")
+        assert err == "attn-viewer: interrupted; files written so far are complete\n"
+        assert len(list_files(tmp_path) - before) >= n_files - 1  # but for one that was on its way
+        assert main(words) == 0
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    for words in make_words(whole):
+        assert main([*words, "--parallel", "1"]) == 0
+    ours, theirs = read_tree(tmp_path / "d"), read_tree(whole / "d")
+    assert set(ours) == set(theirs)
+    differing = [name for name in theirs if ours[name].replace(b"/whole", b"") != theirs[name].replace(b"/whole", b"")]
+    assert differing == []
+
+
+@pytest.fixture
+def open_folder():
+    """A folder whose path another user may walk, which none of pytest's is."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def become_nobody():
+    """Make this process one of a user without rights, who has all modules loaded."""
+
+    def become(*owned):
+        for path in owned:
+            for each in (path, *path.rglob("*")):
+                os.chown(each, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, 0)
+
+    yield become
+    os.setresuid(0, 0, 0)
+
+
+@needs_root
+def test_without_permission_nothing_is_written_and_the_rest_goes_on(open_folder, become_nobody, capsys):
+    activations, figures = make_words(open_folder)
+    figures[2] = "raw"
+    assert main(activations) == main([*figures, "--parallel", "1"]) == 0
+    theirs, mixed = open_folder / "d", open_folder / "mixed"
+    shutil.copytree(theirs, mixed)
+    locked = sorted((mixed / "demo" / "prompts").iterdir())[1]
+    capsys.readouterr()
+    become_nobody(mixed)
+    os.setresuid(0, 0, 0)
+    for path in (locked, *locked.rglob("*")):
+        os.chown(path, 0, 0)
+    become_nobody()
+    before = read_tree(open_folder)
+    for words in (activations, figures, ["atlas", "--save-path", str(theirs), "--quiet"]):
+        assert main([*words, "--parallel", "1"]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "no permission" in err
+    for words in (activations, figures):
+        assert main([*words, "--save-path", str(mixed), "--force", "--parallel", "1"]) == 1
+        out, err = capsys.readouterr()
+        assert out == "prompts: 4 done, 0 there already, 1 failures\n"
+        assert err.count("\n") == 1
+        assert locked.name in err
+        assert "Permission denied" in err
+    assert read_tree(open_folder) == before
