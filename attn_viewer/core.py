@@ -40,6 +40,7 @@ def view_attention(
     reduction="auto",
     max_cells=256,
     pooling="max",
+    weighting="attention",
     queries=None,
     dtype="float32",
     kind=None,
@@ -112,6 +113,8 @@ def view_attention(
         Most cells a side of a pooled map.
     pooling : {"max", "mean"}
         What is kept of a cell.
+    weighting : {"attention", "value_norm"}
+        Weights as they are, or each times the norm of the projected value that it weighs; see `CaptureOptions`.
     queries : slice or int, optional
         Range of query tokens, or how many of the last ones; left out, all.
     dtype : {"float32", "float16"}
@@ -188,8 +191,8 @@ def view_attention(
         from .figures.registry import select_attn_figure_funcs
         from .figures.runner import check_full, run_figure_funcs
 
-        if load_attention_scores_path is None and reduction != "auto":
-            check_full(reduction)
+        if load_attention_scores_path is None:
+            check_full("full" if reduction == "auto" else reduction, weighting)
     if load_attention_scores_path is not None:
         maps = _load_maps(load_attention_scores_path, model_id, layers, heads)
     else:
@@ -202,6 +205,7 @@ def view_attention(
             "reduction": reduction,
             "max_cells": max_cells,
             "pooling": pooling,
+            "weighting": weighting,
             "dtype": dtype,
             "model_id": model_id,
             "kind": kind,
@@ -226,7 +230,7 @@ def view_attention(
         _log.info("%r, %.1f MB", maps, maps.nbytes / 2**20)
         check_model_id(maps.model_id)
     if figures is not None:
-        check_full(maps.reduction)
+        check_full(maps.reduction, maps.weighting)
     drawn = maps if group is None else group_attention(maps, group, summary=group_summary)
     with use_preset(preset, columns=columns):
         pages = iter(())

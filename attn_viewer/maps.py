@@ -12,6 +12,14 @@ from .errors import InvalidMapsError
 KINDS = ("self", "encoder", "decoder", "cross")
 REDUCTIONS = ("full", "head_mean", "pooled")
 POOLINGS = ("max", "mean")
+# What a cell holds, and what a colour bar calls it.
+WEIGHTINGS = {
+    "attention": "attention weight",
+    "value_norm": "weight × norm of value",
+    "rollout": "share of the input token",
+    "flow": "share of the flow",
+}
+DERIVED = ("rollout", "flow")  # from the mean over the heads of several layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +73,11 @@ class AttentionMaps:
         Bound that the model puts on its attention scores (Gemma 2), already in the weights.
     source : str
         How the weights were captured: ``"sdpa"``, ``"eager"`` or ``""`` when not known.
+    weighting : {"attention", "value_norm", "rollout", "flow"}
+        What a cell holds: an attention weight; the weight times the norm of the projected value; what
+        `roll_out_attention` or `compute_attention_flow` made of the mean over heads.
+    interventions : sequence of str
+        What was done to heads of the model in that pass, as `ablate_heads` and `merge_heads` describe it.
 
     Raises
     ------
@@ -93,6 +106,8 @@ class AttentionMaps:
     has_sinks: bool = False
     softcap: float | None = None
     source: str = ""
+    weighting: str = "attention"
+    interventions: Sequence[str] = ()
 
     def __post_init__(self):
         """Bring the fields to their final types and check them once."""
@@ -113,6 +128,7 @@ class AttentionMaps:
         if self.grid is not None:
             put("grid", tuple(map(int, self.grid)))
         put("cell", tuple(map(int, self.cell)))
+        put("interventions", tuple(self.interventions))
         if self.prompt_length is None:
             put("prompt_length", len(self.tokens_key))
         self._check()
@@ -135,6 +151,12 @@ class AttentionMaps:
         require(isinstance(self.causal, bool), f"causal must be bool, got {self.causal!r}")
         require(self.kind in KINDS, f"kind must be one of {KINDS}, got {self.kind!r}")
         require(self.reduction in REDUCTIONS, f"reduction must be one of {REDUCTIONS}, got {self.reduction!r}")
+        require(
+            self.weighting in WEIGHTINGS,
+            f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}",
+        )
+        for words in self.interventions:
+            require(isinstance(words, str), f"interventions must be described by str, got {words!r}")
         pooled = self.reduction == "pooled"
         require(
             len(self.cell) == 2 and min(self.cell) >= 1 and (pooled or self.cell == (1, 1)),
@@ -197,6 +219,16 @@ class AttentionMaps:
     def unit(self):
         """What a label stands for: ``"token"``, or ``"word"``, ``"sentence"``, … when they were grouped."""
         return self.grouping[0].removesuffix("s") if self.grouping else "token"
+
+    @property
+    def averaged(self):
+        """What the one map of a layer is when heads are averaged: ``"mean over heads"``, or what was made of it."""
+        return f"{self.weighting} of the mean over heads" if self.weighting in DERIVED else "mean over heads"
+
+    @property
+    def remarks(self):
+        """Phrases that every figure and page must carry, beside those about tokens and reduction."""
+        return write_remarks(self.weighting, self.interventions)
 
     @property
     def n_heads(self):
@@ -287,6 +319,23 @@ class AttentionMaps:
         means = [w.mean(axis=0, keepdims=True, dtype=np.float32) for w in self.weights]
         reduction = "head_mean" if self.reduction == "full" else self.reduction
         return dataclasses.replace(self, weights=means, heads=None, reduction=reduction)
+
+
+def write_remarks(weighting, interventions):
+    """Write `AttentionMaps.remarks` of maps that need not be in memory.
+
+    Parameters
+    ----------
+    weighting, interventions
+        As `AttentionMaps` has them.
+
+    Returns
+    -------
+    tuple of str
+        The phrases.
+    """
+    scaled = ("each weight times the norm of its projected value",) * (weighting == "value_norm")
+    return (*scaled, *(f"changed: {words}" for words in interventions))
 
 
 def _freeze_layer(weights, index):

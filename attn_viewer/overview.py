@@ -63,7 +63,7 @@ def _draw_sinks(maps, *, cmap, **_):
         label=f"share of queries with over {EPSILON:g} on token 0",
         title="first-token sink",
         model_id=maps.model_id,
-        notes=[f"{len(maps.tokens_query)} queries"],
+        notes=[f"{len(maps.tokens_query)} queries", *maps.remarks],
         cmap=cmap,
         vmax=1.0,
         layer_means=True,
@@ -76,5 +76,6 @@ def _draw_similarity(maps, *, sink, cmap, **_):
 
     names = [f"{layer}.{head}" for layer, heads in zip(maps.layers, maps.heads, strict=True) for head in heads]
     notes = [f"{len(maps.tokens_key)} tokens", "first token left out" if sink != "keep" else "first token kept"]
+    notes += maps.remarks
     similarity = measure_similarity(maps, ignore_first_token=sink != "keep")
     return plot_similarity(similarity, names=names, model_id=maps.model_id, notes=notes, cmap=cmap)

@@ -95,7 +95,7 @@ def add_prompt_arguments(parser, *, generates=True):
         return
     prompt.add_argument("--max_new_tokens", type=int, metavar="N", help="generate, and show prompt and completion")
     prompt.add_argument("--temperature", type=float, metavar="T", help="sample the completion (default: greedy)")
-    prompt.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
+    prompt.add_argument("--seed", type=int, metavar="N", help="seed of the sampling, or of random tokens")
     prompt.add_argument("--decoder_prompt", metavar="TEXT", help="what an encoder-decoder has said so far")
 
 
@@ -115,6 +115,12 @@ def add_weight_arguments(parser):
     )
     kept.add_argument("--max_cells", type=int, default=256, metavar="N", help="cells a side when pooled (%(default)s)")
     kept.add_argument("--pooling", default="max", choices=("max", "mean"), help="what is kept of a cell")
+    kept.add_argument(
+        "--weighting",
+        default="attention",
+        choices=("attention", "value_norm"),
+        help="weights as they are, or each times the norm of the value that it weighs",
+    )
 
 
 def add_venue_arguments(figures):
@@ -248,7 +254,16 @@ def view_prompt(args, **options):
 
     capture = {
         name: getattr(args, name)
-        for name in ("queries", "kind", "reduction", "max_cells", "pooling", "max_new_tokens", "decoder_prompt")
+        for name in (
+            "queries",
+            "kind",
+            "reduction",
+            "max_cells",
+            "pooling",
+            "weighting",
+            "max_new_tokens",
+            "decoder_prompt",
+        )
     }
     progress = False if args.quiet else None
     model = tokenizer = prompt = None

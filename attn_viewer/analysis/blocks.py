@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 from scipy.special import entr
+from threadpoolctl import threadpool_limits
 
 from ..errors import OptionError, UnsuitableMapsError
 
@@ -15,6 +16,28 @@ BLOCK_BYTES = 32 * 2**20
 # A key counts as a possible sink when at least so many queries see it: fewer, and a head that looks at its neighbours
 # seems to have one at the end of every prompt.
 LEAST_QUERIES = 8
+
+
+def require_shares(maps, what):
+    """Raise unless the weights of a row are shares of one.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    what : str
+        What asks, for the message.
+
+    Raises
+    ------
+    UnsuitableMapsError
+        If they were scaled by their values, or are a rollout or a flow.
+    """
+    if maps.weighting != "attention":
+        raise UnsuitableMapsError(
+            f"{what} needs attention weights, whose rows sum to 1, but these maps hold {maps.weighting}; capture with "
+            "weighting='attention'"
+        )
 
 
 def require_heads(maps, what, *, least_keys=1):
@@ -47,6 +70,25 @@ def require_heads(maps, what, *, least_keys=1):
         )
 
 
+def check_limits(window=WINDOW, epsilon=EPSILON):
+    """Check what a person may have chosen, before a model runs.
+
+    Parameters
+    ----------
+    window, epsilon
+        As `Frame` takes them.
+
+    Raises
+    ------
+    OptionError
+        If one cannot be used.
+    """
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise OptionError(f"window must be a whole number of tokens from 1, got {window!r}")
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < 1:
+        raise OptionError(f"epsilon must be a weight from 0 to below 1, got {epsilon!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
     """Where the queries and keys of maps stand, the same for all heads.
@@ -72,10 +114,7 @@ class Frame:
 
     def __post_init__(self):
         """Check what a person may have chosen."""
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise OptionError(f"window must be a whole number of tokens from 1, got {self.window!r}")
-        if not isinstance(self.epsilon, (int, float)) or not 0 <= self.epsilon < 1:
-            raise OptionError(f"epsilon must be a weight from 0 to below 1, got {self.epsilon!r}")
+        check_limits(self.window, self.epsilon)
 
     @property
     def has_positions(self):
@@ -175,7 +214,7 @@ class HeadBlock:
     @functools.cached_property
     def singular_values(self):
         """Singular values of each head, descending: axes ``(n_heads, min(n_query, n_key))``."""
-        return np.linalg.svd(self.weights, compute_uv=False)
+        return find_singular_values(self.weights)
 
     def sum_over(self, keys):
         """Return each query's weight on a set of keys.
@@ -230,6 +269,24 @@ def iterate_blocks(maps, frame):
     for layer in maps.weights:
         for start in range(0, len(layer), step):
             yield HeadBlock(layer[start : start + step], frame)
+
+
+def find_singular_values(weights):
+    """Compute the singular values of patterns.
+
+    Parameters
+    ----------
+    weights : numpy.ndarray
+        Axes ``(n_heads, n_query, n_key)``, float64.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes ``(n_heads, min(n_query, n_key))``, descending.
+    """
+    # Threads that share a matrix of some hundred rows wait for each other several times as long as one would take.
+    with threadpool_limits(1, user_api="blas"):
+        return np.linalg.svd(weights, compute_uv=False)
 
 
 def divide(sums, counts):

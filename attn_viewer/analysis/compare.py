@@ -7,6 +7,7 @@ import numpy as np
 from ..choices import describe_numbers
 from ..errors import MapsMismatchError, UnsuitableMapsError
 from ..maps import AttentionMaps
+from .blocks import require_shares
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,9 +69,10 @@ def compare_attention(first, second):
     MapsMismatchError
         If tokens, layers, heads or what was kept differ.
     UnsuitableMapsError
-        If the maps are pooled.
+        If the maps are pooled or scaled by values.
     """
     require_alike(first, second)
+    require_shares(first, "the distance between two patterns")
     if first.reduction == "pooled":
         raise UnsuitableMapsError(
             "rows of pooled maps are no distributions over keys; capture both prompts with reduction='full' or "
@@ -126,7 +128,7 @@ def require_alike(first, second):
                 f"heads of layer {layer} differ: {describe_numbers(one)} and {describe_numbers(other)}; only models of "
                 "the same shape have heads that correspond; compare the means over heads (maps.average_heads())"
             )
-    for field in ("kind", "causal", "first_query", "reduction", "cell", "pooling"):
+    for field in ("kind", "causal", "first_query", "reduction", "cell", "pooling", "weighting"):
         one, other = getattr(first, field), getattr(second, field)
         if one != other:
             raise MapsMismatchError(f"{field} differs: {one!r} and {other!r}; capture both in the same way")

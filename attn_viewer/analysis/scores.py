@@ -32,6 +32,8 @@ class Score:
         Whether queries must be some of the key tokens.
     needs_all_queries : bool
         Whether no query row may be left out.
+    needs_shares : bool
+        Whether the weights of a row must be shares of one, not scaled by values.
     """
 
     measure: Callable
@@ -39,15 +41,16 @@ class Score:
     upper: float | None
     needs_positions: bool
     needs_all_queries: bool
+    needs_shares: bool
 
 
 SCORES = {}
 
 
-def _register(label, *, upper=None, needs_positions=False, needs_all_queries=False):
+def _register(label, *, upper=None, needs_positions=False, needs_all_queries=False, needs_shares=True):
     def register(measure):
         name = measure.__name__.removeprefix("measure_")
-        SCORES[name] = Score(measure, label, upper, needs_positions, needs_all_queries)
+        SCORES[name] = Score(measure, label, upper, needs_positions, needs_all_queries, needs_shares)
         return measure
 
     return register
@@ -78,7 +81,8 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
     Raises
     ------
     UnsuitableMapsError
-        If the maps are pooled or a mean over heads, hold fewer than two keys, or lack what a named score needs.
+        If the maps are pooled or a mean over heads, hold fewer than two keys, or lack what a named score needs: weights
+        scaled by values have no shares of a row.
     OptionError
         If there is no such score, or `window` or `epsilon` cannot be used.
     """
@@ -109,7 +113,8 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
 def _describe_maps(maps):
     kind = f"{maps.kind} attention" if maps.kind == "cross" else f"{'causal ' * maps.causal}self-attention"
     n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
-    return f"{kind}, {n_key} tokens" if n_query == n_key else f"{kind}, {n_query} queries, {n_key} keys"
+    size = f"{n_key} tokens" if n_query == n_key else f"{n_query} queries, {n_key} keys"
+    return ", ".join((kind, size, *maps.remarks))
 
 
 def check_scores(names):
@@ -158,6 +163,11 @@ def _find_obstacle(score, frame):
         )
     if score.needs_all_queries and not frame.has_all_queries:
         return f"needs all query rows, but these maps hold {len(frame.maps.tokens_query)}; capture without queries="
+    if score.needs_shares and frame.maps.weighting != "attention":
+        return (
+            f"needs attention weights, whose rows sum to 1, but these maps hold {frame.maps.weighting}; capture with "
+            "weighting='attention'"
+        )
     return None
 
 
@@ -240,7 +250,7 @@ def measure_relative_entropy(block):
     return block.average(block.entropies / np.log(np.maximum(choices, 2)), choices > 1)
 
 
-@_register("mean distance (tokens)", needs_positions=True)
+@_register("mean distance (tokens)", needs_positions=True, needs_shares=False)
 def measure_mean_distance(block):
     """Σ A[i, j]·|i - j| / Σ A[i, j] over all queries and keys, in tokens.
 
@@ -259,7 +269,7 @@ def measure_local_mass(block):
     return block.average(block.sum_over(near), (block.frame.sees & ~near).any(1))
 
 
-@_register("heaviest column", upper=1)
+@_register("heaviest column", upper=1, needs_shares=False)
 def measure_heaviest_column(block):
     """Share of all weight that falls on the key with the most accumulated weight.
 
@@ -274,7 +284,7 @@ def _measure_keys(block, share):
     return block.average(short.sum(-1) + 1)
 
 
-@_register("keys for 90 % of mass")
+@_register("keys for 90 % of mass", needs_shares=False)
 def measure_keys_90(block):
     """Mean number of keys that together hold 90 % of a row's weight, the heaviest first.
 
@@ -283,19 +293,19 @@ def measure_keys_90(block):
     return _measure_keys(block, 0.90)
 
 
-@_register("keys for 95 % of mass")
+@_register("keys for 95 % of mass", needs_shares=False)
 def measure_keys_95(block):
     """As `measure_keys_90`, for 95 %."""
     return _measure_keys(block, 0.95)
 
 
-@_register("keys for 99 % of mass")
+@_register("keys for 99 % of mass", needs_shares=False)
 def measure_keys_99(block):
     """As `measure_keys_90`, for 99 %."""
     return _measure_keys(block, 0.99)
 
 
-@_register("effective rank", needs_all_queries=True)
+@_register("effective rank", needs_all_queries=True, needs_shares=False)
 def measure_effective_rank(block):
     """Exponential of the entropy of the singular values, divided by their sum.
 
@@ -304,7 +314,7 @@ def measure_effective_rank(block):
     return compute_effective_rank(block.singular_values)
 
 
-@_register("nuclear norm", needs_all_queries=True)
+@_register("nuclear norm", needs_all_queries=True, needs_shares=False)
 def measure_nuclear_norm(block):
     """Sum of the singular values (Fan 1951)."""
     return block.singular_values.sum(1)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .blocks import EPSILON, Frame, iterate_blocks, require_heads
+from .blocks import EPSILON, Frame, iterate_blocks, require_heads, require_shares
 from .scores import score_heads
 
 
@@ -38,11 +38,12 @@ def find_sinks(maps, *, epsilon=EPSILON):
     Raises
     ------
     UnsuitableMapsError
-        If the maps are pooled or a mean over heads, or have one key.
+        If the maps are pooled or a mean over heads, are scaled by values, or have one key.
     OptionError
         If `epsilon` cannot be used.
     """
     require_heads(maps, "finding sinks", least_keys=2)
+    require_shares(maps, "finding sinks")
     blocks = iterate_blocks(maps, Frame(maps, epsilon=epsilon))
     masses = np.concatenate([block.column_means for block in blocks])
     layers, heads = np.repeat(maps.layers, maps.n_heads), np.concatenate(maps.heads)

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import entr
 
 from ..errors import UnsuitableMapsError
-from .blocks import Frame, divide, require_heads
+from .blocks import Frame, divide, find_singular_values, require_heads
 
 
 def compute_singular_values(maps):
@@ -30,7 +30,7 @@ def compute_singular_values(maps):
         raise UnsuitableMapsError(
             f"a spectrum needs all query rows, but these maps hold {len(maps.tokens_query)}; capture without queries="
         )
-    return tuple(np.linalg.svd(layer.astype(np.float64), compute_uv=False) for layer in maps.weights)
+    return tuple(find_singular_values(layer.astype(np.float64)) for layer in maps.weights)
 
 
 def compute_effective_rank(values):

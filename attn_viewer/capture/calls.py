@@ -5,8 +5,9 @@ import contextlib
 import torch
 
 from ..errors import OptionError
-from .collector import CaptureOptions, Collector
+from .collector import Collector
 from .numbering import get_kind
+from .options import CaptureOptions
 from .prefill import get_model_id, watch_attention
 
 

@@ -7,86 +7,13 @@ import numpy as np
 import torch
 
 from ..choices import choose_numbers
-from ..errors import CaptureError, OptionError
-from ..maps import POOLINGS, AttentionMaps
-from .kernels import ROWS, Scores, blocks_future
-from .mixtures import iterate_mixed
+from ..errors import CaptureError
+from ..maps import AttentionMaps
+from .kernels import ROWS, Scores, blocks_future, iterate_weights
+from .mixtures import IN_FORCE, iterate_mixed
 from .numbering import get_kind, is_attention, number_modules
+from .projections import measure_value_norms
 from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell, release_freed
-
-DTYPES = ("float16", "float32")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CaptureOptions:
-    """What is kept of the weights.
-
-    Parameters
-    ----------
-    layers, heads : sequence of int, optional
-        True numbers of those to keep; left out, all.
-    queries : slice or int, optional
-        Range of query tokens to keep, or how many of the last ones; left out, all.
-    reduction : {"full", "head_mean", "pooled", "auto"}
-        Every weight; the mean over the heads; each head on a coarse grid; or full while all layers together stay
-        under `reduction.FULL_BUDGET` bytes and pooled past that.
-    max_cells : int
-        Most cells a side when pooled.
-    pooling : {"max", "mean"}
-        What is kept of a cell when pooled.
-    dtype : {"float32", "float16"}
-        Type in which weights are kept. They are computed in float32.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be used.
-    """
-
-    layers: object = None
-    heads: object = None
-    queries: slice | int | None = None
-    reduction: str = "full"
-    max_cells: int = 256
-    pooling: str = "max"
-    dtype: str = "float32"
-
-    def __post_init__(self):
-        """Check all values before a model runs."""
-        known = {"reduction": (*REDUCTIONS, AUTO), "pooling": POOLINGS, "dtype": DTYPES}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise OptionError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        choose_cell(1, 1, self.max_cells)
-        queries = self.queries
-        is_count = isinstance(queries, int) and not isinstance(queries, bool) and queries > 0
-        is_range = isinstance(queries, slice) and queries.step in (None, 1)
-        if queries is not None and not is_count and not is_range:
-            raise OptionError(f"queries must be a slice with step 1 or how many of the last, got {queries!r}")
-
-    def choose_rows(self, n_query):
-        """Return the range of query rows to keep.
-
-        Parameters
-        ----------
-        n_query : int
-            Rows there are.
-
-        Returns
-        -------
-        slice
-            A range within them.
-
-        Raises
-        ------
-        OptionError
-            If it is empty.
-        """
-        rows = slice(-self.queries, None) if isinstance(self.queries, int) else self.queries or slice(None)
-        start, stop, _ = rows.indices(n_query)
-        if start >= stop:
-            raise OptionError(f"queries={self.queries!r} keeps none of the {n_query} query tokens")
-        return slice(start, stop)
 
 
 @dataclasses.dataclass
@@ -116,6 +43,7 @@ class Stack:
     inputs: tuple = None, None  # the last of them; weak references to the query and key of its call
     kept: dict = dataclasses.field(default_factory=dict)  # layer -> (head numbers, reduction)
     elsewhere: dict = dataclasses.field(default_factory=dict)  # layer -> tokens, where they are not the wanted ones
+    unscaled: str | None = None  # the first module whose values or projection were not seen, where they were wanted
 
     @property
     def depth(self):
@@ -144,7 +72,9 @@ class Collector:
         self.numbers = number_modules(model)
         self.stacks = {}
         self.accounted = set()
-        self.wants_lse = options.reduction in ("pooled", AUTO)
+        self.interventions = {}  # those in force while attention ran, in order
+        self.wants_projections = options.weighting == "value_norm"
+        self.wants_lse = options.reduction in ("pooled", AUTO) and not self.wants_projections
 
     def take_call(self, call):
         """Take a call of scaled_dot_product_attention.
@@ -154,7 +84,7 @@ class Collector:
         call : watch.AttentionCall
             The call.
         """
-        self.accounted.add(call.name)
+        self._note(call.name)
         call = self._unpack_heads(call)
         n_query, n_key = call.query.shape[-2], call.key.shape[-2]
         stack, layer = self._place(call.name, call.ordinal, (n_query, n_key), (call.query, call.key))
@@ -176,13 +106,29 @@ class Collector:
         if reduction is not None:
             is_whole = len(heads) == len(scores.query)
             rows = self.options.choose_rows(n_query)
-            if call.change is None:
+            if call.change is None and not self.wants_projections:
                 reduction.take_scores(scores.select(heads=None if is_whole else heads, rows=rows))
             else:
-                step = stack.cell[0] * max(1, ROWS // stack.cell[0])
-                for start, block in iterate_mixed(scores, call.change, rows, step=step):
-                    reduction.take_weights(block if is_whole else block[list(heads)], start)
+                norms = self._measure_norms(stack, call) if self.wants_projections else None
+                for start, block in self._iterate_blocks(stack, scores, call.change, rows):
+                    scaled = block if norms is None else block * norms[:, None, : block.shape[2]]
+                    reduction.take_weights(scaled if is_whole else scaled[list(heads)], start)
             release_freed(call.query)
+
+    def _measure_norms(self, stack, call):
+        """Return the norms of projected values, axes (n_heads, n_key); note what has none."""
+        value = self._drop_batch(call.value, call.name)
+        if call.projection is not None:
+            return measure_value_norms(value, call.projection)
+        stack.unscaled = stack.unscaled or call.name
+        return value.new_zeros(call.query.shape[-3], value.shape[1])
+
+    @staticmethod
+    def _iterate_blocks(stack, scores, change, rows):
+        step = stack.cell[0] * max(1, ROWS // stack.cell[0])
+        if change is None:
+            return iterate_weights(scores.select(rows=rows), rows=step)
+        return iterate_mixed(scores, change, rows, step=step)
 
     def take_weights(self, seen):
         """Take weights that an eager module handed out.
@@ -192,7 +138,7 @@ class Collector:
         seen : eager.EagerWeights
             The weights.
         """
-        self.accounted.add(seen.name)
+        self._note(seen.name)
         n_query, n_key = seen.weights.shape[-2:]
         stack, layer = self._place(seen.name, seen.ordinal, (n_query, n_key), None)
         if stack is None:
@@ -200,15 +146,29 @@ class Collector:
         weights = self._drop_batch(seen.weights, seen.name)
         stack.causal &= n_query == n_key and not bool(weights.triu(1).any())
         stack.sources.add("eager")
-        sums = weights.sum(-1, dtype=torch.float32)  # 0 where a row is padding
+        changed = {head for i in IN_FORCE.interventions for at, head in i.heads if at == layer}
+        own = [head for head in range(len(weights)) if head not in changed]
+        sums = weights[own].sum(-1, dtype=torch.float32)  # 0 where a row is padding
         stack.has_sinks |= bool(((sums > 0) & (sums < 0.98)).any())
         softcap = getattr(seen.module, "attn_logit_softcapping", None)
         stack.softcap = stack.softcap if softcap is None else softcap
         heads, reduction = self._open(stack, layer, len(weights))
         if reduction is not None:
             rows = self.options.choose_rows(n_query)
+            if self.wants_projections:
+                stack.unscaled = stack.unscaled or seen.name
             weights = weights if len(heads) == len(weights) else weights[list(heads)]
             reduction.take_weights(weights[:, rows])
+
+    def _note(self, name):
+        self.accounted.add(name)
+        self.interventions.update(dict.fromkeys(IN_FORCE.interventions))
+
+    def _describe_interventions(self):
+        """Return what was done to this model; without one (`capture_attention_calls`), to any."""
+        own = set(self.model.modules())
+        is_any = isinstance(self.model, torch.nn.Identity)
+        return [i.description for i in self.interventions if is_any or not own.isdisjoint(i.model.modules())]
 
     def _unpack_heads(self, call):
         """Undo what transformers from 5 on does for a single query token: heads that share keys become its rows."""
@@ -343,6 +303,13 @@ class Collector:
         AttentionMaps
             The chosen layers.
         """
+        if stack.unscaled is not None:
+            raise CaptureError(
+                f"the values of module {stack.unscaled!r} ({type(self.model.get_submodule(stack.unscaled)).__name__}) "
+                "cannot be scaled: it does not run on SDPA, or no linear module is fed its heads' outputs as they are "
+                "(a gate, a norm or an adapter stands between); load the model with attn_implementation='sdpa', merge "
+                "adapters, or capture with weighting='attention'"
+            )
         rows = self.options.choose_rows(stack.shape[0])
         chosen = choose_numbers(self.options.layers, sorted(stack.calls), "layer")
         kept = [stack.kept[layer] for layer in chosen]
@@ -363,6 +330,8 @@ class Collector:
             has_sinks=stack.has_sinks,
             softcap=stack.softcap,
             source="+".join(sorted(stack.sources)),
+            weighting=self.options.weighting,
+            interventions=self._describe_interventions(),
             **facts,
         )
 

@@ -6,6 +6,7 @@ import dataclasses
 import torch
 
 from ..errors import CaptureError
+from .mixtures import IN_FORCE
 from .numbering import is_called_attention
 
 
@@ -75,7 +76,8 @@ class EagerHooks:
         if output and isinstance(output[0], tuple):  # I-BERT pairs its outputs with their quantisation scale
             self._take(module, args, output[0])
             return
-        found = [part for i, part in enumerate(output) if i > 0 and _are_weights(_order_axes(part))]
+        may_be_zero = bool(IN_FORCE.interventions)
+        found = [part for i, part in enumerate(output) if i > 0 and _are_weights(_order_axes(part), may_be_zero)]
         if not found:
             return
         if len(found) > 1:
@@ -98,9 +100,12 @@ def _order_axes(part):
     return part.permute(2, 3, 0, 1) if len(part) > 1 or bool((part == 1).all()) else part
 
 
-def _are_weights(part):
-    """Tell attention weights from position biases, cached keys and our own placeholders by what rows sum to."""
+def _are_weights(part, may_be_zero):
+    """Tell attention weights from position biases, cached keys and our own placeholders by what rows sum to.
+
+    An intervention can zero all heads of a layer; the placeholders that stay then lie on a single number.
+    """
     if not isinstance(part, torch.Tensor) or part.ndim != 4 or not part.is_floating_point() or part.numel() == 0:
         return False
     sums = part.sum(dim=-1, dtype=torch.float32)
-    return bool(part.min() >= 0 and sums.max() <= 1.01 and sums.max() > 1e-6)
+    return bool(part.min() >= 0 and sums.max() <= 1.01 and (sums.max() > 1e-6 or (may_be_zero and any(part.stride()))))

@@ -6,10 +6,12 @@ import torch
 
 from ..errors import OptionError
 from ..tokens import label_tokens
-from .collector import CaptureOptions, Collector
+from .collector import Collector
 from .eager import EagerHooks
 from .guard import borrow_model
 from .numbering import get_kind
+from .options import CaptureOptions
+from .projections import ProjectionWatch
 from .prompt import encode_decoder_prompt, encode_prompt, find_segments, takes_argument
 from .watch import AttentionWatch, ModuleStack
 
@@ -39,7 +41,7 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
         Name for titles and files; left out, `get_model_id` finds one.
     **options
         What to keep: fields of `CaptureOptions`, ``layers``, ``heads``, ``queries``, ``reduction``, ``max_cells``,
-        ``pooling`` and ``dtype``.
+        ``pooling``, ``dtype`` and ``weighting``.
 
     Returns
     -------
@@ -54,7 +56,8 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
     OptionError
         If a layer, head or query is not there, or the model has no attention of that kind.
     CaptureError
-        If a layer's weights could not be seen, or the model is being captured already.
+        If a layer's weights could not be seen, or for ``weighting="value_norm"`` its values or output projection, or
+        the model is being captured already.
     """
     options = CaptureOptions(**options)
     has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -136,9 +139,15 @@ def watch_attention(model, collector):
     """
     with borrow_model(model) as is_eager:
         stack = ModuleStack(model)
-        watch = AttentionWatch(stack, collector.take_call, collector.take_weights, wants_lse=collector.wants_lse)
+        projections = ProjectionWatch(stack, collector.take_call) if collector.wants_projections else None
+        watch = AttentionWatch(
+            stack,
+            (projections or collector).take_call,
+            collector.take_weights,
+            wants_lse=collector.wants_lse,
+        )
         hooks = EagerHooks(stack, collector.take_weights, lambda name: name in watch.counts)
-        with hooks.install(), stack.follow(), watch:
+        with hooks.install(), stack.follow(), watch, projections.install() if projections else contextlib.nullcontext():
             yield is_eager
     collector.check_complete(stack.seen)
 

@@ -6,9 +6,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..errors import OptionError, PromptError
-from .collector import CaptureOptions, Collector
+from .collector import Collector
 from .guard import borrow_model
 from .intervene import ablate_rows
+from .options import CaptureOptions
 from .prefill import run_watched
 from .prompt import encode_prompt, takes_argument
 from .targets import find_target

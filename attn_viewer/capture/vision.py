@@ -3,7 +3,8 @@
 import torch
 
 from ..errors import CaptureError, PromptError
-from .collector import CaptureOptions, Collector
+from .collector import Collector
+from .options import CaptureOptions
 from .prefill import get_model_id, run_watched
 
 

@@ -24,6 +24,8 @@ class AttentionCall:
         How many times that module had made such a call before, in this pass.
     query, key, value : torch.Tensor
         Axes ``(batch, n_heads, n_query | n_key, d)``; key and value may have fewer heads.
+    output : torch.Tensor
+        What the call returns, axes ``(batch, n_heads, n_query, d)``.
     mask : torch.Tensor or None
         Bool (True is seen) or float (added to the scores).
     is_causal : bool
@@ -34,6 +36,8 @@ class AttentionCall:
         Log-sum-exp of the rows, axes ``(batch, n_heads, n_query)``, where it fell off with the output.
     change : mixtures.Change or None
         What interventions made of its heads.
+    projection : torch.Tensor or None
+        Weights of the output projection, where it was looked for and found, axes ``(n_heads * d, d_model)``.
     """
 
     name: str
@@ -41,11 +45,13 @@ class AttentionCall:
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
+    output: torch.Tensor
     mask: torch.Tensor | None
     is_causal: bool
     scale: float | None
     lse: torch.Tensor | None = None
     change: Change | None = None
+    projection: torch.Tensor | None = None
 
 
 class ModuleStack:
@@ -121,9 +127,9 @@ class AttentionWatch(TorchFunctionMode):
         """Run `func`; report it if it is attention."""
         kwargs = kwargs or {}
         if func is SDPA:
-            output, call = self._attend(*self._count(), *args, **kwargs)
+            call = self._attend(*self._count(), *args, **kwargs)
             self.on_call(call)
-            return output
+            return call.output
         output = func(*args, **kwargs)
         if func is torch.nn.functional.multi_head_attention_forward:
             # What nn.MultiheadAttention runs inside is out of a mode's sight, so that it is asked once more.
@@ -158,4 +164,4 @@ class AttentionWatch(TorchFunctionMode):
             both = SDPA(*arguments, scale=scale, enable_gqa=enable_gqa), None
         output, lse = both
         change = IN_FORCE.last if IN_FORCE.interventions else None
-        return output, AttentionCall(name, ordinal, query, key, value, attn_mask, is_causal, scale, lse, change)
+        return AttentionCall(name, ordinal, query, key, value, output, attn_mask, is_causal, scale, lse, change)

@@ -19,13 +19,18 @@ def add_arguments(parser):
     add_model_arguments(parser)
     add_prompt_arguments(parser)
     weights = parser.add_argument_group("weights")
-    weights.add_argument("--repeated", type=int, metavar="N", help="N random tokens said twice in place of a prompt")
+    weights.add_argument(
+        "--repeated", type=int, metavar="N", help="N random tokens said twice in place of a prompt (--seed)"
+    )
     weights.add_argument("--load_attention_scores_path", metavar="FILE", help="score a .pt cache, without a model")
     weights.add_argument("--layers", type=parse_numbers, metavar="0,4-7", help="layers to score (all)")
     weights.add_argument("--heads", type=parse_numbers, metavar="0,4-7", help="heads to score (all)")
+    weights.add_argument("--queries", type=int, metavar="K", help="only the last K tokens as queries (all)")
     weights.add_argument("--kind", choices=("self", "encoder", "decoder", "cross"), help="which attention")
     scores = parser.add_argument_group("scores")
     scores.add_argument("--scores", metavar="NAME,…", help="such as previous_token,induction,sink_mass (all)")
+    scores.add_argument("--window", type=int, metavar="N", help="tokens on each side that are near, for local_mass (8)")
+    scores.add_argument("--epsilon", type=float, metavar="W", help="weight that is a sink, for sink_rate (0.3)")
     scores.add_argument("--sort", metavar="NAME", help="list the heads that score highest first")
     scores.add_argument("--top", type=int, metavar="K", help="list only the first K heads")
     scores.add_argument("--csv", metavar="FILE", help="write all scores as CSV")
@@ -47,6 +52,7 @@ def run(args):
 def _score(args):
     import logging
 
+    from ..analysis.blocks import check_limits
     from ..analysis.scores import check_scores, score_heads
     from ..errors import OptionError
     from ..figures.formats import check_format
@@ -62,9 +68,13 @@ def _score(args):
             raise OptionError(f"cannot sort by {args.sort!r}, which is not among --scores {args.scores}")
     if args.top is not None and args.top < 1:
         raise OptionError(f"top must be a number of heads from 1, got {args.top}")
+    limits = {name: getattr(args, name) for name in ("window", "epsilon") if getattr(args, name) is not None}
+    check_limits(**limits)
+    if args.load_attention_scores_path is not None and args.queries is not None:
+        raise OptionError("--queries is for a model; a cache holds the queries that it was made with")
     progress = False if args.quiet else None
     with show_messages(args.quiet):
-        scores = score_heads(_get_maps(args, progress), names, progress=progress)
+        scores = score_heads(_get_maps(args, progress), names, progress=progress, **limits)
         order = range(len(scores))
         if args.sort is not None:
             ranks = {head[:2]: place for place, head in enumerate(scores.top(args.sort, len(scores)))}
@@ -86,8 +96,8 @@ def _get_maps(args, progress):
     prompt, sampling = read_prompt(args), read_sampling(args)
     model, tokenizer = load_model(args, progress)
     if args.repeated is not None:
-        prompt = repeated_tokens_prompt(tokenizer, args.repeated)
-    options = {"model_id": args.model_id, "layers": args.layers, "heads": args.heads, "reduction": "auto"}
+        prompt = repeated_tokens_prompt(tokenizer, args.repeated, seed=args.seed or 0)
+    options = {name: getattr(args, name) for name in ("model_id", "layers", "heads", "queries")} | {"reduction": "auto"}
     if args.max_new_tokens is None:
         from ..capture.prefill import capture_attention
 

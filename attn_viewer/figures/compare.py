@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.transforms import Affine2D
 
+from ..maps import WEIGHTINGS
 from . import style
 from .heatmap import label_axis, limit_cells
 from .labels import TokenStamps
@@ -57,7 +58,7 @@ def plot_comparison(first, second, **options):
     right, up = snap(width + BETWEEN), snap(height + measure_title() + BETWEEN / 2)
     notes = [
         *(style.spell_missing(style.shorten_label(name, 60), missing) for name in names),
-        "mean over heads",
+        one.averaged,
         *describe_data(one, dataclasses.replace(look, scale="shared"), pooling, has_indices=size is None),
     ]
     with mpl.rc_context(style.make_rc(family=family)):
@@ -68,7 +69,7 @@ def plot_comparison(first, second, **options):
             notes=notes,
             bars=[
                 (mpl.cm.ScalarMappable(norm, cmap), name)
-                for norm, cmap, name in zip(norms, cmaps, ("attention weight", "B − A"), strict=True)
+                for norm, cmap, name in zip(norms, cmaps, (WEIGHTINGS[one.weighting], "B − A"), strict=True)
             ],
             family=family,
         )

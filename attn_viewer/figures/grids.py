@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
 
 from ..errors import OptionError
+from ..maps import DERIVED, WEIGHTINGS
 from . import style
 from .heatmap import draw_colorbar, label_axis, limit_cells
 from .labels import LineText, TokenStamps, measure_text
@@ -23,15 +24,15 @@ MOST_NAMES = 6
 OWN_SCALE = "   (max {:.2g})"
 
 
-def plot_layer_averages(maps, *, title="layer averages", note=None, **options):
+def plot_layer_averages(maps, *, title=None, note=None, **options):
     """Draw the mean over the heads of every layer.
 
     Parameters
     ----------
     maps : AttentionMaps
         The weights.
-    title : str
-        What the page shows; the model's name goes before it.
+    title : str, optional
+        What the page shows; the model's name goes before it. Left out, layer averages, or a rollout or flow.
     note : str, optional
         What was done to the weights before, as `analysis.rollout` does it.
     **options
@@ -44,9 +45,11 @@ def plot_layer_averages(maps, *, title="layer averages", note=None, **options):
     """
     means = maps.average_heads()
     counts = sorted(set(maps.n_heads))
-    mean = "mean over heads"
+    mean = maps.averaged
     if maps.reduction != "head_mean" and len(counts) == 1:
         mean = f"mean over {counts[0]} head{'s' * (counts[0] > 1)}"
+    if title is None:
+        title = f"attention {maps.weighting}" if maps.weighting in DERIVED else "layer averages"
     matrices = [layer[0] for layer in means.weights]
     page = HeatmapPage(maps, len(matrices), find_largest(means, options), [note, mean], **options)
     return page.show(matrices, [f"layer {number}" for number in maps.layers], title)
@@ -95,8 +98,13 @@ def iterate_head_pages(maps, *, largest=None, **options):
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
         if page is None or len(page.images) != len(heads):
             page = HeatmapPage(maps, len(heads), largest, **options)
-        titles = ["mean of heads"] if maps.reduction == "head_mean" else [f"head {number}" for number in heads]
+        titles = [name_layer_map(maps)] if maps.reduction == "head_mean" else [f"head {number}" for number in heads]
         yield layer, page.show(weights, titles, f"layer {layer}")
+
+
+def name_layer_map(maps):
+    """Return a title for the one map of a layer whose heads were averaged."""
+    return maps.weighting if maps.weighting in DERIVED else "mean of heads"
 
 
 class HeatmapPage:
@@ -225,7 +233,7 @@ class HeatmapPage:
         self.colorbar = None
         if self.layout.bar:
             mappable = mpl.cm.ScalarMappable(self.norm, self.cmap)
-            self.colorbar = draw_colorbar(self.figure, self.layout.bar, mappable, "attention weight")
+            self.colorbar = draw_colorbar(self.figure, self.layout.bar, mappable, WEIGHTINGS[self.maps.weighting])
 
     def _name_segments(self):
         names = [name for name, *_ in self.maps.segments]

@@ -125,6 +125,7 @@ def describe_data(maps, options, pooling=(1, 1), *, has_indices=False, has_lines
         yield f"first {unit} hidden, rows renormalised"
     if maps.has_sinks:
         yield "rows sum to less than 1: learned sinks take the rest"
+    yield from maps.remarks
     if options.norm == "power":
         yield "square-root colour scale"
     if options.norm == "quantile" and options.vmax is None:

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 
 from ..errors import OptionError, UnsuitableMapsError
+from ..maps import WEIGHTINGS
 from . import style
 from .layout import BETWEEN, MARGIN, measure_title
 from .sheet import Sheet
@@ -76,9 +77,10 @@ def overlay_attention(maps, image, *, layers=None, head=None, query=None, column
     across, down = wide + BETWEEN, high + measure_title() + BETWEEN
     notes = [
         f"weights of {style.spell_missing(who, missing)}",
-        "mean over heads" if head is None else f"head {head}",
+        maps.averaged if head is None else f"head {head}",
         f"{rows} × {n_columns} patches",
         "image in grey",
+        *maps.remarks,
     ]
     with mpl.rc_context(style.make_rc(family=family)):
         page = Sheet(
@@ -87,7 +89,7 @@ def overlay_attention(maps, image, *, layers=None, head=None, query=None, column
             "image patches",
             model_id=maps.model_id,
             notes=notes,
-            bars=[(colors, "attention weight")],
+            bars=[(colors, WEIGHTINGS[maps.weighting])],
             family=family,
         )
         for index, (layer, cells) in enumerate(zip(maps.layers, weights, strict=True)):

@@ -70,7 +70,7 @@ def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overw
     OutputError
         If a folder or file cannot be written.
     """
-    check_full(maps.reduction)
+    check_full(maps.reduction, maps.weighting)
     check_folder(folder)
     maps = maps.select(layers=layers, heads=heads)
     funcs = select_attn_figure_funcs() if funcs is None else funcs
@@ -86,19 +86,24 @@ def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overw
     return paths, failures
 
 
-def check_full(reduction):
+def check_full(reduction, weighting="attention"):
     """Check that maps hold whole attention patterns.
 
     Parameters
     ----------
-    reduction : str
-        That of the maps.
+    reduction, weighting : str
+        Those of the maps.
 
     Raises
     ------
     OptionError
-        If they are means over heads or pooled.
+        If they are means over heads or pooled, or no attention weights as they are.
     """
+    if weighting != "attention":
+        raise OptionError(
+            f"figure functions take attention patterns and these maps hold {weighting}; capture them with "
+            "weighting='attention' (--weighting attention)"
+        )
     if reduction != "full":
         raise OptionError(
             f"figure functions take whole attention patterns and these maps are {reduction}; capture them with "

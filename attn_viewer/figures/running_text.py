@@ -7,6 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from ..errors import OptionError, UnsuitableMapsError
+from ..maps import WEIGHTINGS
 from ..tokens import SPACE
 from . import style
 from .labels import measure_text
@@ -85,10 +86,10 @@ def plot_running_text(maps, *, query=-1, **options):
     colors = mpl.cm.ScalarMappable(norm, style.get_colormap(look.cmap))
     position = maps.first_query + query % n_query
     label = style.shorten_label(style.spell_missing(maps.tokens_query[query], missing))
-    notes = [f"attention of token {position} ({label})", "mean over heads", *describe_data(maps, look)]
+    notes = [f"attention of token {position} ({label})", maps.averaged, *describe_data(maps, look)]
     if len(layers) < len(maps.layers):
         notes.append(f"{len(layers)} of {len(maps.layers)} layers, evenly spaced")
-    name = "share of the layer's largest weight" if look.scale == "panel" else "attention weight"
+    name = "share of the layer's largest weight" if look.scale == "panel" else WEIGHTINGS[maps.weighting]
     with mpl.rc_context(style.make_rc(family=family)):
         page = Sheet(
             left + room,

@@ -3,7 +3,9 @@
 import matplotlib as mpl
 import numpy as np
 
+from ..maps import WEIGHTINGS
 from . import style
+from .grids import name_layer_map
 from .heads import GridPage, find_grid_room, label_numbers
 from .options import GridOptions, describe_data, find_largest
 from .sinks import treat_sink
@@ -43,13 +45,13 @@ def plot_birds_eye(maps, **options):
     side = np.clip(min(width / len(columns), PAGE_HEIGHT / len(maps.layers)), least, LARGEST)
     height, width = (side * length / max(picture.shape) for length in picture.shape)
     scale = side / max(width / len(columns), height / len(maps.layers))
-    name = "share of the head's largest weight" if look.scale == "panel" else "attention weight"
+    name = "share of the head's largest weight" if look.scale == "panel" else WEIGHTINGS[maps.weighting]
     with mpl.rc_context(style.make_rc(family=family)):
         page = GridPage(
             width * scale,
             height * scale,
             maps.layers,
-            "mean of heads" if maps.reduction == "head_mean" else "all heads",
+            name_layer_map(maps) if maps.reduction == "head_mean" else "all heads",
             model_id=maps.model_id,
             notes=list(describe_data(maps, look, pooling)),
             bars=[(mpl.cm.ScalarMappable(norm, cmap), name)],

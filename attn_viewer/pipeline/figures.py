@@ -165,7 +165,7 @@ def draw_prompt(job, prompt_hash):
     folder = dataset.find_prompt_folder(job.model_name, {"hash": prompt_hash}, job.save_path)
     remove_leftovers(folder)
     maps = patterns.load_prompt_maps(job.model_name, {"hash": prompt_hash}, job.save_path)
-    check_full(maps.reduction)
+    check_full(maps.reduction, maps.weighting)
     n_drawn, failures = 0, []
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
         for head, pattern in zip(heads, weights, strict=True):

@@ -34,6 +34,8 @@ _FACTS = (
     "has_sinks",
     "softcap",
     "source",
+    "weighting",
+    "interventions",
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..analysis.scores import SCORES, score_heads
 from ..errors import InvalidMapsError, UnsuitableMapsError
 from ..figures import style
+from ..maps import write_remarks
 from ..tokens import show_text
 
 VERSION = 1
@@ -39,6 +40,8 @@ def describe_heads(
     pooling=None,
     has_sinks=False,
     softcap=None,
+    weighting="attention",
+    interventions=(),
     scale=1.0,
     exact=False,
     maxima=None,
@@ -57,6 +60,8 @@ def describe_heads(
         True head numbers, one sequence a layer.
     tokens_query, model_id, kind, causal, first_query, prompt_length, reduction, cell, pooling, has_sinks, softcap
         As in `AttentionMaps`.
+    weighting, interventions
+        Likewise.
     scale : float
         No weight is larger than this.
     exact : bool
@@ -93,12 +98,13 @@ def describe_heads(
         "columns": -(-len(labels_key) // int(cell[1])),
         "has_sinks": bool(has_sinks),
         "softcap": None if softcap is None else float(softcap),
+        "weighting": weighting,
         "layers": [int(layer) for layer in layers],
         "heads": [[int(head) for head in row] for row in heads],
         "encoding": {"type": "float32"} if exact else {"type": "uint8", "power": POWER, "scale": float(scale)},
         "maxima": None if maxima is None else [[[_round(v) for v in pair] for pair in row] for row in maxima],
         "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
-        "notes": list(notes),
+        "notes": [*(f"{words[0].upper()}{words[1:]}." for words in write_remarks(weighting, interventions)), *notes],
         "palette": _spell_palette(),
         "masked": style.MASKED,
     }
@@ -150,6 +156,8 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
         pooling=maps.pooling,
         has_sinks=maps.has_sinks,
         softcap=maps.softcap,
+        weighting=maps.weighting,
+        interventions=maps.interventions,
         scale=max(kept for layer in maxima for kept, _ in layer) or 1.0,
         exact=exact,
         maxima=maxima,

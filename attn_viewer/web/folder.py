@@ -299,6 +299,9 @@ class DataFolder:
             sample = weights.read_head(layers[0], 0)
             facts = describe_activations(stored, model.config, layers, [sample])
             facts.setdefault("heads", [list(range(weights.shapes[layer][0])) for layer in layers])
+            if facts.get("weighting", "attention") != "attention":  # then weights may be larger than 1
+                every = [(layer, head) for layer in layers for head in range(weights.shapes[layer][0])]
+                facts["scale"] = max(float(weights.read_head(*place).max()) for place in every) or 1.0
             n_key = len(facts["tokens_key"])
             n_query = len(facts.get("tokens_query", facts["tokens_key"]))
             down, across = facts.get("cell", (1, 1))

@@ -22,6 +22,18 @@ def test_the_table_of_the_demo_model_names_its_induction_head(demo, capsys):
     assert err == ""
 
 
+def test_window_threshold_queries_and_seed_are_those_that_were_asked_for(demo, tmp_path, capsys):
+    path = tmp_path / "h.json"
+    words = "heads --repeated 12 --seed 5 --queries 6 --window 2 --epsilon 0.1 --scores local_mass,sink_rate --quiet"
+    assert main([*words.split(), "--json", str(path)]) == 0
+    maps = capture_attention(*demo, repeated_tokens_prompt(demo[1], 12, seed=5), queries=6)
+    expected = score_heads(maps, ["local_mass", "sink_rate"], window=2, epsilon=0.1)
+    with open(path) as file:
+        table = json.load(file)
+    assert table["scores"] == expected.to_dict()["scores"]
+    assert "6 queries, 25 keys" in table["about"]
+
+
 def test_all_files_from_a_cache(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cache = save_scores(make_maps(3, 4, 9), tmp_path)
@@ -45,6 +57,10 @@ def test_all_files_from_a_cache(tmp_path, monkeypatch, capsys):
         ("--sort none", "there is no score 'none'"),
         ("--scores entropy --sort induction", "cannot sort by 'induction'"),
         ("--top 0", "top must be"),
+        ("--window 0", "window must be"),
+        ("--epsilon 1", "epsilon must be"),
+        ("--queries 0", "queries must be"),
+        ("--load_attention_scores_path {one} --queries 3", "--queries is for a model"),
         ("--layers 99", "there is no layer 99"),
         ("--repeated 1", "length must be"),
         ("--fig_format bmp", "'bmp'"),

@@ -270,3 +270,24 @@ def test_on_smollm2_an_ablated_head_has_no_weights(smollm2):
         maps = capture_attention(*smollm2, PROMPT, layers=[5])
     assert not maps.weights[0][3].any()
     np.testing.assert_allclose(np.delete(maps.weights[0], 3, 0).sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "implementation"), [("llama", "eager"), ("llama", "sdpa"), ("gpt_oss", "eager")])
+def test_a_layer_without_any_head_is_captured_as_zeros(name, implementation):
+    model = build_model(name, attn_implementation=implementation)
+    with ablate_heads(model, [(1, head) for head in range(4)]):
+        maps = capture_attention(model, prompt=make_ids())
+    assert [bool(layer.any()) for layer in maps.weights] == [True, False, True]
+    assert maps.interventions == ("heads 1.0, 1.1, 1.2, 1.3 zeroed",)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_maps_say_what_was_done_to_this_model_and_not_to_another(implementation):
+    model, other = (build_model("llama", attn_implementation=implementation) for _ in range(2))
+    with ablate_heads(model, [(1, 0)]), ablate_heads(other, [(0, 0)]), merge_heads(model, 1, 0, 1):
+        maps = capture_attention(model, prompt=make_ids())
+        inner = capture_attention(model.model, prompt=make_ids())
+    assert maps.interventions == ("head 1.0 zeroed", "heads 1.0 and 1.1 merged (0.5 : 0.5)")
+    assert inner.interventions == maps.interventions
+    assert not maps.has_sinks  # rows that sum to one half are not a model's sinks
+    assert capture_attention(model, prompt=make_ids()).interventions == ()

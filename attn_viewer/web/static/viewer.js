@@ -14,6 +14,7 @@
  *   reduction, pooling, cell [query tokens, key tokens], rows, columns
  *                      what a cell of a head is, and how many there are
  *   has_sinks, softcap what else the model did to its weights
+ *   weighting          "attention" | "value_norm" | "rollout" | "flow": what a cell holds
  *   layers, heads      true numbers; heads is one list a layer
  *   encoding           {type: "float32"} | {type: "uint8", power, scale}: weight = scale · (code / 255) ^ power
  *   maxima             null | one list a layer of [largest weight, largest without the first token] a head
