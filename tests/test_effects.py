@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from architectures import ENCODER_DECODERS, build_model, make_ids
+from architectures import ARCHITECTURES, ENCODER_DECODERS, build_model, make_ids
 from conftest import PROMPT
 
 from attn_viewer import ablate_heads, capture_attention, measure_effect, merge_heads, plot_effect, rank_heads_by_effect
@@ -59,6 +59,29 @@ def test_heads_in_turn_have_the_loss_of_a_pass_without_each(name, mode):
     np.testing.assert_allclose(some["loss_change"], table["loss_change"][-4:], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gemma3n_text", {"num_kv_shared_layers": 1}), ("gemma3n_text", {}), ("zamba2", {})],
+)
+def test_models_whose_layers_share_something_are_ranked_as_one_by_one(name, options, monkeypatch):
+    """Keys of an earlier layer, or a module of two layers: what is handed out must be what a whole pass computes."""
+    model_class, arguments = ARCHITECTURES[name]
+    monkeypatch.setitem(ARCHITECTURES, name, (model_class, arguments | options))
+    model, ids = build_model(name), make_ids()
+    table = rank_heads_by_effect(model, None, ids)
+    inputs = torch.tensor([ids])
+
+    def measure():
+        with torch.no_grad():
+            logits = model(inputs, use_cache=False).logits
+        return float(torch.nn.functional.cross_entropy(logits[0, :-1], inputs[0, 1:]))
+
+    plain = measure()
+    for layer, head, change in zip(table.layer.tolist(), table.head.tolist(), table["loss_change"], strict=True):
+        with ablate_heads(model, [(layer, head)]):
+            assert change == pytest.approx(measure() - plain, abs=1e-5)
+
+
 def test_bad_input_is_refused():
     model, other, ids = build_model("llama"), build_model("llama"), make_ids()
     with pytest.raises(PromptError, match="at least two"):
@@ -72,6 +95,9 @@ def test_bad_input_is_refused():
     with pytest.raises(OptionError, match="later tokens"):
         bert = build_model("bert")
         measure_effect(bert, None, ids, ablate_heads(bert, [(0, 0)]))
+    for name in ("bert", "albert"):  # one module serves all layers of ALBERT
+        with pytest.raises(OptionError, match="later tokens"):
+            rank_heads_by_effect(build_model(name), None, ids)
     with pytest.raises(OptionError, match="encoder-decoder"):
         rank_heads_by_effect(build_model("bart", ENCODER_DECODERS), None, ids)
     for wrong in ({"mode": "half"}, {"batch_size": 0}, {"layers": [9]}):

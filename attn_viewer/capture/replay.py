@@ -14,6 +14,8 @@ from .prefill import run_watched
 from .prompt import encode_prompt, takes_argument
 from .targets import find_target
 
+_SEES_LATER = "{} sees later tokens, which it would predict; use a causal model"
+
 
 def encode_text(model, tokenizer, prompt):
     """Turn a prompt into inputs of a causal language model whose loss can be measured.
@@ -79,7 +81,7 @@ def run_with_maps(model, inputs, tokens, **facts):
     output = run_watched(model, collector, inputs, keeps_logits=True)
     maps = collector.make_maps(collector.find_main(), tokens, tokens, **facts)
     if not maps.causal:
-        raise OptionError(f"{type(model).__name__} sees later tokens, which it would predict; use a causal model")
+        raise OptionError(_SEES_LATER.format(type(model).__name__))
     return output.logits[0].float().cpu(), maps
 
 
@@ -127,6 +129,11 @@ def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_si
         ``None, None`` first, for the model as it is.
     losses : numpy.ndarray
         Axes ``(len(heads), n_tokens - 1)``.
+
+    Raises
+    ------
+    OptionError
+        If another last token changes what the model says before it.
     """
     target = find_target(model)
     ids = inputs["input_ids"][0]
@@ -135,6 +142,10 @@ def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_si
     with borrow_model(model), torch.no_grad():
         with _keep_outputs(blocks.values()) as outputs:
             logits = model(**inputs, **arguments).logits
+        others = inputs | {"input_ids": torch.cat([ids[:-1], (ids[-1:] + 1) % logits.shape[-1]])[None]}
+        changed = model(**others, **arguments).logits
+        if not torch.allclose(logits[:, :-1], changed[:, :-1], rtol=0, atol=1e-2 * float(logits.abs().max())):
+            raise OptionError(_SEES_LATER.format(type(model).__name__))
         yield None, None, measure_losses(logits, ids).cpu().numpy()
         n_heads = target.n_heads
         for layer in target.layers if layers is None else layers:
