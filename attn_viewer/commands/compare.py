@@ -34,7 +34,7 @@ def _compare(args):
 
     from ..analysis.compare import compare_attention
     from ..errors import OptionError
-    from ..figures.compare import plot_comparison
+    from ..figures.compare import describe_changes, plot_comparison
     from ..figures.formats import check_format, render_figure
     from ..figures.heads import plot_atlas
     from ..files import check_folder, check_model_id, make_folder, write_whole
@@ -57,7 +57,7 @@ def _compare(args):
             heads=first.heads,
             label="total variation, mean over queries",
             title="change of each head",
-            notes=[f"A: {first.model_id}", f"B: {second.model_id}"],
+            notes=[f"A: {first.model_id}", f"B: {second.model_id}", *describe_changes(first, second)],
         ),
     }
     contents = {name: render_figure(figure, fmt) for name, figure in figures.items()}

@@ -58,8 +58,14 @@ def plot_comparison(first, second, **options):
     right, up = snap(width + BETWEEN), snap(height + measure_title() + BETWEEN / 2)
     notes = [
         *(style.spell_missing(style.shorten_label(name, 60), missing) for name in names),
+        *describe_changes(first, second),
         one.averaged,
-        *describe_data(one, dataclasses.replace(look, scale="shared"), pooling, has_indices=size is None),
+        *describe_data(
+            dataclasses.replace(one, interventions=()),
+            dataclasses.replace(look, scale="shared"),
+            pooling,
+            has_indices=size is None,
+        ),
     ]
     with mpl.rc_context(style.make_rc(family=family)):
         page = Sheet(
@@ -110,6 +116,22 @@ def plot_comparison(first, second, **options):
         for j in range(3):
             page.write(x0 + j * right + width / 2, MARGIN + get_venue().axis / 2, "key", **centred)
     return page.figure
+
+
+def describe_changes(first, second):
+    """Return phrases of what was done to heads of the model when A and B were captured.
+
+    Parameters
+    ----------
+    first, second : AttentionMaps
+        A and B.
+
+    Returns
+    -------
+    list of str
+        Each begins with ``A`` or ``B``.
+    """
+    return [f"{side} changed: {words}" for side, maps in (("A", first), ("B", second)) for words in maps.interventions]
 
 
 def _limit_signed(difference):

@@ -71,3 +71,10 @@ def test_large_differences_keep_their_sign_when_pooled():
     difference = get_panels(plot_comparison(a, b))[2]
     assert difference.shape == (1, 512)
     np.testing.assert_allclose(difference[0, :3], [-0.9, 0.2, 0], atol=1e-6)
+
+
+def test_what_was_changed_is_said_of_the_side_it_was_done_to():
+    plain, changed = make_maps(2, 3, 5), make_maps(2, 3, 5, seed=1, interventions=["head 0.1 zeroed"])
+    words = " ".join(text.get_text() for text in plot_comparison(plain, changed).axes[0].texts).replace("\n", " ")
+    assert "B changed: head 0.1 zeroed" in words
+    assert words.count("changed") == 1
