@@ -61,7 +61,18 @@ def test_heads_in_turn_have_the_loss_of_a_pass_without_each(name, mode):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("gemma3n_text", {"num_kv_shared_layers": 1}), ("gemma3n_text", {}), ("zamba2", {})],
+    [
+        ("gemma3n_text", {}),
+        (
+            "gemma3n_text",
+            {
+                "num_hidden_layers": 4,
+                "num_kv_shared_layers": 2,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+        ),
+        ("zamba2", {}),
+    ],
 )
 def test_models_whose_layers_share_something_are_ranked_as_one_by_one(name, options, monkeypatch):
     """Keys of an earlier layer, or a module of two layers: what is handed out must be what a whole pass computes."""

@@ -108,7 +108,7 @@ def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_si
     """Measure the loss without each head in turn.
 
     One pass keeps what each layer put out. The passes without a layer's heads go as a batch and start at that layer:
-    the layers below hand out what they did before.
+    the layers below hand out what they did before, in models where nothing else passes between layers.
 
     Parameters
     ----------
@@ -144,8 +144,10 @@ def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_si
             logits = model(**inputs, **arguments).logits
         others = inputs | {"input_ids": torch.cat([ids[:-1], (ids[-1:] + 1) % logits.shape[-1]])[None]}
         changed = model(**others, **arguments).logits
-        if not torch.allclose(logits[:, :-1], changed[:, :-1], rtol=0, atol=1e-2 * float(logits.abs().max())):
+        if not _are_alike(logits[:, :-1], changed[:, :-1]):
             raise OptionError(_SEES_LATER.format(type(model).__name__))
+        if blocks and not _can_hand_out(model, inputs, arguments, blocks, outputs, logits):
+            blocks = {}
         yield None, None, measure_losses(logits, ids).cpu().numpy()
         n_heads = target.n_heads
         for layer in target.layers if layers is None else layers:
@@ -168,6 +170,26 @@ def _find_blocks(model, target):
             return {}
         blocks[number] = model.get_submodule(".".join(parts[: indices[0] + 1]))
     return blocks
+
+
+def _are_alike(logits, others):
+    return torch.allclose(logits, others, rtol=0, atol=1e-2 * float(logits.abs().max()))
+
+
+def _can_hand_out(model, inputs, arguments, blocks, outputs, logits):
+    """Tell whether a pass that hands out all layers but the last says what a whole one says.
+
+    It does not where a layer takes more from earlier ones than their outputs (Gemma 3n reads their keys), and then
+    fails in as many ways as there are models.
+    """
+    *below, _ = sorted(blocks)
+    batch = {name: part.expand(2, *part.shape[1:]) for name, part in inputs.items()}
+    try:
+        with _hand_out({blocks[at]: outputs[blocks[at]] for at in below}, 2):
+            again = model(**batch, **arguments).logits
+    except Exception:
+        return False
+    return len(again) == 2 and _are_alike(logits.expand(again.shape), again)
 
 
 @contextlib.contextmanager
