@@ -14,7 +14,7 @@ import pytest
 from conftest import PROMPT
 from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
 
-from attn_viewer import score_heads
+from attn_viewer import capture_attention, score_heads
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.web.encode import decode_head
@@ -35,6 +35,19 @@ def data(tmp_path_factory, demo):
 def url(data):
     with run_server(data[0]) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A data folder that ``attn-viewer activations`` and ``figures`` made of the demo model."""
+    folder = tmp_path_factory.mktemp("written") / "attn_data"
+    prompts = folder.parent / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in (PROMPT, HOSTILE)))
+    words = ["--model-id", "m", "--save-path", str(folder), "--quiet"]
+    assert main(["activations", "--prompts", str(prompts), "--stacked-heads", *words]) == 0
+    words = ["--model", "m", "--save-path", str(folder), "--figure-funcs", "column_mass", "--quiet"]
+    assert main(["figures", *words, "--n-samples", "1", "--parallel", "1"]) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +191,7 @@ def make_requests(place, outside):
     paths = [f"/{start}{d * 3}{t}" for start in ("", "static/") for d in dots for t in targets]
     quote = urllib.parse.quote
     q = "prompt=" + place.name
+    model = place.parent.parent.name
     bad = [f"{d * 4}etc/passwd" for d in dots] + [
         "/etc/passwd",
         "file:///etc/passwd",
@@ -189,11 +203,11 @@ def make_requests(place, outside):
     ]
     for value in bad:
         paths.append(f"/figure?model={value}&{q}&layer=0&head=0&name=evil")
-        paths.append(f"/figure?model=demo&prompt={value}&layer=0&head=0&name=evil")
-        paths.append(f"/figure?model=demo&{q}&layer=0&head=0&name={value}")
+        paths.append(f"/figure?model={model}&prompt={value}&layer=0&head=0&name=evil")
+        paths.append(f"/figure?model={model}&{q}&layer=0&head=0&name={value}")
         paths.append(f"/api/prompt?model={value}&{q}")
-    paths += [f"/figure?model=demo&{q}&layer=0&head=0&name={n}" for n in ("leak", "pipe", "evil.svg", "activations")]
-    paths += [f"/figure?model=demo&{q}&layer=0&head=1&name=secret", "/api/prompt?model=demo&prompt=linked"]
+    paths += [f"/figure?model={model}&{q}&layer=0&head=0&name={n}" for n in ("leak", "pipe", "evil.svg", "activations")]
+    paths += [f"/figure?model={model}&{q}&layer=0&head=1&name=secret", f"/api/prompt?model={model}&prompt=linked"]
     for number in (
         "-1",
         "1e3",
@@ -208,9 +222,9 @@ def make_requests(place, outside):
         "+1",
         "1.0",
     ):
-        paths.append(f"/api/weights?model=demo&{q}&layer={number}&head=0")
-        paths.append(f"/thumbnail?model=demo&{q}&layer=0&head={number}")
-        paths.append(f"/api/prompts?models=demo&limit={number}")
+        paths.append(f"/api/weights?model={model}&{q}&layer={number}&head=0")
+        paths.append(f"/thumbnail?model={model}&{q}&layer=0&head={number}")
+        paths.append(f"/api/prompts?models={model}&limit={number}")
     paths += [
         "/api",
         "/api/",
@@ -221,7 +235,13 @@ def make_requests(place, outside):
         "//",
         "/index.html",
     ]
-    paths += ["/demo/model_cfg.json", "/models.jsonl", "/.git/config", "/api/prompts?sort=x", "/api/prompts?limit=0"]
+    paths += [
+        f"/{model}/model_cfg.json",
+        "/models.jsonl",
+        "/.git/config",
+        "/api/prompts?sort=x",
+        "/api/prompts?limit=0",
+    ]
     paths += [
         "/api/prompts?models=none",
         "/api/prompts?q=a&q=b",
@@ -229,7 +249,7 @@ def make_requests(place, outside):
         f"/api/prompt?model={'a' * 5000}&{q}",
     ]
     requests = [f"GET {p} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" for p in paths]
-    fine = f"/figure?model=demo&{q}&layer=0&head=0&name=evil"
+    fine = f"/figure?model={model}&{q}&layer=0&head=0&name=evil"
     methods = ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "EVIL"]
     requests += [f"{m} {fine} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" for m in methods]
     ranges = ["bytes=0-99999999999999999999", "bytes=-1", "bytes=0-,1-,2-", "lines=1-2"]
@@ -252,11 +272,37 @@ def make_requests(place, outside):
 
 
 def test_no_request_gets_out_of_the_folder(url, data):
-    folder = data[0]
+    attack(url, data[0], data[0] / "demo" / "prompts" / name_prompt(PROMPT))
+
+
+def test_a_folder_that_the_commands_wrote(written, demo):
+    """The whole way on a real model: weights, figures, 200 requests that are refused, 1,000 that are not."""
+    with run_server(written) as url, httpx.Client(base_url=url) as client:
+        (model,) = client.get("/api/folder").json()["models"]
+        assert (model["name"], len(model["heads"]), model["n_prompts"]) == ("m", 4, 2)
+        hashes = [row["hash"] for row in client.get("/api/prompts?models=m").json()["prompts"]]
+        assert set(hashes) == {name_prompt(PROMPT), name_prompt(HOSTILE)}
+        head = {"model": "m", "prompt": name_prompt(PROMPT), "layer": 1, "head": 2}
+        meta = client.get("/api/prompt", params={k: head[k] for k in ("model", "prompt")}).json()["meta"]
+        maps = capture_attention(*demo, PROMPT)
+        assert meta["tokens_key"] == list(maps.tokens_key)
+        shown = decode_head(client.get("/api/weights", params=head).content, meta)
+        np.testing.assert_allclose(shown, maps.get_layer(1)[2], atol=1e-3)
+        drawn = [p for p in (written / "m" / "prompts").iterdir() if (p / "L1" / "H2").is_dir()]
+        figure = client.get("/figure", params=head | {"prompt": drawn[0].name, "name": "column_mass"})
+        assert (figure.status_code, figure.headers["content-type"]) == (200, "image/svg+xml")
+        attack(url, written, drawn[0])
+        ask_a_thousand_times(url, head)
+
+
+def attack(url, folder, place):
+    """Ask for what is not served in more than 200 ways, some of them by way of links that lead out of the folder."""
     outside = folder.parent / "secret.svg"
     outside.write_bytes(SECRET)
-    place = folder / "demo" / "prompts" / name_prompt(PROMPT)
     made = [place / "L0" / "H0" / "leak.svg", place / "L0" / "H1", place.parent / "linked"]
+    aside = place / "H1"
+    if made[1].is_dir():
+        made[1].rename(aside)
     made[0].symlink_to(outside)
     made[1].symlink_to(folder.parent)
     made[2].symlink_to(folder.parent)
@@ -274,15 +320,21 @@ def test_no_request_gets_out_of_the_folder(url, data):
     finally:
         for path in (*made, pipe):
             path.unlink()
+        if aside.is_dir():
+            aside.rename(made[1])
 
 
 def test_a_thousand_requests_twenty_at_a_time(url):
-    words = urllib.parse.urlencode(HEAD)
-    paths = ["/", "/api/folder", "/api/prompts?models=demo", f"/api/weights?{words}", f"/thumbnail?{words}"]
+    ask_a_thousand_times(url, HEAD)
+
+
+def ask_a_thousand_times(url, head):
+    words = urllib.parse.urlencode(head)
+    paths = ["/", "/api/folder", f"/api/prompts?models={head['model']}", f"/api/weights?{words}", f"/thumbnail?{words}"]
     statuses = []
 
     def work():
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, timeout=60) as client:
             statuses.extend(client.get(paths[i % len(paths)]).status_code for i in range(50))
 
     threads = [threading.Thread(target=work) for _ in range(20)]
