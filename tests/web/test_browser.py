@@ -4,7 +4,7 @@ import urllib.parse
 
 import pytest
 from conftest import PROMPT
-from data_folder import HOSTILE, make_data_folder, name_prompt, run_server
+from data_folder import HOSTILE, make_data_folder, name_prompt, run_server, write_model
 
 from attn_viewer import score_heads
 
@@ -113,6 +113,39 @@ def test_all_prompts_and_both_models_at_once(page, url):
     page.locator(".ab-chip", has_text="stacked").click()
     wait_until(page, "document.querySelectorAll('.ab-card').length === 6")
     assert page.get_by_text("not of this model").count() == 2
+
+
+def test_links_to_what_is_not_there(page, url, data):
+    open_page(page, url, f"prompts={FIRST}&heads=L0H0-3&page=999999&models=none&sort=--x&size=huge&table=-zzz")
+    wait_until(page, "document.querySelectorAll('.ab-card').length === 4")
+    page.goto(f"{url}/#open=99.99.{FIRST}.demo&view=layer%3D-3%26head%3Dx%26view%3Dfoo%26amp%3D1e999")
+    page.wait_for_selector(".ab-single .av-overview[data-ready]")
+    page.wait_for_selector(".ab-strip figcaption")
+    assert set(page.locator(".ab-strip b").all_inner_texts()) == {"L0 H0"}  # a figure of L99 H99 would be an error
+    wait_until(page, "[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_folders_without_models_or_prompts(tmp_path, browser):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "bare" / "empty").mkdir(parents=True)
+    write_model(tmp_path / "bare", "empty", 2, 3, [])
+    shown = {}
+    for name in ("none", "bare"):
+        with run_server(tmp_path / name) as address:
+            other = browser.new_page()
+            problems = []
+            other.on("console", lambda message, problems=problems: problems.append(message.text))
+            other.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
+            other.goto(f"{address}/#heads=L7H9" if name == "bare" else address)
+            other.wait_for_selector(".ab-empty:not(:empty)")
+            other.wait_for_timeout(300)
+            shown[name] = other.locator("body").inner_text()
+            other.close()
+            assert problems == []
+    assert "holds no model" in shown["none"]
+    assert "No prompts here yet." in shown["bare"]
+    assert "“L7H9” names no head that is there." in shown["bare"]
+    assert "Choose a prompt and a head." in shown["bare"]
 
 
 def test_hostile_prompts_are_text(page, url):

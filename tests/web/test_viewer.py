@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import capture_attention, export_html
+from attn_viewer import AttentionMaps, capture_attention, export_html
 from attn_viewer.web.encode import decode_head, describe_maps, encode_head
 
 TEXT = "In the beginning God created the heaven and the earth.\nAnd the earth was without form."
@@ -299,6 +299,55 @@ def test_cross_attention(open_page, tmp_path):
     query, key, weight = point_at(page, 1, 4)
     assert (query, key) == ("query 1  w", "key 4  k4")
     np.testing.assert_allclose(float(weight.split()[1]), maps.get_layer(1)[0, 1, 4], rtol=0.05)
+
+
+def test_cross_attention_between_equal_tokens(open_page, tmp_path):
+    maps = make_maps(causal=False, kind="cross", tokens=list("vwxyz"), tokens_query=list("vwxyz"))
+    page = open_page(export_html(maps, tmp_path / "same.html")[0], "view=text&layer=1&observer=2")
+    page.wait_for_selector('.av-text[data-ready="1"]')
+    observer = page.locator('[data-pane="observer"]')
+    assert observer.locator("[data-token]").all_inner_texts() == list("vwxyz") * 2
+    observer.locator("#av-observer-key-4").hover()
+    shown = page.locator(".av-tooltip").inner_text().split("\n")
+    assert shown[0] == "4  z"
+    np.testing.assert_allclose(float(shown[1].split()[2]), maps.get_layer(1)[0, 2, 4], rtol=0.05)
+    assert "after" not in page.locator(".av-pane header").first.inner_text()  # nothing is hidden from a query
+
+
+@pytest.mark.parametrize(("line", "shown"), [(2, "query 2  c"), (7, None)])
+def test_links_to_queries_that_are_fewer_than_keys(open_page, tmp_path, line, shown):
+    square = make_maps(1, 2, 9, causal=False)
+    maps = AttentionMaps(
+        [square.weights[0][:, :3]], square.tokens_key, tokens_query=list("abc"), kind="cross", causal=False
+    )
+    path = export_html(maps, tmp_path / "few.html")[0]
+    page = open_page(path, f"view=lines&line={line}&observer={line}")
+    page.wait_for_selector(".av-lines[data-ready]")
+    box = page.locator(".av-lines-plot").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 28 + 20 * 5.5)
+    tooltip = page.locator(".av-tooltip")
+    if shown:
+        assert tooltip.inner_text().split("\n")[:2] == [shown, "key 5  t5"]
+    else:
+        assert not tooltip.is_visible()
+    page.keyboard.press("3")
+    page.wait_for_selector(".av-text[data-ready]")
+    assert page.locator(".av-frozen").count() == bool(shown)
+
+
+def test_lines_of_pooled_queries_name_true_positions(open_page, tmp_path):
+    from attn_viewer.web.page import pool_maps
+
+    whole = make_maps(1, 2, 30)
+    last = AttentionMaps(
+        [whole.weights[0][:, 20:]], whole.tokens_key, tokens_query=whole.tokens_key[20:], first_query=20
+    )
+    page = open_page(export_html(pool_maps(last, 2), tmp_path / "pooled.html")[0], "view=lines&line=12")
+    page.wait_for_selector(".av-lines[data-ready]")
+    box = page.locator(".av-lines-plot").bounding_box()
+    assert box["height"] == 28 + 20 * 15  # a row a cell
+    page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 28 + 20 * 3.5)
+    assert page.locator(".av-tooltip").inner_text().split("\n")[:2] == ["query 24 t24 …", "key 6 t6 …"]
 
 
 def test_bird_s_eye_draws_sorts_and_opens(open_page, path, maps):

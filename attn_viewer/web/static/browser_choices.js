@@ -1,7 +1,7 @@
 /** Which models, heads and figure functions: the other sections of the browser's side. */
 
 import { PATTERN, mergeHeads, parseHeads, spellHeads } from "./browser_state.js";
-import { make } from "./dom.js";
+import { make, plural } from "./dom.js";
 
 const PATTERN_DOC =
   "The attention weights themselves, drawn from disk: rows are queries, columns keys. Colours follow the square root " +
@@ -25,7 +25,7 @@ export function createModels(context) {
           "button",
           { class: "ab-chip", "aria-pressed": String(context.state.models.includes(model.name)), onclick: () => toggle(model.name) },
           make("b", {}, model.title),
-          make("span", {}, `${model.heads.length} layers, ${heads} heads, ${model.n_prompts} prompts`),
+          make("span", {}, [plural(model.heads.length, "layer"), plural(heads, "head"), plural(model.n_prompts, "prompt")].join(", ")),
         );
       }),
     );

@@ -57,6 +57,8 @@ export function orderItems({ prompts, models, heads, figures, sort }) {
 export function createGallery(context) {
   let items = { length: 0, get: null };
   let cards = new Map();
+  /** A link may name a page that is not there; then it is the last. */
+  let page = 0;
   const count = make("h2", { "aria-live": "polite" });
   const sort = make(
     "select",
@@ -93,7 +95,7 @@ export function createGallery(context) {
   new ResizeObserver(() => draw()).observe(room);
 
   function turn(step) {
-    context.update({ page: context.state.page + step });
+    context.update({ page: page + step });
     scrollTo(0, 0);
   }
 
@@ -116,7 +118,7 @@ export function createGallery(context) {
     const columns = Math.max(1, Math.floor((wide + GAP) / (wanted + GAP)));
     const width = Math.min(wanted * 1.35, (wide - (columns - 1) * GAP) / columns);
     const step = width + CAPTION + GAP;
-    const start = context.state.page * PAGE;
+    const start = page * PAGE;
     const here = Math.max(0, Math.min(PAGE, items.length - start));
     room.style.height = `${Math.ceil(here / columns) * step}px`;
     const top = -room.getBoundingClientRect().top;
@@ -141,15 +143,16 @@ export function createGallery(context) {
   function show() {
     const { state } = context;
     items = orderItems({ ...state, prompts: context.prompts, heads: context.heads });
+    const last = Math.max(0, Math.ceil(items.length / PAGE) - 1);
+    page = Math.min(state.page, last);
     count.textContent = `${items.length.toLocaleString("en")} figure${items.length === 1 ? "" : "s"}`;
     sort.value = state.sort.replace("-", "");
     direction.textContent = state.sort.startsWith("-") ? "↓ Descending" : "↑ Ascending";
     for (const [i, size] of SIZES.entries()) sizes[i].setAttribute("aria-pressed", String(state.size === size));
-    const last = Math.max(0, Math.ceil(items.length / PAGE) - 1);
     pages.hidden = last === 0;
-    pages.children[1].textContent = `page ${state.page + 1} of ${last + 1}`;
-    earlier.disabled = state.page === 0;
-    later.disabled = state.page >= last;
+    pages.children[1].textContent = `page ${page + 1} of ${last + 1}`;
+    earlier.disabled = page === 0;
+    later.disabled = page === last;
     const missing = [
       [context.prompts.length, "a prompt"],
       [context.heads.size, "a head"],

@@ -91,7 +91,7 @@ export function createPrompts(context, onTotal) {
       body.append(row);
       if (prompt && prompt.hash === focused) row.querySelector("input").focus({ preventScroll: true });
     }
-    if (total === 0 && pages.get(0)) body.append(make("p", { class: "ab-empty" }, "No prompt fits."));
+    if (total === 0 && pages.get(0)) body.append(make("p", { class: "ab-empty" }, context.state.search ? "No prompt fits." : "No prompts here yet."));
   }
 
   function makeRow(prompt) {

@@ -48,10 +48,10 @@ export function createSingle(context) {
     text.textContent = reply?.text.slice(0, 400) ?? "";
     text.title = reply?.text.slice(0, 2000) ?? "";
     figures = reply?.figures ?? [];
-    showFigures(layer, head);
     place.replaceChildren();
     if (!reply?.meta) {
       place.append(make("p", { class: "ab-empty" }, reply?.error ?? "There is nothing to show."));
+      showFigures(layer, head);
       return;
     }
     start = { layer: reply.meta.layers[0], head: reply.meta.heads[0][0] };
@@ -75,6 +75,7 @@ export function createSingle(context) {
         onState: follow,
       },
     );
+    follow(viewer.state); // a link may name a head that is not there
   }
 
   function follow(view) {

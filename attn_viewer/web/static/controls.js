@@ -1,6 +1,6 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
-import { make } from "./dom.js";
+import { make, plural } from "./dom.js";
 import { CHOICES, LIMITS, VIEW_NAMES } from "./state.js";
 
 const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
@@ -239,7 +239,6 @@ function describeMin(weight) {
 function describe(meta) {
   const counts = meta.heads.map((row) => row.length);
   const [least, most] = [Math.min(...counts), Math.max(...counts)];
-  const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   const heads = least === most ? plural(most, "head") : `${least}–${most} heads`;
   const n = meta.tokens_key.length;
   const queries = (meta.tokens_query ?? meta.tokens_key).length;

@@ -186,6 +186,11 @@ export function poolCells(values, { rows, columns }, most) {
   return { values: pooled, rows: height, columns: width, factor };
 }
 
+/** How many rows the lines' queries stand further down than their first key, to be beside their own keys. */
+export function findOffset(meta) {
+  return meta.kind === "cross" ? 0 : Math.floor(meta.first_query / meta.cell[0]);
+}
+
 /** Rows and columns that go when the first token is hidden: its row only if that is its own. */
 export function countHidden(meta) {
   return { rows: meta.kind !== "cross" && meta.first_query === 0 && meta.cell[0] === 1 ? 1 : 0, columns: 1 };

@@ -36,6 +36,10 @@ export function shorten(text, longest) {
   return characters.length > longest ? `${characters.slice(0, longest - 1).join("")}…` : text;
 }
 
+export function plural(number, word) {
+  return `${number} ${word}${number === 1 ? "" : "s"}`;
+}
+
 /** Write a weight so that small ones keep two figures. */
 export function formatWeight(weight) {
   if (weight === 0) return "0";

@@ -65,6 +65,7 @@ export function createHeatmap(context) {
   function show() {
     const { layer, head } = context.state;
     title.textContent = head === "mean" ? `Layer ${layer}, mean of heads` : `Layer ${layer}, head ${head}`;
+    plot.setAttribute("aria-label", `${title.textContent}: ${meta.rows} queries by ${meta.columns} keys`);
     found = store.peek(layer, head) ?? null;
     message.hidden = true;
     if (!found) {
@@ -81,15 +82,16 @@ export function createHeatmap(context) {
     drawLegend();
     told = null;
     point(cursor);
-    plot.setAttribute("aria-label", `${title.textContent}: ${meta.rows} queries by ${meta.columns} keys`);
     plot.dataset.ready = `${layer}.${head}`;
   }
 
   function layOut() {
     const { rows, columns } = meta;
-    const width = plot.parentElement.clientWidth;
     const top = plot.getBoundingClientRect().top + window.scrollY;
-    const height = Math.max(300, Math.min(width, window.innerHeight - Math.min(top, 260) - 56));
+    const around = Math.min(top, 260) + 56;
+    element.style.setProperty("--around", `${Math.round(around)}px`);
+    const width = plot.parentElement.clientWidth;
+    const height = Math.max(300, Math.min(width, window.innerHeight - around));
     const sides = (labels) => Math.min(110, 14 + 6.6 * Math.max(...labels.slice(0, 2000).map((t) => Math.min(LONGEST_LABEL, t.length))));
     const zoom = clampZoom(context.state.zoom);
     let left = 44;

@@ -1,6 +1,6 @@
 /** Two columns of tokens, queries left and keys right, joined by lines as strong as the weights. */
 
-import { HIDDEN, findTop, makeScale } from "./data.js";
+import { HIDDEN, findOffset, findTop, makeScale } from "./data.js";
 import { FONT, MARGIN, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
@@ -18,9 +18,9 @@ export function createLines(context) {
   const plot = make("div", { class: "av-lines-plot", tabindex: 0, role: "img" }, canvas);
   const status = make("p", { class: "av-hint" });
   const element = make("div", { class: "av-lines" }, legend.element, status, plot);
-  const queries = meta.cell[0] === 1 ? (meta.tokens_query ?? meta.tokens_key) : nameCells(meta.tokens_query ?? meta.tokens_key, meta.cell[0]);
-  const keys = meta.cell[1] === 1 ? meta.tokens_key : nameCells(meta.tokens_key, meta.cell[1]);
-  const offset = meta.kind === "cross" || meta.tokens_query === null ? 0 : meta.first_query;
+  const queries = nameCells(meta.tokens_query ?? meta.tokens_key, meta.cell[0], meta.first_query);
+  const keys = nameCells(meta.tokens_key, meta.cell[1], 0);
+  const offset = findOffset(meta);
   const most = Math.max(queries.length + offset, keys.length);
   const yOf = (i) => TOP + (i + 0.5) * ROW;
   plot.style.height = `${TOP + most * ROW}px`;
@@ -186,12 +186,18 @@ export function createLines(context) {
       context.tooltip.hide();
       return;
     }
-    const lines = [`query ${focus}  ${shorten(queries[focus - offset], 40)}`, `key ${index}  ${shorten(keys[index], 40)}`];
+    const lines = [`query ${spell(queries, focus - offset, 0)}`, `key ${spell(keys, index, 1)}`];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
       const weight = found.values[(focus - offset) * meta.columns + index];
       if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${tellWeight(weight, meta.encoding)}`);
     }
     context.tooltip.show(event.clientX, event.clientY, lines);
+  }
+
+  /** A label with its number, which names of pooled cells begin with. */
+  function spell(names, i, axis) {
+    const label = shorten(names[i], 40);
+    return meta.cell[axis] > 1 ? label : `${axis ? i : i + meta.first_query}  ${label}`;
   }
 
   function point(index) {
@@ -239,6 +245,7 @@ export function createLines(context) {
   return { element, show, handleKey, destroy };
 }
 
-function nameCells(labels, cell) {
-  return Array.from({ length: Math.ceil(labels.length / cell) }, (_, i) => `${i * cell} ${labels[i * cell]} …`);
+function nameCells(labels, cell, start) {
+  if (cell === 1) return labels;
+  return Array.from({ length: Math.ceil(labels.length / cell) }, (_, i) => `${start + i * cell} ${labels[i * cell]} …`);
 }

@@ -1,5 +1,7 @@
 /** What is shown, as a plain object and as the text of a link. Only what differs from the start is written. */
 
+import { findOffset } from "./data.js";
+
 export const VIEW_NAMES = ["overview", "heatmap", "text", "lines"];
 export const CHOICES = {
   view: VIEW_NAMES,
@@ -70,9 +72,16 @@ export function readState(text, meta) {
     const on = words.get("on").split(".").map((part) => (part === "mean" ? part : readNumber(part)));
     state.on = on.filter((part) => part === "mean" || heads.includes(part));
   }
-  for (const name of ["observed", "observer", "line"]) {
+  const keys = meta.tokens_key.length;
+  const offset = findOffset(meta);
+  const ends = {
+    observed: [0, keys],
+    observer: [0, meta.kind === "cross" ? (meta.tokens_query ?? meta.tokens_key).length : keys],
+    line: [offset, offset + meta.rows],
+  };
+  for (const [name, [low, end]] of Object.entries(ends)) {
     const token = readNumber(words.get(name));
-    if (Number.isInteger(token) && token >= 0 && token < meta.tokens_key.length) state[name] = token;
+    if (Number.isInteger(token) && token >= low && token < end) state[name] = token;
   }
   const zoom = (words.get("zoom") ?? "").split(".").map(readNumber);
   if (zoom.length === 3 && zoom.every((part) => part !== null) && zoom[0] > 1) state.zoom = zoom;

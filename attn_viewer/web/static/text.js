@@ -13,8 +13,8 @@ export function createText(context) {
   const { meta } = context;
   const legend = createLegend(context);
   const panes = [
-    createPane(context, "observed", "Observed", "who looks at it, among the tokens after"),
-    createPane(context, "observer", "Observer", "what it looks at, among the tokens before"),
+    createPane(context, "observed", "Observed", `who looks at it${meta.causal ? ", among the tokens after" : ""}`),
+    createPane(context, "observer", "Observer", `what it looks at${meta.causal ? ", among the tokens before" : ""}`),
   ];
   const hint = make("p", { class: "av-hint" }, "Point at a token. Double click, or Enter, freezes it in one view and leaves the other free.");
   const element = make(
@@ -79,11 +79,9 @@ function createPane(context, name, title, subtitle) {
     { type: "button", class: "av-plain", onclick: () => context.update({ [name]: null }) },
     "Let go",
   );
+  const labelsOf = (side) => (side === "query" && meta.tokens_query) || meta.tokens_key;
   const groups = new Map();
-  for (const side of new Set(isCross ? ["key", "query"] : ["all"])) {
-    const labels = side === "query" ? meta.tokens_query : meta.tokens_key;
-    groups.set(side, createTokens(labels, side));
-  }
+  for (const side of isCross ? ["key", "query"] : ["all"]) groups.set(side, createTokens(labelsOf(side), side));
   const painted = groups.get(paintSide);
   const focused = groups.get(focusSide);
   const element = make(
@@ -199,7 +197,7 @@ function createPane(context, name, title, subtitle) {
       painted.boxes = null;
     }
     painted.strip = height;
-    letGo.hidden = context.state[name] === null;
+    letGo.style.visibility = context.state[name] === null ? "hidden" : ""; // its place stays, so that both panes are alike
     element.classList.toggle("av-frozen", context.state[name] !== null);
     paint();
   }
@@ -261,7 +259,7 @@ function createPane(context, name, title, subtitle) {
 
   /** What the heads say about a token pointed at, seen from the frozen one if there is one. */
   function describe(index) {
-    const label = (side, i) => `${i}  ${shorten((side === "query" ? meta.tokens_query : meta.tokens_key)[i] ?? "", 40)}`;
+    const label = (side, i) => `${i}  ${shorten(labelsOf(side)[i] ?? "", 40)}`;
     const frozen = context.state[name];
     if (frozen === null || !loaded) return [label(focusSide, index)];
     const lines = [label(paintSide, index)];
