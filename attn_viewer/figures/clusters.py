@@ -11,8 +11,7 @@ from .layout import BAR_HEIGHT, BAR_WIDTH, LINE, MARGIN, choose_resolution, meas
 from .sheet import choose_width
 from .venues import SMALLEST_LABEL, get_venue
 
-# Points; the names of the heads stand right of the cells and below them.
-SIDE, DENDROGRAM, NAMES, ROW = 168.0, 30.0, 22.0, 1.2
+SIDE, DENDROGRAM, ROW = 168.0, 30.0, 1.2  # points, but rows are in font sizes
 
 
 def plot_similarity(similarity, *, names, model_id="", title="heads alike", notes=(), label="cosine similarity",
@@ -63,22 +62,23 @@ def plot_similarity(similarity, *, names, model_id="", title="heads alike", note
     texts = [style.spell_missing(text, missing) for text in (model_id, title, label, *notes)]
     model_id, title, label, *notes = texts
     n_heads = len(values)
-    side, room, size = SIDE, NAMES, SMALLEST_LABEL
-    width = choose_width(DENDROGRAM + NAMES + (SIDE if get_venue().width is None else 0))
-    if get_venue().width is not None:
-        size = get_venue().label
-        room = max(measure_text(name, size)[0] for name in names) + 2 * TICK + 1.5
-        side = width - DENDROGRAM - room - 2 * MARGIN
+    size = SMALLEST_LABEL if get_venue().width is None else get_venue().label
+    # The names of the heads stand right of the cells and below them.
+    room = max(measure_text(name, size)[0] for name in names) + 2 * TICK + 1.5
+    width = choose_width(DENDROGRAM + room + (SIDE if get_venue().width is None else 0))
+    side = width - DENDROGRAM - room - 2 * MARGIN
     step = -(-n_heads * size * ROW // side)
     if step > 1:
         notes.append(f"one head in {step:.0f} named")
     lines = wrap_phrases(notes, width - 2 * MARGIN, family)
-    head = get_venue().heading * LINE + len(lines) * get_venue().note * LINE + measure_bar() + MARGIN
+    head = get_venue().heading * LINE + len(lines) * get_venue().note * LINE + MARGIN / 2 + measure_bar()
     height = side + DENDROGRAM + head + room + 2 * MARGIN
     with mpl.rc_context(style.make_rc(family=family)):
-        grid = _make_clustermap(values, tree, cmap=style.get_colormap(cmap), size=(width / 72, height / 72))
+        # Lines of many heads keep white between them.
+        line = min(0.5, 0.4 * side / n_heads)
+        grid = _make_clustermap(values, tree, cmap=style.get_colormap(cmap), size=(width / 72, height / 72), line=line)
         left, bottom = MARGIN + DENDROGRAM, MARGIN + room
-        bar_top = height - head + measure_bar() - MARGIN
+        bar_top = height - MARGIN - head + measure_bar()
         bar = MARGIN, bar_top - get_venue().note * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT
         for ax, (x, y, wide, high) in (
             (grid.ax_heatmap, (left, bottom, side, side)),
@@ -108,7 +108,7 @@ def plot_similarity(similarity, *, names, model_id="", title="heads alike", note
     return grid.figure
 
 
-def _make_clustermap(values, tree, *, cmap, size):
+def _make_clustermap(values, tree, *, cmap, size, line):
     """Call seaborn, which makes its figure through pyplot; take it out of there at once."""
     import seaborn
     from matplotlib import pyplot
@@ -124,7 +124,7 @@ def _make_clustermap(values, tree, *, cmap, size):
         xticklabels=False,
         yticklabels=False,
         cbar_kws={"orientation": "horizontal"},
-        tree_kws={"linewidths": 0.5, "colors": style.MUTED},
+        tree_kws={"linewidths": line, "colors": style.MUTED},
         rasterized=True,
     )
     pyplot.close(grid.figure)

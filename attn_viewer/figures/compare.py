@@ -1,6 +1,7 @@
 """Two models side by side: A, B and B − A for every layer."""
 
 import dataclasses
+import functools
 
 import matplotlib as mpl
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib.transforms import Affine2D
 
 from ..maps import WEIGHTINGS
 from . import style
+from .grids import label_column
 from .heatmap import label_axis, limit_cells
 from .labels import TokenStamps
 from .layout import BETWEEN, LINE, MARGIN, fit_panel, measure_title, snap
@@ -49,10 +51,18 @@ def plot_comparison(first, second, **options):
     tokens_query, tokens_key = one.tokens_query[row:], one.tokens_key[column * one.cell[1] :]
     family, missing = style.choose_fonts([*tokens_query, *tokens_key, *names])
     down, across = (mine * shown for mine, shown in zip(one.cell, pooling, strict=True))
-    width, height, size = fit_panel(*drawn.shape, has_tokens=(down, across) == (1, 1))
-    label = {"family": family, "missing": missing, "size": size}
-    queries = label_axis(tokens_query, cell=down, first=one.first_query + row, **label)
-    keys = label_axis(tokens_key, cell=across, first=column * one.cell[1], **label)
+    label = {"family": family, "missing": missing}
+    queries = functools.partial(label_axis, tokens_query, cell=down, first=one.first_query + row, **label)
+    keys = functools.partial(label_axis, tokens_key, cell=across, first=column * one.cell[1], **label)
+    has_tokens = (down, across) == (1, 1)
+    if get_venue().width is None:
+        width, height, size = fit_panel(*drawn.shape, has_tokens=has_tokens)
+        queries, keys = queries(size=size), keys(size=size)
+    else:
+        look_alike = {"has_tokens": has_tokens, "title": f"layer {max(one.layers)}   A", "family": family, "fewest": 3}
+        _, (width, height), (queries, keys) = label_column(
+            3 * len(triples), 3, *drawn.shape, queries, keys, **look_alike
+        )
     left, below = get_venue().axis * LINE, get_venue().axis * LINE
     # Labels stand left of A and below the last row alone: the other panels show the same tokens.
     right, up = snap(width + BETWEEN), snap(height + measure_title() + BETWEEN / 2)
@@ -64,7 +74,7 @@ def plot_comparison(first, second, **options):
             dataclasses.replace(one, interventions=()),
             dataclasses.replace(look, scale="shared"),
             pooling,
-            has_indices=size is None,
+            has_indices=queries.is_index,
         ),
     ]
     with mpl.rc_context(style.make_rc(family=family)):

@@ -11,6 +11,8 @@ from .sheet import Sheet
 from .venues import SMALLEST_LABEL, get_venue
 
 BAR, TRACE, SHORTEST_TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 130.0, 9.0, 14
+# So that a column is no longer than a page of a paper.
+STACKED_BAR, STACKED_HEADS = 50.0, 200.0
 
 
 def plot_effect(effect):
@@ -46,55 +48,66 @@ def plot_effect(effect):
     name_width = max(measure_text(name, get_venue().label, tuple(family))[0] for name in names) + 2 * GAP
     with mpl.rc_context(style.make_rc(family=family)):
         wide, high = fit_cells(*grid.shape)
-        left = get_venue().axis * LINE + 22
+        left = max(get_venue().axis * LINE + 22, name_width)
         between = 3 * MARGIN + get_venue().axis * LINE + 14
-        trace = TRACE
+        trace, is_stacked = TRACE, False
         if get_venue().width is not None:
-            trace = max(get_venue().width - 2 * MARGIN - left - between - wide, SHORTEST_TRACE)
+            room = get_venue().width - 2 * MARGIN - left
+            is_stacked = room - between - wide < SHORTEST_TRACE
+            trace = max(room, SHORTEST_TRACE) if is_stacked else room - between - wide
+            wide = min(wide, trace)
+            high = min(high, STACKED_HEADS) if is_stacked else high
         step = trace / len(labels)
         below = get_venue().label * LINE + 2 * GAP
         if step >= SMALLEST_LABEL * 1.15:
             below = max(measure_text(label, get_venue().label, tuple(family))[0] for label in labels) + 2 * GAP
         tail = 0 if step >= SMALLEST_LABEL * 1.15 else get_venue().axis * LINE  # the name of the axis
-        low = get_venue().axis * LINE + get_venue().label + GAP + TICK
+        foot = get_venue().label + GAP + TICK
+        low = get_venue().axis * LINE + foot
         next_height = BAR_SPACE * 1.6 * len(names)
-        atlas_left = MARGIN + left + trace + between
-        head = get_venue().title * LINE + GAP
-        column = low + next_height + head + MARGIN + below + tail + 2 * BAR + head + MARGIN
-        column = max(column, low + high + head)
+        atlas_left = MARGIN + left + (0 if is_stacked else trace + between)
+        head, bar = get_venue().title * LINE + GAP, STACKED_BAR if is_stacked else BAR
+        column = foot + next_height + head + MARGIN + below + tail + 2 * bar + 2 * head + MARGIN
+        column = max(column, 0 if is_stacked else low + high + head)
+        # In a narrow column the heads stand below the rest.
+        lift = (low + high + head + MARGIN) * is_stacked
         sheet = Sheet(
-            atlas_left - MARGIN + wide,
-            column,
+            left + trace if is_stacked else atlas_left - MARGIN + wide,
+            lift + column,
             "what the intervention did",
             model_id=effect.model_id,
             notes=notes,
-            bars=[(_make_scale(grid, vmax=limit), "change of pattern")],
+            bars=[(_make_scale(grid, vmax=limit), "total variation, mean over queries")],
             family=family,
         )
-        top = MARGIN + column - head
-        title = {"size": get_venue().title, "color": style.INK}
-        trace_low = MARGIN + low + next_height + head + MARGIN + below + tail
+        top, bottom = MARGIN + lift + column - head, MARGIN + lift + foot
+
+        def write_title(x, y, text, width):
+            """Write a title above axes, further left where it would run past their right end."""
+            x = max(min(x, x + width - measure_text(text, get_venue().title, tuple(family))[0]), MARGIN)
+            sheet.write(x, y + GAP, text, size=get_venue().title, color=style.INK)
+
+        trace_low = bottom + next_height + head + MARGIN + below + tail
         height = (top - trace_low - head - MARGIN) / 2
         for i, (name, text, values) in enumerate(
             (
-                ("divergence", "KL from the model as it is, by position (nats)", effect.divergence),
+                ("divergence", "KL from the plain model, by position (nats)", effect.divergence),
                 ("tokens", "change of each token's loss (nats)", np.r_[np.nan, effect.loss_after - effect.loss_before]),
             )
         ):
             y = top - height - i * (height + head + MARGIN)
             ax = sheet.add_axes(MARGIN + left, y, trace, height, name)
-            sheet.write(MARGIN + left, y + height + GAP, text, **title)
+            write_title(MARGIN + left, y + height, text, trace)
             _draw_tokens(ax, values, labels if i else [], step)
-        ax = sheet.add_axes(MARGIN + max(left, name_width), MARGIN + low, trace + left - max(left, name_width),
-                            next_height, "next")  # fmt: skip
-        sheet.write(MARGIN + max(left, name_width), MARGIN + low + next_height + GAP,
-                    "probability of the next token after the prompt", **title)  # fmt: skip
+        ax = sheet.add_axes(MARGIN + left, bottom, trace, next_height, "next")
+        write_title(MARGIN + left, bottom + next_height, "probability of the next token", trace)
         _draw_next(ax, names, np.array(list(likeliest.values())))
+        top = MARGIN + low + high if is_stacked else top
         ax = sheet.add_axes(atlas_left, top - high, wide, high, "heads")
         draw_atlas(
             table.make_grid("total_variation"), ax=ax, layers=rows, heads=columns, vmax=limit, marks=effect.changed
         )
-        sheet.write(atlas_left, top + GAP, "change of each head's pattern", **title)
+        write_title(atlas_left, top, "change of each head's pattern", wide)
         look = style.describe_axis_name()
         sheet.write(atlas_left - get_venue().axis - 16, top - high / 2, "layer", rotation=90, **look)
         sheet.write(atlas_left + wide / 2, top - high - low + get_venue().axis / 2, "head", **look)
@@ -116,7 +129,7 @@ def _draw_tokens(ax, values, labels, step):
     else:
         every = int(np.ceil(30 / step / 5) * 5)
         ax.set_xticks(places[::every], [str(i) for i in places[::every]])
-        ax.set_xlabel("position")
+        ax.set_xlabel("position", color=style.MUTED, labelpad=2)
 
 
 def _draw_next(ax, names, pairs):

@@ -21,6 +21,8 @@ from .venues import get_venue
 
 # More names of segments than this would fill the head of a page.
 MOST_NAMES = 6
+# How thick the band of a segment is, in points.
+BAND = 1.6
 OWN_SCALE = "   (max {:.2g})"
 
 
@@ -107,6 +109,42 @@ def name_layer_map(maps):
     return maps.weighting if maps.weighting in DERIVED else "mean of heads"
 
 
+def label_column(n_panels, columns, n_query, n_key, queries, keys, *, has_tokens, title, family, fewest=1):
+    """Choose panels and labels for a page as wide as the venue says.
+
+    Parameters
+    ----------
+    n_panels, columns, n_query, n_key, fewest : int
+        As `layout.fit_column` takes them.
+    queries, keys : callable
+        `heatmap.label_axis` of each axis.
+    has_tokens : bool
+        Whether each cell is one token.
+    title : str
+        The widest panel title.
+    family : tuple of str
+        Font families.
+
+    Returns
+    -------
+    columns : int
+        Panels side by side.
+    panel : tuple of float
+        Width and height of each.
+    labels : tuple of AxisLabels
+        Labels of queries and keys.
+    """
+    size = get_venue().label
+    labels = [(queries(size=size), keys(size=size))] * has_tokens + [(queries(), keys())]
+    width = measure_text(title, get_venue().title, family)[0]
+    across, panel, labels = fit_column(n_panels, columns, n_query, n_key, labels, title_width=width, fewest=fewest)
+    if labels[0].is_index:
+        widest = max(measure_text(text, size)[0] for text in labels[1].texts)
+        ticks = [min(8, max(1, int(s // room))) for s, room in zip(panel, (widest + 4, size * 1.3), strict=True)]
+        labels = queries(most=ticks[1]), keys(most=ticks[0])
+    return across, panel, labels
+
+
 class HeatmapPage:
     """A page of equally large heatmaps over the same tokens, with one heading and one colour bar.
 
@@ -137,7 +175,7 @@ class HeatmapPage:
         shape = maps.shape[0] - row, maps.shape[1] - column
         shown, pooling = limit_cells(np.broadcast_to(np.float32(0), shape))
         down, across = (mine * drawn for mine, drawn in zip(maps.cell, pooling, strict=True))
-        label = {"family": self.family, "missing": self.missing}
+        label = {"family": self.family, "missing": self.missing, "beside": (BAND + 0.5) * bool(segments)}
         queries = functools.partial(label_axis, tokens_query, cell=down, first=maps.first_query + row, **label)
         keys = functools.partial(label_axis, tokens_key, cell=across, first=column * maps.cell[1], **label)
         n_across, panel = self._fit_panels(n_panels, shown.shape, queries, keys, (down, across) == (1, 1))
@@ -167,17 +205,12 @@ class HeatmapPage:
             *panel, size = fit_panel(*shape, is_lone=n_panels == 1, has_tokens=has_tokens)
             self.queries, self.keys = queries(size=size), keys(size=size)
             return most, panel
-        size = get_venue().label
         # The same for all pages, whichever layers they show.
         title = "mean of heads" if self.maps.reduction == "head_mean" else "layer 000"
         title += OWN_SCALE.format(0.00123) * (self.options.scale == "panel")
-        labels = [(queries(size=size), keys(size=size))] * has_tokens + [(queries(), keys())]
-        title_width = measure_text(title, get_venue().title, self.family)[0]
-        most, panel, (self.queries, self.keys) = fit_column(n_panels, most, *shape, labels, title_width=title_width)
-        if self.queries.is_index:
-            widest = max(measure_text(text, size)[0] for text in self.keys.texts)
-            ticks = [min(8, max(1, int(s // room))) for s, room in zip(panel, (widest + 4, size * 1.3), strict=True)]
-            self.keys, self.queries = keys(most=ticks[0]), queries(most=ticks[1])
+        most, panel, (self.queries, self.keys) = label_column(
+            n_panels, most, *shape, queries, keys, has_tokens=has_tokens, title=title, family=self.family
+        )
         return most, panel
 
     def _draw_frame(self, n_rows, n_columns, down, across):
@@ -249,9 +282,11 @@ class HeatmapPage:
                 colour = style.BANDS[names.index(name) % len(style.BANDS)]
                 left, right = (np.clip((e - self.hidden[1] * maps.cell[1]) / across, 0, n_columns) for e in ends)
                 top, end = (np.clip((e - maps.first_query - self.hidden[0]) / down, 0, n_rows) for e in ends)
-                sides = [((x + left * width / n_columns, y - 2.1), (right - left) * width / n_columns, 1.6)]
+                sides = [((x + left * width / n_columns, y - BAND - 0.5), (right - left) * width / n_columns, BAND)]
                 if maps.kind != "cross":
-                    sides += [((x - 2.1, y + height - end * height / n_rows), 1.6, (end - top) * height / n_rows)]
+                    sides += [
+                        ((x - BAND - 0.5, y + height - end * height / n_rows), BAND, (end - top) * height / n_rows)
+                    ]
                 shown = [Rectangle(*side) for side in sides if min(side[1:]) > 0]
                 bars += shown
                 colours += [colour] * len(shown)

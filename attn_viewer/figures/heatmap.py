@@ -40,7 +40,7 @@ def limit_cells(matrix):
     return padded.reshape(rows, down, columns, across).max(axis=(1, 3)), (down, across)
 
 
-def label_axis(tokens, family, missing, *, cell=1, first=0, size=None, most=8):
+def label_axis(tokens, family, missing, *, cell=1, first=0, size=None, most=8, beside=0.0):
     """Make the labels of one axis: tokens where they fit, index ticks where not.
 
     Parameters
@@ -59,6 +59,8 @@ def label_axis(tokens, family, missing, *, cell=1, first=0, size=None, most=8):
         Font size in points; None makes index ticks.
     most : int
         Most index ticks.
+    beside : float
+        Room between panel and labels that something else takes, in points.
 
     Returns
     -------
@@ -67,12 +69,14 @@ def label_axis(tokens, family, missing, *, cell=1, first=0, size=None, most=8):
     """
     if size is not None and cell == 1:
         texts = tuple(style.shorten_label(style.spell_missing(token, missing)) for token in tokens)
-        return AxisLabels(tuple(range(len(tokens))), texts, size=size, family=family)
+        return AxisLabels(tuple(range(len(tokens))), texts, size=size, family=family, beside=beside)
     step = choose_step(len(tokens), most)
     numbers = range(-(-first // step) * step, first + len(tokens), step)
     # The tick of token i stands at the middle of that token, also inside a larger cell.
     positions = tuple((i - first + 0.5) / cell - 0.5 for i in numbers)
-    return AxisLabels(positions, tuple(map(str, numbers)), is_index=True, size=get_venue().label, family=family)
+    return AxisLabels(
+        positions, tuple(map(str, numbers)), is_index=True, size=get_venue().label, family=family, beside=beside
+    )
 
 
 def choose_step(count, most=8):

@@ -35,6 +35,8 @@ class AxisLabels:
         Font size in points.
     family : tuple of str
         Font families, the first that has a glyph draws it.
+    beside : float
+        Room between panel and labels that something else takes, in points.
     """
 
     positions: tuple
@@ -42,6 +44,7 @@ class AxisLabels:
     is_index: bool = False
     size: float = Venue.label
     family: tuple = Venue.family
+    beside: float = 0.0
 
     def drop_texts(self):
         """Return an axis without labels, for panels whose neighbour has them."""
@@ -54,7 +57,7 @@ class AxisLabels:
     @property
     def gap(self):
         """Distance of the labels from the panel in points."""
-        return GAP + TICK * self.is_index
+        return GAP + TICK * self.is_index + self.beside
 
     @property
     def depth(self):

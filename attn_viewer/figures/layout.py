@@ -116,7 +116,7 @@ def fit_panel(n_query, n_key, *, is_lone=False, has_tokens=True):
     )
 
 
-def fit_column(n_panels, columns, n_query, n_key, labels, *, title_width):
+def fit_column(n_panels, columns, n_query, n_key, labels, *, title_width, fewest=1):
     """Find how many panels stand side by side on a page as wide as the venue says, and how large they are.
 
     Labels stand beside the outer panels alone, in the font size of the venue. If those of tokens fit beside their cells
@@ -134,6 +134,8 @@ def fit_column(n_panels, columns, n_query, n_key, labels, *, title_width):
         Labels of queries and keys, the preferred ones first.
     title_width : float
         Width of the widest panel title.
+    fewest : int
+        Fewest panels side by side.
 
     Returns
     -------
@@ -145,14 +147,15 @@ def fit_column(n_panels, columns, n_query, n_key, labels, *, title_width):
         Labels of queries and keys.
     """
     for queries, keys in labels:
-        for across in range(min(columns, n_panels), 0, -1):
-            room = get_venue().width - 2 * MARGIN - get_venue().axis * LINE - queries.width - (across - 1) * BETWEEN
+        for across in range(min(columns, n_panels), fewest - 1, -1):
+            left = snap(MARGIN + get_venue().axis * LINE + queries.width)
+            room = get_venue().width - MARGIN - left - (across - 1) * snap(BETWEEN)
             width = math.floor(room / across / PIXEL) * PIXEL
             cell = width / n_key
             height = cell * n_query
             if queries.is_index:
                 height = max(min(height, TALLEST_COLUMN / 2), min(n_query * get_venue().label, THINNEST_PANEL, width))
-                if width >= max(title_width, NARROWEST_PANEL) or across == 1:
+                if width >= max(title_width, NARROWEST_PANEL) or across == fewest:
                     return across, (width, height), (queries, keys)
                 continue
             rows = math.ceil(n_panels / across)

@@ -2,7 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
@@ -86,7 +86,12 @@ def plot_running_text(maps, *, query=-1, **options):
     colors = mpl.cm.ScalarMappable(norm, style.get_colormap(look.cmap))
     position = maps.first_query + query % n_query
     label = style.shorten_label(style.spell_missing(maps.tokens_query[query], missing))
-    notes = [f"attention of token {position} ({label})", maps.averaged, *describe_data(maps, look)]
+    framed = ", framed" * (maps.kind != "cross")
+    notes = [
+        f"attention of token {position} ({label}{framed})",
+        maps.averaged,
+        *describe_data(maps, look, has_lines=True),
+    ]
     if len(layers) < len(maps.layers):
         notes.append(f"{len(layers)} of {len(maps.layers)} layers, evenly spaced")
     name = "share of the layer's largest weight" if look.scale == "panel" else WEIGHTINGS[maps.weighting]
@@ -112,12 +117,12 @@ def plot_running_text(maps, *, query=-1, **options):
         shown[:, hidden:] = weights
         if maps.causal:
             shown[:, position + 1 :] = np.ma.masked
-        own = position if maps.kind != "cross" else None
+        own, generated = (position, maps.prompt_length) if maps.kind != "cross" else (None, n_key)
         for i, (layer, row) in enumerate(zip(layers, colors.to_rgba(shown), strict=True)):
             top = MARGIN + paragraph * (len(layers) - i) - BETWEEN
             baseline = top - measure_line() * 0.72
             page.write(MARGIN + left - 4, baseline, str(layer), ha="right", size=get_venue().label, color=style.MUTED)
-            _write_paragraph(page, MARGIN + left, top, words, indents, widths, places, row, own)
+            _write_paragraph(page, MARGIN + left, top, words, indents, widths, places, row, own, generated)
     return page.figure
 
 
@@ -166,7 +171,7 @@ def flow_words(widths, room):
     return places, line + 1
 
 
-def _write_paragraph(page, left, top, words, indents, widths, places, colors, own):
+def _write_paragraph(page, left, top, words, indents, widths, places, colors, own, generated):
     boxes = [
         Rectangle((left + x, top - (line + 1) * measure_line() + 0.5), width, measure_line() - 1)
         for (line, x), width in zip(places, widths, strict=True)
@@ -176,6 +181,12 @@ def _write_paragraph(page, left, top, words, indents, widths, places, colors, ow
         page.axes.add_collection(
             PatchCollection([boxes[own]], facecolor="none", edgecolor=style.ACCENT, linewidth=0.9, zorder=2)
         )
+    for box in boxes[generated : generated + 1]:
+        line = [[box.get_xy(), (box.get_x(), box.get_y() + box.get_height())]]
+        for color, width, dashes in (("white", 2.4, "solid"), (style.ACCENT, 1.0, (0, (2, 1)))):
+            page.axes.add_collection(
+                LineCollection(line, colors=color, linewidths=width, linestyles=dashes, capstyle="butt", zorder=2)
+            )
     # Relative luminance of ITU-R BT.709, near enough to tell light from dark.
     is_dark = colors[:, :3] @ [0.2126, 0.7152, 0.0722] < 0.52
     white, ink = to_rgb("white"), to_rgb(style.INK)

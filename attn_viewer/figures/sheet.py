@@ -1,5 +1,7 @@
 """A page measured in points: heading, notes and colour bars on top, free room below them."""
 
+import math
+
 from matplotlib.figure import Figure
 
 from ..errors import OptionError
@@ -28,6 +30,13 @@ def choose_width(width):
             "use columns=2 or another preset"
         )
     return needed if given is None else given
+
+
+def _measure_end(norm):
+    """Return how far the number at the lower end of a colour bar stands out, in points."""
+    decimals = max(0, 2 - math.floor(math.log10(norm.vmax - norm.vmin)))
+    text = "−0.0000" if norm.vmin < 0 else f"{0:.{decimals}f}"
+    return measure_text(text, get_venue().label)[0] / 2
 
 
 class Sheet:
@@ -63,7 +72,7 @@ class Sheet:
 
     def __init__(self, width, height, heading, *, model_id="", notes=(), bars=(), family=None):
         # The numbers at the ends of a bar, signed ones above all, stand out beyond it.
-        outside = measure_text("−0.0000", get_venue().label)[0] / 2 if any(b.norm.vmin < 0 for b, _ in bars) else MARGIN
+        outside = max([MARGIN, *(_measure_end(bar.norm) for bar, _ in bars)])
         widest = max([BAR_WIDTH, *(measure_text(label, get_venue().note, family)[0] for _, label in bars)])
         slot = widest + 2 * outside - MARGIN + 2
         across = choose_width(max(width, slot))

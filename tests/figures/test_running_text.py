@@ -4,7 +4,7 @@ from conftest import make_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import to_rgba
 
 from attn_viewer import AttentionMaps, plot_running_text
@@ -61,6 +61,20 @@ def test_cross_attention_marks_no_token_as_the_query():
     fills, frames = get_fills(plot_running_text(maps))
     assert not frames
     assert len(fills[0]) == 5
+
+
+def test_a_line_stands_where_the_completion_begins():
+    maps = make_maps(3, 2, 6, prompt_length=4)
+    figure = plot_running_text(maps, norm="linear")
+    lines = figure.axes[0].findobj(LineCollection)
+    boxes = [p.get_paths() for p in figure.axes[0].findobj(PatchCollection) if len(p.get_facecolor())]
+    assert len(lines) == 2 * len(boxes) == 6  # a white one behind each
+    for line, paths in zip(lines[1::2], boxes, strict=True):
+        (ends,) = line.get_segments()
+        corners = paths[4].get_extents()
+        np.testing.assert_allclose(ends, [[corners.x0, corners.y0], [corners.x0, corners.y1]])
+    assert "dashed lines: generated from token 4 on" in " ".join(get_words(figure))
+    assert not plot_running_text(make_maps(3, 2, 6)).axes[0].findobj(LineCollection)
 
 
 def test_pages_too_long_to_read_show_fewer_layers_and_say_so():

@@ -14,7 +14,7 @@ from attn_viewer import AttentionMaps, draw_overview, plot_atlas, plot_compariso
 from attn_viewer.errors import OptionError
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.labels import TokenStamps
-from attn_viewer.figures.venues import Venue, find_venue, get_venue, use_preset
+from attn_viewer.figures.venues import Venue, find_venue, get_venue, use_preset, use_venue
 from attn_viewer.tokens import show_text
 
 WIDTHS = {("icml2024", 1): 3.25, ("icml2024", 2): 6.75, ("neurips2024", 1): 5.5, ("aaai2024", 1): 3.3}
@@ -35,6 +35,7 @@ def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
             plot_layer_averages(maps),
             plot_heads(maps, 1, scale="panel"),
             plot_atlas(np.eye(4, 8), model_id="demo", layer_means=True),
+            plot_comparison(maps, maps),
             *(draw_overview(maps, kind) for kind in ("birds_eye", "last_token", "sinks", "similarity")),
         ]
     for figure in figures:
@@ -55,6 +56,37 @@ def test_a_page_for_a_venue_says_the_sizes_that_the_venue_wants():
     assert icml.family[0] in {font.name for font in mpl.font_manager.fontManager.ttflist}
     # A venue whose fonts only TeX has.
     assert find_venue("aistats2023").family == ("DejaVu Serif",)
+
+
+@pytest.mark.parametrize(("preset", "columns"), WIDTHS)
+@pytest.mark.parametrize("n_tokens", [3, 9, 40, 700])
+def test_a_comparison_keeps_three_panels_a_row(preset, columns, n_tokens):
+    maps = make_maps(2, 2, n_tokens, layers=[8, 29])
+    with use_preset(preset, columns=columns):
+        figure = plot_comparison(maps, maps)
+        words, labels = collect_boxes(figure)
+    boxes = np.array([box.extents for box in (*words, *labels)])
+    assert len({image.get_extent()[0] for image in figure.axes[0].images}) == 3
+    assert len({image.get_extent()[3] for image in figure.axes[0].images}) == 2
+    check_boxes(boxes, figure.bbox)
+
+
+@pytest.mark.parametrize(("preset", "columns"), WIDTHS)
+@pytest.mark.parametrize("n_tokens", [4, 90])
+def test_an_effect_fits_a_column(preset, columns, n_tokens, demo):
+    from attn_viewer import ablate_heads, measure_effect, plot_effect
+
+    model, _ = demo
+    effect = measure_effect(model, demo[1], list(range(5, 5 + n_tokens)), ablate_heads(model, [(1, 2)]))
+    with use_preset(preset, columns=columns):
+        figure = plot_effect(effect)
+        words, _ = collect_boxes(figure)
+    assert figure.get_figwidth() == pytest.approx(WIDTHS[preset, columns])
+    renderer = mpl.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    parts = [ax for ax in figure.axes if ax.get_label() in ("divergence", "tokens", "next", "heads")]
+    assert len(parts) == 4
+    sides = [axis.get_tightbbox(renderer) for ax in parts for axis in (ax.xaxis, ax.yaxis)]
+    check_boxes(np.array([box.extents for box in (*words, *filter(None, sides))]), figure.bbox)
 
 
 def collect_boxes(figure):
@@ -83,8 +115,10 @@ def test_nothing_overlaps_or_leaves_a_column(venue, n_panels, columns, n_tokens,
     with use_preset(venue[0], columns=venue[1]):
         figure = plot_heads(maps, 0, num_figs_per_row=columns, scale=scale)
         words, labels = collect_boxes(figure)
-    boxes = np.array([box.extents for box in (*words, *labels)])
-    page = figure.bbox
+    check_boxes(np.array([box.extents for box in (*words, *labels)]), figure.bbox)
+
+
+def check_boxes(boxes, page):
     assert (boxes[:, :2] >= -1.5).all()
     assert (boxes[:, 2:] <= [page.x1 + 1.5, page.y1 + 1.5]).all()
     wide = np.minimum(boxes[:, None, 2], boxes[:, 2]) - np.maximum(boxes[:, None, 0], boxes[:, 0])
@@ -117,9 +151,8 @@ def test_a_preset_that_cannot_be_used(monkeypatch):
             pass
     with pytest.raises(OptionError, match="columns must be 1 for neurips2024"), use_preset("neurips2024", columns=2):
         pass
-    maps = make_maps(2, 2, 8)
-    with use_preset("icml2024"), pytest.raises(OptionError, match=r"at least .* inches wide and the preset has 3\.25"):
-        plot_comparison(maps, maps)
+    with use_venue(Venue(width=108.0)), pytest.raises(OptionError, match=r"at least .* wide and the preset has 1\.50"):
+        plot_atlas(np.eye(2))
     whole = builtins.__import__
 
     def without_tueplots(name, *args, **kwargs):
