@@ -40,7 +40,6 @@ from attn_viewer.figures.venues import get_venue, use_preset
 ROOT = Path(__file__).resolve().parent.parent
 TWICE = "In the beginning God created the heaven and the earth. In the beginning God created the heaven and the earth."
 SEASONS = "Summer is warm. Winter is cold.\n"
-LARGEST = 150_000  # bytes
 SYSTEM = "You answer in a few words."
 FUNCTIONS = ("svd_spectra", "entropy_by_query", "attention_by_distance", "column_mass", "cumulative_mass")
 
@@ -94,7 +93,7 @@ def draw_smollm2(path):
     page = capture_attention(model, tokenizer, text[:1200], **name)
     yield "smollm2_sinks", draw_overview(page, "sinks")
     yield "smollm2_similarity", draw_overview(page, "similarity", sink="hide")
-    yield "smollm2_birds_eye", draw_overview(page.select(layers=range(0, 30, 3)), "birds_eye")
+    yield "smollm2_birds_eye", draw_overview(page.select(layers=range(0, 30, 4)), "birds_eye")
 
     rolled = roll_out_attention(maps).select(layers=[0, 3, 9, 19])
     how = "each layer half residual, multiplied from the first layer on"
@@ -142,13 +141,10 @@ def draw_smollm2(path):
 
 
 def save_picture(figure, path, dpi):
-    """Write a figure as a PNG of at most 256 colours, or 64 where it would be large."""
+    """Write a figure as a small PNG of at most 256 colours."""
     figure.dpi = dpi
     picture = Image.open(io.BytesIO(render_figure(figure, "png"))).convert("RGB")
-    for colours in (256, 64):
-        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
-        if path.stat().st_size <= LARGEST:
-            break
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     width, height = figure.get_size_inches()
     print(f"{path}  {width:.2f} × {height:.2f} in  {path.stat().st_size / 1000:.0f} kB")
 

@@ -199,7 +199,8 @@ def lay_out_page(n_panels, columns, panel, *, label_width, label_depth, notes, h
     down = snap(measure_title() + panel[1] + label_depth * (not is_column) + BETWEEN)
     width = get_venue().width if is_column else max(left + (columns - 1) * across + panel[0] + MARGIN, NARROWEST)
     is_beside = has_bar and width >= 3 * BAR_WIDTH
-    lines = wrap_phrases(notes, width - 2 * MARGIN - (BAR_WIDTH + 2 * MARGIN if is_beside else 0), family)
+    # Letters on whole pixels take a little more room than measured.
+    lines = wrap_phrases(notes, (width - 2 * MARGIN - (BAR_WIDTH + 2 * MARGIN) * is_beside) * 0.96, family)
     text_height = get_venue().heading * LINE + len(lines) * get_venue().note * LINE
     stacked = text_height + (MARGIN / 2 + measure_bar() if has_bar else 0)
     head = MARGIN + (max(text_height, measure_bar()) if is_beside else stacked) + MARGIN / 2
