@@ -109,9 +109,9 @@ def test_a_page_that_cannot_be_drawn_leaves_no_cache(demo, tmp_path):
 
 
 def test_interruption_leaves_complete_files_only(demo, tmp_path, monkeypatch):
-    from attn_viewer.figures import formats
+    from attn_viewer.figures import pages
 
-    render, calls = formats.render_figure, []
+    render, calls = pages.render_figure, []
 
     def render_two(figure, fmt, **options):
         calls.append(fmt)
@@ -119,7 +119,7 @@ def test_interruption_leaves_complete_files_only(demo, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return render(figure, fmt, **options)
 
-    monkeypatch.setattr(formats, "render_figure", render_two)
+    monkeypatch.setattr(pages, "render_figure", render_two)
     with pytest.raises(KeyboardInterrupt):
         view_attention(demo[0], "d", demo[1], PROMPT, False, None, None, tmp_path, True)
     assert list_files(tmp_path) == ["d/all_layers_avg.jpg", "d/layer_0.jpg"]
