@@ -159,7 +159,10 @@ def test_the_command_prints_draws_and_writes(tmp_path, capsys):
     assert main(["ablate", "--rank", "--top", "2", "--save_fig_path", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert (tmp_path / "demo_model" / "loss_without_each_head.png").is_file()
-    assert main(["ablate", "--merge", "1.2,1.3", "--alpha", "0.3"]) == 0
+    venue = ["--save_fig_path", str(tmp_path), "--preset", "icml2024"]
+    assert main(["ablate", "--merge", "1.2,1.3", "--alpha", "0.3", *venue]) == 0
+    data = (tmp_path / "demo_model" / "ablation.png").read_bytes()
+    assert int.from_bytes(data[16:20], "big") == 975  # 3.25 inches at 300 dots each
     for wrong in (
         ["--merge", "1.2,0.3"],
         ["--merge", "1.2,1.2"],

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from ..words import add_model_arguments, add_prompt_arguments, load_model, read_prompt
+from ..words import add_model_arguments, add_prompt_arguments, add_venue_arguments, load_model, read_prompt
 
 HELP = "take heads out of a model and show what changes"
 
@@ -25,6 +25,7 @@ def add_arguments(parser):
     out.add_argument("--json", metavar="FILE", help="write all numbers")
     out.add_argument("--save_fig_path", metavar="DIR", help="folder of the figure; left out, none is drawn")
     out.add_argument("--fig_format", default="png", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
+    add_venue_arguments(out)
     parser.add_argument("--quiet", action="store_true", help="no progress bars on stderr")
 
 
@@ -54,6 +55,13 @@ def parse_heads(text):
 
 def run(args):
     """Print what the intervention did, and draw it where asked to."""
+    from ..figures.venues import use_preset
+
+    with use_preset(args.preset, columns=args.columns):
+        _run(args)
+
+
+def _run(args):
     from ..errors import OptionError
     from ..figures.formats import check_format
     from ..files import check_folder, check_model_id
