@@ -10,6 +10,8 @@ const MOST_LINES = 6000;
 /** Lines of one strength are drawn at once: so many strengths. */
 const SHADES = 24;
 const TOP = 28;
+/** Width of an ordinary letter. */
+const LETTER = 6.6;
 
 export function createLines(context) {
   const { meta } = context;
@@ -112,6 +114,7 @@ export function createLines(context) {
     const side = Math.min(200, Math.max(70, width * 0.24));
     sight = { side, width, start, end };
     const [left, right] = [side, width - side];
+    const longest = Math.min(24, Math.floor((side - 4) / LETTER)); // narrow columns would squeeze more
     const focus = current();
     const edges = focus === null ? strongest.edges : collectRow(focus - offset);
     drawing.lineWidth = focus === null ? 1 : 2;
@@ -145,14 +148,14 @@ export function createLines(context) {
     drawing.textAlign = "right";
     for (let i = Math.max(0, first - offset); i < Math.min(queries.length, last - offset); i++) {
       drawing.fillStyle = focus === null ? theme.ink : i + offset === focus ? theme.accent : theme.muted;
-      drawing.fillText(shorten(queries[i], 24), left, yOf(i + offset), side - 4);
+      drawing.fillText(shorten(queries[i], longest), left, yOf(i + offset), side - 4);
     }
     drawing.textAlign = "left";
     for (let i = Math.max(0, first); i < Math.min(keys.length, last); i++) {
       const isTarget = focus === null || targets.has(i);
       drawing.fillStyle = isTarget ? theme.ink : theme.muted;
       drawing.globalAlpha = isTarget ? 1 : 0.6;
-      drawing.fillText(shorten(keys[i], 24), right, yOf(i), side - 4);
+      drawing.fillText(shorten(keys[i], longest), right, yOf(i), side - 4);
     }
     drawing.globalAlpha = 1;
     const { total } = strongest;

@@ -197,7 +197,6 @@ function createPane(context, name, title, subtitle) {
       painted.boxes = null;
     }
     painted.strip = height;
-    letGo.style.visibility = context.state[name] === null ? "hidden" : ""; // its place stays, so that both panes are alike
     element.classList.toggle("av-frozen", context.state[name] !== null);
     paint();
   }
