@@ -204,7 +204,10 @@ def save_model(model, tokenizer, folder):
     tokenizer.save_pretrained(folder)
     changes = {
         "config.json": {"dtype": "float32", "rope_theta": model.config.rope_parameters["rope_theta"]},
-        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
+        },
     }
     for name, values in changes.items():
         path = Path(folder) / name
