@@ -78,8 +78,8 @@ def test_the_folder_is_described(get):
             "A first sentence that is too long for its line, since it goes on to the second and ends there.\n\nB.",
         ),
         (
-            "Raises\n------\nE\n    Where it is drawn, unless there is no room: then\n    beside it.\n",
-            "Raises\n------\nE\n    Where it is drawn, unless there is no room: then beside it.",
+            "Raises\n------\nE\n    If there is no room at all for what is drawn beside it: it goes\n    below.\n",
+            "Raises\n------\nE\n    If there is no room at all for what is drawn beside it: it goes below.",
         ),
         ("Short lines\nare meant\nas they are.", None),
         ("- one item of a list that is as long as any line of this text is, yes\n- another", None),
