@@ -64,10 +64,10 @@ def check_report(report, n_done):
 
 
 def time_in_turn(ways, n_prompts, n_turns):
-    """Return the median seconds of each way over so many prompts, after two that start models and workers."""
+    """Return the median seconds of each way over so many prompts, after a turn that starts models and workers."""
     taken = {name: [] for name in ways}
     for way in ways.values():
-        way(2)
+        way(n_prompts)
     for _ in range(n_turns):
         for name, way in ways.items():
             start = time.perf_counter()
@@ -118,13 +118,14 @@ def main():
             args.turns,
         )
         check_same(texts, ours, plain)
+        print(f"two processes are {seconds['ours, 1 process'] / seconds['ours, 2 processes']:.2f} times as fast as one")
         lengths = [prompt["n_tokens"] for prompt in dataset.list_prompts("smollm2", ours)[0]]
         print(
             f"SmolLM2, {len(texts)} prompts of {min(lengths)} to {max(lengths)} tokens, medians of {args.turns} turns"
         )
-        print(f"{'activations':28}{'prompts/s':>10}{'ours, 1 process, is … times as fast':>38}")
+        print(f"{'activations':28}{'prompts/s':>10}{'times the plain loop, 1 thread':>34}")
         for name, each in seconds.items():
-            print(f"{name:28}{len(texts) / each:10.2f}{each / seconds['ours, 1 process']:38.2f}")
+            print(f"{name:28}{len(texts) / each:10.2f}{seconds['plain loop, 1 thread'] / each:34.2f}")
 
         ways = {(name, n): functools.partial(draw, name, n) for name in ("raw", "svd_spectra") for n in (1, 2)}
         seconds = time_in_turn(ways, args.figure_prompts, args.turns)

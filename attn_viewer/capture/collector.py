@@ -2,6 +2,7 @@
 
 import dataclasses
 import weakref
+from collections import Counter
 
 import numpy as np
 import torch
@@ -65,11 +66,14 @@ class Collector:
         all can.
     batch_index : int
         Which element of a batch to take; left out, there must be no more than one.
+    numbers : dict, optional
+        What `number_modules` says of the model, where that is known already.
     """
 
-    def __init__(self, model, options, fits=lambda stack, shape: True, *, batch_index=None):
+    def __init__(self, model, options, fits=lambda stack, shape: True, *, batch_index=None, numbers=None):
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
-        self.numbers = number_modules(model)
+        self.numbers = number_modules(model) if numbers is None else numbers
+        self.members = Counter(path for path, _ in self.numbers.values())
         self.stacks = {}
         self.accounted = set()
         self.interventions = {}  # those in force while attention ran, in order
@@ -201,7 +205,7 @@ class Collector:
         (None, None) for one that repeats another with the same inputs, or that is not over the wanted tokens.
         """
         path, number = self.numbers.get(name, (name, 0))
-        members = sum(other == path for other, _ in self.numbers.values())
+        members = self.members[path]
         if path not in self.stacks:
             depth = getattr(getattr(self.model, "config", None), "num_hidden_layers", None) or 1
             self.stacks[path] = Stack(path, shape, max(members, depth if members == 1 else 1))

@@ -1,7 +1,7 @@
 """Attention weights of many prompts, into a data folder.
 
-Prompts run one at a time: in a batch, padding changes the shapes of the matrix products and with them the last bits of
-the weights. Processes, not batches, make many prompts faster.
+Short prompts of similar length run together where that gives the very bits that they have alone, which the first of
+them show; others run one at a time.
 """
 
 import contextlib
@@ -9,13 +9,14 @@ import functools
 import threading
 from pathlib import Path
 
-from ..errors import ActivationsMissingError, AttnViewerError, OptionError, PromptError
+from ..errors import ActivationsMissingError, AttnViewerError, OptionError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
+from .batches import KEPT, capture_together, encode_text, group_prompts
 from .indexes import generate_models_jsonl, generate_prompts_jsonl
 from .prompts import load_text_data, take_samples
-from .work import RunReport, note_untried, run_parts
+from .work import RunReport, attempt, count_workers, note_untried, run_batches
 
 _one_at_a_time = threading.Lock()
 
@@ -89,7 +90,7 @@ def activations_main(
     seed : int
         Of the shuffle.
     parallel, scheduler, progress
-        As `work.run_parts` takes them; each worker loads the model once.
+        As `work.run_batches` takes them; each worker loads the model once.
 
     Returns
     -------
@@ -124,13 +125,16 @@ def activations_main(
         else:
             report.skipped += is_there
             todo += [] if is_there else [prompt]
-    compute = functools.partial(_compute_part, str(model_name), name, str(folder.absolute()), device, stacked_heads)
+    compute = functools.partial(_compute_batch, str(model_name), name, str(folder.absolute()), device, stacked_heads)
     if todo:
         make_folder(folder)
         if parallel in (1, False) and scheduler is None:
             load_model(str(model_name), device)  # what is wrong with the model is not wrong with each prompt
-    outcomes = run_parts(
-        compute, todo, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations", unit="prompt"
+    # How many workers a cluster has is not known.
+    n_workers = count_workers(parallel) if scheduler is None else 8
+    groups = group_prompts(todo, 2 * n_workers if n_workers > 1 else 1)
+    outcomes = run_batches(
+        compute, groups, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations"
     )
     for outcome in note_untried(report, outcomes, len(todo)):
         if outcome.error is None:
@@ -175,13 +179,28 @@ def load_model(model_path, device):
     return model, tokenizer
 
 
-def _compute_part(model_path, name, save_path, device, stacked, prompt):
-    # Of a worker that was killed over this very prompt.
-    remove_leftovers(dataset.find_prompt_folder(name, prompt, save_path))
+def _compute_batch(model_path, name, save_path, device, stacked, prompts):
     with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
         model, tokenizer = load_model(model_path, device)
         with _one_thread():
-            compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
+            known = capture_together(prompts, model, tokenizer, name)
+            compute = functools.partial(_compute_part, model, tokenizer, name, save_path, stacked, known)
+            outcomes = []
+            for prompt in prompts:
+                outcomes.append(attempt(compute, prompt))
+                if outcomes[-1].is_final:
+                    break
+            return outcomes
+
+
+def _compute_part(model, tokenizer, name, save_path, stacked, known, prompt):
+    # Of a worker that was killed over this very prompt.
+    remove_leftovers(dataset.find_prompt_folder(name, prompt, save_path))
+    maps = known.pop(prompt["hash"], None)
+    if maps is None:
+        compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
+    else:
+        _store(maps, prompt, model, tokenizer, save_path, stacked)
 
 
 @contextlib.contextmanager
@@ -236,25 +255,22 @@ def compute_activations(
     """
     from ..capture.prefill import capture_attention
 
-    if "text" not in dataset.augment_prompt_with_hash(prompt):
-        raise PromptError(f"prompt {prompt['hash']!r} has no 'text' to compute from")
-    ids = tokenizer(prompt["text"], verbose=False)["input_ids"]
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and len(ids) > longest:
-        raise PromptError(
-            f"{len(ids):,} tokens are more than the {longest:,} of the model; split the text (--max-chars)"
-        )
-    maps = capture_attention(model, tokenizer, prompt["text"], model_id=model_name, **options)
-    d_model = getattr(model.config, "hidden_size", None)
-    dataset.save_model_cfg(maps, save_path, **({"d_model": d_model} if d_model else {}))
-    # pattern-lens counts tokens without the one that a model puts before the text.
-    tokens = tokenizer.convert_ids_to_tokens(ids)
-    starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
-    tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
-    path = patterns.save_activations(maps, {"tokens": tokens, **prompt}, save_path, stacked=stacked_heads)
+    encode_text(prompt, model, tokenizer)
+    maps = capture_attention(model, tokenizer, prompt["text"], model_id=model_name, **KEPT | options)
+    path = _store(maps, prompt, model, tokenizer, save_path, stacked_heads)
     if return_cache is None:
         return path, None
     return patterns.load_activations(maps.model_id, prompt, save_path, return_cache)
+
+
+def _store(maps, prompt, model, tokenizer, save_path, stacked):
+    d_model = getattr(model.config, "hidden_size", None)
+    dataset.save_model_cfg(maps, save_path, **({"d_model": d_model} if d_model else {}))
+    # pattern-lens counts tokens without the one that a model puts before the text.
+    tokens = tokenizer.convert_ids_to_tokens(list(maps.ids_key))
+    starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
+    tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
+    return patterns.save_activations(maps, {"tokens": tokens, **prompt}, save_path, stacked=stacked)
 
 
 def get_activations(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import itertools
 import os
 import signal
 from typing import Any
@@ -81,7 +82,7 @@ def note_untried(report, outcomes, n_parts):
         report.failures.append(f"stopped, nothing more can be written; not tried: {n_parts - n_tried}")
 
 
-def run_parts(function, items, *, parallel=1, scheduler=None, progress=None, desc="", unit="prompt"):
+def run_parts(function, items, **options):
     """Run a function on every item, with one thread of linear algebra a process.
 
     Parameters
@@ -89,6 +90,31 @@ def run_parts(function, items, *, parallel=1, scheduler=None, progress=None, des
     function : callable
         Takes an item. For other processes it must be picklable.
     items : sequence
+        The parts.
+    **options
+        As `run_batches` takes them.
+
+    Yields
+    ------
+    Outcome
+        As `run_batches` yields them.
+    """
+    yield from run_batches(functools.partial(_attempt_each, function), [[item] for item in items], **options)
+
+
+def _attempt_each(function, items):
+    return [attempt(function, item) for item in items]
+
+
+def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None, desc="", unit="prompt"):
+    """Run a function on every batch of items, with one thread of linear algebra a process.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a list of items and returns a list of `Outcome`, one each, as `attempt` makes them; fewer after a final
+        one. For other processes it must be picklable.
+    batches : sequence of list
         The parts.
     parallel : bool or int
         Worker processes: True for one a core, False or 1 for this process alone.
@@ -112,22 +138,32 @@ def run_parts(function, items, *, parallel=1, scheduler=None, progress=None, des
     WorkerError
         If worker processes die.
     """
-    n_jobs = (os.cpu_count() or 1) if parallel is True else int(parallel)
+    n_jobs = count_workers(parallel)
     if n_jobs < 0 or (scheduler is not None and not isinstance(scheduler, str)):
         raise OptionError(f"parallel must be a number of processes, got {parallel!r}; scheduler an address or 'local'")
-    attempt = functools.partial(_attempt, function, os.getpid())
+    run = functools.partial(_run_batch, function, os.getpid())
     if scheduler is not None:
-        outcomes = _run_on_cluster(attempt, items, scheduler, n_jobs)
-    elif n_jobs > 1 and len(items) > 1:
-        outcomes = _run_in_processes(attempt, items, min(n_jobs, len(items)))
+        done = _run_on_cluster(run, batches, scheduler, n_jobs)
+    elif n_jobs > 1 and len(batches) > 1:
+        done = _run_in_processes(run, batches, min(n_jobs, len(batches)))
     else:
-        outcomes = map(attempt, items)
+        done = map(run, batches)
     disable = None if progress is None else not progress
-    with contextlib.closing(_close_after(outcomes)) as results:
-        for outcome in tqdm(results, total=len(items), desc=desc, unit=unit, disable=disable, leave=False):
+    n_items = sum(map(len, batches))
+    with (
+        contextlib.closing(_close_after(done)) as results,
+        tqdm(total=n_items, desc=desc, unit=unit, disable=disable, leave=False) as bar,
+    ):
+        for outcome in itertools.chain.from_iterable(results):
+            bar.update()
             yield outcome
             if outcome.is_final:
                 return
+
+
+def count_workers(parallel):
+    """Return how many worker processes `parallel`, as `run_batches` takes it, means."""
+    return (os.cpu_count() or 1) if parallel is True else int(parallel)
 
 
 def _close_after(outcomes):
@@ -138,16 +174,35 @@ def _close_after(outcomes):
         getattr(outcomes, "close", lambda: None)()
 
 
-def _attempt(function, parent, item):
+def _run_batch(function, parent, batch):
     if os.getpid() != parent:
         # Ctrl-C goes to all; the parent stops the others, who would print tracebacks. Only a main thread may say so.
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Threads for small matrices wait for each other longer than they work, and sums over several of them differ in
+    # their last bits, and with them the bytes of a folder.
+    with threadpool_limits(1):
+        outcome = attempt(function, batch)
+    return outcome.value if outcome.error is None else [dataclasses.replace(outcome, item=item) for item in batch]
+
+
+def attempt(function, item):
+    """Run a function on an item.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the item.
+    item : object
+        The item.
+
+    Returns
+    -------
+    Outcome
+        What became of it, errors too.
+    """
     try:
-        # Threads for small matrices wait for each other longer than they work, and sums over several of them differ in
-        # their last bits, and with them the bytes of a folder.
-        with threadpool_limits(1):
-            return Outcome(item, function(item))
+        return Outcome(item, function(item))
     except AttnViewerError as error:
         is_full = isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _HOPELESS
         return Outcome(item, error=str(error), is_final=is_full)
@@ -155,20 +210,20 @@ def _attempt(function, parent, item):
         return Outcome(item, error=f"{type(error).__name__}: {error}")
 
 
-def _run_in_processes(attempt, items, n_jobs):
+def _run_in_processes(run, batches, n_jobs):
     import joblib
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    run = joblib.Parallel(n_jobs, backend="loky", return_as="generator_unordered", batch_size=1)
+    workers = joblib.Parallel(n_jobs, backend="loky", return_as="generator_unordered", batch_size=1)
     try:
-        yield from run(joblib.delayed(attempt)(item) for item in items)
+        yield from workers(joblib.delayed(run)(batch) for batch in batches)
     except BrokenProcessPool as error:
         raise WorkerError(
             "a worker process died, for want of memory perhaps; run again with fewer (--parallel): what is done stays"
         ) from error
 
 
-def _run_on_cluster(attempt, items, scheduler, n_jobs):
+def _run_on_cluster(run, batches, scheduler, n_jobs):
     try:
         from dask import distributed
     except ImportError as error:
@@ -185,8 +240,9 @@ def _run_on_cluster(attempt, items, scheduler, n_jobs):
             raise OptionError(
                 f"no scheduler answers at {scheduler!r}: {error}; give tcp://host:port or local"
             ) from error
-        futures = client.map(attempt, items, pure=False, retries=RETRIES)
-        by_key = {future.key: item for future, item in zip(futures, items, strict=True)}
+        futures = client.map(run, batches, pure=False, retries=RETRIES)
+        by_key = {future.key: batch for future, batch in zip(futures, batches, strict=True)}
         for future in distributed.as_completed(futures):
             error = future.exception()
-            yield Outcome(by_key[future.key], error=f"its workers died: {error}") if error else future.result()
+            lost = [Outcome(item, error=f"its workers died: {error}") for item in by_key[future.key]]
+            yield lost if error else future.result()

@@ -1,0 +1,133 @@
+"""The attention weights of several short prompts, from one pass that computes each as if it ran alone."""
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..errors import CaptureError
+from ..tokens import label_tokens
+from .collector import Collector
+from .guard import borrow_model
+from .mixtures import IN_FORCE, SDPA
+from .numbering import number_modules
+from .options import CaptureOptions
+from .prefill import get_model_id
+from .prompt import encode_prompt, takes_argument
+from .watch import AttentionWatch, ModuleStack
+
+
+def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
+    """Capture the attention weights of several prompts in one pass.
+
+    Short prompts leave a processor waiting for the model's weights, which a batch fetches once. Prompts are padded
+    behind their last token, and attention is computed for each prompt on its own tokens, in the shapes that it would
+    have alone, so that padding takes part in nothing. What is left are sums of linear layers over rows that do not
+    know of each other; where the library that computes them rounds them alike whatever the number of rows, as MKL
+    does from 4 rows on, the weights are to the bit those of `capture_attention`. Whether that is so, only comparing
+    tells.
+
+    Parameters
+    ----------
+    model, tokenizer : transformers model and tokenizer
+        A model whose attention all runs on SDPA.
+    texts : sequence of str
+        The prompts.
+    model_id : str, optional
+        As `capture_attention` takes it.
+    **options
+        Fields of `CaptureOptions`, without ``weighting``.
+
+    Returns
+    -------
+    list of AttentionMaps
+        One a prompt.
+
+    Raises
+    ------
+    PromptError
+        If a prompt does not fit tokenizer and model.
+    CaptureError
+        If this model's prompts must run one at a time.
+    """
+    if getattr(model.config, "is_encoder_decoder", False) or IN_FORCE.interventions:
+        raise _refuse(model)
+    options = CaptureOptions(**options)
+    inputs = [encode_prompt(model, tokenizer, text) for text in texts]
+    ids = [each["input_ids"][0].tolist() for each in inputs]
+    body = getattr(model, "base_model", model)  # without the head: nobody wants logits
+    lengths, numbers = [len(each) for each in ids], number_modules(body)
+    collectors = [Collector(body, options, lambda stack, shape, n=n: shape == (n, n), numbers=numbers) for n in lengths]
+    arguments = {
+        name: pad_sequence([each[name][0] for each in inputs], batch_first=True)
+        for name in inputs[0]
+        if name != "attention_mask" and takes_argument(body, name)
+    }
+    if takes_argument(body, "use_cache"):
+        arguments["use_cache"] = False
+    with borrow_model(body) as is_eager:
+        if is_eager:
+            raise _refuse(model)
+        stack = ModuleStack(body)
+        with stack.follow(), BatchWatch(stack, collectors, lengths), torch.no_grad():
+            body(**arguments)
+    collectors[0].check_complete(stack.seen)  # the others saw the same modules
+    labels = [label_tokens(each, tokenizer) for each in ids]
+    return [
+        collector.make_maps(
+            collector.find_main(),
+            tokens,
+            tokens,
+            ids_key=numbers,
+            kind="self",
+            model_id=model_id or get_model_id(model),
+        )
+        for collector, tokens, numbers in zip(collectors, labels, ids, strict=True)
+    ]
+
+
+class BatchWatch(AttentionWatch):
+    """Have each prompt of a padded batch attend on its own, and hand its calls to a collector of its own.
+
+    Parameters
+    ----------
+    stack : ModuleStack
+        Followed at the same time.
+    collectors : sequence of Collector
+        One a prompt.
+    lengths : sequence of int
+        Tokens of each prompt; those behind them are padding.
+    """
+
+    def __init__(self, stack, collectors, lengths):
+        super().__init__(stack, None, None, wants_lse=collectors[0].wants_lse)
+        self.collectors, self.lengths = collectors, lengths
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Run `func`; attention a prompt at a time."""
+        if func is SDPA:
+            return self._attend_each(*args, **kwargs or {})
+        if func is torch.nn.functional.multi_head_attention_forward:
+            raise _refuse(self.stack.model)
+        return func(*args, **kwargs or {})
+
+    def _attend_each(self, query, key, value, attn_mask=None, *args, **kwargs):
+        shape = len(self.lengths), max(self.lengths)
+        if any(part.ndim != 4 or (part.shape[0], part.shape[2]) != shape for part in (query, key, value)):
+            raise _refuse(self.stack.model)
+        where = self._count()
+        output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+        for row, (collector, n) in enumerate(zip(self.collectors, self.lengths, strict=True)):
+            own = [part[row : row + 1, :, :n] for part in (query, key, value)]
+            mask = attn_mask
+            if mask is not None:
+                mask = mask.expand(*query.shape[:2], shape[1], shape[1])[row : row + 1, :, :n, :n]
+            call = self._attend(*where, *own, mask, *args, **kwargs)
+            output[row : row + 1, :, :n] = call.output
+            collector.take_call(call)
+        return output
+
+
+def _refuse(model):
+    return CaptureError(
+        f"prompts of {type(model).__name__} must run one at a time: its attention is not called with one row of tokens "
+        "a prompt (it runs eager attention, another layout, or under interventions)"
+    )

@@ -1,0 +1,123 @@
+"""Prompts that run together: which, and whether that gives the very bits that they have alone."""
+
+import contextlib
+import weakref
+
+import numpy as np
+
+from ..errors import AttnViewerError, PromptError
+from ..storage import dataset
+
+# Most characters of prompts that run together, padding included: past some 200 tokens a processor has enough to do.
+BATCH_CHARS = 1_000
+# Libraries multiply fewer rows than this another way, which rounds differently.
+LEAST_TOKENS = 8
+# What is kept of a prompt: every weight while that stays under a budget, a grid past that.
+KEPT = {"reduction": "auto"}
+_agreed = weakref.WeakKeyDictionary()  # model -> whether prompts that ran together gave the bits of those alone
+
+
+def group_prompts(prompts, n_groups=1):
+    """Group prompts that can run together.
+
+    Parameters
+    ----------
+    prompts : list of dict
+        Prompts.
+    n_groups : int
+        At least so many groups, if there are as many prompts.
+
+    Returns
+    -------
+    list of list of dict
+        The prompts by length, together at most `BATCH_CHARS` characters if each were as long as the longest.
+    """
+    groups, most = [], max(1, len(prompts) // n_groups)
+    for prompt in sorted(prompts, key=_count_chars):
+        if groups and len(groups[-1]) < most and (len(groups[-1]) + 1) * _count_chars(prompt) <= BATCH_CHARS:
+            groups[-1].append(prompt)
+        else:
+            groups.append([prompt])
+    return groups
+
+
+def _count_chars(prompt):
+    return len(prompt.get("text", ""))
+
+
+def capture_together(prompts, model, tokenizer, name):
+    """Capture the attention weights of prompts in one pass, where that gives the bits that they have alone.
+
+    Parameters
+    ----------
+    prompts : list of dict
+        Prompts.
+    model, tokenizer : transformers model and tokenizer
+        As `load_model` returns them.
+    name : str
+        Name of the model in the data folder.
+
+    Returns
+    -------
+    dict of str to AttentionMaps
+        By hash; without those that must run alone, be it for what is wrong with them.
+    """
+    from ..capture.batch import capture_batch
+    from ..capture.prefill import capture_attention
+
+    if not _agreed.get(model, True):
+        return {}
+    fitting = []
+    for prompt in prompts:
+        with contextlib.suppress(AttnViewerError):  # which it meets again, alone
+            if len(encode_text(prompt, model, tokenizer)) >= LEAST_TOKENS:
+                fitting.append(prompt)
+    if len(fitting) < 2:
+        return {}
+    try:
+        together = capture_batch(model, tokenizer, [prompt["text"] for prompt in fitting], model_id=name, **KEPT)
+        if model not in _agreed:
+            _agreed[model] = all(
+                _are_same(together[i], capture_attention(model, tokenizer, fitting[i]["text"], model_id=name, **KEPT))
+                for i in (0, -1)
+            )
+    except Exception:  # alone they will do, or say what is wrong
+        _agreed.setdefault(model, False)
+        return {}
+    return {prompt["hash"]: maps for prompt, maps in zip(fitting, together, strict=True)} if _agreed[model] else {}
+
+
+def _are_same(maps, others):
+    facts, other_facts = ({**vars(each), "weights": None} for each in (maps, others))
+    return facts == other_facts and all(map(np.array_equal, maps.weights, others.weights))
+
+
+def encode_text(prompt, model, tokenizer):
+    """Return the token ids of a prompt that the model can take.
+
+    Parameters
+    ----------
+    prompt : dict
+        With ``text``; gets its hash in place.
+    model, tokenizer : transformers model and tokenizer
+        As `load_model` returns them.
+
+    Returns
+    -------
+    list of int
+        The ids.
+
+    Raises
+    ------
+    PromptError
+        If there is no text, or more tokens than the model was made for.
+    """
+    if "text" not in dataset.augment_prompt_with_hash(prompt):
+        raise PromptError(f"prompt {prompt['hash']!r} has no 'text' to compute from")
+    ids = tokenizer(prompt["text"], verbose=False)["input_ids"]
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and len(ids) > longest:
+        raise PromptError(
+            f"{len(ids):,} tokens are more than the {longest:,} of the model; split the text (--max-chars)"
+        )
+    return ids
