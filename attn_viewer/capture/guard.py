@@ -4,6 +4,8 @@ import contextlib
 import threading
 import weakref
 
+import torch
+
 from ..errors import CaptureError
 
 _busy = weakref.WeakSet()
@@ -76,6 +78,9 @@ def borrow_model(model, *, keeps_attention=False):
 def use_visible_attention(model):
     """Have a model compute flash and flex attention as SDPA (eager where it has none) while the block runs.
 
+    What `torch.compile` made of it is left aside meanwhile: compiled code shows nobody its calls, and tracing it anew
+    takes longer than the pass.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -88,10 +93,16 @@ def use_visible_attention(model):
         for config, implementation in zip(configs, implementations, strict=True):
             if implementation not in ("sdpa", "eager", None):
                 config._attn_implementation_internal = fallback
-        yield
+        with _leave_compiled_aside():
+            yield
     finally:
         for config, implementation in zip(configs, implementations, strict=True):
             config._attn_implementation_internal = implementation
+
+
+def _leave_compiled_aside():
+    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+    return contextlib.nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 def _find_configs(modules):

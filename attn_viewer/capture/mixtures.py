@@ -34,6 +34,21 @@ class Term(NamedTuple):
     is_mean: bool = False
 
 
+class Queries(NamedTuple):
+    """What the mean over the rows of an attention call must know of them.
+
+    Parameters
+    ----------
+    are_causal : bool
+        Whether means run over earlier rows only.
+    are_keys : bool
+        Whether query i is key i too, as in self-attention: a query that does not see itself is padding.
+    """
+
+    are_causal: bool
+    are_keys: bool
+
+
 class Change(NamedTuple):
     """What was made of the heads of one attention call.
 
@@ -41,12 +56,12 @@ class Change(NamedTuple):
     ----------
     mixtures : dict of int to dict
         A mixture for each changed head.
-    has_causal_queries : bool
-        Whether means run over earlier rows only.
+    queries : Queries
+        What is known of the rows.
     """
 
     mixtures: dict
-    has_causal_queries: bool
+    queries: Queries
 
 
 class ChangesInForce(threading.local):
@@ -84,7 +99,7 @@ class FusedAttention(NamedTuple):
     scale: float | None
 
 
-def mix_outputs(call, mixtures, has_causal_queries):
+def mix_outputs(call, mixtures, queries):
     """Return the output of an attention call whose heads have other patterns.
 
     Parameters
@@ -93,8 +108,8 @@ def mix_outputs(call, mixtures, has_causal_queries):
         The call.
     mixtures : dict of int to dict
         A mixture for each changed head.
-    has_causal_queries : bool
-        Whether means run over earlier rows only.
+    queries : Queries
+        What is known of the rows.
 
     Returns
     -------
@@ -104,16 +119,17 @@ def mix_outputs(call, mixtures, has_causal_queries):
     heads = list(call.output.unbind(1))
     for head, mixture in mixtures.items():
         with torch._C.DisableTorchFunction():  # a watch need not see what only makes up another call
-            parts = [share * _attend(call, term, head, has_causal_queries) for term, share in mixture.items() if share]
+            parts = [share * _attend(call, term, head, queries) for term, share in mixture.items() if share]
         heads[head] = sum(parts[1:], parts[0]) if parts else torch.zeros_like(heads[head])
     return torch.stack(heads, 1)
 
 
-def _attend(call, term, head, has_causal_queries):
+def _attend(call, term, head, queries):
     """Return the output of `head` with the pattern of a term: axes (batch, n_query, d)."""
     if term.is_mean:
-        output = _attend(call, term._replace(is_mean=False), head, has_causal_queries)
-        return _average(output, _find_real(call.mask, term.head), has_causal_queries)
+        output = _attend(call, term._replace(is_mean=False), head, queries)
+        real = _find_real(call.mask, term.head) if queries.are_keys else None
+        return _average(output, real, queries.are_causal)
     if term == Term("own", head):
         return call.output[:, head]
     query, key, value = (
@@ -133,7 +149,7 @@ def _attend(call, term, head, has_causal_queries):
     return SDPA(query, key, value, mask, call.dropout, is_causal, scale=call.scale)[:, 0]
 
 
-def mix_weights(weights, visible, mixtures, has_causal_queries):
+def mix_weights(weights, visible, mixtures, queries):
     """Return attention weights in which heads have other patterns.
 
     Parameters
@@ -141,11 +157,11 @@ def mix_weights(weights, visible, mixtures, has_causal_queries):
     weights : torch.Tensor
         Axes ``(batch, n_heads, n_query, n_key)``.
     visible : torch.Tensor
-        Bool, the same axes: the keys that each query sees.
+        Bool, the same axes: the keys that each query sees; no sinks, which come after the keys.
     mixtures : dict of int to dict
         A mixture for each changed head.
-    has_causal_queries : bool
-        Whether means run over earlier rows only.
+    queries : Queries
+        What is known of the rows.
 
     Returns
     -------
@@ -158,7 +174,8 @@ def mix_weights(weights, visible, mixtures, has_causal_queries):
         for term, share in mixture.items():
             pattern = _make_pattern(term, weights, visible)
             if term.is_mean:
-                pattern = _average(pattern, _find_real(visible, term.head), has_causal_queries)
+                real = _find_real(visible[..., : visible.shape[2]], term.head) if queries.are_keys else None
+                pattern = _average(pattern, real, queries.are_causal)
             heads[head] = heads[head] + share * pattern
     return torch.stack(heads, 1)
 
@@ -184,23 +201,23 @@ def iterate_mixed(scores, change, rows, *, step=ROWS):
     weights : torch.Tensor
         float32, axes ``(n_heads, rows, n_key)``.
     """
-    mixtures, has_causal_queries = change
+    mixtures, (are_causal, are_keys) = change
     terms = {term for mixture in mixtures.values() for term in mixture if term.is_mean}
     sums = {term: torch.zeros(scores.shape[2], device=scores.query.device) for term in terms}
     count = 0
-    before = slice(0, rows.start if has_causal_queries else scores.shape[1]) if terms else slice(0, 0)
+    before = slice(0, rows.start if are_causal else scores.shape[1]) if terms else slice(0, 0)
     for is_wanted, part in ((False, before), (True, rows)):
         if part.start == part.stop:
             continue
         for start, block in iterate_weights(scores.select(rows=part), rows=step):
             visible = _find_block_view(scores, part.start + start, block)
-            real = _find_real_rows(visible, part.start + start, scores.shape)
+            real = _find_real_rows(visible, part.start + start, are_keys)
             means = {}
-            if terms and (has_causal_queries or not is_wanted):
+            if terms and (are_causal or not is_wanted):
                 counts = count + real.cumsum(0)
                 count = counts[-1]
             for term in terms:
-                if has_causal_queries or not is_wanted:
+                if are_causal or not is_wanted:
                     pattern = _make_pattern(term, block[None], visible)[0]
                     total = (pattern * real[:, None]).cumsum(0) + sums[term][: block.shape[2]]
                     sums[term][: block.shape[2]] = total[-1]
@@ -228,12 +245,12 @@ def _make_pattern(term, weights, visible):
     return (pattern / pattern.sum(-1, keepdim=True)).expand(weights[:, 0].shape)
 
 
-def _average(rows, real, has_causal_queries):
+def _average(rows, real, are_causal):
     """Return the mean over rows, or over the rows up to each: axes (batch, n_query, …), `real` (batch, n_query)."""
     if real is None:
         real = rows.new_ones(1, rows.shape[1], dtype=torch.bool)
     real = real[..., None].to(torch.float32)
-    fold = functools.partial(torch.cumsum, dim=1) if has_causal_queries else lambda x: x.sum(1, keepdim=True)
+    fold = functools.partial(torch.cumsum, dim=1) if are_causal else lambda x: x.sum(1, keepdim=True)
     return (fold(rows.float() * real) / fold(real).clamp(min=1)).to(rows.dtype).expand(rows.shape)
 
 
@@ -255,9 +272,10 @@ def _see_something(visible):
 
 def _find_real(mask, head):
     """Return which queries are no padding, axes (batch, n_query): those that see their own position; None for all."""
-    if mask is None or mask.shape[-2] != mask.shape[-1]:
+    if mask is None:
         return None
-    return _find_visible(_pick_head(mask, head))[:, 0].diagonal(dim1=-2, dim2=-1)
+    visible = _find_visible(_pick_head(mask, head))[:, 0]
+    return visible[:, 0] if visible.shape[1] == 1 else visible.diagonal(dim1=-2, dim2=-1)
 
 
 def _find_block_view(scores, start, block):
@@ -269,10 +287,10 @@ def _find_block_view(scores, start, block):
     return visible.tril_(scores.first + start) if scores.is_causal else visible
 
 
-def _find_real_rows(visible, start, shape):
+def _find_real_rows(visible, start, are_keys):
     """Return which rows of a block are no padding, float32, axes (rows,)."""
     n_rows = visible.shape[2]
-    if shape[1] != shape[2]:
+    if not are_keys:
         return torch.ones(n_rows, device=visible.device)
     at = torch.arange(n_rows, device=visible.device)
     return visible[0, 0, at, at + start].float()

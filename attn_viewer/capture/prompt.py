@@ -167,4 +167,5 @@ def takes_argument(model, name):
     bool
         True if the argument is in the signature of `forward`.
     """
-    return name in inspect.signature(model.forward).parameters
+    plain = getattr(model, "_orig_mod", model)  # torch.compile wraps models in one whose forward names nothing
+    return name in inspect.signature(plain.forward).parameters

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError
 from .guard import use_visible_attention
 from .kernels import blocks_future
-from .mixtures import IN_FORCE, SDPA, Change, FusedAttention, mix_outputs, mix_weights
+from .mixtures import IN_FORCE, SDPA, Change, FusedAttention, Queries, mix_outputs, mix_weights
 from .prompt import takes_argument
 from .watch import ModuleStack
 
@@ -157,9 +157,11 @@ class Surgery(TorchFunctionMode):
         self, target, folded, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *,
         scale=None, enable_gqa=False,
     ):  # fmt: skip
-        is_ordered = target.kind == "cross" or is_causal
+        is_cross = target.kind == "cross"
+        is_ordered = is_cross or is_causal
         is_ordered = is_ordered or (attn_mask is not None and blocks_future(attn_mask, query.shape[-2], key.shape[-2]))
-        IN_FORCE.last = Change(folded.get(None) or folded.get(0, {}), is_ordered)
+        queries = Queries(is_ordered, not is_cross)
+        IN_FORCE.last = Change(folded.get(None) or folded.get(0, {}), queries)
         output = SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         shape, n_heads = output.shape, target.n_heads or query.shape[1]
         mask = attn_mask if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.ndim)]
@@ -174,7 +176,7 @@ class Surgery(TorchFunctionMode):
             parts = (
                 part if part is None or len(part) == 1 else part[rows] for part in (query, key, value, output, mask)
             )
-            return mix_outputs(FusedAttention(*parts, is_causal, dropout_p, scale), mixtures, is_ordered)
+            return mix_outputs(FusedAttention(*parts, is_causal, dropout_p, scale), mixtures, queries)
 
         return _change_rows(folded, mix, output).reshape(shape)
 
@@ -186,8 +188,9 @@ class Surgery(TorchFunctionMode):
         n_query, n_key = weights.shape[2], weights.shape[3] - (self.sunk == scores.shape)
         visible[..., n_key:] = False
         self._check_means(folded, target, n_query, n_key)
-        is_ordered = target.kind == "cross" or blocks_future(visible[..., :n_key], n_query, n_key)
-        return _change_rows(folded, lambda rows, m: mix_weights(weights[rows], visible[rows], m, is_ordered), weights)
+        is_cross = target.kind == "cross"
+        queries = Queries(is_cross or blocks_future(visible[..., :n_key], n_query, n_key), not is_cross)
+        return _change_rows(folded, lambda rows, m: mix_weights(weights[rows], visible[rows], m, queries), weights)
 
 
 def _change_rows(folded, mix, whole):

@@ -158,6 +158,56 @@ def test_generation_with_a_cache_follows_the_change(name, mode):
     assert torch.equal(model.generate(ids, **options), plain)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_oss", "mistral"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(name, side):
+    """A short prompt beside a long one gives what it gives alone, also where a mean must leave padding out."""
+    model, ids = build_model(name), make_ids()
+    short, pad = ids[3:9], [0] * (len(ids) - 6)
+    real = slice(len(pad), None) if side == "left" else slice(0, len(short))
+    mask = torch.zeros(2, len(ids), dtype=torch.long)
+    mask[0], mask[1, real] = 1, 1
+    batch = torch.tensor([ids, [*pad, *short] if side == "left" else [*short, *pad]])
+    places = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    for mode in MODES:
+        with torch.no_grad(), ablate_heads(model, [(0, 1), (2, 2)], mode), merge_heads(model, 1, 0, 3, 0.3):
+            both = model(batch, use_cache=False, **places)[0]
+            np.testing.assert_allclose(both[0], run(model, ids)[0], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(both[1][real], run(model, short)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+@pytest.mark.parametrize("mode", MODES)
+def test_padding_of_an_encoder_as_long_as_its_decoder_changes_nothing(kind, mode, implementation):
+    """In cross attention, what a query sees at its own position says nothing about whether it is padding."""
+    model = build_model("bart", ENCODER_DECODERS, attn_implementation=implementation)
+    decoder_ids = make_inputs(ENCODER_DECODERS)["decoder_input_ids"]
+    ids = torch.tensor([make_ids()[: decoder_ids.shape[1]]])
+    mask = torch.ones_like(ids)
+    mask[:, -3:] = 0
+    inputs = {"decoder_input_ids": decoder_ids, "use_cache": False}
+    with torch.no_grad(), ablate_heads(model, [(0, 1), (1, 2)], mode, kind=kind):
+        padded = model(input_ids=ids, attention_mask=mask, **inputs)[0]
+        alone = model(input_ids=ids[:, :-3], **inputs)[0]
+    np.testing.assert_allclose(padded, alone, rtol=0, atol=1e-5)
+
+
+def test_compiled_models_change_too():
+    model = build_model("llama")
+    with ablate_heads(model, [(1, 2)]):
+        expected = run(model)
+    plain, maps = run(model), capture_attention(model, prompt=make_ids())
+    compiled = torch.compile(model, backend="eager")
+    np.testing.assert_allclose(run(compiled), plain, rtol=0, atol=1e-5)
+    for changed in (model, compiled):
+        with ablate_heads(changed, [(1, 2)]):
+            assert torch.equal(run(compiled), expected)
+    np.testing.assert_allclose(run(compiled), plain, rtol=0, atol=1e-5)
+    for ours, theirs in zip(capture_attention(compiled, prompt=make_ids()).weights, maps.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
 def test_each_kind_of_attention_of_an_encoder_decoder_can_be_changed(kind):
     model, inputs = build_model("bart", ENCODER_DECODERS), make_inputs(ENCODER_DECODERS)
