@@ -5,9 +5,11 @@ import functools
 import hashlib
 import inspect
 import json
+import marshal
 import math
 import platform
 import re
+import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -18,6 +20,8 @@ from .errors import CacheError, OptionError
 from .files import check_folder, make_folder, write_whole
 
 LONGEST_REPR = 500
+DEEPEST = 50
+_naming = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,10 @@ class ExperimentRecord:
     name : str
         Name of the function.
     version : str
-        12 hexadecimal digits of SHA-256 over its source: the same while nobody edits it.
+        12 hexadecimal digits of SHA-256 over its source: the same while nobody edits it. Where there is no source,
+        over its bytecode, which also changes with Python.
     source : str
-        Its source, to be read; nothing runs it.
+        Its source, to be read; nothing runs it. Empty for what was typed into an interpreter.
     arguments : mapping
         By name, as plain types; of what is none, such as a model, its `repr`.
     result : object
@@ -92,7 +97,8 @@ def experiment(save_dir="experiments"):
             source = inspect.getsource(function)
         except (OSError, TypeError):  # typed into an interpreter
             source = ""
-        version = hashlib.sha256(source.encode()).hexdigest()[:12]
+        code = source.encode() or marshal.dumps(getattr(function, "__code__", None), 2)
+        version = hashlib.sha256(code).hexdigest()[:12]
         signature = inspect.signature(function)
 
         @functools.wraps(function)
@@ -182,14 +188,16 @@ def load_experiment(path):
     return ExperimentRecord(**fields, path=path)
 
 
-def make_plain(value):
+def make_plain(value, *, above=()):
     """Turn a value into what JSON can hold.
 
     Parameters
     ----------
     value : object
         Numbers, text, arrays, tensors, dataclasses, containers; anything else becomes its `repr`, cut to
-        `LONGEST_REPR` characters, as do NaN and infinities.
+        `LONGEST_REPR` characters, as do NaN and infinities, maps of attention, and what holds itself.
+    above : tuple of int
+        `id` of each container that this value is in.
 
     Returns
     -------
@@ -200,14 +208,27 @@ def make_plain(value):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
+    if id(value) in above or len(above) == DEEPEST:
+        return _describe(value)
+    go_on = functools.partial(make_plain, above=(*above, id(value)))
     if isinstance(value, Mapping):
-        return {str(key): make_plain(part) for key, part in value.items()}
+        return {str(key): go_on(part) for key, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset, range)):
-        return [make_plain(part) for part in value]
+        return [go_on(part) for part in value]
+    package = type(value).__module__.split(".")[0]
     for method in ("to_dict", "tolist"):  # tables and effects of this package; arrays and tensors
-        if hasattr(value, method) and type(value).__module__.split(".")[0] in (__package__, "numpy", "torch"):
-            return make_plain(getattr(value, method)())
-    return repr(value)[:LONGEST_REPR]
+        if hasattr(value, method) and package in (__package__, "numpy", "torch"):
+            return go_on(getattr(value, method)())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and package != __package__:
+        return {field.name: go_on(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return _describe(value)
+
+
+def _describe(value):
+    try:
+        return repr(value)[:LONGEST_REPR]
+    except Exception:  # whatever a stranger's class does, the run is recorded
+        return f"<{type(value).__name__}>"
 
 
 def _find_versions():
@@ -223,8 +244,9 @@ def _write_record(save_dir, record):
     stamp = re.sub(r"[^0-9T]", "", record["started"].split("+")[0])
     folder = make_folder(save_dir / record["name"].strip("<>"))
     stem, path, count = f"{stamp}_{record['version']}", folder / f"{stamp}_{record['version']}.json", 1
-    while path.exists():
-        count += 1
-        path = folder / f"{stem}_{count}.json"
     text = json.dumps(record, indent=1, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
+    with _naming:
+        while path.exists():
+            count += 1
+            path = folder / f"{stem}_{count}.json"
+        write_whole(path, f"{text}\n".encode())

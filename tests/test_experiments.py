@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -57,6 +59,56 @@ def test_the_version_follows_the_source(tmp_path):
     assert len({record.version for record in records}) == 2
     result = records[-1].result
     assert (result["x"], result["y"], result["z"], result["w"]) == (2.0, "nan", [1.0, 1.0], [1, 2])
+
+
+def test_results_that_json_cannot_hold_do_not_spoil_a_run(tmp_path):
+    @dataclasses.dataclass
+    class Finding:
+        head: tuple
+        parts: list
+
+    class Unspeakable:
+        def __repr__(self):
+            raise RuntimeError
+
+    ring = [1]
+    ring.append(ring)
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+
+    @experiment(tmp_path)
+    def find():
+        return {"finding": Finding((1, 2), [np.int64(3)]), "ring": ring, "deep": deep, "what": Unspeakable()}
+
+    result = find()
+    assert result["ring"] is ring
+    (record,) = list_experiments(tmp_path)
+    assert record.error is None
+    assert record.result["finding"] == {"head": [1, 2], "parts": [3]}
+    assert record.result["ring"][0] == 1
+    assert record.result["what"] == "<Unspeakable>"
+
+
+def test_functions_without_source_have_versions_of_their_own(tmp_path):
+    versions = []
+    for text in ("1", "2", "2"):
+        names = {}
+        exec(f"def typed():\n    return {text}", names)
+        experiment(tmp_path)(names["typed"])()
+        versions.append(list_experiments(tmp_path)[-1].version)
+    assert versions[0] != versions[1] == versions[2]
+    assert list_experiments(tmp_path)[0].source == ""
+
+
+def test_runs_at_once_leave_a_record_each(tmp_path):
+    @experiment(tmp_path)
+    def work(number):
+        return number
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(64))) == list(range(64))
+    assert sorted(record.result for record in list_experiments(tmp_path)) == list(range(64))
 
 
 def test_bad_input_is_refused(tmp_path):
