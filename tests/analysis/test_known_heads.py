@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from attn_viewer import average_scores, capture_attention, repeated_tokens_prompt, score_heads
+from attn_viewer import ablate_heads, average_scores, capture_attention, repeated_tokens_prompt, score_heads
 
 TEXT = (
     "In the beginning God created the heaven and the earth. And the earth was without form, and void; and darkness "
@@ -26,6 +27,38 @@ def test_previous_token_and_induction_heads_are_found(loaded):
     assert scores.top("induction", 1)[0].value >= 0.4
     # The strongest induction head stands above a previous-token head, on which it depends.
     assert scores.top("induction", 1)[0].layer > min(head.layer for head in scores.top("previous_token", 3))
+
+
+def test_without_its_induction_heads_the_demo_model_does_not_repeat(demo):
+    """Three random heads of the same layers make at most half of that difference."""
+    model, tokenizer = demo
+    scores = average_scores(
+        score_heads(
+            capture_attention(model, tokenizer, repeated_tokens_prompt(tokenizer, 40, seed=seed)), ["induction"]
+        )
+        for seed in (1000, 1001)
+    )
+    strongest = [(layer, head) for layer, head, _ in scores.top("induction", 3)]
+
+    def measure(ids, heads):
+        with torch.no_grad(), ablate_heads(model, heads):
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+        return float(torch.nn.functional.cross_entropy(logits[-40:-1], torch.tensor(ids[-39:])))
+
+    gaps = []
+    for seed in range(20):
+        rng, ids = np.random.default_rng(seed), repeated_tokens_prompt(tokenizer, 40, seed=seed)
+        others = []
+        for layer, _ in strongest:
+            free = [(layer, head) for head in range(8) if (layer, head) not in {*strongest, *others}]
+            others.append(free[rng.integers(len(free))])
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+        plain = float(torch.nn.functional.cross_entropy(logits[-40:-1], torch.tensor(ids[-39:])))
+        gaps.append((measure(ids, strongest) - plain, measure(ids, others) - plain))
+    with_induction, with_others = np.mean(gaps, axis=0)
+    assert with_induction > 1
+    assert with_induction >= 2 * with_others
 
 
 def test_induction_shows_on_text_by_matching_tokens(smollm2):
