@@ -9,7 +9,7 @@ import functools
 import threading
 from pathlib import Path
 
-from ..errors import ActivationsMissingError, AttnViewerError, OptionError
+from ..errors import ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
@@ -147,11 +147,16 @@ def activations_main(
 
 def update_indexes(name, folder, report):
     """Write the indexes of models and of one model's prompts; what is wrong with the folder goes into the report."""
-    for place in (folder, dataset.find_model_folder(name, folder)):
+    model_dir = dataset.find_model_folder(name, folder)
+    for place in (folder, model_dir):
         remove_leftovers(place)
-    if (dataset.find_model_folder(name, folder) / "model_cfg.json").exists():
-        errors = [*generate_models_jsonl(folder), *generate_prompts_jsonl(dataset.find_model_folder(name, folder))]
-        report.failures += [text for text in map(str, errors) if text not in report.failures]
+    if not (model_dir / "model_cfg.json").exists():
+        return
+    try:
+        errors = [*generate_models_jsonl(folder), *generate_prompts_jsonl(model_dir)]
+    except OutputError as error:  # a full disk must not hide what was done and what was not
+        errors = [error]
+    report.failures += [text for text in map(str, errors) if text not in report.failures]
 
 
 def _drop_repeats(prompts, report):

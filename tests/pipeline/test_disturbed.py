@@ -1,4 +1,4 @@
-"""Runs that meet a system that will not have it: Ctrl-C, no permission."""
+"""Runs that meet a system that will not have it: Ctrl-C, no permission, a full disk."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from attn_viewer.cli import main
+from attn_viewer.storage import dataset, patterns
 
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep.", "One day a dog came home.", "The sky is high.")
 NOBODY = 65534
@@ -112,3 +113,39 @@ def test_without_permission_nothing_is_written_and_the_rest_goes_on(open_folder,
         assert locked.name in err
         assert "Permission denied" in err
     assert read_tree(open_folder) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_and_is_not_any_more(small_disk, tmp_path, capsys):
+    words = make_words(small_disk.parent, "disk/d")[0]
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((256 - 24) * 1024))
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert "No space left on device; free some space" in err
+    assert "not tried: " in err
+    stored, errors = dataset.list_prompts("demo", small_disk / "d")
+    assert (len(stored) < len(TEXTS), errors) == (True, [])
+    assert f"prompts: {len(stored)} done, 0 there already" in out
+    for prompt in stored:
+        patterns.load_prompt_maps("demo", prompt, small_disk / "d")
+    assert [name for name in list_files(small_disk) if name.endswith(".part")] == []
+    filler.unlink()
+    assert main(words) == 0
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert main(make_words(whole)[0]) == 0
+    ours, theirs = read_tree(small_disk / "d"), read_tree(whole / "d")
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if name.endswith(".npz") and ours[name] != theirs[name]] == []
