@@ -38,6 +38,8 @@ from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.venues import get_venue, use_preset
 
 ROOT = Path(__file__).resolve().parent.parent
+# Of its own, so that no picture changes with the words of another file.
+TEXT = ROOT / "examples" / "lighthouse.txt"
 TWICE = "In the beginning God created the heaven and the earth. In the beginning God created the heaven and the earth."
 SEASONS = "Summer is warm. Winter is cold.\n"
 SYSTEM = "You answer in a few words."
@@ -67,12 +69,15 @@ def draw_functions(maps):
         figure = Figure(figsize=(width, 1.9 * shape[0]), dpi=200, layout="constrained")
         first, *others = figure.subplots(*shape).flat
         draw_heatmap(pattern, ax=first, causal=True)
-        first.set(
-            xlabel="key", ylabel="query", title=f"{maps.model_id}, layer {strongest.layer}, head {strongest.head}"
-        )
-        figure.colorbar(first.images[-1], ax=first, label="attention weight")
+        first.set_anchor("W")
+        ticks = range(0, len(pattern), 5)
+        first.set(xlabel="key", ylabel="query", xticks=ticks, yticks=ticks)
+        first.set_title(f"{maps.model_id}, layer {strongest.layer}, head {strongest.head}", loc="left")
+        bar = first.inset_axes((1.05, 0, 0.05, 1))  # as tall as the heatmap, which is square
+        figure.colorbar(first.images[-1], cax=bar, label="attention weight")
         for name, ax in zip(FUNCTIONS, others, strict=True):
             getattr(builtin, name).__wrapped__(pattern, ax)
+        figure.align_ylabels()
     return figure
 
 
@@ -86,8 +91,8 @@ def draw_smollm2(path):
         yield "smollm2_column", plot_layer_averages(maps.select(layers=[0, 10, 20, 27]), sink="hide")
     yield "smollm2_last_token", draw_overview(maps.select(layers=[0, 5, 10, 15, 20, 25, 29]), "last_token", sink="hide")
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    long = capture_attention(model, tokenizer, text[:6000], layers=[2, 10, 16, 27], reduction="pooled", **name)
+    text = TEXT.read_text(encoding="utf-8")
+    long = capture_attention(model, tokenizer, text, layers=[2, 10, 16, 27], reduction="pooled", **name)
     yield "smollm2_long_prompt", plot_layer_averages(long, norm="log")
 
     page = capture_attention(model, tokenizer, text[:1200], **name)

@@ -76,7 +76,8 @@ def svd_spectra(pattern, ax):
     ax : matplotlib.axes.Axes
         Where to draw.
     """
-    _check_weights(pattern)
+    if _is_zero(pattern, ax, "singular values"):
+        return
     values = np.linalg.svd(pattern.astype(np.float64), compute_uv=False)
     rank = np.exp(_sum_entropy(values / values.sum(), np.log))
     # What float32 weights can tell from 0.
@@ -97,7 +98,7 @@ def svd_spectra(pattern, ax):
     ax.set_yscale("log")
     ax.set(xlabel="index", ylabel="singular value")
     _tick_whole_numbers(ax)
-    _set_title(ax, f"Singular values; effective rank {rank:.1f} of {len(values)}")
+    _set_title(ax, f"singular values; effective rank {rank:.1f} of {len(values)}")
 
 
 @register_attn_figure_func
@@ -123,7 +124,7 @@ def entropy_by_query(pattern, ax):
     ax.set_ylim(bottom=0)
     _tick_whole_numbers(ax)
     ax.legend(loc="upper left", handlelength=1.2)
-    _set_title(ax, f"Entropy of each query; mean {entropies.mean():.2f} bits")
+    _set_title(ax, f"entropy of each query; mean {entropies.mean():.2f} bits")
 
 
 @register_attn_figure_func
@@ -146,10 +147,11 @@ def attention_by_distance(pattern, ax):
     OptionError
         If there are more queries than keys, which then are not the same tokens.
     """
-    _check_weights(pattern)
     n_query, n_key = pattern.shape
     if n_query > n_key:
         raise OptionError(f"distances need queries that are among the keys, got {n_query} queries and {n_key} keys")
+    if _is_zero(pattern, ax, "weight by distance"):
+        return
     distance = _number_queries(pattern)[:, None] - np.arange(n_key)
     seen = ~find_future(pattern)
     for first, label in ((0, "all keys"), (1, "without the first key")):
@@ -163,7 +165,7 @@ def attention_by_distance(pattern, ax):
     ax.set(xlabel="distance from query to key, tokens", ylabel="mean weight")
     _tick_whole_numbers(ax)
     ax.legend(loc="best", handlelength=1.2)
-    _set_title(ax, "Weight by distance")
+    _set_title(ax, "weight by distance")
 
 
 @register_attn_figure_func
@@ -178,7 +180,8 @@ def column_mass(pattern, ax):
     ax : matplotlib.axes.Axes
         Where to draw.
     """
-    _check_weights(pattern)
+    if _is_zero(pattern, ax, "weight by key"):
+        return
     seen = (~find_future(pattern)).sum(axis=0)
     total = pattern.sum(axis=0, dtype=np.float64)
     mean = np.where(total > 0, total / np.maximum(seen, 1), np.nan)
@@ -188,7 +191,7 @@ def column_mass(pattern, ax):
     ax.set_yscale("log")
     ax.set(xlabel="key", ylabel="mean weight received")
     _tick_whole_numbers(ax)
-    _set_title(ax, f"Weight by key; key {top} (red) has {100 * total[top] / total.sum():.0f} % of all")
+    _set_title(ax, f"weight by key; key {top} (red) has {100 * total[top] / total.sum():.0f} % of all")
 
 
 @register_attn_figure_func
@@ -205,7 +208,8 @@ def cumulative_mass(pattern, ax):
     ax : matplotlib.axes.Axes
         Where to draw.
     """
-    _check_weights(pattern)
+    if _is_zero(pattern, ax, "share of weight in the heaviest keys"):
+        return
     rows = np.sort(pattern.astype(np.float64), axis=1)[:, ::-1].cumsum(axis=1)
     rows = rows[rows[:, -1] > 0]
     rows /= rows[:, -1:]
@@ -223,9 +227,15 @@ def cumulative_mass(pattern, ax):
     _set_title(ax, f"90, 95, 99 % of weight in {', '.join(map(str, counts))} keys")
 
 
-def _check_weights(pattern):
-    if not pattern.any():
-        raise OptionError("all weights of this pattern are 0, so there is nothing to draw")
+def _is_zero(pattern, ax, title):
+    """Tell whether a pattern has no weight; if so, the axes say it in place of a drawing."""
+    if pattern.any():
+        return False
+    words = {"ha": "center", "va": "center", "color": style.MUTED, "transform": ax.transAxes}
+    ax.text(0.5, 0.5, "all weights are 0", **words)
+    ax.set(xticks=[], yticks=[])
+    _set_title(ax, title)
+    return True
 
 
 def _tick_whole_numbers(ax):
@@ -234,7 +244,7 @@ def _tick_whole_numbers(ax):
 
 def _sum_entropy(shares, log):
     positive = shares > 0
-    return -np.multiply(shares, log(shares, where=positive, out=np.zeros_like(shares))).sum(axis=-1)
+    return 0 - np.multiply(shares, log(shares, where=positive, out=np.zeros_like(shares))).sum(axis=-1)  # no -0
 
 
 def _number_queries(pattern):

@@ -1,5 +1,7 @@
 """Which heads look alike, as a clustered heatmap."""
 
+import warnings
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -113,20 +115,23 @@ def _make_clustermap(values, tree, *, cmap, size, line):
     import seaborn
     from matplotlib import pyplot
 
-    grid = seaborn.clustermap(
-        values,
-        row_linkage=tree,
-        col_linkage=tree,
-        cmap=cmap,
-        vmin=0,
-        vmax=1,
-        figsize=size,
-        xticklabels=False,
-        yticklabels=False,
-        cbar_kws={"orientation": "horizontal"},
-        tree_kws={"linewidths": line, "colors": style.MUTED},
-        rasterized=True,
-    )
+    with warnings.catch_warnings():
+        # Heads that are all the same make a tree without height.
+        warnings.filterwarnings("ignore", "Attempting to set identical")
+        grid = seaborn.clustermap(
+            values,
+            row_linkage=tree,
+            col_linkage=tree,
+            cmap=cmap,
+            vmin=0,
+            vmax=1,
+            figsize=size,
+            xticklabels=False,
+            yticklabels=False,
+            cbar_kws={"orientation": "horizontal"},
+            tree_kws={"linewidths": line, "colors": style.MUTED},
+            rasterized=True,
+        )
     pyplot.close(grid.figure)
     # Closing leaves the canvas of pyplot's backend behind, which may be a window's.
     FigureCanvasAgg(grid.figure)

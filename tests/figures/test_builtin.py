@@ -99,9 +99,11 @@ def test_raw_shows_future_keys_in_a_colour_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("func", [*DRAWN[:1], *DRAWN[2:]], ids=lambda func: func.__name__)
-def test_a_head_without_weight_is_an_error(func):
-    with pytest.raises(OptionError, match="all weights of this pattern are 0"):
-        draw(func, np.zeros((3, 3)))
+def test_a_head_without_weight_says_so(func):
+    ax = draw(func, np.zeros((3, 3)))
+    assert [text.get_text() for text in ax.texts] == ["all weights are 0"]
+    assert ax.get_title("left")
+    assert not ax.lines
 
 
 @pytest.mark.parametrize("func", DRAWN, ids=lambda func: func.__name__)

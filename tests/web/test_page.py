@@ -178,8 +178,9 @@ def test_hostile_tokens_are_text(tmp_path, open_page):
 
 def test_one_token(tmp_path, open_page):
     (path,) = export_html(make_maps(1, 1, 1), tmp_path / "one.html")
-    page = open_page(path)
+    page = open_page(path, "view=heatmap&head=mean&on=mean")
     page.wait_for_selector('.av-plot[data-ready="0.0"]')
+    assert page.locator("select[aria-label=Head]").input_value() == "0"  # one head has no mean
     for number in "1234":
         page.keyboard.press(number)
         page.wait_for_timeout(100)
