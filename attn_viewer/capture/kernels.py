@@ -4,15 +4,17 @@ All scores are kept in base 2 (the factor log2 e is part of the scale): `exp2` i
 results are denormal or zero, which they mostly are. Products are taken in float32 whatever the model's type.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import threading
 
 import torch
 
 LOG2E = math.log2(math.e)
 # Query rows and keys of a tile. Larger ones gain nothing once the matrix product is efficient, and cost memory.
-ROWS, KEYS = 256, 1024
+ROWS, KEYS = 256, 512
 # 2^-100 is nothing beside a largest weight of at least 1/n; below it `exp2` would slow down.
 SMALLEST = -100.0
 # Up to this log-sum-exp float32 rounding changes a weight by less than 1e-4 of it.
@@ -167,15 +169,24 @@ def pool_weights(scores, cell, pooling):
         float32, axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
     """
     n_heads, n_query, n_key = scores.shape
-    group = n_heads // len(scores.key)
     nothing = -torch.inf if pooling == "max" else 0.0
     shape = n_heads, -(-n_query // cell[0]), -(-n_key // cell[1])
     result = torch.full(shape, nothing, dtype=torch.float32, device=scores.query.device)
-    # A GPU wants all heads at once; on a CPU a tile of one key head at a time stays in its cache.
+    scores = dataclasses.replace(scores, query=scores.query.detach().float(), key=scores.key.detach().float())
+    rows = cell[0] * max(1, ROWS // cell[0])
+    # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
+    is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
+    if not is_known:
+        scores = dataclasses.replace(scores, lse=None)
+    # A GPU wants all heads at once. On a CPU the tile of one key head and one thread stays in that core's cache.
     step = 1 if scores.query.device.type == "cpu" else len(scores.key)
+    group = n_heads // len(scores.key)
+    tasks = []
     for first in range(0, len(scores.key), step):
-        part = scores.slice_keys(first, first + step)
-        _pool_part(part, cell, pooling, result[first * group : (first + step) * group])
+        part, out = scores.slice_keys(first, first + step), result[first * group : (first + step) * group]
+        # Later rows see more keys: the longest tasks first, so that no thread is left with one at the end.
+        tasks += [(part, cell, pooling, start, out) for start in reversed(range(0, n_query, rows))]
+    _run_parallel(_pool_block, tasks, scores.query.device)
     if pooling == "max":
         result.clamp_(SMALLEST, 0.0).exp2_()
         return torch.nn.functional.threshold_(result, 2.0**SMALLEST, 0.0)
@@ -185,6 +196,33 @@ def pool_weights(scores, cell, pooling):
     return result.div_(height[:, None] * width)
 
 
+def _run_parallel(function, tasks, device):
+    """Call a function with each tuple of arguments; on a CPU in as many threads as torch uses, one core each."""
+    n_threads = min(torch.get_num_threads(), len(tasks)) if device.type == "cpu" else 1
+    if n_threads == 1:
+        for task in tasks:
+            function(*task)
+        return
+    for _ in _start_threads(torch.get_num_threads()).map(lambda task: _call(function, task), tasks):
+        pass
+
+
+def _call(function, task):
+    with torch.no_grad():  # is a thread's own
+        function(*task)
+
+
+@functools.cache
+def _start_threads(n_threads):
+    """Return threads in each of which torch computes on that thread alone."""
+    threads = concurrent.futures.ThreadPoolExecutor(n_threads, "attention")
+    ready = threading.Barrier(n_threads)
+    list(threads.map(lambda _: (torch.set_num_threads(1), ready.wait()), range(n_threads)))
+    # The number belongs to the thread that sets it, but is also what later threads begin with.
+    torch.set_num_threads(n_threads)
+    return threads
+
+
 def _measure_cells(n_tokens, size, device):
     """Return how many tokens lie in each cell of `size`; the last may have fewer."""
     sizes = torch.full((-(-n_tokens // size),), size, device=device)
@@ -192,41 +230,42 @@ def _measure_cells(n_tokens, size, device):
     return sizes
 
 
-def _pool_part(scores, cell, pooling, result):
-    """Pool some heads into `result`: the largest score less the log-sum-exp (base 2), or the sum of weights."""
-    n_heads, n_query, n_key = scores.shape
+def _pool_block(scores, cell, pooling, start, result):
+    """Pool a block of query rows into `result`: the largest score less the log-sum-exp (base 2), or the sum of weights."""
+    n_query = scores.shape[1]
     query, key, scale = _prepare(scores)
     down, across = cell
-    rows, keys = down * max(1, ROWS // down), across * max(1, KEYS // across)
+    stop = min(start + down * max(1, ROWS // down), n_query)
+    keys = across * max(1, KEYS // across)
+    block = _join(query[:, :, start:stop]).mT  # (n_kv_heads, d, group * rows)
+    n_seen = _count_seen(scores, stop)
     # One tile of memory for all: fresh memory costs as much as the product that fills it.
-    memory = query.new_empty(n_heads * min(rows, n_query) * min(keys, n_key))
-    # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
-    is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
-    for start in range(0, n_query, rows):
-        stop = min(start + rows, n_query)
-        block = _join(query[:, :, start:stop]).mT  # (n_kv_heads, d, group * rows)
-        n_seen = _count_seen(scores, stop)
-        lse = None
-        if is_known:
-            lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
-            lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
-        elif pooling == "mean":
-            lse = _sum_rows(scores, key, block, scale, start, stop, n_seen, keys, memory)
-        sums = None
-        columns = query.new_empty(len(key), -(-n_seen // across), block.shape[2])
-        for first in range(0, n_seen, keys):
-            tile = _score_tile(scores, key, block, scale, start, stop, first, min(first + keys, n_seen), memory)
-            if lse is None:
-                part = _logsumexp2(tile)
-                sums = part if sums is None else torch.logaddexp2(sums, part)
-            if pooling == "mean":
-                tile = tile.sub_(lse).clamp_(SMALLEST, 0.0).exp2_()
-            _pool_keys(tile, across, pooling, columns[:, first // across :])
-        if pooling == "max":
-            columns = columns.sub_(sums if lse is None else lse)
-        # (n_kv_heads, cells of keys, group, cells of rows), to go where heads come first and keys last
-        cells = _pool_rows(columns.unflatten(2, (-1, stop - start)), down, pooling).permute(0, 2, 3, 1).flatten(0, 1)
-        result[:, start // down : start // down + cells.shape[1], : cells.shape[2]] = cells
+    memory = query.new_empty(len(key), min(keys, n_seen), block.shape[2])
+
+    def iterate_tiles():
+        for first, part in zip(range(0, n_seen, keys), key[:, :n_seen].split(keys, 1), strict=True):
+            yield _score_tile(scores, part, block, scale, start, stop, first, memory)
+
+    lse = None
+    if scores.lse is not None:
+        lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
+        lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
+    elif pooling == "mean":
+        lse = functools.reduce(torch.logaddexp2, map(_logsumexp2, iterate_tiles()))
+    sums = None
+    columns = query.new_empty(len(key), -(-n_seen // across), block.shape[2])
+    for tile, cells in zip(iterate_tiles(), columns.split(keys // across, 1), strict=True):
+        if lse is None:
+            part = _logsumexp2(tile)
+            sums = part if sums is None else torch.logaddexp2(sums, part)
+        if pooling == "mean":
+            tile.sub_(lse).clamp_(SMALLEST, 0.0).exp2_()
+        _pool_keys(tile, across, pooling, cells)
+    if pooling == "max":
+        columns = columns.sub_(sums if lse is None else lse)
+    # (n_kv_heads, cells of keys, group, cells of rows), to go where heads come first and keys last
+    cells = _pool_rows(columns.unflatten(2, (-1, stop - start)), down, pooling).permute(0, 2, 3, 1).flatten(0, 1)
+    result[:, start // down : start // down + cells.shape[1], : cells.shape[2]] = cells
 
 
 def _prepare(scores):
@@ -237,7 +276,9 @@ def _prepare(scores):
 
 def _multiply(left, right, scale, out=None):
     """Return the batched product of two tensors times a factor."""
-    return torch.baddbmm(left.new_empty(1), left, right, beta=0, alpha=scale, out=out)
+    if out is None:
+        out = left.new_empty(len(left), left.shape[1], right.shape[2])
+    return torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
 
 
 def _join(block):
@@ -277,14 +318,13 @@ def _hide(block, mask):
         block.add_(mask, alpha=LOG2E)
 
 
-def _score_tile(scores, key, block, scale, start, stop, first, last, memory):
-    """Return scores with keys on rows, in `memory`: (n_kv_heads, keys, group * rows)."""
-    shape = len(key), last - first, block.shape[2]
-    tile = _multiply(key[:, first:last], block, scale, memory[: math.prod(shape)].view(shape))
-    grouped = tile.unflatten(2, (-1, stop - start))
-    for place, mask in _masks(scores, start, stop, first, last):
+def _score_tile(scores, key, block, scale, start, stop, first, memory):
+    """Return the scores of some keys, `first` on, with keys on rows, in `memory`: (n_kv_heads, keys, group * rows)."""
+    tile = memory if key.shape[1] == memory.shape[1] else memory[:, : key.shape[1]]
+    _multiply(key, block, scale, tile)
+    for place, mask in _masks(scores, start, stop, first, first + key.shape[1]):
         mask = mask.mT if mask.ndim == 2 else mask.unflatten(0, (len(key), -1)).permute(0, 3, 1, 2)
-        _hide(grouped[:, place], mask[:, None] if mask.ndim == 2 else mask)
+        _hide(tile.unflatten(2, (-1, stop - start))[:, place], mask[:, None] if mask.ndim == 2 else mask)
     return tile
 
 
@@ -294,23 +334,16 @@ def _logsumexp2(tile):
     return (tile - top).clamp_(min=SMALLEST).exp2_().sum(1, keepdim=True).log2_() + top
 
 
-def _sum_rows(scores, key, block, scale, start, stop, n_seen, keys, memory):
-    """Return the log-sum-exp of rows, in base 2, from a pass over all tiles."""
-    parts = [
-        _logsumexp2(_score_tile(scores, key, block, scale, start, stop, first, min(first + keys, n_seen), memory))
-        for first in range(0, n_seen, keys)
-    ]
-    return functools.reduce(torch.logaddexp2, parts)
-
-
 def _pool_keys(tile, across, pooling, out):
-    """Pool rows of keys: (n_kv_heads, keys, columns) into the first cells of `out`, (n_kv_heads, cells, columns)."""
+    """Pool rows of keys: (n_kv_heads, keys, columns) into `out`, (n_kv_heads, cells, columns)."""
     reduce = torch.amax if pooling == "max" else torch.sum
-    cells = tile.shape[1] // across
-    if cells:
-        reduce(tile[:, : cells * across].unflatten(1, (cells, across)), 2, out=out[:, :cells])
-    if tile.shape[1] % across:
-        reduce(tile[:, cells * across :], 1, out=out[:, cells])
+    whole, rest = divmod(tile.shape[1], across)
+    if not rest:
+        reduce(tile.unflatten(1, (whole, across)), 2, out=out)
+        return
+    if whole:
+        reduce(tile[:, : whole * across].unflatten(1, (whole, across)), 2, out=out[:, :whole])
+    reduce(tile[:, whole * across :], 1, out=out[:, whole])
 
 
 def _pool_rows(columns, down, pooling):
