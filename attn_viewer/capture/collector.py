@@ -76,6 +76,7 @@ class Collector:
         self.members = Counter(path for path, _ in self.numbers.values())
         self.stacks = {}
         self.accounted = set()
+        self.passed = 0
         self.interventions = {}  # those in force while attention ran, in order
         self.wants_projections = options.weighting == "value_norm"
         self.wants_lse = options.reduction in ("pooled", AUTO) and not self.wants_projections
@@ -117,7 +118,7 @@ class Collector:
                 for start, block in self._iterate_blocks(stack, scores, call.change, rows):
                     scaled = block if norms is None else block * norms[:, None, : block.shape[2]]
                     reduction.take_weights(scaled if is_whole else scaled[list(heads)], start)
-            release_freed(call.query)
+            self.passed = release_freed(call.query, self.passed)
 
     def _measure_norms(self, stack, call):
         """Return the norms of projected values, axes (n_heads, n_key); note what has none."""

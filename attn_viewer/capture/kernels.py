@@ -172,7 +172,8 @@ def pool_weights(scores, cell, pooling):
     nothing = -torch.inf if pooling == "max" else 0.0
     shape = n_heads, -(-n_query // cell[0]), -(-n_key // cell[1])
     result = torch.full(shape, nothing, dtype=torch.float32, device=scores.query.device)
-    scores = dataclasses.replace(scores, query=scores.query.detach().float(), key=scores.key.detach().float())
+    query, key = scores.query.detach().float(), scores.key.detach().float().contiguous()  # keys are read again and again
+    scores = dataclasses.replace(scores, query=query, key=key)
     rows = cell[0] * max(1, ROWS // cell[0])
     # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
     is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())

@@ -19,7 +19,7 @@ AUTO = "auto"
 # Bytes of weights up to which "auto" keeps everything: 700 tokens of a model with 30 layers of 9 heads.
 FULL_BUDGET = 512 * 2**20
 # Bytes of a layer's queries from which on freed memory is given back: less is not worth the time.
-RELEASE_SIZE = 8 * 2**20
+RELEASE_SIZE = 64 * 2**20
 
 
 class FullReduction:
@@ -135,19 +135,32 @@ def allocate_zeros(shape, dtype):
     return np.frombuffer(mmap.mmap(-1, n_bytes), dtype).reshape(shape)
 
 
-def release_freed(query):
-    """Give memory that a long prompt's layer has freed back to the system, where the C library can.
+def release_freed(query, passed):
+    """Give memory that the layers of a long prompt have freed back to the system, where the C library can.
 
     glibc keeps what was freed, and what lives on between it stops it from being used again: at 8,192 tokens the heap
-    came to hold twice what the plain pass needs.
+    came to hold twice what the plain pass needs. What it leaves grows by about the size of the queries a layer; to
+    touch given-back memory again costs, so that it is not done every layer.
 
     Parameters
     ----------
     query : torch.Tensor
-        Queries of the layer; nothing is done if they are small or not on the CPU.
+        Queries of the layer; nothing is done if they are not on the CPU.
+    passed : int
+        Bytes of the queries since memory was last given back.
+
+    Returns
+    -------
+    int
+        The same with this layer.
     """
-    if query.device.type == "cpu" and query.numel() * query.element_size() >= RELEASE_SIZE:
-        _find_trim()(0)
+    if query.device.type != "cpu":
+        return passed
+    passed += query.numel() * query.element_size()
+    if passed < RELEASE_SIZE:
+        return passed
+    _find_trim()(0)
+    return 0
 
 
 @functools.cache
