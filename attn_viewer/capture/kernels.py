@@ -218,9 +218,15 @@ def _start_threads(n_threads):
     """Return threads in each of which torch computes on that thread alone."""
     threads = concurrent.futures.ThreadPoolExecutor(n_threads, "attention")
     ready = threading.Barrier(n_threads)
-    list(threads.map(lambda _: (torch.set_num_threads(1), ready.wait()), range(n_threads)))
-    # The number belongs to the thread that sets it, but is also what later threads begin with.
-    torch.set_num_threads(n_threads)
+
+    def prepare(_):
+        # A thread takes the process's number when it first looks at it, whatever it was told before.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        ready.wait()
+
+    list(threads.map(prepare, range(n_threads)))
+    torch.set_num_threads(n_threads)  # what threads that others start will find
     return threads
 
 
