@@ -4,13 +4,13 @@ All scores are kept in base 2 (the factor log2 e is part of the scale): `exp2` i
 results are denormal or zero, which they mostly are. Products are taken in float32 whatever the model's type.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import math
-import threading
 
 import torch
+
+from .threads import run_parallel
 
 LOG2E = math.log2(math.e)
 # Query rows and keys of a tile. Larger ones gain nothing once the matrix product is efficient, and cost memory.
@@ -172,7 +172,10 @@ def pool_weights(scores, cell, pooling):
     nothing = -torch.inf if pooling == "max" else 0.0
     shape = n_heads, -(-n_query // cell[0]), -(-n_key // cell[1])
     result = torch.full(shape, nothing, dtype=torch.float32, device=scores.query.device)
-    query, key = scores.query.detach().float(), scores.key.detach().float().contiguous()  # keys are read again and again
+    query, key = (
+        scores.query.detach().float(),
+        scores.key.detach().float().contiguous(),
+    )  # keys are read again and again
     scores = dataclasses.replace(scores, query=query, key=key)
     rows = cell[0] * max(1, ROWS // cell[0])
     # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
@@ -187,7 +190,11 @@ def pool_weights(scores, cell, pooling):
         part, out = scores.slice_keys(first, first + step), result[first * group : (first + step) * group]
         # Later rows see more keys: the longest tasks first, so that no thread is left with one at the end.
         tasks += [(part, cell, pooling, start, out) for start in reversed(range(0, n_query, rows))]
-    _run_parallel(_pool_block, tasks, scores.query.device)
+    if scores.query.device.type == "cpu":
+        run_parallel(_pool_block, tasks)
+    else:
+        for task in tasks:
+            _pool_block(*task)
     if pooling == "max":
         result.clamp_(SMALLEST, 0.0).exp2_()
         return torch.nn.functional.threshold_(result, 2.0**SMALLEST, 0.0)
@@ -195,39 +202,6 @@ def pool_weights(scores, cell, pooling):
     torch.nn.functional.threshold_(result, 2 * cell[0] * cell[1] * 2.0**SMALLEST, 0.0)
     height, width = (_measure_cells(n, size, result.device) for n, size in zip((n_query, n_key), cell, strict=True))
     return result.div_(height[:, None] * width)
-
-
-def _run_parallel(function, tasks, device):
-    """Call a function with each tuple of arguments; on a CPU in as many threads as torch uses, one core each."""
-    n_threads = min(torch.get_num_threads(), len(tasks)) if device.type == "cpu" else 1
-    if n_threads == 1:
-        for task in tasks:
-            function(*task)
-        return
-    for _ in _start_threads(torch.get_num_threads()).map(lambda task: _call(function, task), tasks):
-        pass
-
-
-def _call(function, task):
-    with torch.no_grad():  # is a thread's own
-        function(*task)
-
-
-@functools.cache
-def _start_threads(n_threads):
-    """Return threads in each of which torch computes on that thread alone."""
-    threads = concurrent.futures.ThreadPoolExecutor(n_threads, "attention")
-    ready = threading.Barrier(n_threads)
-
-    def prepare(_):
-        # A thread takes the process's number when it first looks at it, whatever it was told before.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        ready.wait()
-
-    list(threads.map(prepare, range(n_threads)))
-    torch.set_num_threads(n_threads)  # what threads that others start will find
-    return threads
 
 
 def _measure_cells(n_tokens, size, device):
@@ -238,7 +212,7 @@ def _measure_cells(n_tokens, size, device):
 
 
 def _pool_block(scores, cell, pooling, start, result):
-    """Pool a block of query rows into `result`: the largest score less the log-sum-exp (base 2), or the sum of weights."""
+    """Pool a block of query rows into `result`: largest scores less the log-sum-exp (base 2), or sums of weights."""
     n_query = scores.shape[1]
     query, key, scale = _prepare(scores)
     down, across = cell

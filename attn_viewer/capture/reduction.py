@@ -18,7 +18,7 @@ from . import kernels
 AUTO = "auto"
 # Bytes of weights up to which "auto" keeps everything: 700 tokens of a model with 30 layers of 9 heads.
 FULL_BUDGET = 512 * 2**20
-# Bytes of a layer's queries from which on freed memory is given back: less is not worth the time.
+# Bytes of queries after which freed memory is given back: about as much lies unused by then.
 RELEASE_SIZE = 64 * 2**20
 
 
