@@ -14,7 +14,7 @@ INK = "#1c2433"
 MUTED = "#667085"
 FRAME = "#98a1b0"
 ACCENT = "#d1495b"
-MASKED = "#e7e2df"
+MASKED, MASKED_DARK = "#e7e2df", "#2b2a2d"  # the second on dark pages
 
 # Parts of a prompt, neighbours far apart in hue.
 BANDS = ("#3b6fb6", "#e0a030", "#4f9d69", "#a05fb0", "#7f7f7f", "#c9694a")

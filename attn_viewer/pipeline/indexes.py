@@ -34,7 +34,10 @@ def generate_models_jsonl(path):
 
 
 def generate_prompts_jsonl(model_dir):
-    """Write ``prompts.jsonl``: every prompt of a model that is there whole, without what only this package reads.
+    """Write ``prompts.jsonl``: every prompt of a model that is there whole.
+
+    Of what only this package reads, nothing is kept but ``n_keys``: ``n_tokens`` does not count the token that a model
+    puts before the text.
 
     Parameters
     ----------
@@ -48,8 +51,15 @@ def generate_prompts_jsonl(model_dir):
     """
     model_dir = Path(model_dir)
     prompts, errors = list_prompts(model_dir.name, model_dir.parent)
-    _write_lines(model_dir / "prompts.jsonl", ({k: v for k, v in prompt.items() if k != EXTRA} for prompt in prompts))
+    _write_lines(model_dir / "prompts.jsonl", map(_shorten_facts, prompts))
     return errors
+
+
+def _shorten_facts(prompt):
+    facts = prompt.get(EXTRA)
+    tokens = facts.get("tokens_key") if isinstance(facts, dict) else None
+    kept = {EXTRA: {"n_keys": len(tokens)}} if isinstance(tokens, list) else {}
+    return {name: value for name, value in prompt.items() if name != EXTRA} | kept
 
 
 def get_func_metadata(func):

@@ -13,6 +13,7 @@ from ..errors import CacheError
 from ..files import check_model_id, make_folder, open_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
+from .tensors import Tensor, TensorArchive
 
 SUFFIX = "_attn_scores.pt"
 EXTRA = "attn_viewer"
@@ -99,30 +100,29 @@ def load_scores(path):
     CacheError
         If the file is missing, damaged, holds anything but tensors and plain types, or its parts do not fit.
     """
-    import torch
-
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise CacheError(f"cache {str(path)!r} {what}; give the .pt file that --save_attention_scores wrote")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises many types on damaged or hostile files
+        archive = TensorArchive(path)
+    except Exception as error:  # damaged and hostile files raise many types
+        reason = str(error) or type(error).__name__
         raise CacheError(
-            f"cache {str(path)!r} is damaged or holds more than tensors and plain types ({type(error).__name__}); "
+            f"cache {str(path)!r} is damaged or holds more than tensors and plain types ({reason}); "
             "nothing of it was run; write it again with --save_attention_scores"
         ) from error
     try:
-        return _read_content(content, path)
+        with archive:
+            return _read_content(archive, path)
     except CacheError:
         raise
     except Exception as error:  # values of a wrong type fail in as many ways as there are types
         raise CacheError(f"cache {str(path)!r} does not fit together: {error}; write it again") from error
 
 
-def _read_content(content, path):
-    import torch
-
+def _read_content(archive, path):
+    content = archive.content
     if not isinstance(content, dict):
         raise CacheError(f"cache {str(path)!r} holds a {type(content).__name__}, expected a dictionary")
     for key in ("attention_scores", "tokens_list"):
@@ -130,13 +130,13 @@ def _read_content(content, path):
             raise CacheError(f"cache {str(path)!r} has no list under {key!r}; it is no cache of attention scores")
     layers = []
     for number, scores in enumerate(content["attention_scores"]):
-        if not isinstance(scores, torch.Tensor) or scores.ndim != 4 or len(scores) != 1:
-            came = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        if not isinstance(scores, Tensor) or len(scores.shape) != 4 or scores.shape[0] != 1:
+            came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise CacheError(
                 f"cache {str(path)!r}: layer {number} is {came}, expected a tensor (1, n_heads, n_query, n_key)"
             )
-        scores = scores[0].detach().cpu()
-        layers.append((scores if scores.dtype == torch.float16 else scores.float()).numpy())
+        weights = archive.read(scores)[0]
+        layers.append(weights.astype(np.float16 if weights.dtype == np.float16 else np.float32, copy=False))
     tokens = content["tokens_list"]
     extra = content.get(EXTRA)
     if extra is None:

@@ -106,7 +106,7 @@ def describe_heads(
         "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
         "notes": [*(f"{words[0].upper()}{words[1:]}." for words in write_remarks(weighting, interventions)), *notes],
         "palette": _spell_palette(),
-        "masked": style.MASKED,
+        "masked": [style.MASKED, style.MASKED_DARK],
     }
 
 

@@ -7,6 +7,7 @@ lies inside the folder after all links are followed. What is wrong is said in wo
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import re
@@ -34,6 +35,9 @@ FIGURE_TYPES = {
     "jpeg": "image/jpeg",
     "gif": "image/gif",
 }
+# A docstring whose lines are all shorter was not wrapped but written in short lines.
+_SHORTEST_WRAPPED = 60
+_ITEM = re.compile(r"[-=*~^+•]+|\(?\w{1,3}[.)]|\.\.")
 MAX_BYTES = 64 * 2**20
 _ABSENT_HEAD = "there is no such head"
 _DAMAGED = "the weights of this prompt cannot be read; compute them again"
@@ -221,9 +225,8 @@ class DataFolder:
             name = line.get("name") if isinstance(line, dict) else None
             if isinstance(name, str) and _FIGURE.fullmatch(name):
                 texts = {key: line.get(key) for key in ("func_name", "doc", "code")}
-                found[name] = {"name": name} | {
-                    k: inspect.cleandoc(v) if isinstance(v, str) else "" for k, v in texts.items()
-                }
+                texts = {k: inspect.cleandoc(text) if isinstance(text, str) else "" for k, text in texts.items()}
+                found[name] = {"name": name, **texts, "doc": _join_lines(texts["doc"])}
         return [found[name] for name in sorted(found)]
 
     def list_figures(self, model, name):
@@ -360,6 +363,27 @@ class DataFolder:
             return parse_object(file.read(MAX_BYTES), parts[-1])
 
 
+def _join_lines(doc):
+    """Undo the wrapping of a docstring, so that it can be wrapped anew.
+
+    A line goes on with the next where both are indented alike and the next word would not have fitted: a break that
+    comes sooner is meant, as in lists and below headings.
+    """
+    joined = []
+    for _, lines in itertools.groupby(doc.splitlines(), lambda line: len(line) - len(line.lstrip())):
+        lines = list(lines)
+        longest = max(_SHORTEST_WRAPPED, *map(len, lines))
+        is_example = any(line.lstrip().startswith(">>>") for line in lines)
+        for before, line in zip(["", *lines], lines, strict=False):
+            word = line.split(maxsplit=1)[:1]
+            is_full = before and word and len(before) + 1 + len(word[0]) > longest
+            if is_full and not is_example and not _ITEM.fullmatch(word[0]):
+                joined[-1] += f" {line.strip()}"
+            else:
+                joined.append(line)
+    return "\n".join(joined)
+
+
 def check_head(model, layer, head):
     """Raise `NotInFolderError` if a model has no such head."""
     if not 0 <= head < model.heads.get(layer, 0):
@@ -374,11 +398,21 @@ def _parse(data):
 
 
 def _summarise(prompt, name):
-    text, count = prompt.get("text"), prompt.get("n_tokens")
-    tokens = prompt.get("tokens")
-    if type(count) is not int:
-        count = len(tokens) if isinstance(tokens, list) else 0
-    return {"hash": name, "text": text if isinstance(text, str) else "", "n_tokens": count}
+    """Return what a table shows; a prompt is as long as its maps are, where that is known."""
+    text, facts = prompt.get("text"), prompt.get(EXTRA)
+    facts = facts if isinstance(facts, dict) else {}
+    counts = (
+        facts.get("n_keys"),
+        _count(facts.get("tokens_key")),
+        prompt.get("n_tokens"),
+        _count(prompt.get("tokens")),
+    )
+    n_tokens = next((count for count in counts if type(count) is int), 0)
+    return {"hash": name, "text": text if isinstance(text, str) else "", "n_tokens": n_tokens}
+
+
+def _count(value):
+    return len(value) if isinstance(value, list) else None
 
 
 def _get_mtime(path):

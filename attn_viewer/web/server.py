@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AttnViewerError, OptionError
-from ..figures.images import encode_indices, index_matrix, make_palette
+from ..figures import style
+from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
 from .encode import DISPLAY_SCORES, describe_heads, encode_head, round_scores, score_for_display
 from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
 from .safe import DamagedError, NotInFolderError
@@ -96,7 +97,7 @@ def make_app(path, *, allowed_hosts=()):
         Route("/api/prompt", answer(_describe_prompt, **prompt)),
         Route("/api/scores", answer(_score_layer, **prompt, layer=_read_number)),
         Route("/api/weights", answer(_send_weights, **head)),
-        Route("/thumbnail", answer(_send_thumbnail, **head)),
+        Route("/thumbnail", answer(_send_thumbnail, **head, theme=_read_text)),
         Route("/figure", answer(_send_figure, **head, name=_read_text)),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _explain, AttnViewerError: _explain})
@@ -257,14 +258,20 @@ def _send_weights(folder, _request, model, prompt, layer, head):
     return Response(encode_head(weights, meta), media_type="application/octet-stream")
 
 
-def _send_thumbnail(folder, request, model, prompt, layer, head):
+def _send_thumbnail(folder, request, model, prompt, layer, head, theme="light"):
+    if theme not in ("light", "dark"):
+        raise HTTPException(400, "theme must be light or dark")
     weights = folder.read_weights(folder.get_model(model), prompt, layer, head).astype(np.float32)
     weights = _pool(weights, _find_side(weights.shape, THUMBNAIL_SIDE))
     future = np.triu(np.ones(weights.shape, bool), 1)
     roots = np.sqrt(np.maximum(weights, 0))  # small weights are what a small picture would lose
     if future.any() and not roots[future].any():
         roots[future] = np.nan
-    data = encode_indices(index_matrix(roots, normalize=True, normalize_min=0), make_palette())
+    palette = make_palette()
+    if theme == "dark":  # the palest is the largest, as in static/theme.js
+        masked = [list(bytes.fromhex(style.MASKED_DARK.lstrip("#")))]
+        palette = np.vstack([palette[LAST_COLOUR::-1], masked]).astype(np.uint8)
+    data = encode_indices(index_matrix(roots, normalize=True, normalize_min=0), palette)
     return _send_file(request, data, "image/png")
 
 

@@ -1,5 +1,8 @@
+import io
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from attn_viewer import AttentionMaps, load_scores, save_scores
 from attn_viewer.errors import CacheError, OptionError, OutputError
+from attn_viewer.storage.tensors import Tensor
 
 
 def make_legacy(n_layers=2, n_heads=3, n=4):
@@ -70,6 +74,32 @@ def test_old_caches_in_bfloat16_with_gradients_are_read(tmp_path):
     assert load_scores(tmp_path / "a.pt").weights[0].dtype == np.float32
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_files_of_either_byte_order_are_read(tmp_path, order):
+    write_archive(tmp_path / "a.pt", order=order)
+    np.testing.assert_array_equal(load_scores(tmp_path / "a.pt").weights[0], [[[1, 0], [0.25, 0.75]]])
+
+
+@given(st.sampled_from(["float64", "float32", "float16", "bfloat16"]), st.permutations(range(4)), st.integers(1, 5))
+def test_tensors_are_read_as_torch_reads_them(tmp_path_factory, dtype, order, n):
+    """Views of larger storages, with their axes in any order."""
+    torch.manual_seed(n)
+    shape = [1, 2, n, n]
+    whole = torch.rand([shape[order.index(i)] + (i > 0) for i in range(4)]).to(getattr(torch, dtype))
+    view = whole.permute(order)[-1:, :2, -n:, :n]
+    path = tmp_path_factory.mktemp("cache") / "a.pt"
+    torch.save({"attention_scores": [view, view], "tokens_list": ["a"] * n}, path)
+    for weights in load_scores(path).weights:
+        assert weights.dtype == (np.float16 if dtype == "float16" else np.float32)
+        np.testing.assert_array_equal(weights, view[0].float().numpy())
+
+
+def test_reading_loads_no_torch(tmp_path):
+    path = save_scores(make_maps(), tmp_path)
+    code = "import sys, attn_viewer; attn_viewer.load_scores(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+
+
 class _Call:
     def __reduce__(self):
         return os.mkdir, ("hacked",)
@@ -94,6 +124,47 @@ def write_changed(**changes):
         torch.save({key: value for key, value in content.items() if value is not None}, path)
 
     return write
+
+
+def write_pickle(data):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", data)
+
+    return write
+
+
+def write_archive(path, *, shape=(1, 1, 2, 2), offset=0, kind="f4", order="<", compression=zipfile.ZIP_STORED):
+    """Write what torch.save would make of one layer of four weights, or what a stranger would put in its place."""
+    tensor = Tensor(("storage", kind, "0", "cpu", 4), offset, shape, (4, 4, 2, 1))
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("a/data.pkl", dump_tensors({"attention_scores": [tensor], "tokens_list": ["a", "b"]}))
+        archive.writestr("a/byteorder", {"<": "little", ">": "big"}[order])
+        archive.writestr("a/data/0", np.array([1, 0, 0.25, 0.75], f"{order}f4").tobytes())
+
+
+def dump_tensors(content):
+    """Pickle plain types and `Tensor` as torch.save does; a storage's kind that torch lacks stays as it is."""
+    file = io.BytesIO()
+    pickler = pickle._Pickler(file, 2)  # the one of pure Python can be taught to write names of torch
+    names = {"f4": "torch FloatStorage"}
+
+    def save_tensor(self, tensor):
+        self.write(b"ctorch._utils\n_rebuild_tensor_v2\n(")
+        marker, kind, *rest = tensor.storage
+        self.write(b"(")
+        self.save(marker)
+        self.write(b"c" + names[kind].replace(" ", "\n").encode() + b"\n") if kind in names else self.save(kind)
+        for word in rest:
+            self.save(word)
+        self.write(b"tQ")
+        for word in tensor[1:]:
+            self.save(word)
+        self.write(b"tR")
+
+    pickler.dispatch = pickle._Pickler.dispatch | {Tensor: save_tensor}
+    pickler.dump(content)
+    return file.getvalue()
 
 
 ONE = torch.ones(1, 1, 1, 1)
@@ -124,7 +195,14 @@ ONE = torch.ones(1, 1, 1, 1)
         (write_changed(attn_viewer={"cell": "x"}), "does not fit together"),
         (write_changed(attn_viewer={"model_id": 5}), "model_id must be str"),
         (write_changed(attn_viewer={"prompt_length": 99}), "prompt_length"),
-        (write_changed(attention_scores=[torch.ones(1, 1, 4, 4).to_sparse()]), "does not fit together"),
+        (write_changed(attention_scores=[torch.ones(1, 1, 4, 4).to_sparse()]), "nothing of it was run"),
+        (write_pickle(b"\x80\x02}}b."), "BUILD"),
+        (write_pickle(b"\x80\x02}r\xff\xff\xff\x7f."), "more is remembered"),
+        (write_pickle(b"\x80\x02cbuiltins\neval\nX\x01\0\0\x001\x85R."), "builtins.eval"),
+        (lambda path: write_archive(path, compression=zipfile.ZIP_DEFLATED), "compressed"),
+        (lambda path: write_archive(path, shape=(1, 1, 1, 9)), "reaches past its storage"),
+        (lambda path: write_archive(path, offset=-1), "other things than numbers"),
+        (lambda path: write_archive(path, kind="O"), "no kind of number"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: None, "does not exist"),
     ],

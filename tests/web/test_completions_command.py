@@ -27,7 +27,7 @@ def test_completions_are_saved_here_and_rendered_there(tmp_path, prompts, capsys
     # In a process of its own, which tells whether anything that knows models was loaded.
     code = (
         "import sys; from attn_viewer.cli import main; status = main(sys.argv[1:])\n"
-        "sys.exit(status or 3 * ('transformers' in sys.modules))"
+        "sys.exit(status or 3 * ('torch' in sys.modules))"
     )
     words = ["completions", "render", *files, "--output", str(tmp_path / "pages"), "--average_heads", "--quiet"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

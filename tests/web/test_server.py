@@ -70,6 +70,29 @@ def test_the_folder_is_described(get):
     ]
 
 
+@pytest.mark.parametrize(
+    ("doc", "shown"),
+    [
+        (
+            "A first sentence that is too long for its line, since it goes on to\nthe second and ends there.\n\nB.",
+            "A first sentence that is too long for its line, since it goes on to the second and ends there.\n\nB.",
+        ),
+        (
+            "Raises\n------\nE\n    If there is no room at all for what is drawn beside it: it goes\n    below.\n",
+            "Raises\n------\nE\n    If there is no room at all for what is drawn beside it: it goes below.",
+        ),
+        ("Short lines\nare meant\nas they are.", None),
+        ("- one item of a list that is as long as any line of this text is, yes\n- another", None),
+        (">>> draw(what_has_a_long_name, and_more_of_it, and_more_of_it_and_more)\narray([1, 2])", None),
+        ("", None),
+    ],
+)
+def test_docstrings_can_be_wrapped_anew(tmp_path, doc, shown):
+    (tmp_path / "figures.jsonl").write_text(json.dumps({"name": "f", "doc": doc, "code": doc}) + "\n")
+    (function,) = DataFolder(tmp_path).read_functions()
+    assert (function["doc"], function["code"]) == (doc if shown is None else shown, doc.strip("\n"))
+
+
 def test_prompts_are_searched_sorted_and_paged(get):
     found = get("/api/prompts", models="demo", sort="-n_tokens").json()
     assert [row["text"] for row in found["prompts"]] == [HOSTILE, PROMPT, "In the beginning"]
@@ -122,6 +145,17 @@ def test_thumbnails_are_pictures_of_the_weights(get, data):
     np.testing.assert_allclose(
         rows[np.tril_indices(n)] / 254, (roots / roots.max())[np.tril_indices(n)], atol=0.5 / 254
     )
+
+
+def test_thumbnails_for_a_dark_page_turn_the_colours_round(get):
+    light, dark = (get("/thumbnail", **HEAD, theme=theme).content for theme in ("light", "dark"))
+    start = light.index(b"PLTE") + 4
+    palettes = [np.frombuffer(data[start : start + 768], np.uint8).reshape(256, 3) for data in (light, dark)]
+    np.testing.assert_array_equal(palettes[0][:255], palettes[1][254::-1])
+    assert palettes[0][255].min() > 200 > 60 > palettes[1][255].max()  # what no query sees
+    assert light[start + 772 :] == dark[start + 772 :]
+    assert light == get("/thumbnail", **HEAD).content
+    assert get("/thumbnail", **HEAD, theme="x").status_code == 400
 
 
 @pytest.mark.parametrize("name", ["evil", "packed"])
@@ -280,12 +314,15 @@ def test_a_folder_that_the_commands_wrote(written, demo):
     with run_server(written) as url, httpx.Client(base_url=url) as client:
         (model,) = client.get("/api/folder").json()["models"]
         assert (model["name"], len(model["heads"]), model["n_prompts"]) == ("m", 4, 2)
-        hashes = [row["hash"] for row in client.get("/api/prompts?models=m").json()["prompts"]]
-        assert set(hashes) == {name_prompt(PROMPT), name_prompt(HOSTILE)}
+        rows = {row["hash"]: row for row in client.get("/api/prompts?models=m").json()["prompts"]}
+        assert set(rows) == {name_prompt(PROMPT), name_prompt(HOSTILE)}
         head = {"model": "m", "prompt": name_prompt(PROMPT), "layer": 1, "head": 2}
         meta = client.get("/api/prompt", params={k: head[k] for k in ("model", "prompt")}).json()["meta"]
         maps = capture_attention(*demo, PROMPT)
         assert meta["tokens_key"] == list(maps.tokens_key)
+        assert rows[name_prompt(PROMPT)]["n_tokens"] == len(maps.tokens_key)
+        (written / "m" / "prompts.jsonl").unlink()  # then each prompt.json is read
+        assert client.get("/api/prompts?models=m").json()["prompts"] == list(rows.values())
         shown = decode_head(client.get("/api/weights", params=head).content, meta)
         np.testing.assert_allclose(shown, maps.get_layer(1)[2], atol=1e-3)
         drawn = [p for p in (written / "m" / "prompts").iterdir() if (p / "L1" / "H2").is_dir()]

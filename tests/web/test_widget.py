@@ -64,6 +64,7 @@ const model = {{
   on: (name, handler) => (handlers[name] = handler),
   off: (name) => delete handlers[name],
   send(message) {{
+    (window.asked ??= []).push(message.id);
     const isHere = message.layer === 1 && message.head === 2;
     const answer = isHere ? {{ id: message.id }} : {{ id: message.id, error: "no such head" }};
     setTimeout(() => handlers["msg:custom"]?.(answer, isHere ? [new DataView(bytes.buffer)] : []));
@@ -71,7 +72,8 @@ const model = {{
 }};
 const url = "data:text/javascript;base64,{module}";
 const {{ default: widget }} = await import(url);
-window.stop = widget.render({{ model, el: document.getElementById("el") }});
+window.show = () => widget.render({{ model, el: document.getElementById("el") }});
+window.stop = window.show();
 </script>""",
         encoding="utf-8",
     )
@@ -80,6 +82,12 @@ window.stop = widget.render({{ model, el: document.getElementById("el") }});
     shown.get_by_role("button", name="Next head").click()
     shown.get_by_text("no such head").wait_for()
     assert shown.locator("body").get_attribute("data-state") == "view=heatmap&layer=1&head=3"
+    shown.evaluate("() => void (window.stopOther = window.show())")  # answers reach every view, which must know its own
+    shown.locator(".attn-viewer").nth(1).get_by_text("no such head").wait_for()
+    asked = shown.evaluate("window.asked")
+    assert len(asked) >= 3
+    assert len(set(asked)) == len(asked)
+    shown.evaluate("window.stopOther()")
     shown.evaluate("window.stop()")
     assert shown.locator(".attn-viewer").count() == 0
 

@@ -66,6 +66,10 @@ async function start() {
     get prompts() {
       return state.prompts === "*" ? (everything ?? []) : state.prompts;
     },
+    /** `"light"` or `"dark"`, as it looks now. */
+    get look() {
+      return root.dataset.theme;
+    },
     get heads() {
       try {
         return parseHeads(state.heads, mergeHeads(context.models));

@@ -9,21 +9,24 @@ const GAP = 12;
 /** Browsers lay out no more than some 30 million pixels. */
 export const PAGE = 10_000;
 
-function findImage({ model, prompt, layer, head, figure }) {
+function findImage({ model, prompt, layer, head, figure }, theme) {
   const words = new URLSearchParams({ model, prompt, layer, head });
-  if (figure === PATTERN) return `/thumbnail?${words}`;
+  if (figure === PATTERN) return `/thumbnail?${words}&theme=${theme}`;
   words.set("name", figure);
   return `/figure?${words}`;
 }
 
-/** An image of a figure; a small picture of cells is enlarged with sharp edges, and one that is not there says so. */
-export function makeImage(item) {
+/**
+ * An image of a figure; a small picture of cells is enlarged with sharp edges, and one that is not there says so.
+ * Patterns are drawn for the theme, `"light"` or `"dark"`; figures are as they were saved.
+ */
+export function makeImage(item, theme) {
   const image = make("img", { alt: `${item.figure} of L${item.layer} H${item.head}`, decoding: "async", draggable: "false" });
   image.addEventListener("load", () => image.classList.toggle("ab-cells", image.naturalWidth < image.clientWidth));
   image.addEventListener("error", () => {
     image.replaceWith(make("span", { class: "ab-none" }, item.figure === PATTERN ? "no weights" : "not made yet"));
   });
-  image.src = findImage(item);
+  image.src = findImage(item, theme);
   return image;
 }
 
@@ -105,7 +108,7 @@ export function createGallery(context) {
     return make(
       "a",
       { class: "ab-card", href: context.link({ open: item, view: "" }), title: text.slice(0, 300) },
-      context.isThere(item) ? makeImage(item) : make("span", { class: "ab-none" }, "not of this model"),
+      context.isThere(item) ? makeImage(item, context.look) : make("span", { class: "ab-none" }, "not of this model"),
       make("span", { class: "ab-name" }, make("b", {}, name), ` ${item.figure}`),
       make("span", { class: "ab-where" }, context.state.models.length > 1 ? `${item.model} · ${text}` : text),
     );
@@ -127,7 +130,7 @@ export function createGallery(context) {
     const next = new Map();
     for (let i = first; i < last; i++) {
       const item = items.get(start + i);
-      const key = JSON.stringify([item, context.textOf(item.prompt).slice(0, 40), context.isThere(item)]);
+      const key = JSON.stringify([item, context.look, context.textOf(item.prompt).slice(0, 40), context.isThere(item)]);
       const card = cards.get(key) ?? makeCard(item);
       card.href = context.link({ open: item, view: "" });
       card.style.width = `${width}px`;

@@ -95,7 +95,7 @@ export function createSingle(context) {
     strip.dataset.shown = `${key} ${name} ${shown}`;
     strip.replaceChildren(
       ...shown.map((figure) => {
-        const image = makeImage({ ...context.state.open, layer, head, figure });
+        const image = makeImage({ ...context.state.open, layer, head, figure }, context.look);
         return make("figure", {}, image, make("figcaption", {}, make("b", {}, name), ` ${figure}`));
       }),
     );

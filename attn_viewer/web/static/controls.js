@@ -1,7 +1,7 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
 import { make, plural } from "./dom.js";
-import { CHOICES, LIMITS, VIEW_NAMES } from "./state.js";
+import { CHOICES, LIMITS, VIEW_NAMES, listChoices } from "./state.js";
 
 const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
 const HELP = [
@@ -92,9 +92,7 @@ export function createControls(context) {
       tab.tabIndex = isChosen ? 0 : -1;
     }
     if (shownLayer !== state.layer) {
-      const numbers = meta.heads[meta.layers.indexOf(state.layer)];
-      const mean = numbers.length > 1 ? [make("option", { value: "mean" }, "mean")] : [];
-      head.select.replaceChildren(...numbers.map((n) => make("option", { value: n }, String(n))), ...mean);
+      head.select.replaceChildren(...listChoices(meta, state.layer).map((head) => make("option", { value: head }, String(head))));
       shownLayer = state.layer;
     }
     layer.select.value = String(state.layer);
@@ -138,9 +136,9 @@ export function createControls(context) {
 
 /** Go to the layer with this number, at the same head where it has that. */
 function goTo({ meta, state, update }, layer) {
-  const heads = meta.heads[meta.layers.indexOf(layer)];
-  const head = state.head === "mean" || heads.includes(state.head) ? state.head : heads[0];
-  update({ layer, head, on: state.on?.filter((n) => n === "mean" || heads.includes(n)) ?? null });
+  const choices = listChoices(meta, layer);
+  const head = choices.includes(state.head) ? state.head : choices[0];
+  update({ layer, head, on: state.on?.filter((choice) => choices.includes(choice)) ?? null });
 }
 
 function step(context, down, across) {
@@ -150,8 +148,7 @@ function step(context, down, across) {
     if (at >= 0 && at < meta.layers.length) goTo(context, meta.layers[at]);
   }
   if (across) {
-    const heads = meta.heads[meta.layers.indexOf(state.layer)];
-    const choices = heads.length > 1 && state.view !== "overview" ? [...heads, "mean"] : heads;
+    const choices = listChoices(meta, state.layer).filter((choice) => choice !== "mean" || state.view !== "overview");
     const at = choices.indexOf(state.head) + across;
     if (at >= 0 && at < choices.length) update({ head: choices[at] });
   }

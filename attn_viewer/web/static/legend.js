@@ -1,6 +1,7 @@
 /** The heads of a layer as coloured switches, for the views that lay several heads over each other. */
 
 import { make } from "./dom.js";
+import { listChoices } from "./state.js";
 import { colorHead } from "./theme.js";
 
 /** The heads that are on: [{head, color}], in the layer's order, the mean last. */
@@ -27,7 +28,7 @@ export function createLegend(context) {
   function show() {
     const { state, theme } = context;
     const heads = meta.heads[meta.layers.indexOf(state.layer)];
-    const choices = heads.length > 1 ? [...heads, "mean"] : heads;
+    const choices = listChoices(meta, state.layer);
     const on = new Set(state.on ?? heads);
     const focused = element.contains(document.activeElement) ? document.activeElement.dataset.head : null;
     const chips = choices.map((head) => {

@@ -49,6 +49,12 @@ function round(value) {
   return typeof value === "number" ? String(Math.round(value * 1e4) / 1e4).replace(".", "_") : value;
 }
 
+/** What can be shown of a layer: its heads, and their mean where there are several. */
+export function listChoices(meta, layer) {
+  const heads = meta.heads[meta.layers.indexOf(layer)];
+  return heads.length > 1 ? [...heads, "mean"] : heads;
+}
+
 /** Read a link's text; what does not make sense for these maps is left at its start. */
 export function readState(text, meta) {
   const words = new URLSearchParams(text ?? "");
@@ -62,15 +68,15 @@ export function readState(text, meta) {
   }
   const layer = readNumber(words.get("layer"));
   if (meta.layers.includes(layer)) state.layer = layer;
-  const heads = meta.heads[meta.layers.indexOf(state.layer ?? meta.layers[0])];
+  const choices = listChoices(meta, state.layer ?? meta.layers[0]);
   const head = words.get("head") === "mean" ? "mean" : readNumber(words.get("head"));
-  state.head = head === "mean" || heads.includes(head) ? head : heads[0];
+  state.head = choices.includes(head) ? head : choices[0];
   for (const name of ["sort", "tint"]) {
     if (meta.scores.some((score) => score.name === words.get(name))) state[name] = words.get(name);
   }
   if (words.has("on")) {
     const on = words.get("on").split(".").map((part) => (part === "mean" ? part : readNumber(part)));
-    state.on = on.filter((part) => part === "mean" || heads.includes(part));
+    state.on = on.filter((part) => choices.includes(part));
   }
   const keys = meta.tokens_key.length;
   const offset = findOffset(meta);

@@ -4,14 +4,12 @@ const LOOKS = {
   light: { ink: "#1c2433", muted: "#667085", frame: "#cfd4dc", accent: "#d1495b", ground: "#ffffff", lightness: 0.6 },
   dark: { ink: "#e8eaee", muted: "#98a1b0", frame: "#3a4150", accent: "#ff8a98", ground: "#14171d", lightness: 0.74 },
 };
-const MASKED_DARK = "#2b2a2d";
 
 export function readTheme({ meta, root, state }) {
   const isDark =
     state.theme === "dark" || (state.theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
   root.dataset.theme = isDark ? "dark" : "light";
-  const masked = isDark ? MASKED_DARK : meta.masked;
-  return { ...LOOKS[root.dataset.theme], isDark, masked: readColor(masked), table: makePalette(meta.palette, isDark) };
+  return { ...LOOKS[root.dataset.theme], isDark, masked: readColor(meta.masked[Number(isDark)]), table: makePalette(meta.palette, isDark) };
 }
 
 /** 256 colours as the 32-bit words of an ImageData; on a dark ground the palest is the largest weight. */

@@ -20,7 +20,7 @@
  *   maxima             null | one list a layer of [largest weight, largest without the first token] a head
  *   scores             [{name, values: one list a layer, null where a head has none; or null: `getScores` tells}]
  *   notes              sentences that a reader must see
- *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colour of what is hidden
+ *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colours of what is hidden, on a light and a dark page
  *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
  *
  * `source.getHead(layer, head)`  Promise of a Uint8Array: the bytes of `encode_head` for these true numbers. It rejects

@@ -4,6 +4,8 @@ import { mountViewer } from "./viewer.js";
 
 export function render({ model, el }) {
   const waiting = new Map();
+  // Answers go to every view of a widget, so that each asks under numbers of its own.
+  const own = crypto.getRandomValues(new Uint32Array(2)).join("-");
   let count = 0;
   const receive = (message, buffers) => {
     const job = waiting.get(message.id);
@@ -15,8 +17,9 @@ export function render({ model, el }) {
   model.on("msg:custom", receive);
   const getHead = (layer, head) =>
     new Promise((resolve, reject) => {
-      waiting.set(++count, { resolve, reject });
-      model.send({ id: count, layer, head });
+      const id = `${own}-${++count}`;
+      waiting.set(id, { resolve, reject });
+      model.send({ id, layer, head });
     });
   const viewer = mountViewer(
     el,
