@@ -20,9 +20,9 @@ NOBODY = 65534
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another")
 
 
-def make_words(folder, data="d"):
+def make_words(folder, data="d", *, times=1):
     path = folder / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    path.write_text("".join(json.dumps({"text": " ".join([text] * times)}) + "\n" for text in TEXTS))
     place = ["--save-path", str(folder / data), "--quiet"]
     activations = ["activations", "--prompts", str(path), *place]
     return activations, ["figures", "--figure-funcs", "raw,svd_spectra", *place]
@@ -38,7 +38,8 @@ def read_tree(folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal to a group of processes")
 def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
-    for words, n_files in zip(make_words(tmp_path), (3, 40), strict=True):
+    times = 25  # too long to run all together, so that Ctrl-C comes between
+    for words, n_files in zip(make_words(tmp_path, times=times), (3, 40), strict=True):
         words = [*words, "--parallel", "1"]
         before = list_files(tmp_path)
         process = subprocess.Popen(
@@ -55,7 +56,7 @@ def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
         assert main(words) == 0
     whole = tmp_path / "whole"
     whole.mkdir()
-    for words in make_words(whole):
+    for words in make_words(whole, times=times):
         assert main([*words, "--parallel", "1"]) == 0
     ours, theirs = read_tree(tmp_path / "d"), read_tree(whole / "d")
     assert set(ours) == set(theirs)
