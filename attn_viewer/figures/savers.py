@@ -6,7 +6,7 @@ The names are those of pattern-lens.
 import contextlib
 import functools
 import gzip
-from pathlib import Path
+import os
 
 import matplotlib as mpl
 from matplotlib._pylab_helpers import Gcf
@@ -62,7 +62,7 @@ def matplotlib_figure_saver(func=None, *, fmt="svgz"):
                 with _lend_to_pyplot([ax]):
                     func(matrix, ax)
                 data = render_small_figure(ax.figure, fmt)
-            write_whole(Path(folder) / f"{func.__name__}.{fmt}", data)
+            write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
 
         save.figure_save_fmt = fmt
         return save
@@ -103,7 +103,7 @@ def matplotlib_multifigure_saver(names, fmt="svgz"):
                     func(matrix, dict(axes))
                 files = {name: render_small_figure(ax.figure, fmt) for name, ax in axes.items()}
             for name, data in files.items():
-                write_whole(Path(folder) / f"{func.__name__}.{name}.{fmt}", data)
+                write_whole(os.path.join(folder, f"{func.__name__}.{name}.{fmt}"), data)
 
         save.figure_save_fmt = fmt
         return save
@@ -154,7 +154,7 @@ def save_matrix_wrapper(
                 data = matrix_as_svg(result, cmap=cmap, **look).encode()
                 if fmt == "svgz":
                     data = gzip.compress(data, 6, mtime=0)
-            write_whole(Path(folder) / f"{func.__name__}.{fmt}", data)
+            write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
 
         save.figure_save_fmt = fmt
         return save
