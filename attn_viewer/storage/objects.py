@@ -1,5 +1,6 @@
 """JSON objects in the files of a data folder."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def parse_object(data, name):
     except (ValueError, RecursionError) as error:
         reason = error
     raise _report_damage(name, reason)
+
+
+def parse_lines(lines):
+    """Yield the JSON objects of some lines, each bytes; a line that holds none is left out."""
+    for line in lines:
+        with contextlib.suppress(ActivationsDamagedError):
+            yield parse_object(line, "a line")
 
 
 def _report_damage(name, reason):

@@ -7,10 +7,7 @@ lies inside the folder after all links are followed. What is wrong is said in wo
 import contextlib
 import dataclasses
 import inspect
-import itertools
-import json
 import os
-import re
 import threading
 from pathlib import Path
 
@@ -19,12 +16,12 @@ import numpy as np
 from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
 from ..maps import AttentionMaps
 from ..storage.dataset import EXTRA, HASH, check_model_cfg, get_head_counts
-from ..storage.objects import parse_object
+from ..storage.objects import parse_lines, parse_object
 from ..storage.patterns import KINDS, describe_activations, get_facts
 from .encode import describe_heads
+from .functions import FIGURE_NAME, parse_functions
 from .safe import DamagedError, NotInFolderError, open_inside
 
-_FIGURE = re.compile(r"\w[\w .+-]{0,100}")
 # What an <img> shows, the sharpest first.
 FIGURE_TYPES = {
     "svgz": "image/svg+xml",
@@ -35,9 +32,6 @@ FIGURE_TYPES = {
     "jpeg": "image/jpeg",
     "gif": "image/gif",
 }
-# A docstring whose lines are all shorter was not wrapped but written in short lines.
-_SHORTEST_WRAPPED = 60
-_ITEM = re.compile(r"[-=*~^+•]+|\(?\w{1,3}[.)]|\.\.")
 MAX_BYTES = 64 * 2**20
 _ABSENT_HEAD = "there is no such head"
 _DAMAGED = "the weights of this prompt cannot be read; compute them again"
@@ -169,11 +163,11 @@ class DataFolder:
         found = {}
         try:
             with self.open(model.name, "prompts.jsonl") as file:
-                lines = [_parse(line) for line in file]
+                lines = list(parse_lines(file))
         except NotInFolderError:
             lines = []
         for prompt in lines:
-            if isinstance(prompt, dict) and isinstance(prompt.get("hash"), str) and prompt["hash"] in hashes:
+            if isinstance(prompt.get("hash"), str) and prompt["hash"] in hashes:
                 found[prompt["hash"]] = _summarise(prompt, prompt["hash"])
         for name in sorted(hashes - found.keys()):
             with contextlib.suppress(AttnViewerError, OSError):
@@ -208,26 +202,12 @@ class DataFolder:
             raise NotInFolderError("there is no such prompt") from error
 
     def read_functions(self):
-        """Read what ``figures.jsonl`` says of the figure functions.
-
-        Returns
-        -------
-        list of dict
-            ``name``, ``func_name``, ``doc`` and ``code``, each a string, sorted by name.
-        """
+        """Read what ``figures.jsonl`` says of the figure functions, as `parse_functions` returns it."""
         try:
             with self.open("figures.jsonl") as file:
-                lines = [_parse(line) for line in file.read(MAX_BYTES).splitlines()]
+                return parse_functions(file.read(MAX_BYTES))
         except NotInFolderError:
             return []
-        found = {}
-        for line in lines:
-            name = line.get("name") if isinstance(line, dict) else None
-            if isinstance(name, str) and _FIGURE.fullmatch(name):
-                texts = {key: line.get(key) for key in ("func_name", "doc", "code")}
-                texts = {k: inspect.cleandoc(text) if isinstance(text, str) else "" for k, text in texts.items()}
-                found[name] = {"name": name, **texts, "doc": _join_lines(texts["doc"])}
-        return [found[name] for name in sorted(found)]
 
     def list_figures(self, model, name):
         """Return the names of the figures that the first head of a prompt has, sorted."""
@@ -239,7 +219,7 @@ class DataFolder:
             files = [path.rpartition(".") for path in os.listdir(folder)]
         except OSError:
             return []
-        return sorted({stem for stem, _, ending in files if ending in FIGURE_TYPES and _FIGURE.fullmatch(stem)})
+        return sorted({stem for stem, _, ending in files if ending in FIGURE_TYPES and FIGURE_NAME.fullmatch(stem)})
 
     def open_figure(self, model, name, layer, head, figure):
         """Open a figure of a head, whichever format it has.
@@ -268,7 +248,7 @@ class DataFolder:
             If there is none.
         """
         check_head(model, layer, head)
-        if not (HASH.fullmatch(name) and _FIGURE.fullmatch(figure)):
+        if not (HASH.fullmatch(name) and FIGURE_NAME.fullmatch(figure)):
             raise NotInFolderError("there is no such figure")
         for ending in FIGURE_TYPES:
             place = (model.name, "prompts", name, f"L{layer}", f"H{head}", f"{figure}.{ending}")
@@ -363,38 +343,10 @@ class DataFolder:
             return parse_object(file.read(MAX_BYTES), parts[-1])
 
 
-def _join_lines(doc):
-    """Undo the wrapping of a docstring, so that it can be wrapped anew.
-
-    A line goes on with the next where both are indented alike and the next word would not have fitted: a break that
-    comes sooner is meant, as in lists and below headings.
-    """
-    joined = []
-    for _, lines in itertools.groupby(doc.splitlines(), lambda line: len(line) - len(line.lstrip())):
-        lines = list(lines)
-        longest = max(_SHORTEST_WRAPPED, *map(len, lines))
-        is_example = any(line.lstrip().startswith(">>>") for line in lines)
-        for before, line in zip(["", *lines], lines, strict=False):
-            word = line.split(maxsplit=1)[:1]
-            is_full = before and word and len(before) + 1 + len(word[0]) > longest
-            if is_full and not is_example and not _ITEM.fullmatch(word[0]):
-                joined[-1] += f" {line.strip()}"
-            else:
-                joined.append(line)
-    return "\n".join(joined)
-
-
 def check_head(model, layer, head):
     """Raise `NotInFolderError` if a model has no such head."""
     if not 0 <= head < model.heads.get(layer, 0):
         raise NotInFolderError("there is no such head")
-
-
-def _parse(data):
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _summarise(prompt, name):

@@ -12,14 +12,12 @@ import httpx
 import numpy as np
 import pytest
 from conftest import PROMPT
-from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
+from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server
 
 from attn_viewer import capture_attention, score_heads
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.web.encode import decode_head
-from attn_viewer.web.folder import DataFolder
-from attn_viewer.web.safe import DamagedError, NotInFolderError
 from attn_viewer.web.server import make_app, serve
 
 SECRET = b"a secret outside of the folder"
@@ -68,29 +66,6 @@ def test_the_folder_is_described(get):
     assert content["functions"] == [
         {"name": "evil", "func_name": "evil", "doc": "Draw <b>green</b>.\n\nMore.", "code": "def evil(): ..."}
     ]
-
-
-@pytest.mark.parametrize(
-    ("doc", "shown"),
-    [
-        (
-            "A first sentence that is too long for its line, since it goes on to\nthe second and ends there.\n\nB.",
-            "A first sentence that is too long for its line, since it goes on to the second and ends there.\n\nB.",
-        ),
-        (
-            "Raises\n------\nE\n    If there is no room at all for what is drawn beside it: it goes\n    below.\n",
-            "Raises\n------\nE\n    If there is no room at all for what is drawn beside it: it goes below.",
-        ),
-        ("Short lines\nare meant\nas they are.", None),
-        ("- one item of a list that is as long as any line of this text is, yes\n- another", None),
-        (">>> draw(what_has_a_long_name, and_more_of_it, and_more_of_it_and_more)\narray([1, 2])", None),
-        ("", None),
-    ],
-)
-def test_docstrings_can_be_wrapped_anew(tmp_path, doc, shown):
-    (tmp_path / "figures.jsonl").write_text(json.dumps({"name": "f", "doc": doc, "code": doc}) + "\n")
-    (function,) = DataFolder(tmp_path).read_functions()
-    assert (function["doc"], function["code"]) == (doc if shown is None else shown, doc.strip("\n"))
 
 
 def test_prompts_are_searched_sorted_and_paged(get):
@@ -385,65 +360,6 @@ def ask_a_thousand_times(url, head):
 def test_a_head_costs_no_more_than_a_head(url):
     reply = httpx.head(f"{url}/thumbnail", params=HEAD)
     assert (reply.status_code, reply.content) == (200, b"")
-
-
-def damage(folder, demo_maps, write):
-    tokens = list(demo_maps.tokens_key)
-    place = write_model(folder, "m", 4, 8, [{"text": "t", "tokens": tokens}])[0]
-    write(place / "activations.npz")
-    return DataFolder(folder), place.name
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: path.write_bytes(b"PK\x03\x04 and no more"),
-        lambda path: path.write_bytes(b""),
-        lambda path: np.savez(path, **{"blocks.0.attn.hook_pattern": np.array([{"a": 1}], object)}),
-        lambda path: np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((1, 8, 4))}),
-        lambda path: np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((1, 8, 3, 3))}),
-        lambda path: np.savez(path, other=np.zeros(3)),
-    ],
-)
-def test_damaged_weights_are_told(tmp_path, demo_maps, write):
-    folder, name = damage(tmp_path, demo_maps, write)
-    with pytest.raises(DamagedError) as caught:
-        folder.describe_prompt(folder.get_model("m"), name)
-    assert str(tmp_path) not in str(caught.value)
-
-
-def test_true_numbers_of_heads_are_kept(tmp_path, demo_maps):
-    few = demo_maps.select(layers=[1, 3], heads=[2, 5])
-    facts = {"layers": [1, 3], "heads": [[2, 5], [2, 5]], "tokens_key": list(few.tokens_key), "causal": True}
-    prompt = {"text": "t", "tokens": list(few.tokens_key), "attn_viewer": facts}
-    place = write_model(tmp_path, "m", 4, 8, [prompt])[0]
-    np.save(place / "activations-blocks.-.attn.hook_pattern.npy", np.stack(few.weights))
-    folder = DataFolder(tmp_path)
-    model = folder.get_model("m")
-    assert folder.describe_prompt(model, place.name)["heads"] == [[2, 5], [2, 5]]
-    np.testing.assert_array_equal(folder.read_weights(model, place.name, 3, 5), demo_maps.get_layer(3)[5])
-    with pytest.raises(NotInFolderError):
-        folder.read_weights(model, place.name, 3, 4)
-
-
-def test_a_thousand_prompts_of_a_thousand_heads(tmp_path):
-    prompts = [{"text": f"prompt {i:04}", "tokens": ["a"] * 4} for i in range(1000)]
-    places = write_model(tmp_path, "big", 40, 25, prompts)
-    weights = np.random.default_rng(0).random((40, 25, 4, 4), np.float32)
-    for number, place in enumerate(places):
-        if number == 0:
-            np.save(place / "activations-blocks.-.attn.hook_pattern.npy", weights)
-        else:
-            os.link(
-                places[0] / "activations-blocks.-.attn.hook_pattern.npy",
-                place / "activations-blocks.-.attn.hook_pattern.npy",
-            )
-    folder = DataFolder(tmp_path)
-    model = folder.get_model("big")
-    first = folder.read_prompts(model)
-    assert len(first) == 1000
-    assert folder.read_prompts(model) is first  # read once
-    np.testing.assert_array_equal(folder.read_weights(model, places[999].name, 39, 24), weights[39, 24])
 
 
 def test_what_cannot_be_served(tmp_path, capsys):
