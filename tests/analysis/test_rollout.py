@@ -4,8 +4,11 @@ import pytest
 from conftest import make_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_flow
 
 from attn_viewer import AttentionMaps, compute_attention_flow, roll_out_attention
+from attn_viewer.analysis import rollout
 from attn_viewer.errors import OptionError, UnsuitableMapsError
 
 FIRST = np.float32([[[1, 0], [0.5, 0.5]], [[1, 0], [0.1, 0.9]]])
@@ -60,6 +63,23 @@ def test_flow_is_that_of_another_solver(seed, causal):
         expected = [[networkx.maximum_flow_value(graph, (layer + 1, i), (0, j)) for j in range(n)] for i in range(n)]
         expected = np.array(expected)
         np.testing.assert_allclose(flow, expected / expected.sum(1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("edges", [1, 500, 2**16])
+def test_flow_is_that_of_each_pair_in_the_whole_network(demo_maps, edges, monkeypatch):
+    monkeypatch.setattr(rollout, "EDGES", edges)
+    for maps, layer in ((demo_maps, 3), (demo_maps, 0), (make_maps(3, 2, 6, causal=False), 2)):
+        n = len(maps.tokens_key)
+        capacities = np.zeros(((layer + 2) * n,) * 2)
+        for i, weights in enumerate(maps.weights[: layer + 1]):
+            mixed = 0.5 * weights.mean(0, dtype=np.float64) + 0.5 * np.eye(n)
+            capacities[(i + 1) * n : (i + 2) * n, i * n : (i + 1) * n] = mixed * rollout.UNITS
+        network = csr_array(np.rint(capacities).astype(np.int32))
+        expected = np.array(
+            [[maximum_flow(network, (layer + 1) * n + i, j).flow_value for j in range(n)] for i in range(n)]
+        )
+        expected = (expected / expected.sum(1, keepdims=True)).astype(np.float32)
+        np.testing.assert_array_equal(compute_attention_flow(maps, layers=[layer]).weights[0][0], expected)
 
 
 def test_a_learned_sink_loses_mass():
