@@ -190,7 +190,7 @@ def load_figure_funcs(path):
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _functions.clear(), _specs.clear()
         _functions.update(before[0]), _specs.update(before[1])
         if isinstance(error, AttnViewerError):

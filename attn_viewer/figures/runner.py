@@ -1,6 +1,7 @@
 """Running figure functions on heads. Nothing here loads a model, so worker processes start quickly."""
 
 import dataclasses
+import itertools
 import traceback
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from ..errors import OptionError, OutputError
 from ..files import check_folder, make_folder
 from .registry import get_figure_names, select_attn_figure_funcs
 
+# Characters of an exception's text that are kept: it is said for every head.
+LONGEST_ERROR = 500
+
 
 @dataclasses.dataclass(frozen=True)
 class FigureFailure:
-    """A figure function that raised.
+    """A figure function that raised, or wrote no figure.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overw
     paths : list of pathlib.Path
         Files written.
     failures : list of FigureFailure
-        Functions that raised; the others went on.
+        Functions that raised or wrote nothing; the others went on.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def run_on_head(pattern, folder, funcs, *, layer, head, overwrite=True):
     paths : list of pathlib.Path
         Files written.
     failures : list of FigureFailure
-        Functions that raised.
+        Functions that raised or wrote nothing.
 
     Raises
     ------
@@ -150,14 +154,31 @@ def run_on_head(pattern, folder, funcs, *, layer, head, overwrite=True):
             continue
         try:
             func(np.array(pattern, np.float32), folder)
-        except OutputError:  # what cannot be written now can neither be for the next head
+            paths += _list_written(folder, func)
+        except (OutputError, KeyboardInterrupt):  # what cannot be written now can neither be for the next head
             raise
-        except Exception as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            failures.append(FigureFailure(func.__name__, layer, head, text, traceback.format_exc()))
-        else:
-            paths += [path for name in get_figure_names(func) for path in _list_files(folder, name, func)]
+        except BaseException as error:  # a sys.exit in a function must not end the run, let alone as if all were well
+            failures.append(FigureFailure(func.__name__, layer, head, _describe_error(error), traceback.format_exc()))
     return paths, failures
+
+
+def _describe_error(error):
+    """Return type and text of an exception in one line that can be written anywhere."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # whose text is itself an error
+        text = type(error).__name__
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(text):,} characters)"
+
+
+def _list_written(folder, func):
+    files = {name: _list_files(folder, name, func) for name in get_figure_names(func)}
+    for name, found in files.items():
+        if not found:
+            fmt = getattr(func, "figure_save_fmt", "*")
+            raise OptionError(f"it wrote no {name}.{fmt} into the folder that it was given")
+    return [*itertools.chain.from_iterable(files.values())]
 
 
 def _list_files(folder, name, func):
@@ -166,4 +187,4 @@ def _list_files(folder, name, func):
     if fmt is not None:
         path = folder / f"{name}.{fmt}"
         return [path] if path.exists() else []
-    return sorted(path for path in folder.iterdir() if path.name.split(".")[: name.count(".") + 1] == name.split("."))
+    return sorted(path for path in folder.iterdir() if path.name.startswith(f"{name}."))

@@ -145,6 +145,7 @@ def test_a_file_registers_its_functions_again_and_again(tmp_path):
         ("x = 1", "registers no figure function"),
         (FILE.format("") + "1 / 0", "cannot be run: ZeroDivisionError"),
         ("def (", "cannot be run: SyntaxError"),
+        (FILE.format("") + "raise SystemExit(0)", "cannot be run: SystemExit"),
     ],
 )
 def test_a_file_that_fails_registers_nothing(tmp_path, text, message):

@@ -23,7 +23,7 @@ def record(matrix, folder):
 def fail_on_spikes(matrix, folder):
     if matrix[1, 0] > 0.5:
         raise ValueError("a spike\nof attention")
-    record(matrix, folder)
+    np.save(folder / "fail_on_spikes.npy", matrix)
 
 
 def test_every_head_gets_its_own_folder_and_pattern(demo_maps, tmp_path):
@@ -73,6 +73,53 @@ def test_one_matrix_of_any_kind_of_numbers(tmp_path):
     np.testing.assert_array_equal(np.load(paths[0]), pattern)
     with pytest.raises(OptionError, match=r"\(3,\)"):
         run_on_head(pattern[0], tmp_path, [record], layer=0, head=0)
+
+
+class OtherStopError(BaseException):
+    pass
+
+
+class WordlessError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(0), "SystemExit: 0"),
+        (OtherStopError("x"), "OtherStopError: x"),
+        (WordlessError(), "WordlessError"),
+        (ValueError("half \udc80"), "ValueError: half \\udc80"),
+        (ValueError("x" * 10_000), f"ValueError: {'x' * 488}… (10,012 characters)"),
+    ],
+)
+def test_whatever_a_function_raises_the_others_go_on(tmp_path, error, said):
+    def stops(matrix, folder):
+        raise error
+
+    paths, failures = run_on_head(np.eye(3), tmp_path, [stops, record], layer=0, head=0)
+    assert [path.name for path in paths] == ["record.npy"]
+    assert [failure.error for failure in failures] == [said]
+
+
+def test_ctrl_c_in_a_function_stops_the_run(tmp_path):
+    def stops(matrix, folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_on_head(np.eye(3), tmp_path, [stops], layer=0, head=0)
+
+
+@pytest.mark.parametrize("name", [None, "other.txt", "lazy"])
+def test_a_function_that_writes_no_figure_has_failed(tmp_path, name):
+    def lazy(matrix, folder):
+        if name is not None:
+            (folder / name).write_text("no figure")
+
+    paths, failures = run_on_head(np.eye(3), tmp_path, [lazy], layer=0, head=0)
+    assert (paths, len(failures)) == ([], 1)
+    assert "it wrote no lazy.* into the folder" in failures[0].error
 
 
 def test_means_and_cells_are_no_patterns(tmp_path):
