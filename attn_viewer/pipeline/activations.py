@@ -14,9 +14,9 @@ from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .batches import KEPT, capture_together, encode_text, group_prompts
-from .indexes import generate_models_jsonl, generate_prompts_jsonl
+from .indexes import generate_functions_jsonl, generate_models_jsonl, generate_prompts_jsonl
 from .prompts import load_text_data, take_samples
-from .work import RunReport, attempt, count_workers, note_untried, run_batches
+from .work import RunReport, attempt, clear_when_stopped, count_workers, note_untried, run_batches
 
 _one_at_a_time = threading.Lock()
 
@@ -136,17 +136,18 @@ def activations_main(
     outcomes = run_batches(
         compute, groups, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations"
     )
-    for outcome in note_untried(report, outcomes, len(todo)):
-        if outcome.error is None:
-            report.done += 1
-        else:
-            report.failures.append(f"prompt {outcome.item['hash']}: {outcome.error}")
+    with clear_when_stopped(dataset.find_prompt_folder(name, prompt, folder) for prompt in todo):
+        for outcome in note_untried(report, outcomes, len(todo)):
+            if outcome.error is None:
+                report.done += 1
+            else:
+                report.failures.append(f"prompt {outcome.item['hash']}: {outcome.error}")
     update_indexes(name, folder, report)
     return report
 
 
-def update_indexes(name, folder, report):
-    """Write the indexes of models and of one model's prompts; what is wrong with the folder goes into the report."""
+def update_indexes(name, folder, report, funcs=()):
+    """Write the indexes of models, of one model's prompts and of functions; what is wrong goes into the report."""
     model_dir = dataset.find_model_folder(name, folder)
     for place in (folder, model_dir):
         remove_leftovers(place)
@@ -154,6 +155,8 @@ def update_indexes(name, folder, report):
         return
     try:
         errors = [*generate_models_jsonl(folder), *generate_prompts_jsonl(model_dir)]
+        if funcs:
+            generate_functions_jsonl(folder, funcs)
     except OutputError as error:  # a full disk must not hide what was done and what was not
         errors = [error]
     report.failures += [text for text in map(str, errors) if text not in report.failures]

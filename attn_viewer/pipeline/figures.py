@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,9 +17,8 @@ from ..files import check_folder, make_folder, name_temporary, remove_leftovers,
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
 from .activations import update_indexes
-from .indexes import generate_functions_jsonl
 from .prompts import take_samples
-from .work import RunReport, note_untried, run_parts
+from .work import RunReport, clear_when_stopped, note_untried, run_parts
 
 ERROR = ".error.txt"
 
@@ -37,6 +37,8 @@ class FigureJob:
         Others, registered by the program that runs this.
     figures_from : str or None
         A file that registers figure functions.
+    version : str or None
+        What tells the file from what it was: a worker that lives on loads it again once it has changed.
     force : bool
         Whether to draw what is there already.
     """
@@ -46,6 +48,7 @@ class FigureJob:
     names: tuple[str, ...]
     funcs: tuple[Callable, ...]
     figures_from: str | None
+    version: str | None
     force: bool
 
 
@@ -110,6 +113,7 @@ def figures_main(
         tuple(f.__name__ for f in funcs if is_found[f]),
         tuple(f for f in funcs if not is_found[f]),
         None if figures_from is None else str(Path(figures_from).absolute()),
+        None if figures_from is None else hashlib.sha256(Path(figures_from).read_bytes()).hexdigest(),
         force,
     )
     prompts, errors = dataset.list_prompts(model_name, folder)
@@ -124,21 +128,21 @@ def figures_main(
         progress=progress,
         desc="figures",
     )
-    for outcome in note_untried(report, outcomes, len(hashes)):
-        if outcome.error is not None:
-            report.failures.append(f"prompt {outcome.item}: {outcome.error}")
-            continue
-        n_drawn, failures = outcome.value
-        report.failures += [f"prompt {outcome.item}: {failure}" for failure in failures]
-        report.done += bool(n_drawn)
-        report.skipped += not n_drawn and not failures
-    update_indexes(model_name, folder, report)
-    generate_functions_jsonl(folder, funcs)
+    with clear_when_stopped(dataset.find_prompt_folder(model_name, {"hash": name}, folder) for name in hashes):
+        for outcome in note_untried(report, outcomes, len(hashes)):
+            if outcome.error is not None:
+                report.failures.append(f"prompt {outcome.item}: {outcome.error}")
+                continue
+            n_drawn, failures = outcome.value
+            report.failures += [f"prompt {outcome.item}: {failure}" for failure in failures]
+            report.done += bool(n_drawn)
+            report.skipped += not n_drawn and not failures
+    update_indexes(model_name, folder, report, funcs)
     return report
 
 
 @functools.lru_cache(maxsize=1)
-def _load_functions(path):
+def _load_functions(path, version):  # the version is for the cache alone
     return registry.load_figure_funcs(path)
 
 
@@ -160,7 +164,7 @@ def draw_prompt(job, prompt_hash):
         Functions that raised, with their heads.
     """
     if job.figures_from is not None:
-        _load_functions(job.figures_from)
+        _load_functions(job.figures_from, job.version)
     funcs = [*(registry.select_attn_figure_funcs(job.names) if job.names else ()), *job.funcs]
     folder = dataset.find_prompt_folder(job.model_name, {"hash": prompt_hash}, job.save_path)
     remove_leftovers(folder)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
+from ..files import remove_leftovers
 
 RETRIES = 2
 # With these no part can be written any more.
@@ -80,6 +81,25 @@ def note_untried(report, outcomes, n_parts):
         yield outcome
     if n_tried < n_parts:
         report.failures.append(f"stopped, nothing more can be written; not tried: {n_parts - n_tried}")
+
+
+@contextlib.contextmanager
+def clear_when_stopped(folders):
+    """Remove what workers left half done when the run breaks off inside the block.
+
+    Workers that Ctrl-C or the system ended could not do so themselves.
+
+    Parameters
+    ----------
+    folders : iterable of path-like
+        Folders they wrote to.
+    """
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            remove_leftovers(folder)
+        raise
 
 
 def run_parts(function, items, **options):

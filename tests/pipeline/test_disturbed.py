@@ -64,6 +64,23 @@ def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
     assert differing == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal to a group of processes")
+def test_ctrl_c_leaves_nothing_of_workers_half_done(tmp_path):
+    activations, figures = make_words(tmp_path, times=5)
+    assert main(activations) == 0
+    before = list_files(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "attn_viewer", *figures, "--parallel", "2"], stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and len(list_files(tmp_path) - before) < 20:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=120)[1] == "attn-viewer: interrupted; files written so far are complete\n"
+    assert process.returncode == 130
+    assert list(tmp_path.rglob("*.part")) == []
+
+
 @pytest.fixture
 def open_folder():
     """A folder whose path another user may walk, which none of pytest's is."""

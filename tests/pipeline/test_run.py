@@ -134,6 +134,30 @@ def test_a_failing_function_is_written_down_and_tried_again(copy):
     assert not list(copy.rglob("*.part"))
 
 
+def test_workers_that_live_on_take_a_file_as_it_is_now(copy):
+    mine = copy.parent / "edited.py"
+    source = (
+        "from attn_viewer import register_attn_figure_func\n"
+        "@register_attn_figure_func\ndef edited(matrix, folder):\n    raise ValueError('not yet')\n"
+    )
+    for text, n_failures in (
+        (source, 4 * 32),
+        (source.replace("raise ValueError", "(folder / 'edited.txt').write_text"), 0),
+    ):
+        mine.write_text(text)
+        report = figures_main("demo", copy, figures_from=mine, parallel=2)
+        assert len(report.failures) == n_failures
+    assert {path.read_text() for path in copy.rglob("edited.txt")} == {"not yet"}
+
+
+def test_an_index_that_cannot_be_written_does_not_hide_what_was_done(copy):
+    (copy / "figures.jsonl").unlink()
+    (copy / "figures.jsonl").mkdir()
+    report = figures_main("demo", copy, force=True, figure_funcs_select="raw", parallel=1)
+    assert (report.done, len(report.failures)) == (4, 1)
+    assert "figures.jsonl" in report.failures[0]
+
+
 def test_killed_runs_end_where_an_undisturbed_one_ends(made, tmp_path):
     folder, prompts = tmp_path / "d", write_prompts(made.parent)
     code = (
