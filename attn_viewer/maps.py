@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .choices import check_spans, choose_numbers
+from .choices import check_spans, choose_numbers, describe_numbers
 from .errors import InvalidMapsError
 
 KINDS = ("self", "encoder", "decoder", "cross")
@@ -78,6 +78,8 @@ class AttentionMaps:
         `roll_out_attention` or `compute_attention_flow` made of the mean over heads.
     interventions : sequence of str
         What was done to heads of the model in that pass, as `ablate_heads` and `merge_heads` describe it.
+    averaged_heads : sequence of int, optional
+        True numbers of the heads that a layer's one map is the mean over, when known and the same in all layers.
 
     Raises
     ------
@@ -108,6 +110,7 @@ class AttentionMaps:
     source: str = ""
     weighting: str = "attention"
     interventions: Sequence[str] = ()
+    averaged_heads: Sequence[int] | None = None
 
     def __post_init__(self):
         """Bring the fields to their final types and check them once."""
@@ -129,6 +132,8 @@ class AttentionMaps:
             put("grid", tuple(map(int, self.grid)))
         put("cell", tuple(map(int, self.cell)))
         put("interventions", tuple(self.interventions))
+        if self.averaged_heads is not None:
+            put("averaged_heads", tuple(map(int, self.averaged_heads)))
         if self.prompt_length is None:
             put("prompt_length", len(self.tokens_key))
         self._check()
@@ -185,6 +190,7 @@ class AttentionMaps:
             self.grouping is None or len(self.grouping) == 2,
             f"grouping must be what the groups are and how they were summarised, got {self.grouping}",
         )
+        require(self.averaged_heads != (), "averaged_heads must be numbers of heads, or None; got none")
         require(
             self.grid is None
             or (len(self.grid) == 2 and min(self.grid) > 0 and math.prod(self.grid) <= len(self.tokens_key)),
@@ -222,8 +228,27 @@ class AttentionMaps:
 
     @property
     def averaged(self):
-        """What the one map of a layer is when heads are averaged: ``"mean over heads"``, or what was made of it."""
-        return f"{self.weighting} of the mean over heads" if self.weighting in DERIVED else "mean over heads"
+        """What the one map of a layer is when heads are averaged: ``"mean over 8 heads"``, or what was made of it.
+
+        Names heads that were chosen; which were is not known of maps that differ in heads from layer to layer.
+        """
+        heads = self.mean_heads
+        if heads is None:
+            mean = "mean over heads"
+        elif len(heads) == 1:
+            mean = f"head {heads[0]}"
+        elif heads == tuple(range(len(heads))):
+            mean = f"mean over {len(heads)} heads"
+        else:
+            mean = f"mean over heads {describe_numbers(heads)}"
+        return f"{self.weighting} of {'the ' * mean.startswith('mean')}{mean}" if self.weighting in DERIVED else mean
+
+    @property
+    def mean_heads(self):
+        """True numbers of the heads that a mean over heads is over; None when not known or not the same everywhere."""
+        if self.averaged_heads is not None or self.reduction == "head_mean":
+            return self.averaged_heads
+        return self.heads[0] if len(set(self.heads)) == 1 else None
 
     @property
     def remarks(self):
@@ -318,7 +343,7 @@ class AttentionMaps:
             return self
         means = [w.mean(axis=0, keepdims=True, dtype=np.float32) for w in self.weights]
         reduction = "head_mean" if self.reduction == "full" else self.reduction
-        return dataclasses.replace(self, weights=means, heads=None, reduction=reduction)
+        return dataclasses.replace(self, weights=means, heads=None, reduction=reduction, averaged_heads=self.mean_heads)
 
 
 def write_remarks(weighting, interventions):

@@ -4,9 +4,20 @@ from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps
+from attn_viewer import (
+    AttentionMaps,
+    capture_attention,
+    load_scores,
+    plot_comparison,
+    plot_heads,
+    plot_layer_averages,
+    plot_running_text,
+    roll_out_attention,
+    save_scores,
+)
 from attn_viewer.choices import choose_numbers, describe_numbers
 from attn_viewer.errors import InvalidMapsError, OptionError
+from attn_viewer.web.encode import describe_maps
 
 
 def test_maps_are_frozen_and_complete():
@@ -111,3 +122,32 @@ def test_chosen_numbers_are_present_or_refused(wanted, present):
     else:
         with pytest.raises(OptionError):
             choose_numbers(wanted, present, "layer")
+
+
+def test_a_mean_names_the_heads_that_were_chosen(demo, demo_maps, tmp_path):
+    model, tokenizer = demo
+    chosen = demo_maps.select(heads=[0, 3])
+    means = (
+        chosen.average_heads(),
+        capture_attention(model, tokenizer, "Summer is warm.", heads=[0, 3], reduction="head_mean"),
+    )
+    rolled = roll_out_attention(means[0])
+    assert [maps.averaged for maps in (chosen, *means)] == ["mean over heads 0, 3"] * 3
+    assert rolled.averaged == "rollout of the mean over heads 0, 3"
+    assert roll_out_attention(demo_maps.select(heads=[3])).averaged == "rollout of head 3"
+    assert demo_maps.averaged == demo_maps.average_heads().averaged == "mean over 8 heads"
+    assert load_scores(save_scores(rolled, tmp_path)).averaged == rolled.averaged
+    for figure in (plot_layer_averages(means[1]), plot_heads(means[1], 1), plot_running_text(chosen)):
+        words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+        assert "mean over heads 0, 3" in words
+    assert describe_maps(means[0])["averaged"] == "mean over heads 0, 3"
+    figure = plot_comparison(means[0], demo_maps.average_heads())
+    words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts).replace("\n", " ")
+    assert "A: mean over heads 0, 3, B: mean over 8 heads" in words
+
+
+def test_a_mean_of_unlike_layers_names_no_heads():
+    maps = AttentionMaps([np.full((n, 2, 2), 0.5, np.float32) for n in (1, 3)], ["a", "b"], causal=False)
+    assert maps.averaged == maps.average_heads().averaged == "mean over heads"
+    with pytest.raises(InvalidMapsError, match="averaged_heads"):
+        AttentionMaps([np.ones((1, 1, 1), np.float32)], ["a"], averaged_heads=[])

@@ -337,6 +337,7 @@ class Collector:
             source="+".join(sorted(stack.sources)),
             weighting=self.options.weighting,
             interventions=self._describe_interventions(),
+            averaged_heads=kept[0][0] if is_mean and len({heads for heads, _ in kept}) == 1 else None,
             **facts,
         )
 

@@ -69,7 +69,7 @@ def plot_comparison(first, second, **options):
     notes = [
         *(style.spell_missing(style.shorten_label(name, 60), missing) for name in names),
         *describe_changes(first, second),
-        one.averaged,
+        one.averaged if one.averaged == other.averaged else f"A: {one.averaged}, B: {other.averaged}",
         *describe_data(
             dataclasses.replace(one, interventions=()),
             dataclasses.replace(look, scale="shared"),

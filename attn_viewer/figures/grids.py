@@ -46,14 +46,10 @@ def plot_layer_averages(maps, *, title=None, note=None, **options):
         A page with a panel a layer.
     """
     means = maps.average_heads()
-    counts = sorted(set(maps.n_heads))
-    mean = maps.averaged
-    if maps.reduction != "head_mean" and len(counts) == 1:
-        mean = f"mean over {counts[0]} head{'s' * (counts[0] > 1)}"
     if title is None:
         title = f"attention {maps.weighting}" if maps.weighting in DERIVED else "layer averages"
     matrices = [layer[0] for layer in means.weights]
-    page = HeatmapPage(maps, len(matrices), find_largest(means, options), [note, mean], **options)
+    page = HeatmapPage(maps, len(matrices), find_largest(means, options), [note, maps.averaged], **options)
     return page.show(matrices, [f"layer {number}" for number in maps.layers], title)
 
 
@@ -106,7 +102,7 @@ def iterate_head_pages(maps, *, largest=None, **options):
 
 def name_layer_map(maps):
     """Return a title for the one map of a layer whose heads were averaged."""
-    return maps.weighting if maps.weighting in DERIVED else "mean of heads"
+    return maps.weighting if maps.weighting in DERIVED else maps.averaged
 
 
 def label_column(n_panels, columns, n_query, n_key, queries, keys, *, has_tokens, title, family, fewest=1):
@@ -206,7 +202,7 @@ class HeatmapPage:
             self.queries, self.keys = queries(size=size), keys(size=size)
             return most, panel
         # The same for all pages, whichever layers they show.
-        title = "mean of heads" if self.maps.reduction == "head_mean" else "layer 000"
+        title = name_layer_map(self.maps) if self.maps.reduction == "head_mean" else "layer 000"
         title += OWN_SCALE.format(0.00123) * (self.options.scale == "panel")
         most, panel, (self.queries, self.keys) = label_column(
             n_panels, most, *shape, queries, keys, has_tokens=has_tokens, title=title, family=self.family

@@ -37,6 +37,7 @@ _FACTS = (
     "source",
     "weighting",
     "interventions",
+    "averaged_heads",
 )
 
 

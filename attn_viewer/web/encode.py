@@ -42,6 +42,7 @@ def describe_heads(
     softcap=None,
     weighting="attention",
     interventions=(),
+    averaged="mean over heads",
     scale=1.0,
     exact=False,
     maxima=None,
@@ -60,7 +61,7 @@ def describe_heads(
         True head numbers, one sequence a layer.
     tokens_query, model_id, kind, causal, first_query, prompt_length, reduction, cell, pooling, has_sinks, softcap
         As in `AttentionMaps`.
-    weighting, interventions
+    weighting, interventions, averaged
         Likewise.
     scale : float
         No weight is larger than this.
@@ -99,6 +100,7 @@ def describe_heads(
         "has_sinks": bool(has_sinks),
         "softcap": None if softcap is None else float(softcap),
         "weighting": weighting,
+        "averaged": averaged,
         "layers": [int(layer) for layer in layers],
         "heads": [[int(head) for head in row] for row in heads],
         "encoding": {"type": "float32"} if exact else {"type": "uint8", "power": POWER, "scale": float(scale)},
@@ -158,6 +160,7 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
         softcap=maps.softcap,
         weighting=maps.weighting,
         interventions=maps.interventions,
+        averaged=maps.averaged,
         scale=max(kept for layer in maxima for kept, _ in layer) or 1.0,
         exact=exact,
         maxima=maxima,

@@ -196,7 +196,7 @@ def test_figures_and_pages_say_so(scaled):
     ]
     rolled = roll_out_attention(AttentionMaps([np.eye(2, dtype=np.float32)[None]], ["a", "b"]))
     words = " ".join(text.get_text() for ax in plot_layer_averages(rolled).axes for text in ax.texts)
-    assert "rollout of the mean over heads" in words
+    assert "rollout of head 0" in words
     assert "attention rollout" in words
     assert describe_maps(rolled)["weighting"] == "rollout"
 

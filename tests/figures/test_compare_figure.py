@@ -33,7 +33,7 @@ def test_a_row_a_layer_with_a_b_and_the_difference():
     assert images[2].norm is images[5].norm
     words = get_words(figure)
     assert words[0] == "two models"
-    assert "A: full  ·  B: random  ·  mean over heads  ·  5 tokens" in " ".join(words)
+    assert "A: full  ·  B: random  ·  mean over 2 heads  ·  5 tokens" in " ".join(words)
     assert words.count("B − A") == 3
     assert [bar.get_title(loc="left") for bar in figure.axes[1:]] == ["attention weight", "B − A"]
 

@@ -68,7 +68,7 @@ def test_layers_with_different_numbers_of_heads():
 
 def test_a_mean_that_came_in_is_said():
     words = get_words(plot_layer_averages(make_maps(2, 3, 4).average_heads()))
-    assert "mean over heads  ·  4 tokens" in words
+    assert "mean over 3 heads  ·  4 tokens" in words
     assert "random  ·  layer averages" in words
 
 

@@ -241,14 +241,9 @@ function describe(meta) {
   const queries = (meta.tokens_query ?? meta.tokens_key).length;
   const tokens = queries === n ? plural(n, "token") : `${queries} queries × ${n} keys`;
   const kind = { self: "", encoder: "encoder", decoder: "decoder", cross: "cross attention" }[meta.kind];
-  return [plural(meta.layers.length, "layer") + (meta.reduction === "head_mean" ? `, ${nameMean(meta)}` : ` × ${heads}`), tokens, kind]
+  return [plural(meta.layers.length, "layer") + (meta.reduction === "head_mean" ? `, ${meta.averaged}` : ` × ${heads}`), tokens, kind]
     .filter(Boolean)
     .join(" · ");
-}
-
-/** What the one map of a layer is. */
-function nameMean({ weighting }) {
-  return weighting === "rollout" || weighting === "flow" ? `${weighting} of the mean of heads` : "mean of heads";
 }
 
 function listNotes(meta) {
@@ -256,7 +251,7 @@ function listNotes(meta) {
   if (meta.reduction === "pooled") {
     notes.push(`A cell is the ${meta.pooling} over ${meta.cell[0]} × ${meta.cell[1]} tokens.`);
   }
-  if (meta.reduction === "head_mean") notes.push(`Each layer is the ${nameMean(meta)}.`);
+  if (meta.reduction === "head_mean") notes.push(`Each layer: ${meta.averaged}.`);
   if (meta.has_sinks) notes.push("The model has learned sinks: a row sums to less than 1.");
   if (meta.encoding.type === "uint8") {
     notes.push(`Weights are stored in 8 bits; a shown one is at most ${formatError(meta.encoding)} off.`);
