@@ -55,7 +55,8 @@ def main(argv=None):
     choices = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for module in pkgutil.iter_modules(commands.__path__):
         command = importlib.import_module(f".{module.name}", commands.__name__)
-        words = choices.add_parser(module.name, help=command.HELP, description=f"{command.HELP.capitalize()}.")
+        description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
+        words = choices.add_parser(module.name, help=command.HELP, description=description)
         command.add_arguments(words)
         words.set_defaults(run=command.run)
     args = parser.parse_args(argv)

@@ -85,7 +85,7 @@ def add_prompt_arguments(parser, *, generates=True):
     prompt = parser.add_argument_group("prompt")
     which = prompt.add_mutually_exclusive_group()
     which.add_argument(
-        "--prompt", default=DEFAULT_PROMPT, help=r"text; \n and \t become newline and tab (default: %(default)r)"
+        "--prompt", default=DEFAULT_PROMPT, help=r"text; \n and \t become newline and tab (default: '%(default)s')"
     )
     which.add_argument("--prompt_file", metavar="FILE", help="UTF-8 text, taken as it is")
     prompt.add_argument(

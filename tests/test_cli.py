@@ -158,6 +158,14 @@ def test_main_parses_nothing_at_import():
     assert (out, err) == ("fine\n", "")
 
 
+def test_help_is_spelled_as_words_are_typed(capsys):
+    with pytest.raises(SystemExit):
+        main(["html", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "write one interactive HTML file." in words
+    assert r"(default: 'Summer is warm. Winter is cold.\n')" in words
+
+
 def test_help_loads_nothing_heavy():
     code = "import sys; from attn_viewer.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     out, _ = start("-c", code, cwd=ROOT).communicate()
