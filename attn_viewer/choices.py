@@ -25,16 +25,44 @@ def choose_numbers(wanted, present, what):
     Raises
     ------
     OptionError
-        If none is chosen or one is not there.
+        If none is chosen, one is not there, or it is no sequence of whole numbers.
     """
     if wanted is None:
         return tuple(present)
-    chosen = sorted(set(wanted))
+    chosen = sorted(set(check_numbers(wanted, what)))
     missing = [number for number in chosen if number not in present]
     if missing or not chosen:
         came = ", ".join(map(str, missing)) or "an empty choice"
         raise OptionError(f"there is no {what} {came}; there are {describe_numbers(present)}")
     return tuple(chosen)
+
+
+def check_numbers(wanted, what):
+    """Check that a choice of layers or heads is made of whole numbers, before it is known which there are.
+
+    Parameters
+    ----------
+    wanted : sequence of int or None
+        Numbers; None takes all.
+    what : str
+        The word for the error message.
+
+    Returns
+    -------
+    tuple of int or None
+        The numbers as they came.
+
+    Raises
+    ------
+    OptionError
+        If it is a number alone, text, or anything else.
+    """
+    try:
+        return None if wanted is None else tuple(operator.index(number) for number in wanted)
+    except TypeError as reason:
+        raise OptionError(
+            f"to choose a {what}, give a sequence of whole numbers such as [0, 3]; got {wanted!r}"
+        ) from reason
 
 
 def check_spans(spans, n_tokens, error, what):

@@ -88,6 +88,7 @@ def test_any_number_of_panels(tmp_path, n_layers, n_heads, num_figs_per_row):
         ({"save_fig_path": None}, OptionError, "nothing would be written"),
         ({"save_fig_path": "file/below"}, OutputError, "is not a folder"),
         ({"model": None}, OptionError, "needs a model"),
+        ({"model": "demo"}, OptionError, "load_model gives it"),
         ({"prompt": [5], "sink": "hide"}, OptionError, "one token"),
         ({"load_attention_scores_path": "none.pt"}, CacheError, "does not exist"),
     ],

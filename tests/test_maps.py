@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 from conftest import make_maps
@@ -151,3 +153,18 @@ def test_a_mean_of_unlike_layers_names_no_heads():
     assert maps.averaged == maps.average_heads().averaged == "mean over heads"
     with pytest.raises(InvalidMapsError, match="averaged_heads"):
         AttentionMaps([np.ones((1, 1, 1), np.float32)], ["a"], averaged_heads=[])
+
+
+@pytest.mark.parametrize("wanted", [3, "3", ["3"], [1.5], object()])
+def test_numbers_that_are_none_are_named(demo, demo_maps, wanted):
+    model, tokenizer = demo
+    for name in ("layers", "heads"):
+        for choose in (demo_maps.select, functools.partial(capture_attention, model, tokenizer, "Hi.")):
+            with pytest.raises(OptionError, match=f"to choose a {name[:-1]}.* such as") as caught:
+                choose(**{name: wanted})
+            assert repr(wanted) in str(caught.value)
+
+
+def test_numbers_of_numpy_and_ranges_are_numbers(demo_maps):
+    assert demo_maps.select(layers=np.arange(2), heads=range(3)).heads == ((0, 1, 2),) * 2
+    assert demo_maps.get_layer(np.int64(1)) is demo_maps.weights[1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ..choices import check_numbers
 from ..errors import OptionError
 from ..maps import POOLINGS
 from .reduction import AUTO, REDUCTIONS, choose_cell
@@ -55,6 +56,8 @@ class CaptureOptions:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise OptionError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+        for name in ("layers", "heads"):
+            object.__setattr__(self, name, check_numbers(getattr(self, name), name.removesuffix("s")))
         choose_cell(1, 1, self.max_cells)
         queries = self.queries
         is_count = isinstance(queries, int) and not isinstance(queries, bool) and queries > 0

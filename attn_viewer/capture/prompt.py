@@ -2,7 +2,7 @@
 
 import inspect
 
-from ..errors import PromptError
+from ..errors import OptionError, PromptError
 
 
 def encode_prompt(model, tokenizer, prompt):
@@ -27,7 +27,13 @@ def encode_prompt(model, tokenizer, prompt):
     ------
     PromptError
         If the prompt is empty or of another type, has no tokens, or does not fit tokenizer and model.
+    OptionError
+        If the model is a name or anything else that is not loaded.
     """
+    if not callable(getattr(model, "parameters", None)):
+        raise OptionError(
+            f"the model must be one that is loaded, got {model!r:.80}; load_model gives it and its tokenizer"
+        )
     if not isinstance(prompt, (str, list, tuple)) or len(prompt) == 0:
         came = "nothing" if prompt is None or prompt in ("", [], ()) else f"a {type(prompt).__name__}"
         raise PromptError(f"the prompt must be text, chat messages or token ids, got {came}; give at least one token")
