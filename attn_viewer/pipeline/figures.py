@@ -15,12 +15,10 @@ from ..figures import registry
 from ..figures.runner import check_full, run_on_head
 from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
 from ..storage import dataset, patterns
-from ..storage.dataset import DATA_DIR
+from ..storage.dataset import DATA_DIR, FAILED
 from .activations import update_indexes
 from .prompts import take_samples
 from .work import RunReport, clear_when_stopped, note_untried, run_parts
-
-ERROR = ".error.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +189,7 @@ def is_drawn(func, names):
         if fmt is not None:
             if f"{figure}.{fmt}" not in names:
                 return False
-        elif not any(name.startswith(f"{figure}.") and not name.endswith(ERROR) for name in names):
+        elif not any(name.startswith(f"{figure}.") and not name.endswith(FAILED) for name in names):
             return False
     return True
 
@@ -210,11 +208,11 @@ def _draw_head(pattern, place, funcs, names, *, layer, head):
         raise OutputError(f"cannot write figures to {str(place)!r}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    errors = {f"{failure.func}{ERROR}": f"{failure.error}\n" for failure in failed}
+    errors = {f"{failure.func}{FAILED}": f"{failure.error}\n" for failure in failed}
     for name, text in errors.items():
         write_whole(place / name, text.encode())
     for func in funcs:
-        if (name := f"{func.__name__}{ERROR}") in names and name not in errors:
+        if (name := f"{func.__name__}{FAILED}") in names and name not in errors:
             with contextlib.suppress(OSError):
                 (place / name).unlink()
     return list(map(str, failed))

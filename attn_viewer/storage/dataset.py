@@ -31,6 +31,8 @@ DATA_DIR = "attn_data"
 EXTRA = "attn_viewer"
 # No model has more layers, and no layer more heads.
 MOST = 100_000
+# Ends the name of a file that says, in place of a figure, why its function failed.
+FAILED = ".error.txt"
 HASH = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 

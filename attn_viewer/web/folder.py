@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
 from ..maps import AttentionMaps
-from ..storage.dataset import EXTRA, HASH, check_model_cfg, get_head_counts
+from ..storage.dataset import EXTRA, FAILED, HASH, check_model_cfg, get_head_counts
 from ..storage.objects import parse_lines, parse_object
 from ..storage.patterns import KINDS, describe_activations, get_facts
 from .encode import describe_heads
@@ -33,6 +33,7 @@ FIGURE_TYPES = {
     "gif": "image/gif",
 }
 MAX_BYTES = 64 * 2**20
+MAX_REASON = 300
 _ABSENT_HEAD = "there is no such head"
 _DAMAGED = "the weights of this prompt cannot be read; compute them again"
 
@@ -130,7 +131,11 @@ class DataFolder:
 
     def _read_model(self, name):
         with _tell("there is no such model", f"model_cfg.json of {name} does not describe a model"):
-            config = check_model_cfg(self._read_json(name, "model_cfg.json"), name)
+            try:
+                content = self._read_json(name, "model_cfg.json")
+            except NotInFolderError as error:
+                raise NotInFolderError("there is no such model") from error
+            config = check_model_cfg(content, name)
             return Model(name, get_head_counts(config), config)
 
     def read_prompts(self, model):
@@ -210,16 +215,14 @@ class DataFolder:
             return []
 
     def list_figures(self, model, name):
-        """Return the names of the figures that the first head of a prompt has, sorted."""
-        layer = next(iter(model.heads))
-        folder = self.root.joinpath(model.name, "prompts", name, f"L{layer}", "H0")
-        try:
-            if not folder.resolve(strict=True).is_relative_to(self.root):
-                return []
-            files = [path.rpartition(".") for path in os.listdir(folder)]
-        except OSError:
-            return []
-        return sorted({stem for stem, _, ending in files if ending in FIGURE_TYPES and FIGURE_NAME.fullmatch(stem)})
+        """Return the names of the figures that some head of a prompt has, or failed to get, sorted."""
+        place = self.root.joinpath(model.name, "prompts", name).resolve()
+        heads = os.walk(place) if place.is_relative_to(self.root) else ()  # which follows no links
+        files = {file for folder, _, names in heads if os.path.basename(folder)[0] == "H" for file in names}
+        drawn = {stem for stem, _, ending in (file.rpartition(".") for file in files) if ending in FIGURE_TYPES}
+        with_figures = {figure.partition(".")[0] for figure in drawn}
+        failed = {file.removesuffix(FAILED) for file in files if file.endswith(FAILED)} - with_figures
+        return sorted(figure for figure in drawn | failed if FIGURE_NAME.fullmatch(figure))
 
     def open_figure(self, model, name, layer, head, figure):
         """Open a figure of a head, whichever format it has.
@@ -245,16 +248,23 @@ class DataFolder:
         Raises
         ------
         NotInFolderError
-            If there is none.
+            If there is none; where its function failed, the error says how.
         """
         check_head(model, layer, head)
         if not (HASH.fullmatch(name) and FIGURE_NAME.fullmatch(figure)):
             raise NotInFolderError("there is no such figure")
+        place = (model.name, "prompts", name, f"L{layer}", f"H{head}")
         for ending in FIGURE_TYPES:
-            place = (model.name, "prompts", name, f"L{layer}", f"H{head}", f"{figure}.{ending}")
             with contextlib.suppress(NotInFolderError):
-                return self.open(*place), ending
-        raise NotInFolderError("there is no such figure")
+                return self.open(*place, f"{figure}.{ending}"), ending
+        raise NotInFolderError(self._tell_absence(place, figure))
+
+    def _tell_absence(self, place, figure):
+        try:
+            with self.open(*place, figure.partition(".")[0] + FAILED) as file:
+                return "failed: " + file.read(MAX_REASON).decode(errors="replace").partition("\n")[0]
+        except NotInFolderError:
+            return "not made yet"
 
     def describe_prompt(self, model, name):
         """Describe the weights of a prompt without reading them.

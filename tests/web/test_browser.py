@@ -1,10 +1,11 @@
 """The browser page in a real Chromium."""
 
+import json
 import urllib.parse
 
 import pytest
 from conftest import PROMPT
-from data_folder import HOSTILE, make_data_folder, name_prompt, run_server, write_model
+from data_folder import EVIL, HOSTILE, make_data_folder, name_prompt, run_server, write_model
 
 from attn_viewer import score_heads
 
@@ -142,7 +143,8 @@ def test_folders_without_models_or_prompts(tmp_path, browser):
             shown[name] = other.locator("body").inner_text()
             other.close()
             assert problems == []
-    assert "holds no model" in shown["none"]
+    assert "Attention Viewer" in shown["none"]
+    assert "This folder holds no model yet. Make one with attn-viewer activations." in shown["none"]
     assert "No prompts here yet." in shown["bare"]
     assert "“L7H9” names no head that is there." in shown["bare"]
     assert "Choose a prompt and a head." in shown["bare"]
@@ -173,10 +175,99 @@ def test_scripts_in_figures_do_not_run(page, url):
 def test_functions_show_docstring_and_source(page, url):
     open_page(page, url)
     page.get_by_label("About evil").click()
-    assert page.locator(".ab-doc").inner_text() == "Draw <b>green</b>.\n\nMore."
+    assert page.locator(".ab-doc > *").all_inner_texts() == ["Draw <b>green</b>.", "", "More."]
     assert page.locator(".ab-dialog pre").inner_text() == "def evil(): ..."
     page.keyboard.press("Escape")
     assert not page.locator(".ab-dialog").is_visible()
+
+
+def test_docstrings_of_any_shape_fit_a_narrow_window(tmp_path, browser):
+    doc = f"Draw.\n\n{' ' * 400}Deep words, more than a line of them.\n{'long' * 400}\n  near"
+    write_model(tmp_path, "m", 1, 1, [{"text": "a", "tokens": ["a"]}])
+    (tmp_path / "figures.jsonl").write_text(json.dumps({"name": "f", "doc": doc, "code": doc}) + "\n")
+    with run_server(tmp_path) as address:
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page.goto(address)
+        page.locator("summary").click()
+        page.get_by_label("About f").click()
+        dialog, text = page.locator(".ab-dialog"), page.locator(".ab-doc")
+        assert dialog.evaluate("(e) => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
+        insets = text.locator("span").evaluate_all(
+            "(lines) => lines.map((e) => parseFloat(getComputedStyle(e).paddingLeft))"
+        )
+        assert insets[1] == pytest.approx(text.bounding_box()["width"] / 4, abs=1)
+        assert 8 < insets[3] < 24
+        page.close()
+
+
+def test_a_figure_that_failed_says_why(tmp_path, browser):
+    (place,) = write_model(tmp_path, "m", 1, 3, [{"text": "a", "tokens": ["a"]}])
+    for head, (name, content) in enumerate((("f.error.txt", "ValueError: <b>no</b>\nmore"), ("f.svg", EVIL))):
+        (place / "L0" / f"H{head}").mkdir(parents=True)
+        (place / "L0" / f"H{head}" / name).write_text(content)
+    (tmp_path / "figures.jsonl").write_text('{"name": "f"}\n')
+    with run_server(tmp_path) as address:
+        page = browser.new_page()
+        page.goto(f"{address}/#prompts={place.name}&heads=L*H*&figures=f")
+        wait_until(page, "document.querySelectorAll('.ab-none:not(:empty)').length === 2")
+        assert page.locator(".ab-none").all_inner_texts() == ["failed: ValueError: <b>no</b>", "not made yet"]
+        page.locator(".ab-card").first.click()  # its weights are not there either
+        wait_until(page, "document.querySelectorAll('.ab-strip .ab-none:not(:empty)').length === 1")
+        assert page.locator(".ab-strip .ab-none").inner_text() == "failed: ValueError: <b>no</b>"
+        assert "This prompt has no weights" in page.locator(".ab-viewer").inner_text()
+        page.close()
+
+
+def test_what_is_missing_is_said_once_and_in_words(browser, url):
+    page = browser.new_page()
+    alert = page.locator(".ab-alert")
+    for place, words in (
+        (f"0.0.{'A' * 22}.demo", "There is no such prompt."),
+        (f"0.0.{FIRST}.no", "There is no such model."),
+    ):
+        page.goto("about:blank")
+        page.goto(f"{url}/#open={place}")
+        alert.wait_for()
+        assert alert.inner_text() == words
+        assert page.locator(".ab-viewer").inner_text() == ""
+        page.get_by_text("← All figures").click()
+        wait_until(page, "document.querySelectorAll('.ab-row input').length > 0")
+        assert not alert.is_visible()
+    page.goto(f"{url}/#open=0.0.{FIRST}.demo")
+    page.wait_for_selector('.av-plot[data-ready="0.0"]')
+    page.route("**/api/**", lambda route: route.abort())
+    page.get_by_role("button", name="Next head").click()
+    page.wait_for_selector(".av-message:not([hidden])")
+    assert page.locator(".av-message").inner_text() == "The server does not answer. Is it still running?"
+    page.unroute("**/api/**")
+    page.get_by_role("button", name="Next head").click()
+    page.wait_for_selector('.av-plot[data-ready="0.2"]')
+    page.close()
+
+
+def test_choices_by_keyboard(page, url):
+    open_page(page, url, f"prompts={FIRST}&heads=L1H2&models=demo&models=org--stacked")
+    focus = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText"
+    page.locator(".ab-chip").first.focus()
+    page.keyboard.press("Space")
+    wait_until(page, "location.hash.includes('models=org--stacked') && !location.hash.includes('models=demo')")
+    assert page.evaluate(focus).startswith("demo")
+    page.get_by_label("pattern", exact=True).focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Space")
+    assert page.get_by_label("pattern", exact=True).is_checked()
+    assert page.evaluate("document.activeElement.type") == "checkbox"
+    page.get_by_label("Heads, such as").focus()
+    page.keyboard.press("Tab")
+    for key in ("ArrowDown", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.evaluate(focus) == "L1 H1"
+    page.keyboard.press("Enter")
+    wait_until(page, "location.hash.includes('L1H1-2')")
+    page.keyboard.press("Tab")  # the grid is one stop
+    assert page.evaluate("document.activeElement.closest('.ab-function') !== null")
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate(focus) == "L1 H1"
 
 
 @pytest.mark.parametrize("model", ["demo", "org--stacked"])

@@ -47,6 +47,33 @@ def test_true_numbers_of_heads_are_kept(tmp_path, demo_maps):
         folder.read_weights(model, place.name, 3, 4)
 
 
+def test_figures_are_those_that_some_head_has_or_failed_to_get(tmp_path):
+    (place,) = write_model(tmp_path / "data", "m", 2, 2, [{"text": "t", "tokens": ["a"]}])
+    for path in (
+        "L0/H1/f.error.txt",
+        "L0/H1/g.error.txt",
+        "L1/H0/g.one.svg",
+        "L1/H1/h.png",
+        "L1/H1/notes.txt",
+        "x.png",
+    ):
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_text("TypeError: no\nmore")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.png").touch()
+    (place / "L0" / "H0").symlink_to(outside)
+    folder = DataFolder(tmp_path / "data")
+    model = folder.get_model("m")
+    assert folder.list_figures(model, place.name) == ["f", "g.one", "h"]
+    for figure, words in (("f", "failed: TypeError: no"), ("g.one", "failed: TypeError: no"), ("h", "not made yet")):
+        with pytest.raises(NotInFolderError) as caught:
+            folder.open_figure(model, place.name, 0, 1, figure)
+        assert str(caught.value) == words
+    with pytest.raises(NotInFolderError, match="no such model"):
+        folder.get_model("other")
+
+
 def test_a_thousand_prompts_of_a_thousand_heads(tmp_path):
     prompts = [{"text": f"prompt {i:04}", "tokens": ["a"] * 4} for i in range(1000)]
     places = write_model(tmp_path, "big", 40, 25, prompts)

@@ -5,7 +5,7 @@ import { createGallery } from "./browser_gallery.js";
 import { createPrompts, listPrompts } from "./browser_prompts.js";
 import { createSingle } from "./browser_single.js";
 import { mergeHeads, parseHeads, readState, spellHeads, writeState } from "./browser_state.js";
-import { make } from "./dom.js";
+import { make, nameText } from "./dom.js";
 
 const FEW_HEADS = 64;
 const THEMES = ["auto", "light", "dark"];
@@ -15,23 +15,30 @@ const error = make("p", { class: "ab-error ab-alert", role: "alert", hidden: tru
 document.getElementById("browser").append(root);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Promise of a reply of the server, or of null when there is none, which the page then says. */
-async function ask(path) {
-  let reason = "The server does not answer. Is it still running?";
+/** Promise of what the server returns for a path; it rejects with an Error whose message is for a reader. */
+async function request(path) {
+  let reply;
   try {
-    const reply = await fetch(path);
-    const content = await reply.json();
-    if (reply.ok) {
-      error.hidden = true;
-      return content;
-    }
-    reason = content.error;
+    reply = await fetch(path);
   } catch {
-    // The reason stands.
+    throw new Error("The server does not answer. Is it still running?");
   }
-  error.textContent = reason;
-  error.hidden = false;
-  return null;
+  if (reply.ok) return reply;
+  const { error: reason } = await reply.json().catch(() => ({ error: "the server refuses this" }));
+  throw new Error(`${reason[0].toUpperCase()}${reason.slice(1)}.`);
+}
+
+/** Promise of the content of a reply, or of null when there is none, which the page then says. */
+async function ask(path) {
+  try {
+    const content = await (await request(path)).json();
+    error.hidden = true;
+    return content;
+  } catch (problem) {
+    error.textContent = problem.message;
+    error.hidden = false;
+    return null;
+  }
 }
 
 function showTheme(theme) {
@@ -41,11 +48,15 @@ function showTheme(theme) {
 
 async function start() {
   showTheme(readState(location.hash.slice(1)).theme);
+  const title = make("div", { class: "ab-brand" }, make("h1", {}, "Attention Viewer"));
+  const header = make("header", { class: "ab-header" }, title);
+  root.append(error, header);
   const folder = await ask("/api/folder");
-  root.append(error);
   if (!folder) return;
+  title.append(make("p", {}, folder.name));
   if (folder.models.length === 0) {
-    root.append(make("p", { class: "ab-empty" }, "This folder holds no model. Make one with attn-viewer activations."));
+    const command = make("code", {}, "attn-viewer activations");
+    root.append(make("p", { class: "ab-empty" }, "This folder holds no model yet. Make one with ", command, "."));
     return;
   }
   const prompts = new Map();
@@ -55,6 +66,7 @@ async function start() {
 
   const context = {
     ask,
+    request,
     folder,
     functions: [PATTERN_FUNCTION, ...folder.functions.filter(({ name }) => name !== PATTERN_FUNCTION.name)],
     get state() {
@@ -78,7 +90,7 @@ async function start() {
       }
     },
     remember({ hash, text, models }) {
-      prompts.set(hash, { text: text.replace(/\s+/g, " ").trim(), models });
+      prompts.set(hash, { text: nameText(text, hash), models });
     },
     textOf: (hash) => prompts.get(hash)?.text ?? "",
     isThere: ({ model, prompt }) => prompts.get(prompt)?.models.includes(model) ?? true,
@@ -87,7 +99,6 @@ async function start() {
     update,
   };
 
-  const title = make("div", { class: "ab-brand" }, make("h1", {}, "Attention Viewer"), make("p", {}, folder.name));
   const theme = make("button", { class: "ab-small", onclick: () => update({ theme: THEMES[(THEMES.indexOf(state.theme) + 1) % 3] }) });
   const models = createModels(context);
   const table = createPrompts(context, (_, first) => {
@@ -108,7 +119,8 @@ async function start() {
     figures.element,
   );
   const frame = make("div", { class: "ab-frame" }, side, gallery.element);
-  root.append(make("header", { class: "ab-header" }, title, theme), frame, single.element);
+  header.append(theme);
+  root.append(frame, single.element);
 
   function settle() {
     const known = folder.models.map(({ name }) => name);
@@ -134,6 +146,7 @@ async function start() {
 
   async function show() {
     const mine = ++generation;
+    error.hidden = true;
     showTheme(state.theme);
     theme.textContent = `Theme: ${state.theme}`;
     frame.hidden = state.open !== null;

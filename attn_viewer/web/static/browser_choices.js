@@ -8,8 +8,21 @@ const PATTERN_DOC =
   "of a weight, up to the head's largest; long prompts show the largest weight of each cell.";
 
 export function createModels(context) {
-  const list = make("div", { class: "ab-chips" });
-  const element = make("section", { class: "ab-section" }, make("div", { class: "ab-title" }, make("h2", {}, "Models")), list);
+  const chips = context.folder.models.map(({ name, title, heads, n_prompts }) => {
+    const total = heads.reduce((sum, [, count]) => sum + count, 0);
+    return make(
+      "button",
+      { class: "ab-chip", onclick: () => toggle(name) },
+      make("b", {}, title),
+      make("span", {}, [plural(heads.length, "layer"), plural(total, "head"), plural(n_prompts, "prompt")].join(", ")),
+    );
+  });
+  const element = make(
+    "section",
+    { class: "ab-section" },
+    make("div", { class: "ab-title" }, make("h2", {}, "Models")),
+    make("div", { class: "ab-chips" }, ...chips),
+  );
 
   function toggle(name) {
     const { models } = context.state;
@@ -18,17 +31,8 @@ export function createModels(context) {
   }
 
   function show() {
-    list.replaceChildren(
-      ...context.folder.models.map((model) => {
-        const heads = model.heads.reduce((sum, [, count]) => sum + count, 0);
-        return make(
-          "button",
-          { class: "ab-chip", "aria-pressed": String(context.state.models.includes(model.name)), onclick: () => toggle(model.name) },
-          make("b", {}, model.title),
-          make("span", {}, [plural(model.heads.length, "layer"), plural(heads, "head"), plural(model.n_prompts, "prompt")].join(", ")),
-        );
-      }),
-    );
+    for (const [i, { name }] of context.folder.models.entries())
+      chips[i].setAttribute("aria-pressed", String(context.state.models.includes(name)));
   }
 
   return { element, show };
@@ -45,7 +49,14 @@ export function createHeads(context) {
   });
   const message = make("p", { class: "ab-error", role: "alert" });
   const count = make("span", { class: "ab-count" });
-  const grid = make("div", { class: "ab-grid", role: "group", "aria-label": "Layers and heads", onclick: handleClick });
+  const grid = make("div", {
+    class: "ab-grid",
+    role: "group",
+    "aria-label": "Layers and heads, arrow keys move",
+    onclick: handleClick,
+    onkeydown: handleKey,
+    onfocusin: ({ target }) => rest(target),
+  });
   const box = make("div", { class: "ab-gridbox" }, grid);
   const set = (heads) => context.update({ heads, page: 0 });
   const element = make(
@@ -64,6 +75,7 @@ export function createHeads(context) {
     box,
   );
   let built = "";
+  let resting = null;
 
   function build(available) {
     const widest = Math.max(0, ...available.values());
@@ -85,6 +97,29 @@ export function createHeads(context) {
         );
     }
     grid.replaceChildren(...parts);
+    const buttons = grid.querySelectorAll("button");
+    for (const button of buttons) button.tabIndex = -1;
+    resting = buttons[0];
+    rest(resting);
+  }
+
+  /** The grid is one stop of the tab key: the button last used. */
+  function rest(button) {
+    resting.tabIndex = -1;
+    resting = button;
+    button.tabIndex = 0;
+  }
+
+  function handleKey(event) {
+    const wide = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -wide, ArrowDown: wide }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const parts = [...grid.children];
+    const at = parts.indexOf(event.target);
+    const isSide = Math.abs(by) === 1 && Math.floor((at + by) / wide) !== Math.floor(at / wide);
+    const next = parts[at + by];
+    if (!isSide && next?.tagName === "BUTTON") next.focus();
   }
 
   function handleClick(event) {
@@ -129,9 +164,18 @@ export function createHeads(context) {
 }
 
 export function createFigures(context) {
-  const list = make("div", { class: "ab-functions" });
+  const boxes = context.functions.map(({ name }) => make("input", { type: "checkbox", onchange: () => toggle(name) }));
+  const rows = context.functions.map((func, i) =>
+    make(
+      "div",
+      { class: "ab-function" },
+      make("label", {}, boxes[i], make("span", {}, func.name)),
+      make("button", { class: "ab-small", "aria-label": `About ${func.name}`, onclick: () => explain(func) }, "About"),
+    ),
+  );
   const dialog = make("dialog", { class: "ab-dialog" });
-  const element = make("section", { class: "ab-section" }, make("div", { class: "ab-title" }, make("h2", {}, "Figures")), list, dialog);
+  const title = make("div", { class: "ab-title" }, make("h2", {}, "Figures"));
+  const element = make("section", { class: "ab-section" }, title, ...rows, dialog);
 
   function toggle(name) {
     const { figures } = context.state;
@@ -143,31 +187,29 @@ export function createFigures(context) {
     const close = make("button", { class: "ab-small", onclick: () => dialog.close() }, "Close");
     dialog.replaceChildren(
       make("div", { class: "ab-title" }, make("h2", {}, name), close),
-      make("p", { class: "ab-doc" }, doc || "This function says nothing about itself."),
+      makeText(doc || "This function says nothing about itself."),
       ...(code ? [make("h3", {}, "Source"), make("pre", { tabindex: "0" }, code)] : []),
     );
     dialog.showModal();
   }
 
   function show() {
-    list.replaceChildren(
-      ...context.functions.map((func) =>
-        make(
-          "div",
-          { class: "ab-function" },
-          make(
-            "label",
-            {},
-            make("input", { type: "checkbox", checked: context.state.figures.includes(func.name), onchange: () => toggle(func.name) }),
-            make("span", {}, func.name),
-          ),
-          make("button", { class: "ab-small", "aria-label": `About ${func.name}`, onclick: () => explain(func) }, "About"),
-        ),
-      ),
-    );
+    for (const [i, { name }] of context.functions.entries()) boxes[i].checked = context.state.figures.includes(name);
   }
 
   return { element, show };
+}
+
+/** A docstring, each line as far in as it was written, up to a quarter of the width: where it wraps, it stays there. */
+function makeText(text) {
+  const lines = text.split("\n").map((line) => {
+    const words = line.trimStart();
+    if (!words) return make("br");
+    const element = make("span", {}, words);
+    element.style.paddingLeft = `min(${line.length - words.length}ch, 25%)`;
+    return element;
+  });
+  return make("p", { class: "ab-doc" }, ...lines);
 }
 
 export const PATTERN_FUNCTION = { name: PATTERN, doc: PATTERN_DOC, code: "" };

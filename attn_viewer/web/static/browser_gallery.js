@@ -24,10 +24,22 @@ export function makeImage(item, theme) {
   const image = make("img", { alt: `${item.figure} of L${item.layer} H${item.head}`, decoding: "async", draggable: "false" });
   image.addEventListener("load", () => image.classList.toggle("ab-cells", image.naturalWidth < image.clientWidth));
   image.addEventListener("error", () => {
-    image.replaceWith(make("span", { class: "ab-none" }, item.figure === PATTERN ? "no weights" : "not made yet"));
+    const place = make("span", { class: "ab-none" });
+    image.replaceWith(place);
+    tellAbsence(image.src, place);
   });
   image.src = findImage(item, theme);
   return image;
+}
+
+/** Say in place of an image why there is none. */
+async function tellAbsence(path, place) {
+  try {
+    place.textContent = (await (await fetch(path)).json()).error;
+  } catch {
+    place.textContent = "the server does not answer";
+  }
+  place.title = place.textContent;
 }
 
 /** Every combination of prompts, models, heads and figures, the axis of the sorting outermost. */

@@ -1,6 +1,6 @@
 /** The searchable table of prompts: rows are asked for as they scroll into sight. */
 
-import { make } from "./dom.js";
+import { make, nameText } from "./dom.js";
 
 const ROW = 32;
 const PAGE = 100;
@@ -91,18 +91,17 @@ export function createPrompts(context, onTotal) {
       body.append(row);
       if (prompt && prompt.hash === focused) row.querySelector("input").focus({ preventScroll: true });
     }
-    if (total === 0 && pages.get(0)) body.append(make("p", { class: "ab-empty" }, context.state.search ? "No prompt fits." : "No prompts here yet."));
+    if (total === 0 && pages.get(0)) body.append(make("p", { class: "ab-empty" }, context.state.search ? "No prompt matches." : "No prompts here yet."));
   }
 
   function makeRow(prompt) {
     const isChosen = context.state.prompts === "*" || context.state.prompts.includes(prompt.hash);
     const box = make("input", { type: "checkbox", checked: isChosen, value: prompt.hash, onchange: () => toggle(prompt.hash) });
-    const text = prompt.text.replace(/\s+/g, " ").trim() || `(${prompt.hash})`;
     return make(
       "label",
       { class: "ab-row", title: prompt.text.slice(0, 300) },
       box,
-      make("span", { class: "ab-text" }, text),
+      make("span", { class: "ab-text" }, nameText(prompt.text, prompt.hash)),
       make("span", { class: "ab-number" }, String(prompt.n_tokens)),
     );
   }

@@ -2,7 +2,7 @@
 
 import { makeImage } from "./browser_gallery.js";
 import { PATTERN } from "./browser_state.js";
-import { make } from "./dom.js";
+import { make, nameText } from "./dom.js";
 import { mountViewer } from "./viewer.js";
 
 export function createSingle(context) {
@@ -45,25 +45,22 @@ export function createSingle(context) {
     const words = new URLSearchParams({ model, prompt });
     const reply = await context.ask(`/api/prompt?${words}`);
     if (mine !== key) return;
-    text.textContent = reply?.text.slice(0, 400) ?? "";
+    text.textContent = reply ? nameText(reply.text, prompt).slice(0, 400) : "";
     text.title = reply?.text.slice(0, 2000) ?? "";
     figures = reply?.figures ?? [];
     place.replaceChildren();
-    if (!reply?.meta) {
-      place.append(make("p", { class: "ab-empty" }, reply?.error ?? "There is nothing to show."));
+    if (!reply) return; // the page says why
+    if (!reply.meta) {
+      place.append(make("p", { class: "ab-empty" }, `${reply.error[0].toUpperCase()}${reply.error.slice(1)}.`));
       showFigures(layer, head);
       return;
     }
     start = { layer: reply.meta.layers[0], head: reply.meta.heads[0][0] };
     const getHead = async (l, h) => {
-      const answer = await fetch(`/api/weights?${words}&layer=${l}&head=${h}`);
-      if (!answer.ok) throw new Error((await answer.json()).error);
+      const answer = await context.request(`/api/weights?${words}&layer=${l}&head=${h}`);
       return new Uint8Array(await answer.arrayBuffer());
     };
-    const getScores = async (l) => {
-      const answer = await fetch(`/api/scores?${words}&layer=${l}`);
-      return answer.ok ? answer.json() : {};
-    };
+    const getScores = async (l) => (await context.request(`/api/scores?${words}&layer=${l}`)).json();
     viewer = mountViewer(
       place,
       { meta: reply.meta, getHead, getScores },

@@ -36,6 +36,11 @@ export function shorten(text, longest) {
   return characters.length > longest ? `${characters.slice(0, longest - 1).join("")}…` : text;
 }
 
+/** A prompt's text on one line; one without words has its hash for a name. */
+export function nameText(text, hash) {
+  return text.replace(/\s+/g, " ").trim() || `(no words) ${hash}`;
+}
+
 export function plural(number, word) {
   return `${number} ${word}${number === 1 ? "" : "s"}`;
 }
