@@ -429,3 +429,60 @@ def test_everything_that_is_clicked_has_a_name(open_page, path):
             ).map((element) => element.outerHTML)"""
         )
         assert nameless == []
+
+
+def test_a_narrow_window_keeps_tooltips_inside_and_whole(open_page, path):
+    page = open_page(path, width=400)
+    page.wait_for_selector(".av-overview[data-ready]")
+    for head in ("0.0", "0.3", "0.4", "0.7"):
+        page.locator(f'.av-grid [data-key="{head}"]').hover()
+        box = page.locator(".av-tooltip").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+        assert box["y"] >= 0
+        assert box["width"] > 130  # no line wraps
+    page.evaluate("scrollTo(0, 9999)")
+    page.set_viewport_size({"width": 400, "height": 420})
+    page.locator('.av-grid [data-key="0.3"]').hover()
+    assert page.locator(".av-tooltip").bounding_box()["y"] >= 0
+
+
+def test_labels_that_do_not_fit_take_no_room(open_page, tmp_path):
+    maps = make_maps(1, 1, 26, tokens=["a long label"] * 26)  # cells are wide enough while the labels have no room
+    page = open_page(export_html(maps, tmp_path / "labels.html")[0], "view=heatmap", width=400)
+    wait_for_head(page, 0, 0)
+    _, top, cell, *_ = read_place(page)
+    assert cell > 12
+    below = page.locator(".av-plot").bounding_box()["height"] - top - cell * 26
+    assert below == pytest.approx(34, abs=1)
+
+
+def test_lines_of_heads_to_a_key_lie_apart(open_page, tmp_path):
+    weights = np.tile(np.array([[1, 0], [1, 0]], np.float32), (3, 1, 1))
+    page = open_page(export_html(AttentionMaps([weights], ["a", "b"]), tmp_path / "lines.html")[0], "view=lines&line=1")
+    page.wait_for_selector(".av-lines[data-ready]")
+    opaque = page.locator(".av-lines-plot canvas").evaluate(
+        """(canvas) => {
+            const left = canvas.width - Math.min(200, Math.max(70, canvas.width * 0.24)) - 8;
+            const { data } = canvas.getContext("2d").getImageData(Math.round(left), 28, 1, 20);
+            return Array.from({ length: 20 }, (_, y) => data[4 * y + 3] > 100);
+        }"""
+    )
+    assert sum(now and not before for before, now in zip([False, *opaque], opaque, strict=False)) == 3
+
+
+def test_generated_tokens_are_told_apart(open_page, tmp_path):
+    path = export_html(make_maps(2, 2, 12, prompt_length=8), tmp_path / "generated.html")[0]
+    page = open_page(path, "view=heatmap")
+    wait_for_head(page, 0, 0)
+    assert "12 tokens, 4 generated" in page.locator(".av-title").inner_text()
+    left, top, cell, *_ = read_place(page)
+    script = """([x, y, length]) => {
+        return [...document.querySelector(".av-base").getContext("2d").getImageData(x, y, 1, length).data];
+    }"""
+    length = int(12 * cell)
+    column = np.array(page.evaluate(script, [round(left + 8 * cell), int(top), length])).reshape(length, 4)[:, :3]
+    red = (column[:, 0] - column[:, 1] > 40) & (column[:, 0] - column[:, 2] > 40)
+    assert 0.3 < red.mean() < 0.8  # dashed, from top to bottom
+    page.keyboard.press("3")
+    assert "Bold tokens were generated." in page.locator(".av-text").inner_text()

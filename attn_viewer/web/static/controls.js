@@ -36,7 +36,7 @@ export function createControls(context) {
   const help = make(
     "details",
     { class: "av-help" },
-    make("summary", { title: "Keys" }, "Keys"),
+    make("summary", {}, "Shortcuts"),
     make("dl", {}, ...HELP.flatMap(([keys, what]) => [make("dt", {}, keys), make("dd", {}, what)])),
   );
   const themeButton = make(
@@ -75,7 +75,7 @@ export function createControls(context) {
     range.element,
     amp.element,
     min.element,
-    make("label", { class: "av-check" }, first, make("span", {}, "First token")),
+    make("label", { class: "av-check" }, first, make("span", {}, "Show first token")),
   );
   const notes = make("footer", { class: "av-notes" }, ...listNotes(meta).map((note) => make("p", {}, note)));
   for (const part of meta.parts ?? []) {
@@ -239,7 +239,8 @@ function describe(meta) {
   const heads = least === most ? plural(most, "head") : `${least}–${most} heads`;
   const n = meta.tokens_key.length;
   const queries = (meta.tokens_query ?? meta.tokens_key).length;
-  const tokens = queries === n ? plural(n, "token") : `${queries} queries × ${n} keys`;
+  const made = n - meta.prompt_length;
+  const tokens = queries === n ? plural(n, "token") + (made > 0 ? `, ${made} generated` : "") : `${queries} queries × ${n} keys`;
   const kind = { self: "", encoder: "encoder", decoder: "decoder", cross: "cross attention" }[meta.kind];
   return [plural(meta.layers.length, "layer") + (meta.reduction === "head_mean" ? `, ${meta.averaged}` : ` × ${heads}`), tokens, kind]
     .filter(Boolean)

@@ -54,6 +54,9 @@ export function createHeatmap(context) {
   let drag = null;
 
   const queryLabels = meta.tokens_query ?? meta.tokens_key;
+  const ofLabels = [queryLabels, meta.tokens_key].map(
+    (labels) => 16 + Math.min(110, 14 + 6.6 * Math.max(...labels.slice(0, 2000).map((t) => Math.min(LONGEST_LABEL, t.length)))),
+  );
   const labelOf = (labels, cell, index) => {
     const first = index * cell;
     const last = Math.min(labels.length, first + cell) - 1;
@@ -92,23 +95,17 @@ export function createHeatmap(context) {
     element.style.setProperty("--around", `${Math.round(around)}px`);
     const width = plot.parentElement.clientWidth;
     const height = Math.max(300, Math.min(width, window.innerHeight - around));
-    const sides = (labels) => Math.min(110, 14 + 6.6 * Math.max(...labels.slice(0, 2000).map((t) => Math.min(LONGEST_LABEL, t.length))));
     const zoom = clampZoom(context.state.zoom);
-    let left = 44;
-    let bottom = 34;
-    const fit = () => Math.min((width - left - 8) / columns, (height - bottom - 8) / rows);
-    if (fit() * zoom[0] >= LABEL_CELL && meta.cell[0] * meta.cell[1] === 1) {
-      left = sides(queryLabels) + 16;
-      bottom = sides(meta.tokens_key) + 16;
-    }
-    const whole = fit();
+    const fit = (left, bottom) => Math.min((width - left - 8) / columns, (height - bottom - 8) / rows);
+    const hasLabels = meta.cell[0] * meta.cell[1] === 1 && fit(...ofLabels) * zoom[0] >= LABEL_CELL;
+    const [left, bottom] = hasLabels ? ofLabels : [44, 34];
+    const whole = fit(left, bottom);
     const cell = whole * zoom[0];
     const wide = Math.min(width - left - 8, columns * cell);
     const high = Math.min(height - bottom - 8, rows * cell);
     const x = Math.min(zoom[1], columns - wide / cell);
     const y = Math.min(zoom[2], rows - high / cell);
-    place = { left, top: 8, wide, high, cell, x: Math.max(0, x), y: Math.max(0, y), whole, zoom: zoom[0] };
-    place.hasLabels = cell >= LABEL_CELL && meta.cell[0] * meta.cell[1] === 1;
+    place = { left, top: 8, wide, high, cell, x: Math.max(0, x), y: Math.max(0, y), whole, zoom: zoom[0], hasLabels };
     plot.dataset.place = [left, 8, cell, place.x, place.y].join(" ");
     plot.style.width = `${left + wide + 8}px`;
     plot.style.height = `${8 + high + bottom}px`;
@@ -148,6 +145,19 @@ export function createHeatmap(context) {
     drawing.clip();
     const size = cell * picture.factor;
     drawing.drawImage(picture, left - x * cell, top - y * cell, picture.width * size, picture.height * size);
+    if (meta.kind !== "cross" && meta.prompt_length < meta.tokens_key.length) {
+      const atX = Math.round(left + (meta.prompt_length / meta.cell[1] - x) * cell) + 0.5;
+      const atY = Math.round(top + ((meta.prompt_length - meta.first_query) / meta.cell[0] - y) * cell) + 0.5;
+      drawing.strokeStyle = theme.accent;
+      drawing.setLineDash([5, 4]);
+      drawing.beginPath();
+      drawing.moveTo(left, atY);
+      drawing.lineTo(left + wide, atY);
+      drawing.moveTo(atX, top);
+      drawing.lineTo(atX, top + high);
+      drawing.stroke();
+      drawing.setLineDash([]);
+    }
     drawing.restore();
     drawing.strokeStyle = theme.frame;
     drawing.strokeRect(left - 0.5, top - 0.5, wide + 1, high + 1);

@@ -62,31 +62,32 @@ export function createLines(context) {
   }
 
   function visitAll(visit) {
-    for (const { color, found } of loaded.heads) {
+    for (const [place, { color, found }] of loaded.heads.entries()) {
       const scale = makeScale(context.state, findTop(meta, context.state, found));
-      for (let row = 0; row < meta.rows; row++) visitRow(found, scale, row, (column, share) => visit(color, row, column, share));
+      for (let row = 0; row < meta.rows; row++)
+        visitRow(found, scale, row, (column, share) => visit(color, place, row, column, share));
     }
   }
 
   /** The strongest lines of all heads, and how many there are; lines are counted first, since there may be millions. */
   function collect() {
     const counts = new Uint32Array(1025);
-    visitAll((color, row, column, share) => counts[Math.round(1024 * share)]++);
+    visitAll((color, place, row, column, share) => counts[Math.round(1024 * share)]++);
     const total = counts.reduce((sum, count) => sum + count, 0);
     let [bin, kept] = [1024, counts[1024]];
     while (bin > 0 && kept + counts[bin - 1] <= MOST_LINES) kept += counts[--bin];
     const edges = [];
-    visitAll((color, row, column, share) => {
-      if (edges.length < MOST_LINES && Math.round(1024 * share) >= bin) edges.push({ color, row, column, share });
+    visitAll((color, place, row, column, share) => {
+      if (edges.length < MOST_LINES && Math.round(1024 * share) >= bin) edges.push({ color, place, row, column, share });
     });
     return { edges, total };
   }
 
   function collectRow(row) {
     const edges = [];
-    for (const { color, found } of loaded.heads) {
+    for (const [place, { color, found }] of loaded.heads.entries()) {
       const scale = makeScale(context.state, findTop(meta, context.state, found));
-      visitRow(found, scale, row, (column, share) => edges.push({ color, row, column, share }));
+      visitRow(found, scale, row, (column, share) => edges.push({ color, place, row, column, share }));
     }
     return edges;
   }
@@ -120,8 +121,10 @@ export function createLines(context) {
     drawing.lineWidth = focus === null ? 1 : 2;
     const bend = (right - left) * 0.35;
     const paths = new Map();
-    for (const { color, row, column, share } of edges) {
-      const [y1, y2] = [yOf(row + offset), yOf(column)];
+    const apart = Math.min(3, (ROW - 6) / Math.max(1, loaded.heads.length - 1));
+    for (const { color, place, row, column, share } of edges) {
+      // Heads end side by side at a key, so that none lies on another.
+      const [y1, y2] = [yOf(row + offset), yOf(column) + apart * (place - (loaded.heads.length - 1) / 2)];
       if (Math.max(y1, y2) < start || Math.min(y1, y2) > end) continue;
       const shade = Math.ceil(SHADES * share);
       const key = `${shade} ${color}`;
@@ -154,10 +157,8 @@ export function createLines(context) {
     for (let i = Math.max(0, first); i < Math.min(keys.length, last); i++) {
       const isTarget = focus === null || targets.has(i);
       drawing.fillStyle = isTarget ? theme.ink : theme.muted;
-      drawing.globalAlpha = isTarget ? 1 : 0.6;
       drawing.fillText(shorten(keys[i], longest), right, yOf(i), side - 4);
     }
-    drawing.globalAlpha = 1;
     const { total } = strongest;
     const shown = focus === null && total > edges.length ? `The strongest ${edges.length} of ${total} lines. ` : "";
     status.textContent = `${shown}Point at a query to see its lines alone; double click, or Enter, freezes it.`;

@@ -5,10 +5,13 @@ import { formatWeight, make, sizeCanvas } from "./dom.js";
 import { spellColor } from "./theme.js";
 
 const SHARPNESS = 128;
+/** Maps of no more cells a side are drawn larger than they are: with sharp edges. */
+const FEW_CELLS = 64;
 
 export function createOverview(context) {
   const { meta, store, scores } = context;
   const grid = make("div", { class: "av-grid", role: "grid", "aria-label": "Heads" });
+  grid.classList.toggle("av-enlarged", Math.max(meta.rows, meta.columns) <= FEW_CELLS);
   const ramp = make("canvas", { class: "av-legend", "aria-hidden": true });
   const key = make("p", { class: "av-key", hidden: true }, make("span"), make("span"), ramp, make("span"));
   const element = make("div", { class: "av-overview" }, key, grid);
@@ -82,10 +85,10 @@ export function createOverview(context) {
       grid.classList.remove("av-sorted");
       const numbers = meta.heads.find((heads) => heads.length === most);
       const corner = make("span", { class: "av-corner", role: "columnheader", "aria-label": "Layer" });
-      const heads = numbers.map((n) => make("span", { class: "av-head-name", role: "columnheader" }, String(n)));
+      const heads = numbers.map((n) => make("span", { class: "av-head-name", role: "columnheader" }, `H${n}`));
       const rows = meta.layers.map((layer, i) =>
         row(
-          make("span", { class: "av-layer-name", role: "rowheader" }, String(layer)),
+          make("span", { class: "av-layer-name", role: "rowheader" }, `L${layer}`),
           ...all.filter((cell) => cell.i === i).map((cell) => cell.button),
         ),
       );

@@ -16,7 +16,9 @@ export function createText(context) {
     createPane(context, "observed", "Observed", `who looks at it${meta.causal ? ", among the tokens after" : ""}`),
     createPane(context, "observer", "Observer", `what it looks at${meta.causal ? ", among the tokens before" : ""}`),
   ];
-  const hint = make("p", { class: "av-hint" }, "Point at a token. Double click, or Enter, freezes it in one view and leaves the other free.");
+  const advice = "Point at a token. Double click, or Enter, freezes it in one view and leaves the other free.";
+  const isGenerated = meta.prompt_length < meta.tokens_key.length;
+  const hint = make("p", { class: "av-hint" }, advice, isGenerated ? " Bold tokens were generated." : "");
   const element = make(
     "div",
     { class: "av-text" },
@@ -37,6 +39,7 @@ export function createText(context) {
   function tell(pane, index, event) {
     const lines = pane.describe(index);
     if (lines) context.tooltip.show(event.clientX, event.clientY, lines);
+    else context.tooltip.hide();
   }
 
   async function show() {
@@ -256,12 +259,11 @@ function createPane(context, name, title, subtitle) {
     marked = focus;
   }
 
-  /** What the heads say about a token pointed at, seen from the frozen one if there is one. */
+  /** What the heads say about a token pointed at, seen from the frozen one; without that the status says all. */
   function describe(index) {
-    const label = (side, i) => `${i}  ${shorten(labelsOf(side)[i] ?? "", 40)}`;
     const frozen = context.state[name];
-    if (frozen === null || !loaded) return [label(focusSide, index)];
-    const lines = [label(paintSide, index)];
+    if (frozen === null || !loaded) return null;
+    const lines = [`${index}  ${shorten(labelsOf(paintSide)[index] ?? "", 40)}`];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
       const weight = readWeight(found, frozen, index);
       if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${tellWeight(weight, meta.encoding)}`);

@@ -1,5 +1,8 @@
 import { make } from "./dom.js";
 
+/** Height of a line that does not wrap. */
+const LINE = 18;
+
 /** A small box of text lines near a point of the window. */
 export function createTooltip(root) {
   const box = make("div", { class: "av-tooltip", role: "tooltip", hidden: true });
@@ -13,7 +16,7 @@ export function createTooltip(root) {
       });
       box.hidden = false;
       const right = x > window.innerWidth / 2;
-      const below = y < 120;
+      const below = y < 36 + LINE * lines.length;
       box.style.left = `${right ? x - 14 : x + 14}px`;
       box.style.top = `${below ? y + 18 : y - 12}px`;
       box.style.transform = `translate(${right ? "-100%" : "0"}, ${below ? "0" : "-100%"})`;
