@@ -15,6 +15,8 @@ from .errors import OptionError, OutputError
 _HOST = re.sub(r"\W", "_", platform.node())[:40]
 _TEMPORARY = re.compile(r"\..*\.(?P<host>\w*)-(?P<pid>\d+)-\w+\.part", re.DOTALL)
 _DAY = 86_400
+# Bytes of a name; with a suffix, file systems take 255.
+LONGEST_NAME = 200
 # With the process in a temporary file's name, numbers make it the only one of that name.
 _numbers = itertools.count()
 
@@ -35,13 +37,18 @@ def check_model_id(model_id):
     Raises
     ------
     OptionError
-        If the name is empty, absolute, or holds ``..``, a backslash, a drive or a control character.
+        If the name is empty, too long, absolute, or holds ``..``, a backslash, a drive or a control character.
     """
     parts = model_id.split("/") if isinstance(model_id, str) else [""]
     if any(p in ("", ".", "..") or ":" in p or "\\" in p or not p.isprintable() for p in parts):
         raise OptionError(
             f"model_id {model_id!r} cannot name a folder inside the output folder; "
             "give a plain name such as 'smollm2' (model_id=, --model_id)"
+        )
+    if len(model_id.encode()) > LONGEST_NAME:
+        raise OptionError(
+            f"model_id {model_id[:40] + '…'!r} has {len(model_id.encode())} bytes, a name at most {LONGEST_NAME}; "
+            "give a shorter one (model_id=, --model_id)"
         )
     return model_id
 

@@ -22,7 +22,8 @@ from attn_viewer.files import (
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/../b", "/etc/x", "a//b", "a/", "C:/x", "a\\b", "a\nb", "a\0b", None, 3]
+    "name",
+    ["", ".", "..", "../x", "a/../b", "/etc/x", "a//b", "a/", "C:/x", "a\\b", "a\nb", "a\0b", None, 3, "x" * 201],
 )
 def test_names_that_leave_the_folder_are_refused(name):
     with pytest.raises(OptionError, match="model_id"):

@@ -1,5 +1,6 @@
 """Indexes of a data folder, which pages that show it read. Sorted, so that the same folder has the same indexes."""
 
+import contextlib
 import inspect
 import json
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from ..errors import AttnViewerError, GetActivationsError
 from ..figures.registry import get_figure_names, select_attn_figure_funcs
 from ..files import write_whole
-from ..storage.dataset import EXTRA, list_models, list_prompts, load_model_cfg
+from ..storage.dataset import EXTRA, find_folder, get_head_counts, list_models, list_prompts, load_model_cfg
+from ..storage.objects import load_plain
 
 
 def generate_models_jsonl(path):
@@ -21,15 +23,16 @@ def generate_models_jsonl(path):
     Returns
     -------
     list of AttnViewerError
-        What was wrong with models that had to be left out.
+        What was wrong with models: left out if their config cannot be read, kept if it contradicts itself.
     """
     configs, errors = [], []
     for name in list_models(path):
         try:
             configs.append(load_model_cfg(name, path))
+            get_head_counts(configs[-1])
         except AttnViewerError as error:  # noqa: PERF203 - one bad model must not hide the others
             errors.append(error)
-    _write_lines(Path(path) / "models.jsonl", configs)
+    _write_lines(find_folder(path) / "models.jsonl", configs)
     return errors
 
 
@@ -49,7 +52,7 @@ def generate_prompts_jsonl(model_dir):
     list of AttnViewerError
         What was wrong with prompts that had to be left out.
     """
-    model_dir = Path(model_dir)
+    model_dir = find_folder(model_dir)
     prompts, errors = list_prompts(model_dir.name, model_dir.parent)
     _write_lines(model_dir / "prompts.jsonl", map(_shorten_facts, prompts))
     return errors
@@ -101,15 +104,15 @@ def generate_functions_jsonl(path, funcs=None):
     funcs : sequence of callable, optional
         Figure functions; left out, all that are registered.
     """
-    target = Path(path) / "figures.jsonl"
-    known = {}
-    if target.is_file():
-        for line in target.read_bytes().splitlines():
-            try:
-                facts = json.loads(line)
-                known[str(facts["name"])] = facts
-            except (ValueError, KeyError, TypeError):  # noqa: PERF203 - what describes no function is dropped
-                continue
+    target = find_folder(path) / "figures.jsonl"
+    known, lines = {}, []
+    with contextlib.suppress(OSError):
+        lines = target.read_bytes().splitlines()
+    for line in lines:
+        # What describes no function is dropped.
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            facts = load_plain(line)
+            known[str(facts["name"])] = facts
     for func in select_attn_figure_funcs() if funcs is None else funcs:
         known.update((facts["name"], facts) for facts in get_func_metadata(func))
     _write_lines(target, (facts for _, facts in sorted(known.items())))
@@ -134,8 +137,8 @@ def read_prompts_jsonl(path):
         If the file cannot be read as JSON lines.
     """
     try:
-        return [json.loads(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        return [load_plain(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
         raise GetActivationsError(f"cannot read {str(path)!r}: {error}; run attn-viewer activations again") from error
 
 

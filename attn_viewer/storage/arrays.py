@@ -15,7 +15,7 @@ from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewe
 from ..files import open_whole
 
 KEY = "blocks.{}.attn.hook_pattern"
-_MEMBER = re.compile(r"blocks\.(\d{1,9})\.attn\.hook_pattern\.npy")
+_MEMBER = re.compile(r"blocks\.(0|[1-9]\d{0,8})\.attn\.hook_pattern\.npy")
 
 
 def write_npz(path, arrays):
@@ -109,7 +109,7 @@ class Archive(_Weights):
         with archive.open(info) as member:
             shape, in_fortran_order, dtype = _read_header(member)
             start = member.tell()
-        if len(shape) != 4 or shape[0] != 1 or dtype.kind != "f":
+        if len(shape) != 4 or shape[0] != 1 or not _are_weights(shape, dtype):
             raise ActivationsDamagedError(
                 f"{self.name}: {info.filename} is {dtype} of shape {shape}, expected floats (1, heads, n, n)"
             )
@@ -149,7 +149,8 @@ class Stack(_Weights):
     def _stack(self):
         shape, in_fortran_order, dtype = _read_header(self.file)
         order = "F" if in_fortran_order else "C"
-        if len(shape) not in (4, 5) or shape[: len(shape) - 4] not in ((), (1,)) or dtype.kind != "f":
+        is_deep = len(shape) in (4, 5) and shape[: len(shape) - 4] in ((), (1,))
+        if not (is_deep and _are_weights(shape, dtype)):
             raise ActivationsDamagedError(
                 f"{self.name} is {dtype} of shape {shape}, expected floats (layers, heads, n, n)"
             )
@@ -176,6 +177,11 @@ class Stack(_Weights):
         if position >= self.shapes.get(layer, (0,))[0]:
             raise self._refuse(layer, position)
         return self._stack[self._positions[layer], position]
+
+
+def _are_weights(shape, dtype):
+    """Tell whether an array has numbers, of a kind that other machines and torch know too."""
+    return min(shape) > 0 and dtype.kind == "f" and dtype.itemsize <= 8
 
 
 def _read_header(file):

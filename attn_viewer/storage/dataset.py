@@ -13,6 +13,7 @@ beyond the layout stands in ``model_cfg.json`` and ``prompt.json`` under the key
 
 import base64
 import hashlib
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -53,15 +54,18 @@ def find_folder(save_path):
     Raises
     ------
     OptionError
-        If it is a URL of another kind.
+        If it is a URL of another kind, or no path.
     """
-    text = str(save_path)
-    if "://" not in text:
-        return Path(text).expanduser()
-    url = urlsplit(text)
-    if url.scheme != "file" or url.netloc not in ("", "localhost"):
-        raise OptionError(f"save_path {text!r} is no folder of this machine; give a path, or mount it and give that")
-    return Path(unquote(url.path))
+    text = os.fspath(save_path) if isinstance(save_path, (str, os.PathLike)) else ""
+    try:
+        if "://" in text:
+            url = urlsplit(text)
+            text = unquote(url.path) if url.scheme == "file" and url.netloc in ("", "localhost") else ""
+        if text and "\0" not in text:
+            return Path(text).expanduser()
+    except (RuntimeError, ValueError):  # the home of nobody, half an address
+        pass
+    raise OptionError(f"save_path {save_path!r} is no folder of this machine; give a path, or mount it and give that")
 
 
 def find_model_folder(model_name, save_path=DATA_DIR):
@@ -86,7 +90,7 @@ def find_model_folder(model_name, save_path=DATA_DIR):
     """
     folder = find_folder(save_path)
     nested = folder / check_model_id(model_name)
-    return nested if (nested / "model_cfg.json").is_file() else folder / model_name.replace("/", "--")
+    return nested if os.path.isfile(nested / "model_cfg.json") else folder / model_name.replace("/", "--")
 
 
 def find_prompt_folder(model_name, prompt, save_path=DATA_DIR):

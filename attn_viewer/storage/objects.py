@@ -4,7 +4,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from ..errors import ActivationsDamagedError, ActivationsMissingError
+from ..errors import ActivationsDamagedError, ActivationsMissingError, InvalidPromptError
 from ..files import write_whole
 
 
@@ -41,7 +41,7 @@ def read_json(path):
 def parse_object(data, name):
     """Return a JSON object from bytes; `name` is what an `ActivationsDamagedError` calls them."""
     try:
-        content = json.loads(data)
+        content = load_plain(data)
         if isinstance(content, dict):
             return content
         reason = f"it holds a {type(content).__name__}, not an object"
@@ -57,13 +57,26 @@ def parse_lines(lines):
             yield parse_object(line, "a line")
 
 
+def load_plain(data):
+    """Read JSON as `json.loads` does; NaN and infinities, which JSON does not have, become None."""
+    return json.loads(data, parse_constant=lambda _: None)
+
+
 def _report_damage(name, reason):
     return ActivationsDamagedError(f"{name} cannot be read: {reason}; delete it and compute it again")
 
 
 def write_json(path, content):
     """Write a JSON object whole, the same bytes for the same content."""
-    write_whole(path, json.dumps(content, default=str).encode() + b"\n")
+    write_whole(path, dump_object(content))
+
+
+def dump_object(content):
+    """Return a JSON object as bytes, or raise `InvalidPromptError` for what cannot be written as one."""
+    try:
+        return json.dumps(content, default=str).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidPromptError(f"{shorten(content)} cannot be written as JSON: {error}; give plain types") from error
 
 
 def shorten(value):

@@ -3,7 +3,9 @@
 They are an archive, or in its place a stack (`arrays`). ``prompt.json`` is written last: where it is, the rest is.
 """
 
+import contextlib
 import dataclasses
+import math
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from ..errors import (
     InvalidMapsError,
     OptionError,
 )
-from ..files import make_folder, open_whole, remove_leftovers
+from ..files import make_folder, open_whole, remove_leftovers, write_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
 from .arrays import KEY, Archive, Stack, write_npz
@@ -28,7 +30,7 @@ from .dataset import (
     get_head_counts,
     load_model_cfg,
 )
-from .objects import read_json, shorten, write_json
+from .objects import dump_object, read_json, shorten
 
 ACTIVATIONS = "activations.npz"
 STACKED = "activations-blocks.-.attn.hook_pattern.npy"
@@ -66,6 +68,8 @@ def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
     ------
     ActivationsMismatchError
         If another text is stored under the prompt's hash.
+    InvalidPromptError
+        If something in the prompt cannot be written as JSON.
     OptionError
         If weights are to be stacked whose layers differ in heads.
     OutputError
@@ -73,9 +77,20 @@ def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
     """
     folder = find_prompt_folder(maps.model_id, prompt, save_path)
     if (folder / "prompt.json").exists():
-        compare_prompt_to_loaded(prompt, read_json(folder / "prompt.json"))
+        with contextlib.suppress(ActivationsDamagedError):  # which is replaced
+            compare_prompt_to_loaded(prompt, read_json(folder / "prompt.json"))
     if stacked and len(set(maps.n_heads)) > 1:
         raise OptionError(f"layers with {sorted(set(maps.n_heads))} heads cannot be stacked; leave out stacked heads")
+    facts = {name: getattr(maps, name) for name in _FACTS}
+    if maps.tokens_query != maps.tokens_key:
+        facts["tokens_query"] = maps.tokens_query
+    tokens = prompt.get("tokens")
+    tokens = tokens if isinstance(tokens, (list, tuple)) else list(maps.tokens_key)
+    # pattern-lens's page stops at a prompt without "meta".
+    meta = prompt["meta"] if isinstance(prompt.get("meta"), dict) else {}
+    description = dump_object(
+        {"meta": {}} | prompt | {"meta": meta, "n_tokens": len(tokens), "tokens": tokens, EXTRA: facts}
+    )
     make_folder(folder)
     path, other = folder / ACTIVATIONS, folder / STACKED
     if stacked:
@@ -85,12 +100,7 @@ def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
     else:
         write_npz(path, {KEY.format(n): w[None] for n, w in zip(maps.layers, maps.weights, strict=True)})
     other.unlink(missing_ok=True)
-    facts = {name: getattr(maps, name) for name in _FACTS}
-    if maps.tokens_query != maps.tokens_key:
-        facts["tokens_query"] = maps.tokens_query
-    tokens = prompt.get("tokens", list(maps.tokens_key))
-    # pattern-lens's page stops at a prompt without "meta".
-    write_json(folder / "prompt.json", {"meta": {}, **prompt, "n_tokens": len(tokens), "tokens": tokens, EXTRA: facts})
+    write_whole(folder / "prompt.json", description)
     return path
 
 
@@ -111,7 +121,7 @@ def activations_exist(model_name, prompt, save_path=DATA_DIR, *, stacked=False):
     Returns
     -------
     bool
-        False also for a truncated file, which is to be written again.
+        False also for a file that is truncated or does not fit its ``prompt.json``: it is to be written again.
 
     Raises
     ------
@@ -127,10 +137,9 @@ def activations_exist(model_name, prompt, save_path=DATA_DIR, *, stacked=False):
         stored = read_json(folder / "prompt.json")
         compare_prompt_to_loaded(prompt, stored)
         with _open_weights(folder / name, stored) as weights:
-            weights.shapes  # noqa: B018 - reads the headers
+            return _fit(weights.shapes, stored)
     except ActivationsDamagedError:
         return False
-    return True
 
 
 def load_activations(model_name, prompt, save_path=DATA_DIR, return_fmt="numpy"):
@@ -175,8 +184,11 @@ def load_activations(model_name, prompt, save_path=DATA_DIR, return_fmt="numpy")
     if return_fmt == "torch":
         import torch
 
-        # Memory-mapped weights cannot be written to, which a tensor does not know.
-        activations = {name: torch.from_numpy(np.array(array)) for name, array in activations.items()}
+        # Memory-mapped weights cannot be written to, which a tensor does not know, nor does it another order of bytes.
+        activations = {
+            name: torch.from_numpy(np.array(array, array.dtype.newbyteorder("=")))
+            for name, array in activations.items()
+        }
     return path, activations
 
 
@@ -213,10 +225,17 @@ def load_prompt_maps(model_name, prompt, save_path=DATA_DIR, *, layers=None):
     folder = find_prompt_folder(model_name, prompt, save_path)
     path = _find_file(folder)
     with _open_weights(path, stored) as opened:
+        if not _fit(opened.shapes, stored):  # before they are read, which may be more than there is memory
+            shapes = {layer: " × ".join(map(str, shape)) for layer, shape in opened.shapes.items()}
+            raise ActivationsMismatchError(
+                f"weights and prompt.json in {str(folder)!r} do not fit together: (layer: heads, queries, "
+                f"keys) {shorten(shapes)} is not what prompt.json says; run attn-viewer activations again"
+            )
         numbers = list(opened.shapes) if layers is None else choose_numbers(layers, list(opened.shapes), "layer")
         by_layer = {layer: opened.read_layer(layer) for layer in numbers}
     expected = get_head_counts(config)
-    wrong = {layer: len(w) for layer, w in by_layer.items() if expected.get(layer) != len(w)}
+    found = dict.fromkeys(expected if layers is None else (), 0) | {layer: len(w) for layer, w in by_layer.items()}
+    wrong = {layer: count for layer, count in found.items() if expected.get(layer) != count}
     if wrong:
         raise ActivationsMismatchError(
             f"{str(path)!r} holds (layer: heads) {shorten(wrong)}, model_cfg.json says "
@@ -246,7 +265,28 @@ def _find_file(folder):
 
 
 def _open_weights(path, stored):
-    return KINDS[path.name](open(path, "rb"), repr(str(path)), get_facts(stored).get("layers"))
+    layers = get_facts(stored).get("layers")
+    try:
+        return KINDS[path.name](open(path, "rb"), repr(str(path)), layers)
+    except OSError as error:
+        raise ActivationsDamagedError(
+            f"{str(path)!r} cannot be read: {error.strerror or error}; delete it or compute it again"
+        ) from error
+
+
+def _fit(shapes, stored):
+    """Tell whether weights are of the layers, heads and tokens that ``prompt.json`` names."""
+    facts = get_facts(stored)
+    try:
+        if "tokens_key" not in facts:  # of pattern-lens, which does not count a token that the model puts before
+            n = len(stored.get("tokens", ()))
+            return all(shape[1:] in ((n, n), (n + 1, n + 1)) for shape in shapes.values())
+        axes = (facts.get("tokens_query", facts["tokens_key"]), facts["tokens_key"])
+        cells = [math.ceil(len(tokens) / size) for tokens, size in zip(axes, facts["cell"], strict=True)]
+        counts = map(len, facts["heads"])
+        return shapes == {layer: (n, *cells) for layer, n in zip(facts["layers"], counts, strict=True)}
+    except (ArithmeticError, KeyError, TypeError, ValueError):
+        return False
 
 
 def get_facts(stored):

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import io
 import json
 import zipfile
 
@@ -133,6 +134,12 @@ def damage(path, how):
         np.savez(path, other=np.zeros(3))
     elif how == "integers":
         np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((1, 3, 5, 5), int)})
+    elif how == "negative":
+        header = io.BytesIO()
+        facts = {"descr": "<f4", "fortran_order": False, "shape": (1, 3, -5, -5)}
+        np.lib.format.write_array_header_1_0(header, facts)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("blocks.0.attn.hook_pattern.npy", header.getvalue() + bytes(300))
     elif how == "short":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("blocks.0.attn.hook_pattern.npy", b"\x93NUMPY")
@@ -141,15 +148,78 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "middle", "objects", "empty", "no patterns", "integers", "short", "three axes"]
+    "how", ["truncated", "middle", "objects", "empty", "no patterns", "integers", "negative", "short", "three axes"]
 )
 def test_damaged_files_are_told(tmp_path, how):
     _, prompt, path = store(tmp_path, make_maps(2, 3, 5))
     damage(path, how)
     with pytest.raises(ActivationsDamagedError, match=r"activations\.npz"):
         patterns.load_prompt_maps("random", prompt, tmp_path)
-    if how in ("truncated", "objects", "empty", "short"):
+    if how != "middle":  # which the headers do not show
         assert not patterns.activations_exist("random", prompt, tmp_path)
+
+
+def test_weights_of_another_prompt_are_to_be_computed_again(tmp_path):
+    maps, prompt, path = store(tmp_path, make_maps(2, 3, 5))
+    first, second = (w[None] for w in maps.weights)
+    key = "blocks.{}.attn.hook_pattern".format
+    for arrays in (
+        {key(0): first},
+        {key(0): first, "blocks.01.attn.hook_pattern": second},
+        {key(0): first, key(1): second[:, :2]},
+        {key(0): first[..., :4, :4], key(1): second[..., :4, :4]},
+        {key(0): first, key(1): second, key(2): second},
+    ):
+        np.savez(path, **arrays)
+        assert not patterns.activations_exist("random", prompt, tmp_path)
+        with pytest.raises(ActivationsMismatchError, match="do not fit together"):
+            patterns.load_prompt_maps("random", prompt, tmp_path)
+
+
+def test_a_layer_that_pattern_lens_did_not_write_is_missed(tmp_path):
+    folder = write_pattern_lens(tmp_path, ["a", "b", "c"])
+    with np.load(folder / "activations.npz") as content:
+        arrays = dict(content)
+    del arrays["blocks.11.attn.hook_pattern"]
+    np.savez(folder / "activations.npz", **arrays)
+    with pytest.raises(ActivationsMismatchError, match=r"\{11: 0\}"):
+        patterns.load_prompt_maps("gpt2", {"text": "T"}, tmp_path)
+
+
+def test_what_stands_in_the_place_of_weights_is_told(tmp_path):
+    _, prompt, path = store(tmp_path)
+    path.unlink()
+    path.symlink_to(path)
+    assert not patterns.activations_exist("random", prompt, tmp_path)
+    path.unlink()
+    path.mkdir()
+    assert not patterns.activations_exist("random", prompt, tmp_path)
+
+
+def test_bytes_in_another_order_become_tensors(tmp_path):
+    maps, prompt, path = store(tmp_path)
+    np.savez(path, **{f"blocks.{i}.attn.hook_pattern": w[None].astype(">f4") for i, w in enumerate(maps.weights)})
+    tensors = patterns.load_activations("random", prompt, tmp_path, "torch")[1]
+    assert torch.equal(tensors["blocks.1.attn.hook_pattern"][0], torch.from_numpy(maps.weights[1].copy()))
+
+
+def test_a_damaged_prompt_is_replaced(tmp_path):
+    maps, prompt, path = store(tmp_path)
+    whole = (path.parent / "prompt.json").read_bytes()
+    (path.parent / "prompt.json").write_bytes(b"")
+    assert not patterns.activations_exist("random", prompt, tmp_path)
+    patterns.save_activations(maps, prompt, tmp_path)
+    assert (path.parent / "prompt.json").read_bytes() == whole
+
+
+def test_facts_about_a_prompt_that_are_of_another_kind(tmp_path):
+    maps, _, path = store(tmp_path)
+    patterns.save_activations(maps, {"text": "B", "tokens": 5, "n_tokens": "x", "meta": None}, tmp_path)
+    stored = dataset.list_prompts("random", tmp_path)[0]
+    assert [(p["n_tokens"], p["tokens"], p["meta"]) for p in stored] == [(5, list(maps.tokens_key), {})] * 2
+    with pytest.raises(InvalidPromptError, match="keys must be str"):
+        patterns.save_activations(maps, {"text": "C", "meta": {(1, 2): 3}}, tmp_path)
+    assert {p.name for p in path.parent.parent.iterdir()} == {p["hash"] for p in stored}
 
 
 def test_a_stacked_file_cut_short(tmp_path):
@@ -222,7 +292,18 @@ def test_prompts_that_are_none(prompt):
 def test_only_folders_of_this_machine(tmp_path):
     assert dataset.find_folder(tmp_path.as_uri()) == tmp_path
     assert dataset.find_folder("file:///a%20b").as_posix() == "/a b"
-    for url in ("memory://x", "s3://bucket/x", "file://host/x"):
+    for url in (
+        "memory://x",
+        "s3://bucket/x",
+        "file://host/x",
+        "http://[x",
+        "file:///a%00",
+        "",
+        "a\0",
+        "~nobody-/x",
+        5,
+        None,
+    ):
         with pytest.raises(OptionError, match="no folder of this machine"):
             dataset.find_folder(url)
 
