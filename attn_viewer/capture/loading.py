@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -128,7 +129,7 @@ def _locate(model_path):
     """Return what `from_pretrained` takes for a path: the folder or name, and arguments for a GGUF file."""
     if model_path is None or model_path == DEMO_MODEL:
         return str(get_demo_path()), {}
-    path = Path(model_path).expanduser()
+    path = Path(os.path.expanduser(model_path))  # what stands for the home of nobody stays as it is
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelLoadError(f"there is no GGUF file {str(model_path)!r}; check the path")

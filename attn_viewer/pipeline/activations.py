@@ -6,10 +6,12 @@ them show; others run one at a time.
 
 import contextlib
 import functools
+import os
+import random
 import threading
 from pathlib import Path
 
-from ..errors import ActivationsMissingError, AttnViewerError, OptionError, OutputError
+from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
@@ -35,8 +37,8 @@ def name_model(model_path):
         A hub name whole; of a path the last part, without ``.gguf``.
     """
     text = str(model_path)
-    if text.endswith(".gguf") or Path(text).is_dir() or text.startswith((".", "/", "~")):
-        text = Path(text).expanduser().resolve().name.removesuffix(".gguf")
+    if text.endswith(".gguf") or os.path.isdir(text) or text.startswith((".", "/", "~")):
+        text = Path(os.path.expanduser(text)).resolve().name.removesuffix(".gguf")
     return check_model_id(text)
 
 
@@ -110,21 +112,26 @@ def activations_main(
         errors = []
         limits = (min_chars, max_chars) if raw_prompts else (None, None)
         prompts = load_text_data(prompts_path, *limits, shuffle, seed=seed, errors=errors)
-        hint = f"{str(prompts_path)!r} has no text of a fitting length (--min-chars)"
+        lacks = "text of a fitting length (--min-chars)" if raw_prompts else "line with a 'text'"
+        hint = f"{str(prompts_path)!r} has no {lacks}"
     else:
         prompts, errors = dataset.list_prompts(name, folder)
+        if shuffle:
+            random.Random(seed).shuffle(prompts)
         hint = f"{str(folder)!r} has none of model {name!r}; give a file (--prompts)"
     report.failures += map(str, errors)
     prompts = _drop_repeats(take_samples(prompts, n_samples, errors, hint), report)
-    todo = []
+    todo, there = [], []
     for prompt in prompts:
         try:
             is_there = patterns.activations_exist(name, prompt, folder, stacked=stacked_heads) and not force
         except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
             report.failures.append(str(error))
         else:
-            report.skipped += is_there
-            todo += [] if is_there else [prompt]
+            (there if is_there else todo).append(prompt)
+    if there and not todo and not (dataset.find_model_folder(name, folder) / "model_cfg.json").exists():
+        todo.append(there.pop())  # with which it is written again
+    report.skipped = len(there)
     compute = functools.partial(_compute_batch, str(model_name), name, str(folder.absolute()), device, stacked_heads)
     if todo:
         make_folder(folder)
@@ -260,7 +267,16 @@ def compute_activations(
         If the prompt has no tokens or more than the model was made for.
     AttnViewerError
         If the prompt differs from the stored one of the same hash, or something cannot be captured or written.
+    OptionError
+        If `return_cache` is unknown, or model or tokenizer are none.
     """
+    if return_cache not in (None, "numpy", "torch"):
+        raise OptionError(f"return_cache must be None, 'numpy' or 'torch', got {return_cache!r}")
+    if tokenizer is None or not hasattr(model, "config"):
+        raise OptionError(
+            "a model and its tokenizer, as load_model returns them, are needed to compute activations, "
+            f"got {type(model).__name__} and {type(tokenizer).__name__}"
+        )
     from ..capture.prefill import capture_attention
 
     encode_text(prompt, model, tokenizer)
@@ -278,13 +294,14 @@ def _store(maps, prompt, model, tokenizer, save_path, stacked):
     tokens = tokenizer.convert_ids_to_tokens(list(maps.ids_key))
     starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
     tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
-    return patterns.save_activations(maps, {"tokens": tokens, **prompt}, save_path, stacked=stacked)
+    # A prompt may come with tokens that another model made of it.
+    return patterns.save_activations(maps, {"tokens": tokens} | prompt | {"tokens": tokens}, save_path, stacked=stacked)
 
 
 def get_activations(
     prompt, model, tokenizer=None, save_path=DATA_DIR, *, model_name=None, allow_disk_cache=True, return_cache="numpy"
 ):
-    """Read the attention weights of a prompt, or compute and store them.
+    """Read the attention weights of a prompt, or compute and store them where they are not there and whole.
 
     Parameters
     ----------
@@ -318,7 +335,7 @@ def get_activations(
         try:
             path, activations = patterns.load_activations(model_name, prompt, save_path, return_cache or "numpy")
             return path, None if return_cache is None else activations
-        except ActivationsMissingError:
+        except (ActivationsMissingError, ActivationsDamagedError):
             pass
     if isinstance(model, str):
         model, tokenizer = load_model(model, None)

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from ..analysis.scores import SCORES, score_heads
+from ..analysis.scores import SCORES, check_scores, score_heads
 from ..analysis.table import average_scores
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
@@ -65,6 +65,7 @@ def atlas_main(
     from ..figures.heads import plot_atlas
 
     fmt = check_format(fmt)
+    scores = None if scores is None else check_scores(scores)
     folder = check_folder(dataset.find_folder(save_path))
     dataset.load_model_cfg(model_name, folder)
     prompts, errors = dataset.list_prompts(model_name, folder)
@@ -82,6 +83,15 @@ def atlas_main(
             report.done += 1
         else:
             report.failures.append(f"prompt {outcome.item}: {outcome.error}")
+    # Weights of another kind have fewer scores, and those of other numbers.
+    columns = max((list(table.columns) for table, _ in by_hash.values()), key=len, default=[])
+    for name in [name for name, (table, _) in by_hash.items() if list(table.columns) != columns]:
+        table = by_hash.pop(name)[0]
+        report.done -= 1
+        lacking = ", ".join(score for score in columns if score not in table.columns)
+        report.failures.append(
+            f"prompt {name}: its weights ({table.about}) have no {lacking}, as those of others have; compute it again"
+        )
     if not by_hash:
         reason = f": {report.failures[0]}" if report.failures else ""
         raise ActivationsMissingError(f"no prompt of {model_name!r} in {str(folder)!r} can be scored{reason}")

@@ -110,14 +110,19 @@ def encode_text(prompt, model, tokenizer):
     Raises
     ------
     PromptError
-        If there is no text, or more tokens than the model was made for.
+        If there is no text, half a character in it, or more tokens than the model was made for.
     """
     if "text" not in dataset.augment_prompt_with_hash(prompt):
         raise PromptError(f"prompt {prompt['hash']!r} has no 'text' to compute from")
+    try:
+        prompt["text"].encode()  # half a surrogate pair is no text: no tokenizer takes it
+    except UnicodeEncodeError as error:
+        raise PromptError(f"prompt {prompt['hash']!r} is no text that can be written: {error}") from error
     ids = tokenizer(prompt["text"], verbose=False)["input_ids"]
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and len(ids) > longest:
         raise PromptError(
-            f"{len(ids):,} tokens are more than the {longest:,} of the model; split the text (--max-chars)"
+            f"{len(ids):,} tokens are more than the {longest:,} of the model; split the text "
+            "(--raw-prompts --max-chars N)"
         )
     return ids

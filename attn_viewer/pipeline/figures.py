@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OptionError, OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
 from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
@@ -167,6 +167,11 @@ def draw_prompt(job, prompt_hash):
     folder = dataset.find_prompt_folder(job.model_name, {"hash": prompt_hash}, job.save_path)
     remove_leftovers(folder)
     maps = patterns.load_prompt_maps(job.model_name, {"hash": prompt_hash}, job.save_path)
+    if maps.reduction == "pooled":
+        raise OptionError(
+            "figure functions take whole attention patterns, and those of this long prompt are pooled; split its text "
+            "(attn-viewer activations --raw-prompts --max-chars N), or give compute_activations reduction='full'"
+        )
     check_full(maps.reduction, maps.weighting)
     n_drawn, failures = 0, []
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):

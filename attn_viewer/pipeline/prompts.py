@@ -1,13 +1,13 @@
 """Prompts from JSON lines."""
 
-import json
+import numbers
 import random
 import re
 from pathlib import Path
 
 from ..errors import ActivationsMissingError, InvalidPromptError, OptionError
 from ..storage.dataset import augment_prompt_with_hash
-from ..storage.objects import shorten
+from ..storage.objects import load_plain, shorten
 
 # Where a text may be cut, best first; a cut comes after the match.
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))
@@ -19,7 +19,8 @@ def load_text_data(fname, min_chars=None, max_chars=None, shuffle=False, *, seed
     Parameters
     ----------
     fname : path-like
-        A JSON object a line, with ``text`` and any metadata; empty lines are passed over.
+        A JSON object a line, with ``text`` and any metadata; empty lines are passed over, and numbers that JSON does
+        not have (NaN, infinities) are null.
     min_chars, max_chars : int, optional
         Longer texts are cut into pieces, at the last paragraph, sentence, line or word that ends in the second half of
         a piece; shorter texts and pieces are left out.
@@ -42,6 +43,9 @@ def load_text_data(fname, min_chars=None, max_chars=None, shuffle=False, *, seed
     OptionError
         If no length fits.
     """
+    for name, value in (("min_chars", min_chars), ("max_chars", max_chars)):
+        if value is not None and not isinstance(value, numbers.Integral):
+            raise OptionError(f"{name} must be a number of characters, got {value!r}")
     if max_chars is not None and max_chars < max(1, min_chars or 0):
         raise OptionError(f"max_chars must be at least 1 and min_chars, got {max_chars} with min_chars {min_chars}")
     prompts = []
@@ -70,13 +74,14 @@ def _read_lines(fname):
     try:
         with open(fname, "rb") as file:
             yield from file
-    except OSError as error:
-        raise InvalidPromptError(f"cannot read prompts from {str(fname)!r}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the latter from a name with a NUL byte
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidPromptError(f"cannot read prompts from {str(fname)!r}: {reason}; give a JSONL file") from error
 
 
 def _read_line(line, where):
     try:
-        prompt = json.loads(line)
+        prompt = load_plain(line)
     except (ValueError, RecursionError) as error:
         raise InvalidPromptError(f"{where} is no JSON ({error}): {shorten(line)}") from error
     if not isinstance(prompt, dict) or not isinstance(prompt.get("text"), str) or not prompt["text"]:
@@ -116,8 +121,8 @@ def take_samples(prompts, n_samples, errors, hint):
     ActivationsMissingError
         If there are neither prompts nor errors.
     """
-    if n_samples is not None and n_samples < 1:
-        raise OptionError(f"n_samples must be at least 1, got {n_samples}; leave it out for all prompts")
+    if n_samples is not None and not (isinstance(n_samples, numbers.Integral) and n_samples >= 1):
+        raise OptionError(f"n_samples must be a number from 1, got {n_samples!r}; leave it out for all prompts")
     if not (prompts or errors):
         raise ActivationsMissingError(f"there are no prompts: {hint}")
     return prompts[:n_samples]

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import functools
 import itertools
+import numbers
 import os
 import signal
 from typing import Any
@@ -159,8 +160,8 @@ def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None,
         If worker processes die.
     """
     n_jobs = count_workers(parallel)
-    if n_jobs < 0 or (scheduler is not None and not isinstance(scheduler, str)):
-        raise OptionError(f"parallel must be a number of processes, got {parallel!r}; scheduler an address or 'local'")
+    if scheduler is not None and not isinstance(scheduler, str):
+        raise OptionError(f"a scheduler is an address, tcp://host:port, or 'local', got {scheduler!r}")
     run = functools.partial(_run_batch, function, os.getpid())
     if scheduler is not None:
         done = _run_on_cluster(run, batches, scheduler, n_jobs)
@@ -182,7 +183,9 @@ def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None,
 
 
 def count_workers(parallel):
-    """Return how many worker processes `parallel`, as `run_batches` takes it, means."""
+    """Return how many worker processes `parallel`, as `run_batches` takes it, means; `OptionError` if it is none."""
+    if not isinstance(parallel, numbers.Integral) or parallel < 0:
+        raise OptionError(f"parallel must be a number of processes, True or False, got {parallel!r}")
     return (os.cpu_count() or 1) if parallel is True else int(parallel)
 
 

@@ -68,7 +68,16 @@ def test_a_line_of_a_megabyte(tmp_path):
     assert {len(p["text"]) for p in prompts} == {400}
 
 
+def test_numbers_that_json_does_not_have_are_null(tmp_path):
+    (prompt,) = load_text_data(write(tmp_path, b'{"text": "a", "loss": NaN, "meta": {"b": [-Infinity, 1]}}'))
+    assert (prompt["loss"], prompt["meta"]) == (None, {"b": [None, 1]})
+
+
 def test_no_file_and_no_length(tmp_path):
+    with pytest.raises(InvalidPromptError, match="cannot read"):
+        load_text_data("a\0b")
+    with pytest.raises(OptionError, match="min_chars must be a number of characters"):
+        load_text_data(write(tmp_path, {"text": "a"}), min_chars="5")
     with pytest.raises(InvalidPromptError, match="cannot read"):
         load_text_data(tmp_path / "none")
     with pytest.raises(OptionError, match="max_chars"):
@@ -79,6 +88,9 @@ def test_a_run_without_prompts_does_not_look_like_one_that_did_all(tmp_path):
     path = write(tmp_path, {"text": "short"})
     with pytest.raises(ActivationsMissingError, match="no text of a fitting length"):
         activations_main("demo", tmp_path / "d", path, raw_prompts=True, min_chars=100)
+    path.write_text("\n")
+    with pytest.raises(ActivationsMissingError, match="no line with a 'text'"):
+        activations_main("demo", tmp_path / "d", path)
     with pytest.raises(ActivationsMissingError, match="none of model 'demo'"):
         activations_main("demo", tmp_path / "d")
     assert not (tmp_path / "d").exists()

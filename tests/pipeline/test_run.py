@@ -16,11 +16,16 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from attn_viewer import capture_attention
 from attn_viewer.cli import main
-from attn_viewer.errors import OutputError
-from attn_viewer.pipeline.activations import activations_main, get_activations, name_model
+from attn_viewer.errors import OptionError, OutputError, PromptError
+from attn_viewer.pipeline.activations import activations_main, compute_activations, get_activations, name_model
 from attn_viewer.pipeline.atlas import atlas_main
 from attn_viewer.pipeline.figures import figures_main
-from attn_viewer.pipeline.indexes import get_func_metadata
+from attn_viewer.pipeline.indexes import (
+    generate_functions_jsonl,
+    generate_models_jsonl,
+    generate_prompts_jsonl,
+    get_func_metadata,
+)
 from attn_viewer.pipeline.work import run_parts
 from attn_viewer.storage import dataset, patterns
 from attn_viewer.storage.arrays import write_npz
@@ -217,11 +222,71 @@ def test_what_is_wrong_with_a_prompt_does_not_stop_the_others(tmp_path, capsys):
     assert max(map(len, err.splitlines())) < 400
 
 
+def test_a_config_that_was_deleted_is_written_again(copy):
+    path = copy / "demo" / "model_cfg.json"
+    before = path.read_bytes()
+    path.unlink()
+    report = activations_main("demo", copy, write_prompts(copy.parent))
+    assert (report.done, report.skipped, report.failures) == (1, 3, [])
+    assert path.read_bytes() == before
+
+
+def test_prompts_that_another_model_has_seen(made, tmp_path):
+    lines = [json.loads(line) for line in (made / "demo" / "prompts.jsonl").read_text().splitlines()]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(line | {"tokens": ["other"], "n_tokens": 1}) + "\n" for line in lines))
+    assert activations_main("demo", tmp_path / "d", path).done == 4
+    assert [p["tokens"] for p in dataset.list_prompts("demo", tmp_path / "d")[0]] == [p["tokens"] for p in lines]
+
+
+def test_the_prompts_of_a_folder_are_shuffled_too(copy):
+    hashes = [prompt["hash"] for prompt in dataset.list_prompts("demo", copy)[0]]
+    paths = {name: copy / "demo" / "prompts" / name / "activations.npz" for name in hashes}
+    done = set()
+    for seed in range(8):
+        before = {name: path.stat().st_mtime_ns for name, path in paths.items()}
+        assert activations_main("demo", copy, n_samples=1, shuffle=True, seed=seed, force=True).done == 1
+        done |= {name for name, path in paths.items() if path.stat().st_mtime_ns != before[name]}
+    assert len(done) > 1
+
+
+def test_functions_known_from_an_index_of_whatever_kind(copy):
+    lines = [
+        b"[" * 100_000,
+        b"5",
+        b"null",
+        b"\xff",
+        b'{"name": "old", "loss": NaN}',
+        (copy / "figures.jsonl").read_bytes(),
+    ]
+    (copy / "figures.jsonl").write_bytes(b"\n".join(lines))
+    generate_functions_jsonl(copy.as_uri(), [])
+    known = [json.loads(line, parse_constant=pytest.fail) for line in (copy / "figures.jsonl").read_text().splitlines()]
+    assert [facts["name"] for facts in known] == ["old", "raw"]
+    assert generate_models_jsonl(copy.as_uri()) == generate_prompts_jsonl((copy / "demo").as_uri()) == []
+
+
+def test_weights_of_several_kinds_in_one_folder(copy, demo):
+    texts = {"pooled": "A long prompt.", "value_norm": "Another one here."}
+    compute_activations({"text": texts["pooled"]}, *demo, copy, model_name="demo", reduction="pooled", max_cells=4)
+    compute_activations({"text": texts["value_norm"]}, *demo, copy, model_name="demo", weighting="value_norm")
+    report, _ = atlas_main("demo", copy)
+    assert (report.done, len(report.failures)) == (4, 2)
+    assert "pooled" in report.failures[0]
+    assert "norm of its projected value) have no previous_token" in report.failures[1]
+    report = figures_main("demo", copy, figure_funcs_select="raw", parallel=1)
+    assert (report.skipped, len(report.failures)) == (4, 2)
+    assert any("split its text" in failure for failure in report.failures)
+    with pytest.raises(OptionError, match="there is no score 'none'"):
+        atlas_main("demo", copy, scores=["none"])
+
+
 def test_a_config_that_lies_stops_figures(copy, capsys):
     path = copy / "demo" / "model_cfg.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"n_heads": 9}))
     assert main(["figures", "--save-path", str(copy), "--parallel", "1"]) == 2
     assert "9 heads" in capsys.readouterr().err
+    assert "9 heads" in activations_main("demo", copy, write_prompts(copy.parent)).failures[0]
 
 
 @pytest.mark.parametrize("words", [
@@ -232,6 +297,7 @@ def test_a_config_that_lies_stops_figures(copy, capsys):
     ["activations", "--n-samples", "-1"],
     ["activations", "--save-path", "s3://x"], ["figures", "--parallel", "-1"],
     ["activations", "--force", "--device", "cuda:77"],
+    ["activations", "--model", "~nobody-/x"], ["figures", "--model", "x" * 300], ["figures", "--save-path", ""],
 ])  # fmt: skip
 def test_errors_are_one_line(copy, capsys, words):
     words = words if "--save-path" in words else [*words, "--save-path", str(copy)]
@@ -253,6 +319,28 @@ def test_from_disk_or_computed(tmp_path, demo):
     for name, array in computed.items():
         np.testing.assert_array_equal(array, again[1][name])
     assert get_activations({"text": "Winter."}, "demo", save_path=tmp_path, return_cache=None)[1] is None
+
+
+def test_what_is_needed_to_compute_is_asked_for_first(tmp_path, demo):
+    model, tokenizer = demo
+    prompt = {"text": "Summer."}
+    with pytest.raises(OptionError, match="return_cache must be"):
+        get_activations(prompt, *demo, tmp_path, return_cache="jax", allow_disk_cache=False)
+    with pytest.raises(OptionError, match="a model and its tokenizer"):
+        get_activations(prompt, model, save_path=tmp_path)
+    with pytest.raises(PromptError, match="no text that can be written"):
+        compute_activations({"text": "\ud800"}, model, tokenizer, tmp_path, model_name="demo")
+    for options in ({"parallel": "two"}, {"n_samples": 1.5}, {"scheduler": 5}):
+        with pytest.raises(OptionError, match=r"must be a number|a scheduler is"):
+            activations_main("demo", tmp_path, write_prompts(tmp_path), **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
+
+
+def test_weights_that_are_not_whole_are_computed(copy):
+    path, whole = get_activations({"text": TEXTS[0]}, "demo", save_path=copy)
+    path.write_bytes(path.read_bytes()[:100])
+    again = get_activations({"text": TEXTS[0]}, "demo", save_path=copy)[1]
+    assert {name: array.tobytes() for name, array in again.items()} == {n: a.tobytes() for n, a in whole.items()}
 
 
 def test_atlas_is_the_mean_over_prompts(copy):
