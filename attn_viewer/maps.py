@@ -50,6 +50,8 @@ class AttentionMaps:
         Whether no query sees a later key, so that cells above the diagonal mean nothing.
     first_query : int
         Position of the first query among all tokens, when only some queries were kept.
+    queries_after : int
+        Query tokens behind the last one here that were left out.
     prompt_length : int, optional
         Number of leading tokens that were the prompt; the rest was generated. Left out, all of them.
     segments : sequence of (str, int, int)
@@ -97,6 +99,7 @@ class AttentionMaps:
     kind: str = "self"
     causal: bool = True
     first_query: int = 0
+    queries_after: int = 0
     prompt_length: int | None = None
     segments: Sequence[tuple[str, int, int]] = ()
     grouping: Sequence[str] | None = None
@@ -197,7 +200,7 @@ class AttentionMaps:
             f"grid must be rows and columns of at most {len(self.tokens_key)} patches, got {self.grid}",
         )
         require(
-            self.first_query >= 0
+            min(self.first_query, self.queries_after) >= 0
             and (not self.causal or self.first_query + len(self.tokens_query) <= len(self.tokens_key)),
             f"causal queries {self.first_query} to {self.first_query + len(self.tokens_query) - 1} must be among the "
             f"{len(self.tokens_key)} key tokens",

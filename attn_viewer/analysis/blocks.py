@@ -126,7 +126,9 @@ class Frame:
     def has_all_queries(self):
         """Whether no query row was left out, as far as maps can tell."""
         maps = self.maps
-        return maps.first_query == 0 and (maps.kind == "cross" or len(maps.tokens_query) == len(maps.tokens_key))
+        return maps.first_query == maps.queries_after == 0 and (
+            maps.kind == "cross" or len(maps.tokens_query) == len(maps.tokens_key)
+        )
 
     @functools.cached_property
     def positions(self):

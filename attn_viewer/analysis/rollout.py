@@ -113,7 +113,12 @@ def _mix_residual(maps, residual):
         raise OptionError(f"residual must be a share from 0 to below 1, got {residual!r}")
     n = len(maps.tokens_key)
     require_shares(maps, "a rollout or flow")
-    if maps.reduction == "pooled" or maps.kind == "cross" or len(maps.tokens_query) != n or maps.first_query:
+    if maps.kind == "cross":
+        raise UnsuitableMapsError(
+            "rollout and flow need self-attention, but these are cross maps, whose queries and keys are different "
+            "tokens; capture with kind='encoder' or 'decoder'"
+        )
+    if maps.reduction == "pooled" or len(maps.tokens_query) != n or maps.first_query:
         raise UnsuitableMapsError(
             f"rollout and flow need all rows of self-attention, but these are {maps.kind} maps ({maps.reduction}) of "
             f"{len(maps.tokens_query)} queries × {n} keys; capture with reduction='head_mean' and without queries="

@@ -329,6 +329,7 @@ class Collector:
             heads=None if is_mean else [heads for heads, _ in kept],
             causal=stack.causal and stack.shape[0] == stack.shape[1],
             first_query=rows.start,
+            queries_after=stack.shape[0] - rows.stop,
             reduction=stack.reduction,
             cell=stack.cell,
             pooling=self.options.pooling if stack.reduction == "pooled" else None,

@@ -24,6 +24,7 @@ _FACTS = (
     "kind",
     "causal",
     "first_query",
+    "queries_after",
     "prompt_length",
     "segments",
     "grouping",

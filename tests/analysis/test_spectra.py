@@ -1,10 +1,19 @@
 import numpy as np
 import pytest
+import transformers
 from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps, compute_singular_values
+from attn_viewer import (
+    AttentionMaps,
+    capture_attention,
+    compute_singular_values,
+    load_scores,
+    roll_out_attention,
+    save_scores,
+    score_heads,
+)
 from attn_viewer.analysis.spectra import compute_effective_rank
 from attn_viewer.errors import UnsuitableMapsError
 
@@ -32,3 +41,23 @@ def test_a_spectrum_needs_all_query_rows():
     assert compute_singular_values(cross)[0].shape == (1, 1)
     with pytest.raises(UnsuitableMapsError, match="reduced"):
         compute_singular_values(make_maps().average_heads())
+
+
+def test_cross_maps_know_whether_later_queries_are_there(tmp_path):
+    config = transformers.T5Config(
+        vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    whole, part = (
+        capture_attention(model, None, [3, 4, 5], decoder_prompt=[0, 6, 7], kind="cross", queries=queries)
+        for queries in (None, slice(0, 2))
+    )
+    assert score_heads(whole, "effective_rank").columns["effective_rank"].min() >= 1
+    for maps in (part, load_scores(save_scores(part, tmp_path))):
+        with pytest.raises(UnsuitableMapsError, match="all query rows"):
+            compute_singular_values(maps)
+        with pytest.raises(UnsuitableMapsError, match="needs all query rows, but these maps hold 2"):
+            score_heads(maps, "effective_rank")
+        assert "nuclear_norm" not in score_heads(maps).columns
+    with pytest.raises(UnsuitableMapsError, match="capture with kind='encoder' or 'decoder'"):
+        roll_out_attention(whole)
