@@ -226,8 +226,13 @@ class AttentionMaps:
 
     @property
     def unit(self):
-        """What a label stands for: ``"token"``, or ``"word"``, ``"sentence"``, … when they were grouped."""
-        return self.grouping[0].removesuffix("s") if self.grouping else "token"
+        """What a label stands for: ``"token"``, or when grouped ``"word"``, ``"sentence"``, or ``"part"``.
+
+        Parts are spans or segments, and the tokens outside of them.
+        """
+        if not self.grouping:
+            return "token"
+        return "part" if self.grouping[0] in ("spans", "segments") else self.grouping[0].removesuffix("s")
 
     @property
     def averaged(self):

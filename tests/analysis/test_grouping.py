@@ -75,6 +75,7 @@ def test_spans_by_their_definition(n, data):
     maps = make_maps(2, 2, n)
     groups = group_attention(maps, [("span", start, stop)])
     assert groups.tokens_key == (*maps.tokens_key[:start], "span", *maps.tokens_key[stop:])
+    assert groups.unit == "part"  # what stands outside of spans is none
     for ours, tokens in zip(groups.weights, maps.weights, strict=True):
         block = tokens[:, start:stop, start:stop].sum(2).mean(1)
         np.testing.assert_allclose(ours[:, start, start], block, rtol=1e-5)
