@@ -235,6 +235,11 @@ class AttentionMaps:
         return "part" if self.grouping[0] in ("spans", "segments") else self.grouping[0].removesuffix("s")
 
     @property
+    def is_mean(self):
+        """Whether a layer's one map is a mean over heads, or was made of one; also of pooled maps."""
+        return self.reduction == "head_mean" or self.averaged_heads is not None
+
+    @property
     def averaged(self):
         """What the one map of a layer is when heads are averaged: ``"mean over 8 heads"``, or what was made of it.
 
@@ -254,7 +259,7 @@ class AttentionMaps:
     @property
     def mean_heads(self):
         """True numbers of the heads that a mean over heads is over; None when not known or not the same everywhere."""
-        if self.averaged_heads is not None or self.reduction == "head_mean":
+        if self.is_mean:
             return self.averaged_heads
         return self.heads[0] if len(set(self.heads)) == 1 else None
 
@@ -347,7 +352,7 @@ class AttentionMaps:
         AttentionMaps
             The same layers with arrays of axes ``(1, n_query, n_key)``, float32.
         """
-        if self.reduction == "head_mean":
+        if self.is_mean:
             return self
         means = [w.mean(axis=0, keepdims=True, dtype=np.float32) for w in self.weights]
         reduction = "head_mean" if self.reduction == "full" else self.reduction

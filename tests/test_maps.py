@@ -10,6 +10,7 @@ from attn_viewer import (
     AttentionMaps,
     capture_attention,
     load_scores,
+    plot_birds_eye,
     plot_comparison,
     plot_heads,
     plot_layer_averages,
@@ -168,3 +169,13 @@ def test_numbers_that_are_none_are_named(demo, demo_maps, wanted):
 def test_numbers_of_numpy_and_ranges_are_numbers(demo_maps):
     assert demo_maps.select(layers=np.arange(2), heads=range(3)).heads == ((0, 1, 2),) * 2
     assert demo_maps.get_layer(np.int64(1)) is demo_maps.weights[1]
+
+
+def test_a_mean_of_pooled_maps_is_no_head(demo):
+    maps = capture_attention(*demo, [*range(90, 120)], reduction="pooled", max_cells=10).average_heads()
+    assert maps.average_heads() is maps
+    for figure in (plot_heads(maps, 1), plot_birds_eye(maps), plot_layer_averages(maps)):
+        words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+        assert "mean over 8 heads" in words
+        assert "head 0" not in words
+    assert describe_maps(maps)["averaged"] == "mean over 8 heads"

@@ -96,7 +96,7 @@ def iterate_head_pages(maps, *, largest=None, **options):
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
         if page is None or len(page.images) != len(heads):
             page = HeatmapPage(maps, len(heads), largest, **options)
-        titles = [name_layer_map(maps)] if maps.reduction == "head_mean" else [f"head {number}" for number in heads]
+        titles = [name_layer_map(maps)] if maps.is_mean else [f"head {number}" for number in heads]
         yield layer, page.show(weights, titles, f"layer {layer}")
 
 
@@ -202,7 +202,7 @@ class HeatmapPage:
             self.queries, self.keys = queries(size=size), keys(size=size)
             return most, panel
         # The same for all pages, whichever layers they show.
-        title = name_layer_map(self.maps) if self.maps.reduction == "head_mean" else "layer 000"
+        title = name_layer_map(self.maps) if self.maps.is_mean else "layer 000"
         title += OWN_SCALE.format(0.00123) * (self.options.scale == "panel")
         most, panel, (self.queries, self.keys) = label_column(
             n_panels, most, *shape, queries, keys, has_tokens=has_tokens, title=title, family=self.family

@@ -51,7 +51,7 @@ def plot_birds_eye(maps, **options):
             width * scale,
             height * scale,
             maps.layers,
-            name_layer_map(maps) if maps.reduction == "head_mean" else "all heads",
+            name_layer_map(maps) if maps.is_mean else "all heads",
             model_id=maps.model_id,
             notes=list(describe_data(maps, look, pooling)),
             bars=[(mpl.cm.ScalarMappable(norm, cmap), name)],

@@ -42,7 +42,7 @@ def describe_heads(
     softcap=None,
     weighting="attention",
     interventions=(),
-    averaged="mean over heads",
+    averaged=None,
     scale=1.0,
     exact=False,
     maxima=None,
@@ -61,8 +61,10 @@ def describe_heads(
         True head numbers, one sequence a layer.
     tokens_query, model_id, kind, causal, first_query, prompt_length, reduction, cell, pooling, has_sinks, softcap
         As in `AttentionMaps`.
-    weighting, interventions, averaged
+    weighting, interventions
         Likewise.
+    averaged : str, optional
+        What the one map of each layer is, where it is that of no head.
     scale : float
         No weight is larger than this.
     exact : bool
@@ -160,7 +162,7 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
         softcap=maps.softcap,
         weighting=maps.weighting,
         interventions=maps.interventions,
-        averaged=maps.averaged,
+        averaged=maps.averaged if maps.is_mean else None,
         scale=max(kept for layer in maxima for kept, _ in layer) or 1.0,
         exact=exact,
         maxima=maxima,

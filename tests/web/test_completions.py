@@ -57,6 +57,8 @@ def test_head_means_in_another_folder(tmp_path, demo):
     each = render_completions(prefixes)
     assert pages[0].stat().st_size < each[0].stat().st_size
     assert '"reduction":"head_mean"' in pages[0].read_text()
+    assert '"averaged":"mean over 8 heads"' in pages[0].read_text()
+    assert '"averaged":null' in each[0].read_text()
 
 
 def test_what_is_missing_is_found_before_anything_is_written(tmp_path, demo):

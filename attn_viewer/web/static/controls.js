@@ -1,6 +1,6 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
-import { make, plural } from "./dom.js";
+import { make, nameHead, plural } from "./dom.js";
 import { CHOICES, LIMITS, VIEW_NAMES, listChoices } from "./state.js";
 
 const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
@@ -153,7 +153,7 @@ function step(context, down, across) {
     if (at >= 0 && at < choices.length) update({ head: choices[at] });
   }
   const { layer, head } = context.state;
-  context.announce(`Layer ${layer}, ${head === "mean" ? "mean of heads" : `head ${head}`}`);
+  context.announce(`Layer ${layer}, ${nameHead(meta, head)}`);
 }
 
 function makeStepper(name, onstep, onchoose) {
@@ -242,7 +242,7 @@ function describe(meta) {
   const made = n - meta.prompt_length;
   const tokens = queries === n ? plural(n, "token") + (made > 0 ? `, ${made} generated` : "") : `${queries} queries × ${n} keys`;
   const kind = { self: "", encoder: "encoder", decoder: "decoder", cross: "cross attention" }[meta.kind];
-  return [plural(meta.layers.length, "layer") + (meta.reduction === "head_mean" ? `, ${meta.averaged}` : ` × ${heads}`), tokens, kind]
+  return [plural(meta.layers.length, "layer") + (meta.averaged ? `, ${meta.averaged}` : ` × ${heads}`), tokens, kind]
     .filter(Boolean)
     .join(" · ");
 }
@@ -252,7 +252,7 @@ function listNotes(meta) {
   if (meta.reduction === "pooled") {
     notes.push(`A cell is the ${meta.pooling} over ${meta.cell[0]} × ${meta.cell[1]} tokens.`);
   }
-  if (meta.reduction === "head_mean") notes.push(`Each layer: ${meta.averaged}.`);
+  if (meta.averaged) notes.push(`Each layer: ${meta.averaged}.`);
   if (meta.has_sinks) notes.push("The model has learned sinks: a row sums to less than 1.");
   if (meta.encoding.type === "uint8") {
     notes.push(`Weights are stored in 8 bits; a shown one is at most ${formatError(meta.encoding)} off.`);

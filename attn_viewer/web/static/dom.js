@@ -41,6 +41,11 @@ export function nameText(text, hash) {
   return text.replace(/\s+/g, " ").trim() || `(no words) ${hash}`;
 }
 
+/** What a map of a layer is, for people: a head, the mean of all that are shown, or the mean that came alone. */
+export function nameHead(meta, head) {
+  return head === "mean" ? "mean of heads" : meta.averaged ?? `head ${head}`;
+}
+
 export function plural(number, word) {
   return `${number} ${word}${number === 1 ? "" : "s"}`;
 }

@@ -1,7 +1,7 @@
 /** One head, or a layer's mean: cells on a canvas, labels where they fit, a cross on what is pointed at. */
 
 import { HIDDEN, countHidden, findTop, makeScale, poolCells } from "./data.js";
-import { FONT, formatWeight, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { FONT, formatWeight, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { paintCells } from "./overview.js";
 import { spellColor } from "./theme.js";
 
@@ -67,7 +67,7 @@ export function createHeatmap(context) {
 
   function show() {
     const { layer, head } = context.state;
-    title.textContent = head === "mean" ? `Layer ${layer}, mean of heads` : `Layer ${layer}, head ${head}`;
+    title.textContent = `Layer ${layer}, ${nameHead(meta, head)}`;
     plot.setAttribute("aria-label", `${title.textContent}: ${meta.rows} queries by ${meta.columns} keys`);
     found = store.peek(layer, head) ?? null;
     message.hidden = true;

@@ -1,7 +1,7 @@
 /** Two columns of tokens, queries left and keys right, joined by lines as strong as the weights. */
 
 import { HIDDEN, findOffset, findTop, makeScale } from "./data.js";
-import { FONT, MARGIN, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { FONT, MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
 const ROW = 20;
@@ -193,7 +193,7 @@ export function createLines(context) {
     const lines = [`query ${spell(queries, focus - offset, 0)}`, `key ${spell(keys, index, 1)}`];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
       const weight = found.values[(focus - offset) * meta.columns + index];
-      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${tellWeight(weight, meta.encoding)}`);
+      if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
     }
     context.tooltip.show(event.clientX, event.clientY, lines);
   }

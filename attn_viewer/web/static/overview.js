@@ -1,7 +1,7 @@
 /** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
 
 import { HIDDEN, countHidden, findTop, makeScale } from "./data.js";
-import { formatWeight, make, sizeCanvas } from "./dom.js";
+import { formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
 import { spellColor } from "./theme.js";
 
 const SHARPNESS = 128;
@@ -45,7 +45,7 @@ export function createOverview(context) {
           type: "button",
           role: "gridcell",
           "data-key": `${layer}.${head}`,
-          "aria-label": `Layer ${layer}, head ${head}`,
+          "aria-label": `Layer ${layer}, ${nameHead(meta, head)}`,
           tabindex: -1,
           onclick: () => context.update({ view: "heatmap", layer, head }),
           onpointerenter: (event) => tell(event, layer, head),
@@ -63,7 +63,7 @@ export function createOverview(context) {
 
   function tell(event, layer, head) {
     const { i, j } = cells.get(`${layer}.${head}`);
-    const lines = [`Layer ${layer}, head ${head}`];
+    const lines = [`Layer ${layer}, ${nameHead(meta, head)}`];
     if (meta.maxima) lines.push(`largest weight ${formatWeight(meta.maxima[i][j][0])}`);
     for (const name of scores.names) {
       const value = scores.get(name, i, j);

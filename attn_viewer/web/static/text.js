@@ -4,7 +4,7 @@
  */
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
-import { MARGIN, make, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
 const LONGEST_TOKEN = 60;
@@ -266,7 +266,7 @@ function createPane(context, name, title, subtitle) {
     const lines = [`${index}  ${shorten(labelsOf(paintSide)[index] ?? "", 40)}`];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
       const weight = readWeight(found, frozen, index);
-      if (weight !== HIDDEN) lines.push(`${head === "mean" ? "mean" : `head ${head}`}  ${tellWeight(weight, meta.encoding)}`);
+      if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
     }
     return lines;
   }
