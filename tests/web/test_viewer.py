@@ -185,6 +185,16 @@ def test_keys(open_page, path):
         page.wait_for_selector(f'[data-view="{view}"][aria-selected="true"]')
 
 
+def test_a_mean_alone_is_called_no_head(open_page, tmp_path, maps):
+    (path,) = export_html(maps.average_heads(), tmp_path / "mean.html")
+    for view in ("overview", "heatmap", "text", "lines"):
+        page = open_page(path, f"view={view}")
+        page.wait_for_selector(f'[data-view="{view}"][aria-selected="true"]')
+        words = page.locator("body").inner_text()
+        assert f"mean over {maps.n_heads[0]} heads" in words
+        assert not re.search(r"\bH0\b|head 0", words)
+
+
 def test_zoom_and_pan(open_page, path, maps):
     page = open_page(path, "view=heatmap&layer=1&head=2&scale=linear&zoom=3.4.6")
     wait_for_head(page, 1, 2)

@@ -92,7 +92,7 @@ export function createControls(context) {
       tab.tabIndex = isChosen ? 0 : -1;
     }
     if (shownLayer !== state.layer) {
-      head.select.replaceChildren(...listChoices(meta, state.layer).map((head) => make("option", { value: head }, String(head))));
+      head.select.replaceChildren(...listChoices(meta, state.layer).map((head) => make("option", { value: head }, meta.averaged ? "mean" : String(head))));
       shownLayer = state.layer;
     }
     layer.select.value = String(state.layer);

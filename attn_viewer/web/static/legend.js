@@ -48,7 +48,7 @@ export function createLegend(context) {
           ondblclick: () => update({ on: [head] }),
         },
         make("i"),
-        String(head),
+        meta.averaged ? "mean" : String(head),
       );
       chip.firstChild.style.background = color;
       return chip;

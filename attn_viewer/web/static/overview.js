@@ -85,7 +85,7 @@ export function createOverview(context) {
       grid.classList.remove("av-sorted");
       const numbers = meta.heads.find((heads) => heads.length === most);
       const corner = make("span", { class: "av-corner", role: "columnheader", "aria-label": "Layer" });
-      const heads = numbers.map((n) => make("span", { class: "av-head-name", role: "columnheader" }, `H${n}`));
+      const heads = numbers.map((n) => make("span", { class: "av-head-name", role: "columnheader" }, meta.averaged ? "mean" : `H${n}`));
       const rows = meta.layers.map((layer, i) =>
         row(
           make("span", { class: "av-layer-name", role: "rowheader" }, `L${layer}`),
