@@ -64,8 +64,8 @@ def figures_main(
 ):
     """Draw figures of every head for the prompts of a model.
 
-    A figure that is there is skipped. A function that raises is written down as ``{function}.error.txt`` beside the
-    figures, the others go on, and the next run tries it again.
+    A figure that is there is skipped. A function that raises or writes no figure is written down as
+    ``{function}.error.txt`` beside the figures, the others go on, and the next run tries it again.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def draw_prompt(job, prompt_hash):
     n_drawn : int
         Functions that wrote figures, over all heads.
     failures : list of str
-        Functions that raised, with their heads.
+        Functions that raised or wrote nothing, with their heads.
     """
     if job.figures_from is not None:
         _load_functions(job.figures_from, job.version)
