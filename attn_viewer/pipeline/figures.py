@@ -173,18 +173,27 @@ def draw_prompt(job, prompt_hash):
             "(attn-viewer activations --raw-prompts --max-chars N), or give compute_activations reduction='full'"
         )
     check_full(maps.reduction, maps.weighting)
-    n_drawn, failures = 0, []
-    for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
-        for head, pattern in zip(heads, weights, strict=True):
-            place = make_folder(folder / f"L{layer}" / f"H{head}")
-            names = os.listdir(place)
-            todo = [func for func in funcs if job.force or not is_drawn(func, names)]
-            if not todo:
-                continue
-            failed = _draw_head(pattern, place, todo, names, layer=layer, head=head)
-            n_drawn += len(todo) - len(failed)
-            failures += failed
+    n_drawn, failures, aside = 0, [], None
+    with contextlib.ExitStack() as stack:
+        for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
+            for head, pattern in zip(heads, weights, strict=True):
+                place = folder / f"L{layer}" / f"H{head}"
+                names = _list_names(place)
+                todo = [func for func in funcs if job.force or not is_drawn(func, names)]
+                if not todo:
+                    continue
+                aside = aside or stack.enter_context(_make_aside(folder))
+                failed = _draw_head(pattern, aside, place, todo, names, layer=layer, head=head)
+                n_drawn += len(todo) - len(failed)
+                failures += failed
     return n_drawn, failures
+
+
+def _list_names(place):
+    try:
+        return os.listdir(place)
+    except FileNotFoundError:
+        return []
 
 
 def is_drawn(func, names):
@@ -199,20 +208,15 @@ def is_drawn(func, names):
     return True
 
 
-def _draw_head(pattern, place, funcs, names, *, layer, head):
+def _draw_head(pattern, aside, place, funcs, names, *, layer, head):
     """Run functions on a head in a folder aside, so that what a killed one leaves is never taken for a figure."""
-    prompt_folder = place.parent.parent
-    aside = _make_aside(prompt_folder)
     try:
         paths, failed = run_on_head(pattern, aside, funcs, layer=layer, head=head)
-        for path in paths:
-            os.replace(path, place / path.name)
+        _move_figures(paths, aside / f"L{layer}" / f"H{head}", place)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"cannot write figures to {str(place)!r}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     errors = {f"{failure.func}{FAILED}": f"{failure.error}\n" for failure in failed}
     for name, text in errors.items():
         write_whole(place / name, text.encode())
@@ -223,8 +227,25 @@ def _draw_head(pattern, place, funcs, names, *, layer, head):
     return list(map(str, failed))
 
 
+def _move_figures(paths, made, place):
+    make_folder(place.parent)
+    if {path.name for path in paths} == {*os.listdir(made)}:
+        # A new head moves as a whole: folders that are made only to be removed take longer than a picture.
+        with contextlib.suppress(OSError):
+            os.rename(made, place)
+            return
+    make_folder(place)
+    for path in paths:
+        os.replace(path, place / path.name)
+
+
+@contextlib.contextmanager
 def _make_aside(folder):
     try:
-        return tempfile.mkdtemp(dir=folder, **name_temporary("figures"))
+        aside = tempfile.mkdtemp(dir=folder, **name_temporary("figures"))
     except OSError as error:
         raise OutputError(f"cannot write to folder {str(folder)!r}: {error.strerror or error}") from error
+    try:
+        yield Path(aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
