@@ -86,8 +86,8 @@ def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
         facts["tokens_query"] = maps.tokens_query
     tokens = prompt.get("tokens")
     tokens = tokens if isinstance(tokens, (list, tuple)) else list(maps.tokens_key)
-    # pattern-lens's page stops at a prompt without "meta".
-    meta = prompt["meta"] if isinstance(prompt.get("meta"), dict) else {}
+    # pattern-lens's page stops at a prompt without "meta", also where that is null.
+    meta = {} if prompt.get("meta") is None else prompt["meta"]
     description = dump_object(
         {"meta": {}} | prompt | {"meta": meta, "n_tokens": len(tokens), "tokens": tokens, EXTRA: facts}
     )
