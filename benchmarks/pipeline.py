@@ -15,6 +15,7 @@ import json
 import os
 import pydoc_data.topics
 import re
+import shutil
 import statistics
 import tempfile
 import time
@@ -63,13 +64,21 @@ def check_report(report, n_done):
         raise SystemExit(f"not all was done: {report}")
 
 
-def time_in_turn(ways, n_prompts, n_turns):
+def remove_figures(folder):
+    """Remove the figures of all prompts, so that each run draws new ones."""
+    for layer in folder.glob("*/prompts/*/L*"):
+        shutil.rmtree(layer)
+
+
+def time_in_turn(ways, n_prompts, n_turns, prepare=lambda: None):
     """Return the median seconds of each way over so many prompts, after a turn that starts models and workers."""
     taken = {name: [] for name in ways}
     for way in ways.values():
+        prepare()
         way(n_prompts)
     for _ in range(n_turns):
         for name, way in ways.items():
+            prepare()
             start = time.perf_counter()
             way(n_prompts)
             taken[name].append(time.perf_counter() - start)
@@ -104,7 +113,7 @@ def main():
             check_report(report, n)
 
         def draw(name, n_processes, n):
-            report = figures_main("smollm2", ours, n, True, name, n_processes, progress=False)
+            report = figures_main("smollm2", ours, n, False, name, n_processes, progress=False)
             check_report(report, n)
 
         seconds = time_in_turn(
@@ -130,7 +139,7 @@ def main():
         print(f"{'figures':28}{'1 process':>10}{'2 processes':>13}{'ratio':>8}   a second")
         for name, n_prompts in (("raw", len(texts)), ("svd_spectra", args.svd_prompts)):
             ways = {n: functools.partial(draw, name, n) for n in (1, 2)}
-            seconds = time_in_turn(ways, n_prompts, args.turns)
+            seconds = time_in_turn(ways, n_prompts, args.turns, lambda: remove_figures(ours))
             one, two = (n_prompts * 270 / seconds[n] for n in (1, 2))
             print(f"{name:28}{one:10.0f}{two:13.0f}{two / one:8.2f}")
 
