@@ -1,7 +1,8 @@
 """The attention weights of several short prompts, from one pass that computes each as if it ran alone."""
 
+import itertools
+
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import CaptureError
 from ..tokens import label_tokens
@@ -18,12 +19,11 @@ from .watch import AttentionWatch, ModuleStack
 def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
     """Capture the attention weights of several prompts in one pass.
 
-    Short prompts leave a processor waiting for the model's weights, which a batch fetches once. Prompts are padded
-    behind their last token, and attention is computed for each prompt on its own tokens, in the shapes that it would
-    have alone, so that padding takes part in nothing. What is left are sums of linear layers over rows that do not
-    know of each other; where the library that computes them rounds them alike whatever the number of rows, as MKL
-    does from 4 rows on, the weights are to the bit those of `capture_attention`. Whether that is so, only comparing
-    tells.
+    Short prompts leave a processor waiting for the model's weights, which a batch fetches once. Prompts are laid end to
+    end in one row, each with positions of its own, and attention is computed for each prompt on its own tokens, in the
+    shapes that it would have alone. What is left are sums of linear layers over tokens that do not know of each other;
+    where the library that computes them rounds them alike whatever the number of tokens, as MKL does from 4 on, the
+    weights are to the bit those of `capture_attention`. Whether that is so, only comparing tells.
 
     Parameters
     ----------
@@ -56,11 +56,15 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
     body = getattr(model, "base_model", model)  # without the head: nobody wants logits
     lengths, numbers = [len(each) for each in ids], number_modules(body)
     collectors = [Collector(body, options, lambda stack, shape, n=n: shape == (n, n), numbers=numbers) for n in lengths]
+    if not takes_argument(body, "position_ids"):
+        raise _refuse(model)
     arguments = {
-        name: pad_sequence([each[name][0] for each in inputs], batch_first=True)
-        for name in inputs[0]
-        if name != "attention_mask" and takes_argument(body, name)
+        name: torch.cat([each[name] for each in inputs], dim=1) for name in inputs[0] if takes_argument(body, name)
     }
+    arguments["position_ids"] = torch.cat([torch.arange(n) for n in lengths])[None].to(model.device)
+    if takes_argument(body, "attention_mask"):
+        # Without one, transformers sees from the positions where prompts begin, and makes a mask in place of is_causal.
+        arguments["attention_mask"] = torch.ones_like(arguments["position_ids"])
     if takes_argument(body, "use_cache"):
         arguments["use_cache"] = False
     with borrow_model(body) as is_eager:
@@ -85,7 +89,7 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
 
 
 class BatchWatch(AttentionWatch):
-    """Have each prompt of a padded batch attend on its own, and hand its calls to a collector of its own.
+    """Have each prompt of a row attend on its own, and hand its calls to a collector of its own.
 
     Parameters
     ----------
@@ -94,7 +98,7 @@ class BatchWatch(AttentionWatch):
     collectors : sequence of Collector
         One a prompt.
     lengths : sequence of int
-        Tokens of each prompt; those behind them are padding.
+        Tokens of each prompt.
     """
 
     def __init__(self, stack, collectors, lengths):
@@ -110,20 +114,18 @@ class BatchWatch(AttentionWatch):
         return func(*args, **kwargs or {})
 
     def _attend_each(self, query, key, value, attn_mask=None, *args, **kwargs):
-        shape = len(self.lengths), max(self.lengths)
-        if any(part.ndim != 4 or (part.shape[0], part.shape[2]) != shape for part in (query, key, value)):
+        shape = 1, sum(self.lengths)
+        parts = (query, key, value)
+        # A mask that depends on the whole row's length would not be there for a prompt alone.
+        if attn_mask is not None or any(p.ndim != 4 or (p.shape[0], p.shape[2]) != shape for p in parts):
             raise _refuse(self.stack.model)
         where = self._count()
-        output = query.new_zeros(*query.shape[:-1], value.shape[-1])
-        for row, (collector, n) in enumerate(zip(self.collectors, self.lengths, strict=True)):
-            own = [part[row : row + 1, :, :n] for part in (query, key, value)]
-            mask = attn_mask
-            if mask is not None:
-                mask = mask.expand(*query.shape[:2], shape[1], shape[1])[row : row + 1, :, :n, :n]
-            call = self._attend(*where, *own, mask, *args, **kwargs)
-            output[row : row + 1, :, :n] = call.output
+        outputs = []
+        for collector, stop, n in zip(self.collectors, itertools.accumulate(self.lengths), self.lengths, strict=True):
+            call = self._attend(*where, *(part[:, :, stop - n : stop] for part in parts), None, *args, **kwargs)
+            outputs.append(call.output)
             collector.take_call(call)
-        return output
+        return torch.cat(outputs, dim=2)
 
 
 def _refuse(model):

@@ -8,8 +8,8 @@ import numpy as np
 from ..errors import AttnViewerError, PromptError
 from ..storage import dataset
 
-# Most characters of prompts that run together, padding included: past some 200 tokens a processor has enough to do.
-BATCH_CHARS = 1_000
+# Most characters of prompts that run together: past some 500 tokens a processor has enough to do.
+BATCH_CHARS = 2_000
 # Libraries multiply fewer rows than this another way, which rounds differently.
 LEAST_TOKENS = 8
 # What is kept of a prompt: every weight while that stays under a budget, a grid past that.

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from attn_viewer import capture_attention, load_model
 from attn_viewer.capture.batch import capture_batch
@@ -43,11 +44,11 @@ def test_together_as_alone(request, name):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_padding_takes_part_in_nothing(demo):
+def test_neighbours_take_part_in_nothing(demo):
     model, tokenizer = demo
     pair = capture_batch(model, tokenizer, [TEXTS[0], TEXTS[1]])[0]
     with torch.no_grad():
-        # Beside text that fills the padding's place nothing may change.
+        # Beside another text nothing may change.
         same = capture_batch(model, tokenizer, [TEXTS[0], TEXTS[1][::-1]])[0]
     for one, other in zip(pair.weights, same.weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
@@ -87,3 +88,20 @@ def test_groups_are_of_similar_length_and_bounded():
     assert lengths == [[39, 40, 41, 42], [300, 310], [900], [5000]]
     for group in lengths:
         assert len(group) == 1 or len(group) * max(group) <= batches.BATCH_CHARS
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"),
+    [
+        ("mistral", {"num_key_value_heads": 2, "sliding_window": 8}),  # sees the row's length in its mask
+        ("roberta", {"is_decoder": False}),  # counts positions its own way
+        ("lfm2", {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
+    ],
+)
+def test_prompts_run_alone_where_a_row_of_them_is_not_the_same(demo, model_type, options):
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model(model_type, vocab_size=len(demo[1]), **size, **options)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    assert batches.capture_together([{"text": text} for text in TEXTS], model, demo[1], "tiny") == {}
+    assert batches._agreed[model] is False
