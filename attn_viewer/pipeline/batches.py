@@ -30,11 +30,11 @@ def group_prompts(prompts, n_groups=1):
     Returns
     -------
     list of list of dict
-        The prompts by length, together at most `BATCH_CHARS` characters if each were as long as the longest.
+        The prompts by length, in each group at most `BATCH_CHARS` characters or one prompt.
     """
     groups, most = [], max(1, len(prompts) // n_groups)
     for prompt in sorted(prompts, key=_count_chars):
-        if groups and len(groups[-1]) < most and (len(groups[-1]) + 1) * _count_chars(prompt) <= BATCH_CHARS:
+        if groups and len(groups[-1]) < most and sum(map(_count_chars, [*groups[-1], prompt])) <= BATCH_CHARS:
             groups[-1].append(prompt)
         else:
             groups.append([prompt])
