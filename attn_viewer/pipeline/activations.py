@@ -1,7 +1,7 @@
 """Attention weights of many prompts, into a data folder.
 
-Short prompts of similar length run together where that gives the very bits that they have alone, which the first of
-them show; others run one at a time.
+Short prompts run together where that gives the very bits that they have alone, which the first of them show; others
+run one at a time.
 """
 
 import contextlib

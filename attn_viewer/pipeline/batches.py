@@ -25,16 +25,16 @@ def group_prompts(prompts, n_groups=1):
     prompts : list of dict
         Prompts.
     n_groups : int
-        At least so many groups, if there are as many prompts.
+        For so many workers or more: a group has at most its share of the characters, so that all end at about once.
 
     Returns
     -------
     list of list of dict
         The prompts by length, in each group at most `BATCH_CHARS` characters or one prompt.
     """
-    groups, most = [], max(1, len(prompts) // n_groups)
+    groups, most = [], min(BATCH_CHARS, sum(map(_count_chars, prompts)) // n_groups)
     for prompt in sorted(prompts, key=_count_chars):
-        if groups and len(groups[-1]) < most and sum(map(_count_chars, [*groups[-1], prompt])) <= BATCH_CHARS:
+        if groups and sum(map(_count_chars, [*groups[-1], prompt])) <= most:
             groups[-1].append(prompt)
         else:
             groups.append([prompt])

@@ -88,6 +88,8 @@ def test_groups_are_in_order_of_length_and_bounded():
     assert lengths == [[39, 40, 42, 300, 310, 900], [1400], [5000]]
     for group in lengths:
         assert len(group) == 1 or sum(group) <= batches.BATCH_CHARS
+    shares = [[len(p["text"]) for p in group] for group in batches.group_prompts(prompts[1:6], 4)]
+    assert shares == [[40, 42, 300], [310], [1400]]
 
 
 @pytest.mark.parametrize(
