@@ -63,7 +63,8 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
     }
     arguments["position_ids"] = torch.cat([torch.arange(n) for n in lengths])[None].to(model.device)
     if takes_argument(body, "attention_mask"):
-        # Without one, transformers sees from the positions where prompts begin, and makes a mask in place of is_causal.
+        # Not every tokenizer gives one, and without it transformers sees from the positions where prompts begin, and
+        # makes a mask in place of is_causal.
         arguments["attention_mask"] = torch.ones_like(arguments["position_ids"])
     if takes_argument(body, "use_cache"):
         arguments["use_cache"] = False

@@ -212,6 +212,8 @@ class GridPage(Sheet):
         What the page shows.
     beside : float
         Room right of the panel, in points.
+    across : str
+        Name of the horizontal axis.
     **options
         As `Sheet` takes them.
 
@@ -223,7 +225,7 @@ class GridPage(Sheet):
         The panel, still empty.
     """
 
-    def __init__(self, width, height, rows, heading, *, beside=0, **options):
+    def __init__(self, width, height, rows, heading, *, beside=0, across="head", **options):
         left = measure_row_numbers(rows)
         below = get_venue().axis * LINE + get_venue().label + GAP + TICK
         super().__init__(left + width + beside, below + height, heading, **options)
@@ -231,7 +233,7 @@ class GridPage(Sheet):
         self.panel = self.add_axes(*self.place, "heads")
         name, edge = style.describe_axis_name(), MARGIN + get_venue().axis / 2
         self.write(edge, MARGIN + below + height / 2, "layer", rotation=90, **name)
-        self.write(MARGIN + left + width / 2, edge, "head", **name)
+        self.write(MARGIN + left + width / 2, edge, across, **name)
 
 
 def measure_row_numbers(rows):

@@ -56,11 +56,14 @@ def plot_birds_eye(maps, **options):
             notes=list(describe_data(maps, look, pooling)),
             bars=[(mpl.cm.ScalarMappable(norm, cmap), name)],
             family=family,
+            across="" if maps.is_mean else "head",
         )
         edges = -0.5, len(columns) - 0.5, len(maps.layers) - 0.5, -0.5
         page.panel.imshow(colors, extent=edges, aspect="auto", interpolation="antialiased")
         page.panel.spines[:].set_visible(False)
         label_numbers(page.panel, maps.layers, columns)
+        if maps.is_mean:  # which is no head 0
+            page.panel.set_xticks([])
     return page.figure
 
 

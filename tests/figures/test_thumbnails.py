@@ -3,6 +3,7 @@ import pytest
 from conftest import make_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from attn_viewer import AttentionMaps, plot_birds_eye
 from attn_viewer.errors import OptionError
@@ -77,6 +78,15 @@ def test_one_picture_with_white_gaps_and_true_numbers():
     assert (image.get_array()[is_gap] == 255).all()
     assert [t.get_text() for t in panel.get_yticklabels()] == ["2", "5", "9"]
     assert figure.axes[1].get_xlim() == (0, 1)
+
+
+def test_a_mean_is_no_head_0():
+    maps = make_maps(2, 3, 6)
+    for each, numbers in ((maps, ["0", "1", "2"]), (maps.average_heads(), [])):
+        figure = plot_birds_eye(each)
+        assert [t.get_text() for t in get_panel(figure).get_xticklabels()] == numbers
+        names = [text.get_text() for text in figure.findobj(Text)]
+        assert ("head" in names, "layer" in names) == (bool(numbers), True)
 
 
 def test_a_huge_model_stays_one_picture_one_can_open():
