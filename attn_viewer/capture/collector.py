@@ -79,7 +79,7 @@ class Collector:
         self.passed = 0
         self.interventions = {}  # those in force while attention ran, in order
         self.wants_projections = options.weighting == "value_norm"
-        self.wants_lse = options.reduction in ("pooled", AUTO) and not self.wants_projections
+        self.wants_lse = options.reduction != "full" and not self.wants_projections
 
     def take_call(self, call):
         """Take a call of scaled_dot_product_attention.

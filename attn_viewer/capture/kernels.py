@@ -7,6 +7,7 @@ results are denormal or zero, which they mostly are. Products are taken in float
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -169,39 +170,53 @@ def pool_weights(scores, cell, pooling):
         float32, axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
     """
     n_heads, n_query, n_key = scores.shape
-    nothing = -torch.inf if pooling == "max" else 0.0
+    scores = _prepare_tiles(scores)
     shape = n_heads, -(-n_query // cell[0]), -(-n_key // cell[1])
-    result = torch.full(shape, nothing, dtype=torch.float32, device=scores.query.device)
-    query, key = (
-        scores.query.detach().float(),
-        scores.key.detach().float().contiguous(),
-    )  # keys are read again and again
-    scores = dataclasses.replace(scores, query=query, key=key)
+    result = torch.zeros(shape, dtype=torch.float32, device=scores.query.device)
     rows = cell[0] * max(1, ROWS // cell[0])
-    # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
-    is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
-    if not is_known:
-        scores = dataclasses.replace(scores, lse=None)
-    # A GPU wants all heads at once. On a CPU the tile of one key head and one thread stays in that core's cache.
-    step = 1 if scores.query.device.type == "cpu" else len(scores.key)
     group = n_heads // len(scores.key)
+    step = _choose_step(scores)
     tasks = []
     for first in range(0, len(scores.key), step):
         part, out = scores.slice_keys(first, first + step), result[first * group : (first + step) * group]
         # Later rows see more keys: the longest tasks first, so that no thread is left with one at the end.
         tasks += [(part, cell, pooling, start, out) for start in reversed(range(0, n_query, rows))]
-    if scores.query.device.type == "cpu":
-        run_parallel(_pool_block, tasks)
-    else:
-        for task in tasks:
-            _pool_block(*task)
-    if pooling == "max":
-        result.clamp_(SMALLEST, 0.0).exp2_()
-        return torch.nn.functional.threshold_(result, 2.0**SMALLEST, 0.0)
-    # Every weight of nothing was clamped to 2^SMALLEST, and a cell's sum of them is still nothing.
-    torch.nn.functional.threshold_(result, 2 * cell[0] * cell[1] * 2.0**SMALLEST, 0.0)
-    height, width = (_measure_cells(n, size, result.device) for n, size in zip((n_query, n_key), cell, strict=True))
-    return result.div_(height[:, None] * width)
+    run_parallel(_pool_block, tasks, device=scores.query.device)
+    if pooling == "mean":
+        height, width = (_measure_cells(n, size, result.device) for n, size in zip((n_query, n_key), cell, strict=True))
+        result.div_(height[:, None] * width)
+    return result
+
+
+def average_heads(scores: Scores, result: torch.Tensor) -> None:
+    """Average attention weights over the heads without ever having those of more than a tile.
+
+    Parameters
+    ----------
+    scores
+        What decides the weights.
+    result
+        Takes the means, axes ``(n_query, n_key)``, of zeros; on any device.
+    """
+    scores = _prepare_tiles(scores)
+    step = _choose_step(scores)
+    parts = [scores.slice_keys(first, first + step) for first in range(0, len(scores.key), step)]
+    tasks = [(parts, start, result) for start in reversed(range(0, scores.shape[1], ROWS))]
+    run_parallel(_average_block, tasks, device=scores.query.device)
+
+
+def _prepare_tiles(scores: Scores) -> Scores:
+    """Return the scores in float32, with their log-sum-exp only where it can be trusted."""
+    # Keys are read again and again.
+    query, key = scores.query.detach().float(), scores.key.detach().float().contiguous()
+    # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
+    is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
+    return dataclasses.replace(scores, query=query, key=key, lse=scores.lse if is_known else None)
+
+
+def _choose_step(scores: Scores) -> int:
+    """Return how many key heads a tile takes: on a CPU one, whose tile stays in a core's cache; a GPU wants all."""
+    return 1 if scores.query.device.type == "cpu" else len(scores.key)
 
 
 def _measure_cells(n_tokens, size, device):
@@ -211,42 +226,93 @@ def _measure_cells(n_tokens, size, device):
     return sizes
 
 
-def _pool_block(scores, cell, pooling, start, result):
-    """Pool a block of query rows into `result`: largest scores less the log-sum-exp (base 2), or sums of weights."""
-    n_query = scores.shape[1]
-    query, key, scale = _prepare(scores)
+def _pool_block(scores: Scores, cell: tuple[int, int], pooling: str, start: int, result: torch.Tensor) -> None:
+    """Pool a block of query rows into `result`: the largest weights, or the sums of weights.
+
+    Exponentials are taken here and not of the whole result: torch would share those among threads, and the last few
+    of each thread's share are computed by another routine, with other bits, than the rest.
+    """
     down, across = cell
-    stop = min(start + down * max(1, ROWS // down), n_query)
+    stop = min(start + down * max(1, ROWS // down), scores.shape[1])
     keys = across * max(1, KEYS // across)
-    block = _join(query[:, :, start:stop]).mT  # (n_kv_heads, d, group * rows)
     n_seen = _count_seen(scores, stop)
-    # One tile of memory for all: fresh memory costs as much as the product that fills it.
-    memory = query.new_empty(len(key), min(keys, n_seen), block.shape[2])
-
-    def iterate_tiles():
-        for first, part in zip(range(0, n_seen, keys), key[:, :n_seen].split(keys, 1), strict=True):
-            yield _score_tile(scores, part, block, scale, start, stop, first, memory)
-
-    lse = None
-    if scores.lse is not None:
-        lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(key), 1, -1)
-        lse = lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
-    elif pooling == "mean":
-        lse = functools.reduce(torch.logaddexp2, map(_logsumexp2, iterate_tiles()))
+    lse = _find_lse(scores, start, stop, keys, is_wanted=pooling == "mean")
     sums = None
-    columns = query.new_empty(len(key), -(-n_seen // across), block.shape[2])
-    for tile, cells in zip(iterate_tiles(), columns.split(keys // across, 1), strict=True):
+    columns = scores.query.new_empty(len(scores.key), -(-n_seen // across), _count_columns(scores, start, stop))
+    tiles = _iterate_tiles(scores, start, stop, keys)
+    for (_, tile), cells in zip(tiles, columns.split(keys // across, 1), strict=True):
         if lse is None:
             part = _logsumexp2(tile)
             sums = part if sums is None else torch.logaddexp2(sums, part)
         if pooling == "mean":
-            tile.sub_(lse).clamp_(SMALLEST, 0.0).exp2_()
+            _exponentiate(tile.sub_(lse))
         _pool_keys(tile, across, pooling, cells)
     if pooling == "max":
         columns = columns.sub_(sums if lse is None else lse)
+    cells = _pool_rows(columns.unflatten(2, (-1, stop - start)), down, pooling)
+    if pooling == "max":
+        _exponentiate(cells)
+    # Every weight of nothing became 2^SMALLEST, and a cell's sum of them is still nothing.
+    _drop_nothing(cells, 1 if pooling == "max" else down * across)
     # (n_kv_heads, cells of keys, group, cells of rows), to go where heads come first and keys last
-    cells = _pool_rows(columns.unflatten(2, (-1, stop - start)), down, pooling).permute(0, 2, 3, 1).flatten(0, 1)
+    cells = cells.permute(0, 2, 3, 1).flatten(0, 1)
     result[:, start // down : start // down + cells.shape[1], : cells.shape[2]] = cells
+
+
+def _average_block(parts: list[Scores], start: int, result: torch.Tensor) -> None:
+    """Average the weights of a block of query rows over the heads of all parts into `result`."""
+    stop = min(start + ROWS, parts[0].shape[1])
+    n_seen = _count_seen(parts[0], stop)
+    total = parts[0].query.new_zeros(n_seen, stop - start)
+    for scores in parts:
+        lse = _find_lse(scores, start, stop, KEYS, is_wanted=True)
+        for first, tile in _iterate_tiles(scores, start, stop, KEYS):
+            weights = _exponentiate(tile.sub_(lse)).unflatten(2, (-1, stop - start))
+            total[first : first + tile.shape[1]] += weights.sum((0, 2))
+    n_heads = sum(len(scores.query) for scores in parts)
+    _drop_nothing(total, n_heads).div_(n_heads)
+    result[start:stop, :n_seen] = total.mT
+
+
+def _iterate_tiles(scores: Scores, start: int, stop: int, keys: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the first key and the scores of each tile of `keys` keys and the rows from `start` to `stop`.
+
+    Axes ``(n_kv_heads, keys, group * rows)``; a tile lies where the one before it lay, because fresh memory costs as
+    much as the product that fills it.
+    """
+    query, key, scale = _prepare(scores)
+    block = _join(query[:, :, start:stop]).mT
+    n_seen = _count_seen(scores, stop)
+    memory = query.new_empty(len(key), min(keys, n_seen), block.shape[2])
+    for first, part in zip(range(0, n_seen, keys), key[:, :n_seen].split(keys, 1), strict=True):
+        yield first, _score_tile(scores, part, block, scale, start, stop, first, memory)
+
+
+def _find_lse(scores: Scores, start: int, stop: int, keys: int, *, is_wanted: bool) -> torch.Tensor | None:
+    """Return log2 of the rows' sums of exponentials, axes ``(n_kv_heads, 1, group * rows)``.
+
+    None where it is not known and not wanted enough for a pass over all tiles.
+    """
+    if scores.lse is not None:
+        lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(scores.key), 1, -1)
+        return lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
+    if not is_wanted:
+        return None
+    return functools.reduce(torch.logaddexp2, (_logsumexp2(t) for _, t in _iterate_tiles(scores, start, stop, keys)))
+
+
+def _count_columns(scores: Scores, start: int, stop: int) -> int:
+    return len(scores.query) // len(scores.key) * (stop - start)
+
+
+def _exponentiate(exponents: torch.Tensor) -> torch.Tensor:
+    """Return 2 to the power of what is at most 0, in place; of nothing, 2^SMALLEST comes out."""
+    return exponents.clamp_(SMALLEST, 0.0).exp2_()
+
+
+def _drop_nothing(sums: torch.Tensor, n_weights: int) -> torch.Tensor:
+    """Make sums of `n_weights` weights 0, in place, where all of them are nothing."""
+    return torch.nn.functional.threshold_(sums, 2 * n_weights * 2.0**SMALLEST, 0.0)
 
 
 def _prepare(scores):

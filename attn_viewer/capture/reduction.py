@@ -37,8 +37,6 @@ class FullReduction:
         Not used.
     """
 
-    wants_lse = False
-
     def __init__(self, shape, dtype, cell, pooling):
         self.array = allocate_zeros(shape, dtype)
 
@@ -73,6 +71,10 @@ class HeadMeanReduction(FullReduction):
     def __init__(self, shape, dtype, cell, pooling):
         super().__init__((1, *shape[1:]), dtype, cell, pooling)
 
+    def take_scores(self, scores):
+        """Take a layer as what decides its weights."""
+        kernels.average_heads(scores, torch.from_numpy(self.array[0]))
+
     def take_weights(self, weights, start=0):
         """Take weights."""
         super().take_weights(weights.mean(0, keepdim=True, dtype=torch.float32), start)
@@ -92,8 +94,6 @@ class PooledReduction(FullReduction):
     pooling : {"max", "mean"}
         What is kept of a cell.
     """
-
-    wants_lse = True
 
     def __init__(self, shape, dtype, cell, pooling):
         grid = (math.ceil(side / tokens) for side, tokens in zip(shape[1:], cell, strict=True))

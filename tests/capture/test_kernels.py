@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer.capture.kernels import Scores, attend_with_lse, blocks_future, iterate_weights, pool_weights
+from attn_viewer.capture.kernels import (
+    Scores,
+    attend_with_lse,
+    average_heads,
+    blocks_future,
+    iterate_weights,
+    pool_weights,
+)
 from attn_viewer.capture.reduction import pool_matrix
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
@@ -71,6 +78,20 @@ def test_pooled_weights_are_the_weights_pooled(scores, cell, pooling, has_lse):
     torch.testing.assert_close(pool_weights(scores, cell, pooling), expected, atol=5e-6, rtol=1e-4)
 
 
+@given(draw_scores(), st.booleans())
+def test_averaged_weights_are_the_mean_over_heads(scores, has_lse):
+    expected = compute_reference(scores).mean(0)
+    if has_lse:
+        scores = dataclasses.replace(scores, lse=compute_lse(scores))
+    torch.testing.assert_close(average(scores), expected, atol=5e-6, rtol=1e-4)
+
+
+def average(scores, dtype=torch.float32):
+    result = torch.zeros(scores.shape[1:], dtype=dtype)
+    average_heads(scores, result)
+    return result
+
+
 def compute_lse(scores):
     group = len(scores.query) // len(scores.key)
     scale = scores.query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
@@ -123,6 +144,7 @@ def test_rows_without_any_key_are_padding():
         for either in (scores, dataclasses.replace(scores, lse=lse)):
             pooled = pool_weights(either, (1, 1), pooling)
             torch.testing.assert_close(pooled, torch.tensor([[[0.0, 0], [1, 0]]]))
+            torch.testing.assert_close(average(either), torch.tensor([[0.0, 0], [1, 0]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
