@@ -3,9 +3,21 @@
 A message names what came, what was expected and what to do.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+# Characters; what came may be as long as it likes.
+LONGEST_MESSAGE = 600
+
 
 class AttnViewerError(Exception):
     """Base of all errors of this package; ``except AttnViewerError`` catches them all."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= LONGEST_MESSAGE:
+            return text
+        return f"{text[: LONGEST_MESSAGE - 200]} … ({len(text):,} characters) … {text[-150:]}"
 
 
 class OptionError(AttnViewerError, ValueError):
@@ -35,11 +47,11 @@ class CacheError(AttnViewerError, ValueError):
 class FigureError(AttnViewerError, RuntimeError):
     """Figure functions raised; `failures` says which, on which heads, and `paths` what was written all the same."""
 
-    def __init__(self, paths, failures):
+    def __init__(self, paths: Sequence[Path], failures: Sequence[object]) -> None:
         super().__init__(paths, failures)
         self.paths, self.failures = paths, failures
 
-    def __str__(self):
+    def __str__(self) -> str:
         listed = "".join(f"\n  {failure}" for failure in self.failures)
         return f"figures that failed: {len(self.failures)}; all others are written:{listed}"
 

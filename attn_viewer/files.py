@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import platform
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import OptionError, OutputError
 
@@ -17,11 +20,16 @@ _TEMPORARY = re.compile(r"\..*\.(?P<host>\w*)-(?P<pid>\d+)-\w+\.part", re.DOTALL
 _DAY = 86_400
 # Bytes of a name; with a suffix, file systems take 255.
 LONGEST_NAME = 200
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+}
 # With the process in a temporary file's name, numbers make it the only one of that name.
 _numbers = itertools.count()
 
 
-def check_model_id(model_id):
+def check_model_id(model_id: str) -> str:
     """Return `model_id` if it can name a file or folder below the output folder.
 
     Parameters
@@ -53,7 +61,7 @@ def check_model_id(model_id):
     return model_id
 
 
-def check_folder(folder):
+def check_folder(folder: str | os.PathLike[str]) -> Path:
     """Check, without writing anything, that `folder` exists or can be created and written to.
 
     Parameters
@@ -82,8 +90,8 @@ def check_folder(folder):
     return folder
 
 
-def make_folder(folder):
-    """Create `folder` with its parents.
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Create `folder` with its parents, and remove what killed processes left half done in it.
 
     Parameters
     ----------
@@ -104,15 +112,29 @@ def make_folder(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _folder_error(folder, error.strerror or error) from error
+    remove_leftovers(folder)
     return Path(folder)
 
 
-def _folder_error(folder, reason):
+def _folder_error(folder: object, reason: object) -> OutputError:
     return OutputError(f"cannot write to folder {str(folder)!r}: {reason}; choose a folder that you may write to")
 
 
+class _Temporary(io.FileIO):
+    """A file that remembers why it could not be written: libraries that write to it raise errors of their own."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
 @contextlib.contextmanager
-def open_whole(path):
+def open_whole(path: str | os.PathLike[str]) -> Iterator[io.BufferedRandom]:
     """Open `path` for writing so that it appears complete or not at all.
 
     Parameters
@@ -122,33 +144,33 @@ def open_whole(path):
 
     Yields
     ------
-    io.BufferedWriter
+    io.BufferedRandom
         A temporary file in the same folder, renamed to `path` when the block ends without an exception.
 
     Raises
     ------
     OutputError
-        If the file cannot be written (no permission, full disk).
+        If the file cannot be written (no permission, full disk), whatever the library that wrote to it made of that.
     """
     path = os.fspath(path)
-    temporary = None
+    raw: _Temporary | None = None
     try:
-        with _create_temporary(path) as file:
-            temporary = file.name
+        raw = _create_temporary(path)
+        with io.BufferedRandom(raw) as file:
             yield file
-        os.replace(temporary, path)
+        os.replace(raw.name, path)
     except BaseException as error:
-        if temporary is not None:
+        if raw is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            advice = "free some space" if is_full else "choose a folder that you may write to"
-            raise OutputError(f"cannot write {path!r}: {error.strerror or error}; {advice}") from error
+                os.unlink(raw.name)
+        failure = error if isinstance(error, OSError) else raw and raw.failure
+        if failure and isinstance(error, Exception):
+            advice = _ADVICE.get(failure.errno or 0, "choose a folder that you may write to")
+            raise OutputError(f"cannot write {path!r}: {failure.strerror or failure}; {advice}") from failure
         raise
 
 
-def _create_temporary(path):
+def _create_temporary(path: str) -> _Temporary:
     """Open a new file beside `path`, with the rights of any new file; those of `tempfile` would have to be changed."""
     folder, name = os.path.split(path)
     words = name_temporary(name)
@@ -156,10 +178,10 @@ def _create_temporary(path):
     while True:
         # A dead process with the same number may have left one.
         with contextlib.suppress(FileExistsError):
-            return open(os.path.join(folder, next(names)), "x+b")
+            return _Temporary(os.path.join(folder, next(names)), "x+")
 
 
-def name_temporary(name):
+def name_temporary(name: str) -> dict[str, str]:
     """Name a temporary file or folder so that `remove_leftovers` knows it once its process is gone.
 
     Parameters
@@ -175,7 +197,7 @@ def name_temporary(name):
     return {"prefix": f".{name[:40]}.{_HOST}-{os.getpid()}-", "suffix": ".part"}
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[str]:
     """Remove what killed processes left half done in a folder, not below it.
 
     What a process of this machine that still lives is writing stays, and so does for a day what another machine writes.
@@ -190,7 +212,7 @@ def remove_leftovers(folder):
     list of str
         Names of what else is in the folder, hidden files apart; empty if it does not exist.
     """
-    names = []
+    names: list[str] = []
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -205,11 +227,11 @@ def remove_leftovers(folder):
     return names
 
 
-def _is_abandoned(entry, match):
+def _is_abandoned(entry: os.DirEntry[str], match: re.Match[str]) -> bool:
     with contextlib.suppress(OSError):
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY:
             return True
-    # Elsewhere than on POSIX, signal 0 is no question but an order.
+    # Elsewhere than on POSIX, `os.kill` ends the process whatever the signal.
     if match["host"] != _HOST or os.name != "posix":
         return False
     try:
@@ -221,7 +243,7 @@ def _is_abandoned(entry, match):
     return False
 
 
-def write_whole(path, data):
+def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write `data` to `path` so that the file is complete or absent.
 
     Parameters

@@ -46,7 +46,7 @@ def show_text(text):
     text = text.translate(_VISIBLE)
     if text and unicodedata.category(text[0]).startswith("M"):
         text = "◌" + text
-    return "".join(c if _has_picture(c) else f"<U+{ord(c):04X}>" for c in text)
+    return text.translate({ord(c): f"<U+{ord(c):04X}>" for c in set(text) if not _has_picture(c)})
 
 
 def _has_picture(character):
@@ -90,7 +90,7 @@ def show_raw_token(token):
     """
     if "▁" in token:
         return show_text(token.replace("▁", " "))
-    if token and any(c >= "\u0100" for c in token) and all(c in BYTE_ALPHABET for c in token):
+    if token and max(token) >= "\u0100" and BYTE_ALPHABET.keys() >= set(token):
         return show_bytes(bytes(BYTE_ALPHABET[c] for c in token))
     return show_text(token)
 

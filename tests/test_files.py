@@ -1,14 +1,18 @@
+import contextlib
+import functools
 import os
+import resource
 import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import files
+from attn_viewer import export_html, files, render_completions, save_scores, score_heads, view_attention
 from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.files import (
     check_folder,
@@ -19,6 +23,10 @@ from attn_viewer.files import (
     remove_leftovers,
     write_whole,
 )
+from attn_viewer.storage.dataset import save_model_cfg
+from attn_viewer.storage.objects import write_json
+from attn_viewer.storage.patterns import save_activations
+from attn_viewer.storage.pt import SUFFIX
 
 
 @pytest.mark.parametrize(
@@ -104,3 +112,75 @@ def test_many_threads_and_leftovers_of_the_same_name_do_not_meet(tmp_path):
     assert len(set((tmp_path / "a").read_bytes())) == 1
     left = [path.read_bytes() for path in tmp_path.iterdir() if path.suffix == ".part"]
     assert left == [b"left"] * 5
+
+
+@contextlib.contextmanager
+def limit_files(size):
+    """Let no file of this process grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def save_table(maps, _cache, folder):
+    score_heads(maps, ["sink_mass"]).to_csv(folder / "table.csv")
+
+
+def save_prompt(maps, _cache, folder, **options):
+    save_model_cfg(maps, folder)
+    save_activations(maps, {"text": "A text."}, folder, **options)
+
+
+WRITERS = {
+    "cache": lambda maps, _, folder: save_scores(maps, folder),
+    "page": lambda maps, _, folder: export_html(maps, folder / "page.html"),
+    "completion": lambda _, cache, folder: render_completions([str(cache).removesuffix(SUFFIX)], folder),
+    "table": save_table,
+    "npz": save_prompt,
+    "npy": functools.partial(save_prompt, stacked=True),
+    "json": lambda maps, _, folder: write_json(folder / "a.json", {"a": "x" * maps.nbytes}),
+    "view": lambda _, cache, folder: view_attention(load_attention_scores_path=cache, save_fig_path=folder),
+}
+
+
+@pytest.fixture
+def caches(tmp_path):
+    """A small and a large prompt of one model, with their caches."""
+    made = [make_maps(2, 30, n) for n in (3, 60)]
+    return [(maps, save_scores(maps, tmp_path / str(i))) for i, maps in enumerate(made)]
+
+
+def read_all(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_fills_up_while_writing_leaves_what_was_there(tmp_path, caches, name):
+    """Libraries that write have errors of their own for it, some not even of the system's."""
+    folder = make_folder(tmp_path / "out")
+    WRITERS[name](*caches[0], folder)
+    before = read_all(folder)
+    assert before
+    with limit_files(1_000), pytest.raises(OutputError, match="cannot write"):
+        WRITERS[name](*caches[1], folder)
+    assert read_all(folder) == before
+
+
+@pytest.mark.parametrize("name", WRITERS.keys() - {"json"})  # whose folder is there
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, caches, name):
+    folder = make_folder(tmp_path / "out")
+    WRITERS[name](*caches[0], folder)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    words = name_temporary("a")
+    left = f"{words['prefix'].replace(str(os.getpid()), str(dead.pid))}0{words['suffix']}"
+    places = {path.parent for path in read_all(folder)}
+    for place in places:
+        (place / left).touch()
+    WRITERS[name](*caches[0], folder)
+    kept = {place for place in places if (place / left).exists()}
+    # The folder of a model is cleared by the run over all its prompts.
+    assert kept == ({folder / "random"} if name.startswith("np") else set())

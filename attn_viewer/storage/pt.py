@@ -17,6 +17,9 @@ from .tensors import Tensor, TensorArchive
 
 SUFFIX = "_attn_scores.pt"
 EXTRA = "attn_viewer"
+MOST_LAYERS = 10_000
+# Characters; groups of tokens, such as sentences, have labels too.
+LONGEST_LABEL = 10_000
 _FACTS = (
     "ids_key",
     "layers",
@@ -130,16 +133,22 @@ def _read_content(archive, path):
     for key in ("attention_scores", "tokens_list"):
         if not isinstance(content.get(key), (list, tuple)) or not content[key]:
             raise CacheError(f"cache {str(path)!r} has no list under {key!r}; it is no cache of attention scores")
-    layers = []
-    for number, scores in enumerate(content["attention_scores"]):
+    tensors = content["attention_scores"]
+    if len(tensors) > MOST_LAYERS:
+        raise CacheError(f"cache {str(path)!r} has {len(tensors):,} layers; no model has more than {MOST_LAYERS:,}")
+    for number, scores in enumerate(tensors):
         if not isinstance(scores, Tensor) or len(scores.shape) != 4 or scores.shape[0] != 1:
-            came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            came = scores.shape if isinstance(scores, Tensor) else type(scores).__name__
             raise CacheError(
                 f"cache {str(path)!r}: layer {number} is {came}, expected a tensor (1, n_heads, n_query, n_key)"
             )
-        weights = archive.read(scores)[0]
-        layers.append(weights.astype(np.float16 if weights.dtype == np.float16 else np.float32, copy=False))
     tokens = content["tokens_list"]
+    longest = max((len(token) for token in tokens if isinstance(token, str)), default=0)
+    if longest > LONGEST_LABEL:
+        raise CacheError(
+            f"cache {str(path)!r} has a token of {longest:,} characters, at most {LONGEST_LABEL:,} are read"
+        )
+    layers = [weights[0] for weights in archive.read(tensors)]
     extra = content.get(EXTRA)
     if extra is None:
         name = path.name.removesuffix(SUFFIX).removesuffix(".pt") or "model"

@@ -21,6 +21,7 @@ from attn_viewer.errors import (
     OptionError,
 )
 from attn_viewer.storage import dataset, patterns
+from attn_viewer.storage.arrays import KEY
 
 
 def store(tmp_path, maps=None, text="A text.", **options):
@@ -145,6 +146,30 @@ def damage(path, how):
             archive.writestr("blocks.0.attn.hook_pattern.npy", b"\x93NUMPY")
     else:
         np.savez(path, **{"blocks.0.attn.hook_pattern": np.zeros((3, 5, 5), np.float32)})
+
+
+def write_bomb(path, compression=zipfile.ZIP_DEFLATED, shape=(1, 30, 2000, 2000)):
+    """One layer of zeros, which deflates to a thousandth: half a gigabyte in half a megabyte."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", compression) as archive, archive.open(KEY.format(0) + ".npy", "w") as member:
+        member.write(header.getvalue())
+        for _ in range(shape[1]):
+            member.write(bytes(4 * shape[2] * shape[3]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "bytes claim to be 480,000,"),
+        ({"compression": zipfile.ZIP_LZMA, "shape": (1, 3, 5, 5)}, "in a way that numpy does not use"),
+    ],
+)
+def test_what_an_archive_unpacks_to_is_bounded_by_its_size(tmp_path, options, words):
+    _, prompt, path = store(tmp_path, make_maps(2, 3, 5))
+    write_bomb(path, **options)
+    with pytest.raises(ActivationsDamagedError, match=words):
+        patterns.load_prompt_maps("random", prompt, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from attn_viewer import AttentionMaps, load_scores, save_scores
 from attn_viewer.errors import CacheError, OptionError, OutputError
-from attn_viewer.storage.tensors import Tensor
+from attn_viewer.storage.tensors import Storage, Tensor
 
 
 def make_legacy(n_layers=2, n_heads=3, n=4):
@@ -94,6 +95,83 @@ def test_tensors_are_read_as_torch_reads_them(tmp_path_factory, dtype, order, n)
         np.testing.assert_array_equal(weights, view[0].float().numpy())
 
 
+def test_layers_of_one_storage_are_views_of_it(tmp_path):
+    one = torch.rand(1, 2, 3, 3)
+    torch.save({"attention_scores": [one] * 50, "tokens_list": list("abc")}, tmp_path / "a.pt")
+    weights = load_scores(tmp_path / "a.pt").weights
+    assert all(np.shares_memory(weights[0], layer) for layer in weights)
+    np.testing.assert_array_equal(weights[-1], one[0])
+
+
+def write_huge(path, kind="bfloat16"):
+    torch.save({"attention_scores": [torch.zeros(1, dtype=getattr(torch, kind)).expand(1, 1, 9999, 9999)] * 9,
+                "tokens_list": [str(i) for i in range(9999)]}, path)  # fmt: skip
+
+
+def write_repeated(path):
+    one = torch.rand(1, 4, 50, 50)
+    torch.save({"attention_scores": [one] * 5000, "tokens_list": [str(i) for i in range(50)]}, path)
+
+
+def write_many_layers(path):
+    torch.save({"attention_scores": [ONE] * 20_000, "tokens_list": ["a"]}, path)
+
+
+def write_long_token(path):
+    torch.save({"attention_scores": [ONE], "tokens_list": ["Ġ" * 2_000_000]}, path)
+
+
+def write_nested(path):
+    nest = ["x"]
+    for _ in range(40):
+        nest = [nest] * 10
+    torch.save({"attention_scores": [ONE], "tokens_list": ["a"], "attn_viewer": {"model_id": nest}}, path)
+
+
+def write_long_texts(path):
+    text = "x" * 200_000
+    torch.save({"attention_scores": [ONE], "tokens_list": ["a"], "attn_viewer": {"grouping": [text] * 99_999}}, path)
+
+
+def write_long_fact(path):
+    torch.save({"attention_scores": [ONE], "tokens_list": ["a"], "attn_viewer": {"kind": "x" * 200_000}}, path)
+
+
+def write_overlapping_entries(path):
+    write_archive(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.filelist[-1].file_size = archive.filelist[-1].compress_size = 2**40
+        archive._didModify = True
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (write_huge, "claim 8.99"),
+        (lambda path: write_huge(path, "float32"), "claim 8.99"),
+        (lambda path: write_huge(path, "int8"), "claim 8.99"),
+        (write_repeated, r"claim 5e\+07 numbers, and it holds 10,000"),
+        (write_many_layers, "20,000 layers"),
+        (write_long_token, "a token of 2,000,000 characters"),
+        (write_nested, "list is repeated"),
+        (write_long_texts, "str is repeated"),
+        (write_long_fact, "kind must be one of"),
+        (write_overlapping_entries, "larger than the file"),
+    ],
+)
+def test_what_a_file_costs_is_bounded_by_its_size(tmp_path, write, words):
+    write(tmp_path / "a.pt")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CacheError, match=words) as caught:
+            load_scores(tmp_path / "a.pt")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * (tmp_path / "a.pt").stat().st_size + 2**20
+    assert len(str(caught.value)) < 1000
+
+
 def test_reading_loads_no_torch(tmp_path):
     path = save_scores(make_maps(), tmp_path)
     code = "import sys, attn_viewer; attn_viewer.load_scores(sys.argv[1]); sys.exit('torch' in sys.modules)"
@@ -136,7 +214,7 @@ def write_pickle(data):
 
 def write_archive(path, *, shape=(1, 1, 2, 2), offset=0, kind="f4", order="<", compression=zipfile.ZIP_STORED):
     """Write what torch.save would make of one layer of four weights, or what a stranger would put in its place."""
-    tensor = Tensor(("storage", kind, "0", "cpu", 4), offset, shape, (4, 4, 2, 1))
+    tensor = Tensor(Storage(kind, "0"), offset, shape, (4, 4, 2, 1))
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("a/data.pkl", dump_tensors({"attention_scores": [tensor], "tokens_list": ["a", "b"]}))
         archive.writestr("a/byteorder", {"<": "little", ">": "big"}[order])
@@ -151,11 +229,11 @@ def dump_tensors(content):
 
     def save_tensor(self, tensor):
         self.write(b"ctorch._utils\n_rebuild_tensor_v2\n(")
-        marker, kind, *rest = tensor.storage
+        kind, key = tensor.storage
         self.write(b"(")
-        self.save(marker)
+        self.save("storage")
         self.write(b"c" + names[kind].replace(" ", "\n").encode() + b"\n") if kind in names else self.save(kind)
-        for word in rest:
+        for word in (key, "cpu", 4):
             self.save(word)
         self.write(b"tQ")
         for word in tensor[1:]:
@@ -197,7 +275,11 @@ ONE = torch.ones(1, 1, 1, 1)
         (write_changed(attn_viewer={"prompt_length": 99}), "prompt_length"),
         (write_changed(attention_scores=[torch.ones(1, 1, 4, 4).to_sparse()]), "nothing of it was run"),
         (write_pickle(b"\x80\x02}}b."), "BUILD"),
-        (write_pickle(b"\x80\x02}r\xff\xff\xff\x7f."), "more is remembered"),
+        (write_pickle(b"\x80\x02]r\xff\xff\xff\x7f]j\xff\xff\xff\x7fa."), "list is repeated"),
+        (write_pickle(b"\x80\x02}K\x01K\x01\x86Ns."), "a key is a tuple"),
+        (write_pickle(b"\x80\x02X\x80\x96\x98\0" + b"a" * 10_000_000 + b"q\0h\0."), "a str is repeated"),
+        (write_pickle(b"\x80\x02a."), "damaged"),
+        (write_pickle(b"\x80\x02\x86."), "more is taken"),
         (write_pickle(b"\x80\x02cbuiltins\neval\nX\x01\0\0\x001\x85R."), "builtins.eval"),
         (lambda path: write_archive(path, compression=zipfile.ZIP_DEFLATED), "compressed"),
         (lambda path: write_archive(path, shape=(1, 1, 1, 9)), "reaches past its storage"),
