@@ -74,7 +74,7 @@ _HOMES = {
     "save_scores": "storage.pt",
     "score_heads": "analysis.scores",
     "select_attn_figure_funcs": "figures.registry",
-    "show_attention": "web.widget",
+    "show_attention": "web.page",
     "top_attended": "analysis.patterns",
     "use_preset": "figures.venues",
     "view_attention": "core",

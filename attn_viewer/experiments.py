@@ -1,19 +1,25 @@
 """Experiments that leave a record: what ran, on what, and what came out, as JSON."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import marshal
 import math
+import os
 import platform
 import re
+import reprlib
 import threading
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from . import __version__
 from .errors import CacheError, OptionError
@@ -21,6 +27,12 @@ from .files import check_folder, make_folder, write_whole
 
 LONGEST_REPR = 500
 DEEPEST = 50
+# Numbers, texts and containers of a record; what is beyond them is kept as its `repr`.
+MOST_PARTS = 300_000
+_shorter = reprlib.Repr()
+_shorter.maxlevel = 2
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _naming = threading.Lock()
 
 
@@ -56,19 +68,22 @@ class ExperimentRecord:
     name: str
     version: str
     source: str
-    arguments: Mapping
+    arguments: Mapping[str, Any]
     result: object
     error: str | None
     started: str
     seconds: float
-    versions: Mapping
+    versions: Mapping[str, Any]
     path: Path
 
 
-def experiment(save_dir="experiments"):
+def experiment(
+    save_dir: str | os.PathLike[str] = "experiments",
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Make a function leave a record of each run.
 
-    ``@experiment(save_dir="experiments")`` above a function; it then runs and returns as before.
+    ``@experiment(save_dir="experiments")`` above a function; it then runs and returns as before. A record that cannot
+    be written never costs the result: a warning says so, before the function runs if that is known.
 
     Parameters
     ----------
@@ -84,13 +99,11 @@ def experiment(save_dir="experiments"):
     ------
     OptionError
         If it decorates what is no function, or `save_dir` was left out without parentheses.
-    OutputError
-        On calling, before the function runs, if the folder cannot be written to.
     """
     if callable(save_dir):
         raise OptionError("write @experiment() with parentheses, or @experiment(save_dir=…)")
 
-    def decorate(function):
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if not callable(function) or not hasattr(function, "__name__"):
             raise OptionError(f"@experiment() goes above a function, got {function!r}")
         try:
@@ -98,42 +111,58 @@ def experiment(save_dir="experiments"):
         except (OSError, TypeError):  # typed into an interpreter
             source = ""
         code = source.encode() or marshal.dumps(getattr(function, "__code__", None), 2)
-        version = hashlib.sha256(code).hexdigest()[:12]
-        signature = inspect.signature(function)
+        facts = {"name": function.__name__, "version": hashlib.sha256(code).hexdigest()[:12], "source": source}
 
         @functools.wraps(function)
-        def run(*args, **kwargs):
-            check_folder(save_dir)
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            record = {
-                "name": function.__name__,
-                "version": version,
-                "source": source,
-                "arguments": make_plain(bound.arguments),  # before the function changes them
-                "result": None,
-                "error": None,
-                "started": datetime.now(timezone.utc).isoformat(),
-            }
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            with _warn_of_loss(function.__name__) as losses:
+                check_folder(save_dir)
+            arguments = make_plain(_name_arguments(function, args, kwargs))  # before the function changes them
+            record = {**facts, "arguments": arguments, "result": None, "error": None}
+            record["started"] = datetime.now(timezone.utc).isoformat()
             start = time.perf_counter()
             try:
                 result = function(*args, **kwargs)
                 record["result"] = make_plain(result)
                 return result
             except BaseException as error:
-                record["error"] = f"{type(error).__name__}: {error}"
+                record["error"] = f"{type(error).__name__}: {_describe(error, str)}"
                 raise
             finally:
                 record["seconds"] = time.perf_counter() - start
                 record["versions"] = _find_versions()
-                _write_record(Path(save_dir), record)
+                with _warn_of_loss(function.__name__, losses):
+                    _write_record(Path(save_dir), record)
 
         return run
 
     return decorate
 
 
-def list_experiments(save_dir="experiments", *, name=None):
+@contextlib.contextmanager
+def _warn_of_loss(name: str, losses: list[Exception] | None = None) -> Iterator[list[Exception]]:
+    """Turn an error into a warning, unless there was one before."""
+    losses = [] if losses is None else losses
+    try:
+        yield losses
+    except Exception as error:
+        losses.append(error)
+        if len(losses) == 1:
+            warnings.warn(f"experiment {name!r} leaves no record: {error}", stacklevel=4)
+
+
+def _name_arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # built in, or decorated into one that takes others
+        return {"args": args, "kwargs": kwargs}
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def list_experiments(
+    save_dir: str | os.PathLike[str] = "experiments", *, name: str | None = None
+) -> list[ExperimentRecord]:
     """Load the records in a folder.
 
     Parameters
@@ -146,18 +175,18 @@ def list_experiments(save_dir="experiments", *, name=None):
     Returns
     -------
     list of ExperimentRecord
-        The oldest first.
-
-    Raises
-    ------
-    CacheError
-        If a record cannot be read.
+        The oldest first. Those that cannot be read are left out with a warning.
     """
-    records = [load_experiment(path) for path in sorted(Path(save_dir).glob("*/*.json"))]
+    records = []
+    for path in sorted(Path(save_dir).glob("*/*.json")):
+        try:
+            records.append(load_experiment(path))
+        except CacheError as error:  # noqa: PERF203 - one broken record must not hide the others
+            warnings.warn(str(error), stacklevel=2)
     return sorted((r for r in records if name in (None, r.name)), key=lambda record: record.started)
 
 
-def load_experiment(path):
+def load_experiment(path: str | os.PathLike[str]) -> ExperimentRecord:
     """Load one record.
 
     Parameters
@@ -177,72 +206,108 @@ def load_experiment(path):
     """
     path = Path(path)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        wanted = {field.name for field in dataclasses.fields(ExperimentRecord)} - {"path"}
-        if not isinstance(fields, dict) or fields.keys() != wanted:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.keys() != _TYPES.keys():
             raise ValueError("it does not hold the fields of a record")
+        if wrong := [name for name, types in _TYPES.items() if not isinstance(content[name], types)]:
+            raise ValueError(f"{wrong[0]} is {type(content[wrong[0]]).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         raise CacheError(
             f"cannot read experiment {str(path)!r}: {error}; give a file that @experiment wrote"
         ) from error
-    return ExperimentRecord(**fields, path=path)
+    return ExperimentRecord(**content, path=path)
 
 
-def make_plain(value, *, above=()):
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "version", "source", "started"), str),
+    **dict.fromkeys(("arguments", "versions"), dict),
+    "result": object,
+    "error": (str, type(None)),
+    "seconds": (int, float),
+}
+
+
+def make_plain(value: Any) -> Any:
     """Turn a value into what JSON can hold.
 
     Parameters
     ----------
     value : object
         Numbers, text, arrays, tensors, dataclasses, containers; anything else becomes its `repr`, cut to
-        `LONGEST_REPR` characters, as do NaN and infinities, maps of attention, and what holds itself.
-    above : tuple of int
-        `id` of each container that this value is in.
+        `LONGEST_REPR` characters, as do NaN and infinities, maps of attention, what holds itself, and what is beyond
+        `MOST_PARTS`. A key that is no text is written as such, with its type where that is another key: ``1 (int)``.
 
     Returns
     -------
     object
         Plain types only.
     """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if id(value) in above or len(above) == DEEPEST:
+    return _Plainer().make(value, ())
+
+
+class _Plainer:
+    def __init__(self) -> None:
+        self._left = MOST_PARTS
+
+    def make(self, value: Any, above: tuple[int, ...]) -> Any:
+        """Turn a value into plain types; `above` has the `id` of each container that it is in."""
+        self._left -= 1
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, int):
+            return value if value.bit_length() < 10_000 else _describe(value)
+        if isinstance(value, float):
+            return value if math.isfinite(value) else repr(value)
+        if id(value) in above or len(above) == DEEPEST or self._left < 0:
+            return _describe(value)
+        try:
+            return self._make_parts(value, (*above, id(value)))
+        except Exception:  # whatever a stranger's class does, the run is recorded
+            return _describe(value)
+
+    def _make_parts(self, value: Any, above: tuple[int, ...]) -> Any:
+        if isinstance(value, Mapping):
+            made: dict[str, Any] = {key: None for key in value if isinstance(key, str)}
+            for key, part in value.items():
+                name = key if isinstance(key, str) else _describe(key, str)
+                if not isinstance(key, str) and name in made:
+                    name = f"{name} ({type(key).__name__})"
+                made[name] = self.make(part, above)
+            return made
+        if isinstance(value, (list, tuple, set, frozenset, range)):
+            return [self.make(part, above) for part in value]
+        package = type(value).__module__.split(".")[0]
+        if package in ("numpy", "torch") and math.prod(getattr(value, "shape", ())) > self._left:
+            return _describe(value)
+        for method in ("to_dict", "tolist"):  # tables and effects of this package; arrays and tensors
+            if hasattr(value, method) and package in (__package__, "numpy", "torch"):
+                return self.make(getattr(value, method)(), above)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type) and package != __package__:
+            return {field.name: self.make(getattr(value, field.name), above) for field in dataclasses.fields(value)}
         return _describe(value)
-    go_on = functools.partial(make_plain, above=(*above, id(value)))
-    if isinstance(value, Mapping):
-        return {str(key): go_on(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset, range)):
-        return [go_on(part) for part in value]
-    package = type(value).__module__.split(".")[0]
-    for method in ("to_dict", "tolist"):  # tables and effects of this package; arrays and tensors
-        if hasattr(value, method) and package in (__package__, "numpy", "torch"):
-            return go_on(getattr(value, method)())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and package != __package__:
-        return {field.name: go_on(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return _describe(value)
 
 
-def _describe(value):
+def _describe(value: Any, write: Callable[[Any], str] = repr) -> str:
+    # A list that holds a list many times that holds a list many times has no end otherwise.
+    write = _shorter.repr if type(value) in (list, tuple, set, frozenset, dict) else write
     try:
-        return repr(value)[:LONGEST_REPR]
+        return write(value)[:LONGEST_REPR]
     except Exception:  # whatever a stranger's class does, the run is recorded
         return f"<{type(value).__name__}>"
 
 
-def _find_versions():
-    import numpy
-    import torch
-    import transformers
+def _find_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "attn_viewer": __version__}
+    for library in ("torch", "transformers", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions
 
-    libraries = {library.__name__: library.__version__ for library in (torch, transformers, numpy)}
-    return {"python": platform.python_version(), "attn_viewer": __version__, **libraries}
 
-
-def _write_record(save_dir, record):
+def _write_record(save_dir: Path, record: dict[str, Any]) -> None:
     stamp = re.sub(r"[^0-9T]", "", record["started"].split("+")[0])
-    folder = make_folder(save_dir / record["name"].strip("<>"))
+    # A function may call itself what it likes, its records stay in this folder.
+    folder = make_folder(save_dir / (re.sub(r"[^\w.-]", "_", record["name"].strip("<>"))[:50].strip(".") or "_"))
     stem, path, count = f"{stamp}_{record['version']}", folder / f"{stamp}_{record['version']}.json", 1
     text = json.dumps(record, indent=1, allow_nan=False)
     with _naming:

@@ -172,6 +172,15 @@ def test_help_loads_nothing_heavy():
     assert not {"torch", "matplotlib", "transformers", "numpy"} & set(out.split())
 
 
+def test_all_names_come_without_the_extras():
+    extras = "anywidget starlette uvicorn dask distributed datasets tueplots peft accelerate gguf traitlets httpx"
+    code = (
+        f"import sys\nfor name in {extras.split()}: sys.modules[name] = None\nfrom attn_viewer import *\nprint('fine')"
+    )
+    out, err = start("-c", code, cwd=ROOT).communicate()
+    assert (out, err) == ("fine\n", "")
+
+
 def test_interruption_leaves_no_partial_file(tmp_path):
     cache = save_scores(make_maps(300, 12, 40), tmp_path)
     folder = tmp_path / "vis"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from attn_viewer import ablate_heads, experiment, list_experiments, load_experiment, measure_effect
-from attn_viewer.errors import CacheError, OptionError, OutputError
+from attn_viewer import ablate_heads, experiment, experiments, list_experiments, load_experiment, measure_effect
+from attn_viewer.errors import CacheError, OptionError
 
 
 def test_a_run_is_recorded_whole(demo, tmp_path):
@@ -116,14 +116,6 @@ def test_bad_input_is_refused(tmp_path):
         experiment(print)
     with pytest.raises(OptionError, match="above a function"):
         experiment()(5)
-    (tmp_path / "file").write_text("")
-
-    @experiment(tmp_path / "file")
-    def never():
-        pytest.fail("ran though nothing could be kept")
-
-    with pytest.raises(OutputError):
-        never()
     for text in ("", "{", "[]", json.dumps({"name": "x"}), "[" * 100_000):
         path = tmp_path / "record.json"
         path.write_text(text)
@@ -131,3 +123,85 @@ def test_bad_input_is_refused(tmp_path):
             load_experiment(path)
     with pytest.raises(CacheError):
         load_experiment(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_record_that_cannot_be_written_never_costs_the_result(tmp_path, when):
+    folder = tmp_path / "records"
+
+    @experiment(folder)
+    def measure():
+        folder.touch()
+        return 42
+
+    if when == "before":
+        folder.touch()
+    with pytest.warns(UserWarning, match="'measure' leaves no record: cannot write to folder") as caught:
+        assert measure() == 42
+    assert len(caught) == 1
+
+
+def test_whatever_comes_out_is_returned_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "MOST_PARTS", 5_000)
+
+    class Hostile(dict):
+        def items(self):
+            raise RuntimeError
+
+        def __repr__(self):
+            raise RuntimeError
+
+    class HostileError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    nest = ["x"]
+    for _ in range(40):
+        nest = [nest] * 10
+    values = [10**5000, Hostile(a=1), nest, np.zeros((2000, 2000)), "\ud800", b"\xff", {1: 2, "1": 3, None: 4, (1,): 5}]
+
+    @experiment(tmp_path)
+    def give(value):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    for value in values:
+        assert give(value) is value
+    with pytest.raises(HostileError):
+        give(HostileError())
+    with pytest.raises(TypeError):
+        give()
+    records = list_experiments(tmp_path)
+    number, hostile, nested, array, text, data, keys, error, wrong = records
+    assert (number.result, hostile.result, text.result, data.result) == ("<int>", "<Hostile>", "\ud800", "b'\\xff'")
+    assert all(record.path.stat().st_size < 100e6 for record in (nested, array))
+    assert array.result.startswith("array([[0.")
+    assert keys.result == {"1": 3, "1 (int)": 2, "None": 4, "(1,)": 5}
+    assert error.error == "HostileError: <HostileError>"
+    assert wrong.arguments == {"args": [], "kwargs": {}}
+
+
+def test_names_stay_in_the_folder(tmp_path):
+    for name in ("../../out", "/etc/x", "a/b", "..", "<lambda>", "x" * 5000, "a\0b"):
+
+        def work():
+            return 1
+
+        work.__name__ = name
+        experiment(tmp_path / "in")(work)()
+    assert len(list_experiments(tmp_path / "in")) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_broken_record_does_not_hide_the_others(tmp_path):
+    @experiment(tmp_path)
+    def work():
+        return 1
+
+    work(), work()
+    first, second = (record.path for record in list_experiments(tmp_path))
+    for content in ("{", "[]", json.dumps(json.loads(first.read_text()) | {"started": 5}), "{}"):
+        first.write_text(content)
+        with pytest.warns(UserWarning, match="cannot read experiment"):
+            assert [record.path for record in list_experiments(tmp_path)] == [second]

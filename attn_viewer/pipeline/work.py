@@ -8,6 +8,7 @@ import itertools
 import numbers
 import os
 import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -19,6 +20,8 @@ from ..files import remove_leftovers
 RETRIES = 2
 # With these no part can be written any more.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# SIGHUP, where there is one, says that the terminal is gone.
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclasses.dataclass
@@ -60,7 +63,10 @@ class Outcome:
     is_final: bool = False
 
 
-def note_untried(report, outcomes, n_parts):
+_Batched = Callable[[list[Any]], list[Outcome]]
+
+
+def note_untried(report: RunReport, outcomes: Iterable[Outcome], n_parts: int) -> Iterator[Outcome]:
     """Pass outcomes on, and write into the report how many parts a final one kept from being tried.
 
     Parameters
@@ -85,7 +91,7 @@ def note_untried(report, outcomes, n_parts):
 
 
 @contextlib.contextmanager
-def clear_when_stopped(folders):
+def clear_when_stopped(folders: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
     """Remove what workers left half done when the run breaks off inside the block.
 
     Workers that Ctrl-C or the system ended could not do so themselves.
@@ -103,7 +109,7 @@ def clear_when_stopped(folders):
         raise
 
 
-def run_parts(function, items, **options):
+def run_parts(function: Callable[[Any], Any], items: Sequence[Any], **options: Any) -> Iterator[Outcome]:
     """Run a function on every item, with one thread of linear algebra a process.
 
     Parameters
@@ -123,11 +129,20 @@ def run_parts(function, items, **options):
     yield from run_batches(functools.partial(_attempt_each, function), [[item] for item in items], **options)
 
 
-def _attempt_each(function, items):
+def _attempt_each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Outcome]:
     return [attempt(function, item) for item in items]
 
 
-def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None, desc="", unit="prompt"):
+def run_batches(
+    function: _Batched,
+    batches: Sequence[list[Any]],
+    *,
+    parallel: bool | int = 1,
+    scheduler: str | None = None,
+    progress: bool | None = None,
+    desc: str = "",
+    unit: str = "prompt",
+) -> Iterator[Outcome]:
     """Run a function on every batch of items, with one thread of linear algebra a process.
 
     Parameters
@@ -163,6 +178,7 @@ def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None,
     if scheduler is not None and not isinstance(scheduler, str):
         raise OptionError(f"a scheduler is an address, tcp://host:port, or 'local', got {scheduler!r}")
     run = functools.partial(_run_batch, function, os.getpid())
+    done: Iterator[list[Outcome]]
     if scheduler is not None:
         done = _run_on_cluster(run, batches, scheduler, n_jobs)
     elif n_jobs > 1 and len(batches) > 1:
@@ -172,6 +188,7 @@ def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None,
     disable = None if progress is None else not progress
     n_items = sum(map(len, batches))
     with (
+        _leave_when_ended(),
         contextlib.closing(_close_after(done)) as results,
         tqdm(total=n_items, desc=desc, unit=unit, disable=disable, leave=False) as bar,
     ):
@@ -182,14 +199,35 @@ def run_batches(function, batches, *, parallel=1, scheduler=None, progress=None,
                 return
 
 
-def count_workers(parallel):
+def count_workers(parallel: Any) -> int:
     """Return how many worker processes `parallel`, as `run_batches` takes it, means; `OptionError` if it is none."""
     if not isinstance(parallel, numbers.Integral) or parallel < 0:
         raise OptionError(f"parallel must be a number of processes, True or False, got {parallel!r}")
     return (os.cpu_count() or 1) if parallel is True else int(parallel)
 
 
-def _close_after(outcomes):
+@contextlib.contextmanager
+def _leave_when_ended() -> Iterator[None]:
+    """Leave by `SystemExit` on a signal that would end this process alone: so its workers end too."""
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once; leaving takes a moment
+        raise SystemExit(128 + number)
+
+    before = {}
+    # Only a main thread may say so, and a program that has its own way keeps it.
+    with contextlib.suppress(ValueError):
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _close_after(outcomes: Iterator[list[Outcome]]) -> Generator[list[Outcome], None, None]:
     """Make any iterator one that stops the work when it is closed."""
     try:
         yield from outcomes
@@ -197,7 +235,7 @@ def _close_after(outcomes):
         getattr(outcomes, "close", lambda: None)()
 
 
-def _run_batch(function, parent, batch):
+def _run_batch(function: _Batched, parent: int, batch: list[Any]) -> list[Outcome]:
     if os.getpid() != parent:
         # Ctrl-C goes to all; the parent stops the others, who would print tracebacks. Only a main thread may say so.
         with contextlib.suppress(ValueError):
@@ -206,10 +244,11 @@ def _run_batch(function, parent, batch):
     # their last bits, and with them the bytes of a folder.
     with threadpool_limits(1):
         outcome = attempt(function, batch)
-    return outcome.value if outcome.error is None else [dataclasses.replace(outcome, item=item) for item in batch]
+    outcomes: list[Outcome] = outcome.value
+    return outcomes if outcome.error is None else [dataclasses.replace(outcome, item=item) for item in batch]
 
 
-def attempt(function, item):
+def attempt(function: Callable[[Any], Any], item: Any) -> Outcome:
     """Run a function on an item.
 
     Parameters
@@ -233,7 +272,7 @@ def attempt(function, item):
         return Outcome(item, error=f"{type(error).__name__}: {error}")
 
 
-def _run_in_processes(run, batches, n_jobs):
+def _run_in_processes(run: _Batched, batches: Sequence[list[Any]], n_jobs: int) -> Iterator[list[Outcome]]:
     import joblib
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -246,7 +285,9 @@ def _run_in_processes(run, batches, n_jobs):
         ) from error
 
 
-def _run_on_cluster(run, batches, scheduler, n_jobs):
+def _run_on_cluster(
+    run: _Batched, batches: Sequence[list[Any]], scheduler: str, n_jobs: int
+) -> Iterator[list[Outcome]]:
     try:
         from dask import distributed
     except ImportError as error:
@@ -266,6 +307,6 @@ def _run_on_cluster(run, batches, scheduler, n_jobs):
         futures = client.map(run, batches, pure=False, retries=RETRIES)
         by_key = {future.key: batch for future, batch in zip(futures, batches, strict=True)}
         for future in distributed.as_completed(futures):
-            error = future.exception()
-            lost = [Outcome(item, error=f"its workers died: {error}") for item in by_key[future.key]]
-            yield lost if error else future.result()
+            reason = future.exception()
+            lost = [Outcome(item, error=f"its workers died: {reason}") for item in by_key[future.key]]
+            yield lost if reason else future.result()

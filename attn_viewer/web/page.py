@@ -10,6 +10,7 @@ import math
 import urllib.parse
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -17,8 +18,12 @@ from tqdm import tqdm
 from ..choices import describe_numbers
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
+from ..maps import AttentionMaps
 from .encode import count_cells, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
+
+if TYPE_CHECKING:
+    from .widget import AttentionWidget
 
 MB = 1_000_000
 MAX_MB = 25.0
@@ -115,10 +120,7 @@ def check_page_options(path, *, max_mb=MAX_MB, fit="pool", state="", theme="auto
         raise OptionError(f"max_mb must be a number above 0, got {max_mb!r}")
     if fit not in FITS:
         raise OptionError(f"fit must be one of {FITS}, got {fit!r}")
-    if theme not in THEMES:
-        raise OptionError(f"theme must be one of {THEMES}, got {theme!r}")
-    if not isinstance(state, str):
-        raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
+    _check_look(state, theme)
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"a page's name must end in .html, got {str(path)!r}")
@@ -126,6 +128,41 @@ def check_page_options(path, *, max_mb=MAX_MB, fit="pool", state="", theme="auto
         raise OptionError(f"{str(path)!r} is a folder; give the name of a file in it")
     check_folder(path.parent)
     return path
+
+
+def _check_look(state: object, theme: object) -> None:
+    if theme not in THEMES:
+        raise OptionError(f"theme must be one of {THEMES}, got {theme!r}")
+    if not isinstance(state, str):
+        raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
+
+
+def show_attention(maps: AttentionMaps, *, state: str = "", theme: str = "auto") -> "AttentionWidget":
+    """Show attention maps in a notebook.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights; they stay in Python, and the notebook asks for a head when it is looked at.
+    state : str
+        What to show first, as in the hash of a page's URL: ``"view=heatmap&layer=3&head=2"``.
+    theme : {"auto", "light", "dark"}
+        Colours.
+
+    Returns
+    -------
+    AttentionWidget
+        Shown when it is the last value of a cell.
+
+    Raises
+    ------
+    OptionError
+        If `theme` is none of these, or anywidget is not installed.
+    """
+    _check_look(state, theme)
+    from .widget import AttentionWidget
+
+    return AttentionWidget(maps, state=state, theme=theme)
 
 
 def render_frame(maps, *, max_mb=2.0, height=680):

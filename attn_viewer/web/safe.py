@@ -1,8 +1,10 @@
 """Opening files of a folder that strangers name: nothing outside of it, and nothing but plain files."""
 
 import errno
+import io
 import os
 import stat
+from pathlib import Path
 
 from ..errors import AttnViewerError
 
@@ -17,7 +19,7 @@ class DamagedError(AttnViewerError, ValueError):
     """What a request names is there and cannot be read; the message is for whoever asked."""
 
 
-def open_inside(root, *parts):
+def open_inside(root: Path, *parts: str) -> io.BufferedReader:
     """Open a file of a folder for reading.
 
     Parameters
@@ -42,14 +44,14 @@ def open_inside(root, *parts):
         if not path.is_relative_to(root):
             raise NotInFolderError("a link leads out of the data folder")
         # A pipe would block; a link that came in since `resolve` is refused.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (ValueError, RuntimeError) as error:
         raise NotInFolderError("there is no such file") from error
     except OSError as error:
         if error.errno in _ABSENT:
             raise NotInFolderError("there is no such file") from error
         raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise NotInFolderError("that is no plain file")
-    return file
+    return os.fdopen(descriptor, "rb")

@@ -28,6 +28,7 @@ try:
     from starlette.responses import Response
     from starlette.routing import Route
 
+    from .connections import Connection
     from .guard import Guard, make_error, send_json
 except ImportError as error:
     raise OptionError("the server needs starlette and uvicorn: pip install 'attn-viewer[server]'") from error
@@ -328,7 +329,7 @@ def serve(path="attn_data", *, host="127.0.0.1", port=8000, allowed_hosts=(), re
             ready(url)
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="off",
             access_log=False,

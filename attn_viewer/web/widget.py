@@ -2,6 +2,7 @@
 
 from ..errors import AttnViewerError, OptionError
 from .encode import describe_maps, encode_head, score_for_display
+from .page import THEMES
 from .scripts import join_modules, read_style
 
 try:
@@ -10,11 +11,9 @@ try:
 except ImportError as error:
     raise OptionError("widgets need anywidget: pip install 'attn-viewer[notebook]'") from error
 
-THEMES = ("auto", "light", "dark")
-
 
 class AttentionWidget(anywidget.AnyWidget):
-    """A widget of attention maps; make it with `show_attention`.
+    """A widget of attention maps; make it with `page.show_attention`.
 
     Attributes
     ----------
@@ -47,32 +46,3 @@ class AttentionWidget(anywidget.AnyWidget):
             self.send({"id": number, "error": f"no such head: {error}"})
             return
         self.send({"id": number}, buffers=[encode_head(chosen.weights[0][0], self.meta)])
-
-
-def show_attention(maps, *, state="", theme="auto"):
-    """Show attention maps in a notebook.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights; they stay in Python, and the notebook asks for a head when it is looked at.
-    state : str
-        What to show first, as in the hash of a page's URL: ``"view=heatmap&layer=3&head=2"``.
-    theme : {"auto", "light", "dark"}
-        Colours.
-
-    Returns
-    -------
-    AttentionWidget
-        Shown when it is the last value of a cell.
-
-    Raises
-    ------
-    OptionError
-        If `theme` is none of these, or anywidget is not installed.
-    """
-    if theme not in THEMES:
-        raise OptionError(f"theme must be one of {THEMES}, got {theme!r}")
-    if not isinstance(state, str):
-        raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
-    return AttentionWidget(maps, state=state, theme=theme)

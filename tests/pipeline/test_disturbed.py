@@ -85,6 +85,27 @@ def test_ctrl_c_leaves_nothing_of_workers_half_done(tmp_path):
     assert list(tmp_path.rglob("*.part")) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGHUP is posix's")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_run_ends_its_workers(tmp_path, number):
+    activations, figures = make_words(tmp_path, times=5)
+    assert main(activations) == 0
+    before = list_whole(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "attn_viewer", *figures, "--parallel", "2"], stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and len(list_whole(tmp_path) - before) < 20:
+        time.sleep(0.002)
+    process.send_signal(number)  # to it alone, as a scheduler or a closed terminal does
+    assert process.communicate(timeout=120)[1] == ""  # which would wait for workers, who write there too
+    assert process.returncode == 128 + number
+    with pytest.raises(ProcessLookupError):
+        while time.sleep(0.01) is None:  # joblib's own process that counts its files goes last
+            os.killpg(process.pid, 0)
+    assert list(tmp_path.rglob("*.part")) == []
+
+
 @pytest.fixture
 def open_folder():
     """A folder whose path another user may walk, which none of pytest's is."""

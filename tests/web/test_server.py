@@ -1,9 +1,13 @@
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 import urllib.parse
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -360,6 +364,56 @@ def ask_a_thousand_times(url, head):
 def test_a_head_costs_no_more_than_a_head(url):
     reply = httpx.head(f"{url}/thumbnail", params=HEAD)
     assert (reply.status_code, reply.content) == (200, b"")
+
+
+def start_hasty_server(folder):
+    """Start a server that has half a second, and room for 20."""
+    code = (
+        "import sys\nfrom attn_viewer.web import connections\nfrom attn_viewer.web.server import serve\n"
+        "connections.REQUEST_SECONDS, connections.MOST_CONNECTIONS = 0.5, 20\n"
+        "serve(sys.argv[1], port=0, ready=lambda url: print(url, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
+def test_unfinished_requests_are_let_go_and_make_room(data):
+    process, url = start_hasty_server(data[0])
+    try:
+        place = urllib.parse.urlsplit(url)
+        with contextlib.ExitStack() as stack:
+            started = []
+            for start in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ") * 30:
+                started.append(stack.enter_context(socket.create_connection((place.hostname, place.port), timeout=20)))
+                with contextlib.suppress(ConnectionError):
+                    started[-1].sendall(start)
+            assert httpx.get(f"{url}/api/folder").status_code == 200
+            for connection in started:
+                with contextlib.suppress(ConnectionError):
+                    assert connection.recv(100) == b""
+        with httpx.Client(base_url=url) as client:  # one that is kept and used is not let go
+            for _ in range(8):
+                assert client.get("/api/folder").status_code == 200
+                time.sleep(0.1)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_folders_in_the_place_of_files_cost_nothing(data):
+    process, url = start_server(data[0])
+    place = data[0] / "demo" / "prompts" / name_prompt(PROMPT) / "L0" / "H0" / "folder.png"
+    place.mkdir()
+    try:
+        with httpx.Client(base_url=url) as client:
+            statuses = {client.get("/figure", params=HEAD | {"layer": 0, "head": 0, "name": "folder"}).status_code
+                        for _ in range(50)}  # fmt: skip
+        assert statuses == {404}
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < 40
+    finally:
+        place.rmdir()
+        process.terminate()
+        process.communicate()
 
 
 def test_what_cannot_be_served(tmp_path, capsys):
