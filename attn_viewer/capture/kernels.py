@@ -403,7 +403,7 @@ def _pool_rows(columns, down, pooling):
     return columns.amax(-1) if pooling == "max" else columns.sum(-1)
 
 
-def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, enable_gqa):
+def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, **options):
     """Compute attention as `scaled_dot_product_attention` would, and the log-sum-exp of its rows with it.
 
     On a CPU torch's fused kernel has computed them anyway. It is reached through a private operator, so only where
@@ -411,8 +411,10 @@ def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, enable_g
 
     Parameters
     ----------
-    query, key, value, mask, dropout, is_causal, scale, enable_gqa
+    query, key, value, mask, dropout, is_causal, scale
         As `torch.nn.functional.scaled_dot_product_attention` takes them.
+    **options
+        What else it takes; ``enable_gqa``, from torch 2.5 on.
 
     Returns
     -------
@@ -423,7 +425,7 @@ def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, enable_g
     choose = getattr(torch, "_fused_sdp_choice", None)
     if flash is None or choose is None or query.device.type != "cpu" or dropout or query.ndim != 4:
         return None
-    if choose(query, key, value, mask, dropout, is_causal, scale=scale, enable_gqa=enable_gqa) != _FLASH:
+    if choose(query, key, value, mask, dropout, is_causal, scale=scale, **options) != _FLASH:
         return None
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)

@@ -155,14 +155,14 @@ class Surgery(TorchFunctionMode):
 
     def _change_call(
         self, target, folded, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *,
-        scale=None, enable_gqa=False,
+        scale=None, **options,
     ):  # fmt: skip
         is_cross = target.kind == "cross"
         is_ordered = is_cross or is_causal
         is_ordered = is_ordered or (attn_mask is not None and blocks_future(attn_mask, query.shape[-2], key.shape[-2]))
         queries = Queries(is_ordered, not is_cross)
         IN_FORCE.last = Change(folded.get(None) or folded.get(0, {}), queries)
-        output = SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        output = SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
         shape, n_heads = output.shape, target.n_heads or query.shape[1]
         mask = attn_mask if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.ndim)]
         if query.shape[1] != n_heads and query.shape[1] * query.shape[2] == n_heads:

@@ -155,13 +155,13 @@ class AttentionWatch(TorchFunctionMode):
         is_causal=False,
         *,
         scale=None,
-        enable_gqa=False,
+        **options,
     ):
         arguments = (query, key, value, attn_mask, dropout_p, is_causal)
         # The kernel is out of sight of interventions, which change the call's output.
-        both = attend_with_lse(*arguments, scale, enable_gqa) if self.wants_lse and not IN_FORCE.interventions else None
+        both = attend_with_lse(*arguments, scale, **options) if self.wants_lse and not IN_FORCE.interventions else None
         if both is None:
-            both = SDPA(*arguments, scale=scale, enable_gqa=enable_gqa), None
+            both = SDPA(*arguments, scale=scale, **options), None
         output, lse = both
         change = IN_FORCE.last if IN_FORCE.interventions else None
         return AttentionCall(name, ordinal, query, key, value, output, attn_mask, is_causal, scale, lse, change)

@@ -138,7 +138,7 @@ class TokenStamps(Artist):
 
     def _anchors(self):
         """Return the points (display coordinates) at which labels end, for each panel those of rows and of columns."""
-        point = self.get_figure(root=True).dpi / 72
+        point = self.figure.dpi / 72
         rows = np.column_stack(np.broadcast_arrays(-0.5, self.queries.positions))
         columns = np.column_stack(np.broadcast_arrays(self.keys.positions, self.n_rows - 0.5))
         left, below = (point * self.queries.gap, 0), (0, point * self.keys.gap)
@@ -154,7 +154,7 @@ class TokenStamps(Artist):
 
     def label_boxes(self):
         """Return one box (display coordinates) a label, panel by panel, rows before columns."""
-        point = self.get_figure(root=True).dpi / 72
+        point = self.figure.dpi / 72
         return [
             side.box(index, anchor, point)
             for panel in self._anchors()
