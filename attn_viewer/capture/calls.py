@@ -53,15 +53,22 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
     collector = Collector(model, CaptureOptions(**options), batch_index=batch_index)
     with _no_fast_path(), watch_attention(model, collector), torch.no_grad():
         run()
+    # A decoder alone is named so, but is no side of two.
+    has_sides = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
     maps = {}
     for path, stack in collector.stacks.items():
-        query, key = (
-            tokens if tokens is not None and len(tokens) == n else [str(i) for i in range(n)] for n in stack.shape
-        )
-        kind = get_kind(stack.name) if stack.shape[0] == stack.shape[1] else "cross"
-        maps[path] = collector.make_maps(
-            stack, query, key, model_id=model_id or get_model_id(model), kind="self" if kind == "encoder" else kind
-        )
+        n_query, n_key = stack.shape
+        labels = tokens if tokens is not None and len(tokens) == n_key else [str(i) for i in range(n_key)]
+        if stack.continues or n_query == n_key:
+            kind, queries = get_kind(stack.name), labels[stack.first :][:n_query]
+        else:
+            kind, queries = (
+                "cross",
+                tokens if tokens is not None and len(tokens) == n_query else list(map(str, range(n_query))),
+            )
+        if kind == "encoder" or (kind == "decoder" and not has_sides):
+            kind = "self"
+        maps[path] = collector.make_maps(stack, queries, labels, model_id=model_id or get_model_id(model), kind=kind)
     return maps
 
 

@@ -10,11 +10,15 @@ import torch
 from ..choices import choose_numbers
 from ..errors import CaptureError
 from ..maps import AttentionMaps
-from .kernels import ROWS, Scores, blocks_future, iterate_weights
+from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
 from .mixtures import IN_FORCE, iterate_mixed
 from .numbering import get_kind, is_attention, number_modules
+from .positions import Positions, find_positions, lay_out_call, lay_out_weights
 from .projections import measure_value_norms
 from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell, release_freed
+from .targets import count_heads
+
+LEAST_SUM = 0.98  # of a row of eager weights in half precision, without sinks
 
 
 @dataclasses.dataclass
@@ -34,6 +38,8 @@ class Stack:
     name: str
     shape: tuple
     n_layers: int
+    first: int = 0  # position of its first query among the keys
+    continues: bool = False  # whether earlier passes made some of the keys
     causal: bool = True
     has_sinks: bool = False
     softcap: float | None = None
@@ -90,9 +96,12 @@ class Collector:
             The call.
         """
         self._note(call.name)
+        inputs = call.query, call.key
         call = self._unpack_heads(call)
+        positions = self._locate_call(call)
+        call = lay_out_call(call, positions)
         n_query, n_key = call.query.shape[-2], call.key.shape[-2]
-        stack, layer = self._place(call.name, call.ordinal, (n_query, n_key), (call.query, call.key))
+        stack, layer = self._place(call, (n_query, n_key), positions, inputs)
         if stack is None:
             return
         mask = None if call.mask is None else self._drop_batch(call.mask, call.name, least=2)
@@ -104,8 +113,8 @@ class Collector:
             call.scale,
             lse=None if call.lse is None else self._drop_batch(call.lse[..., None], call.name)[..., 0],
         )
-        if not call.is_causal and n_query > 1:
-            stack.causal &= mask is not None and blocks_future(mask, n_query, n_key)
+        if not call.is_causal and positions.first + 1 < n_key:
+            stack.causal &= mask is not None and blocks_future(mask, n_query, n_key, positions.first)
         stack.sources.add("sdpa")
         heads, reduction = self._open(stack, layer, len(scores.query))
         if reduction is not None:
@@ -144,17 +153,28 @@ class Collector:
             The weights.
         """
         self._note(seen.name)
+        module = self.model.get_submodule(seen.name)
+        self._check_axes(seen, count_heads(module, self.model))
+        positions = self._locate(seen.name, seen.given, seen.weights.shape, lambda: seen.weights > 0)
+        seen = dataclasses.replace(seen, weights=lay_out_weights(seen.weights, positions, seen.name))
         n_query, n_key = seen.weights.shape[-2:]
-        stack, layer = self._place(seen.name, seen.ordinal, (n_query, n_key), None)
+        stack, layer = self._place(seen, (n_query, n_key), positions, None)
         if stack is None:
             return
         weights = self._drop_batch(seen.weights, seen.name)
-        stack.causal &= n_query == n_key and not bool(weights.triu(1).any())
+        stack.causal &= n_key == positions.first + n_query and not bool(weights.triu(positions.first + 1).any())
         stack.sources.add("eager")
         changed = {head for i in IN_FORCE.interventions for at, head in i.heads if at == layer}
         own = [head for head in range(len(weights)) if head not in changed]
         sums = weights[own].sum(-1, dtype=torch.float32)  # 0 where a row is padding
-        stack.has_sinks |= bool(((sums > 0) & (sums < 0.98)).any())
+        if bool(((sums > 0) & (sums < LEAST_SUM)).any()):
+            if not any("sink" in name for name, _ in module.named_parameters()):
+                raise CaptureError(
+                    f"rows that module {seen.name!r} ({type(module).__name__}) hands out as attention weights sum to "
+                    f"{float(sums[sums > 0].min()):.2g}, not to 1, and it has no learned sinks: they are no weights, "
+                    "or those of some of the keys; load the model with attn_implementation='sdpa' if it has that"
+                )
+            stack.has_sinks = True
         softcap = getattr(seen.module, "attn_logit_softcapping", None)
         stack.softcap = stack.softcap if softcap is None else softcap
         heads, reduction = self._open(stack, layer, len(weights))
@@ -177,17 +197,52 @@ class Collector:
 
     def _unpack_heads(self, call):
         """Undo what transformers from 5 on does for a single query token: heads that share keys become its rows."""
-        n_query, n_key = call.query.shape[-2], call.key.shape[-2]
+        n_query = call.query.shape[-2]
         groups = getattr(self.model.get_submodule(call.name), "num_key_value_groups", 1)
-        if n_query == 1 or n_query != groups:
-            return call
-        stack = Stack(self.numbers.get(call.name, (call.name, 0))[0], (1, n_key), 1)
-        if self.fits(stack, (n_query, n_key)) or not self.fits(stack, (1, n_key)):
+        is_token = call.query.ndim == 4 and call.given.own == len(call.query)
+        if not is_token or n_query == 1 or n_query != groups or call.query.shape[1] != call.key.shape[1]:
             return call
         query, mask = call.query.flatten(1, 2).unsqueeze(2), call.mask
         if mask is not None and mask.shape[2] > 1:  # one that all heads share stayed as it was
             mask = mask.flatten(1, 2).unsqueeze(2)
         return dataclasses.replace(call, query=query, mask=mask, lse=None)
+
+    def _locate_call(self, call):
+        def see():
+            n_query, n_key = call.query.shape[-2], call.key.shape[-2]
+            visible = torch.ones(n_query, n_key, dtype=torch.bool, device=call.key.device)
+            visible = visible.tril_() if call.is_causal else visible
+            return visible if call.mask is None else visible & ~find_hidden(call.mask)
+
+        batch = len(call.query) if call.query.ndim == 4 else 1
+        return self._locate(call.name, call.given, (batch, *call.query.shape[-3:-1], call.key.shape[-2]), see)
+
+    def _locate(self, name, given, shape, see):
+        """Return the positions of a call of `shape`, ``(batch, n_heads, n_query, n_key)``."""
+        batch, _, n_query, n_key = shape
+        if get_kind(name) == "cross":
+            return Positions(0, 0, n_key, False)
+        visible = see() if given.past is None and n_query != n_key else None
+        return find_positions(given, self.model.get_submodule(name), n_query, n_key, visible, batch)
+
+    def _check_axes(self, seen, n_heads):
+        """Refuse what an eager module hands out and what cannot be weights of its heads over its tokens."""
+        batch, heads, n_query, n_key = seen.weights.shape
+        given, what = seen.given, None
+        if n_heads not in (None, heads):
+            what = f"{heads} heads where it has {n_heads}"
+        elif given.own is not None and given.own % (batch * n_query):  # ProphetNet has several streams of them
+            what = f"{n_query} queries where it was given {given.own} tokens"
+        elif n_key != n_query and given.past is None and get_kind(seen.name) != "cross":
+            positions = self._locate(seen.name, given, seen.weights.shape, lambda: seen.weights > 0)
+            if not positions.continues and not any(n in (n_key, batch * n_key) for n in given.others):
+                what = f"{n_key} keys for {n_query} queries, where it was given no other sequence"
+        if what is not None:
+            raise CaptureError(
+                f"module {seen.name!r} ({type(seen.module).__name__}) hands out weights of shape "
+                f"{tuple(seen.weights.shape)}, {what}: a band, blocks or pooled tokens, which are no map from tokens "
+                "to tokens; this kind of attention cannot be shown"
+            )
 
     def _drop_batch(self, tensor, name, least=3):
         """Return one prompt's part of a tensor of axes (batch, n_heads, n, …)."""
@@ -200,11 +255,12 @@ class Collector:
             "(1, n_heads, n_tokens, d) is expected; capture one prompt at a time"
         )
 
-    def _place(self, name, ordinal, shape, inputs):
-        """Return the stack and layer of a call.
+    def _place(self, seen, shape, positions, inputs):
+        """Return the stack and layer of a call or of eager weights.
 
         (None, None) for one that repeats another with the same inputs, or that is not over the wanted tokens.
         """
+        name, ordinal = seen.name, seen.ordinal
         path, number = self.numbers.get(name, (name, 0))
         members = self.members[path]
         if path not in self.stacks:
@@ -215,21 +271,23 @@ class Collector:
             stack.elsewhere[number + ordinal] = shape
             return None, None
         if not stack.calls:
-            stack.shape = shape
-        if stack.shape != shape:
+            stack.shape, stack.first, stack.continues = shape, positions.first, positions.continues
+        if (stack.shape, stack.first) != (shape, positions.first):
             raise CaptureError(
-                f"module {name!r} attends over {shape[0]} × {shape[1]} tokens where others of its kind had "
-                f"{stack.shape[0]} × {stack.shape[1]}; this architecture is not supported yet"
+                f"module {name!r} attends over {shape[0]} × {shape[1]} tokens where others of its kind, or an earlier "
+                f"pass, had {stack.shape[0]} × {stack.shape[1]}; capture passes one by one; layers that differ in "
+                "their tokens cannot be shown together"
             )
         if ordinal > 0:
             layer, first = stack.inputs
             is_last = bool(layer == number and inputs and first)
             if is_last and all(_is_same(there(), given) for there, given in zip(first, inputs, strict=True)):
                 return None, None  # the same weights on another half of the values (differential attention)
-            if members > 1:
+            if members > 1 or not seen.given.follows:
                 raise CaptureError(
-                    f"module {name!r} computes attention more than once in a pass, and so do others of its kind; "
-                    "this architecture is not supported yet"
+                    f"module {name!r} computes attention more than once, and not as one layer after another: the model "
+                    "runs more than once (capture passes one by one), or its layers each run several times in a pass, "
+                    "which cannot be shown"
                 )
             number += ordinal  # one module that serves all layers (ALBERT)
         stack.calls.add(number)
@@ -327,8 +385,8 @@ class Collector:
             else tokens_query[rows],
             layers=chosen,
             heads=None if is_mean else [heads for heads, _ in kept],
-            causal=stack.causal and stack.shape[0] == stack.shape[1],
-            first_query=rows.start,
+            causal=stack.causal and stack.first + stack.shape[0] == stack.shape[1],
+            first_query=stack.first + rows.start,
             queries_after=stack.shape[0] - rows.stop,
             reduction=stack.reduction,
             cell=stack.cell,

@@ -8,6 +8,7 @@ import torch
 from ..errors import CaptureError
 from .mixtures import IN_FORCE
 from .numbering import is_called_attention
+from .sequences import UNKNOWN, Given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,15 @@ class EagerWeights:
         Axes ``(batch, n_heads, n_query, n_key)``.
     module : torch.nn.Module
         The module, for what it knows of sinks and soft caps.
+    given : sequences.Given
+        What the module was given, where that was looked for.
     """
 
     name: str
     ordinal: int
     weights: torch.Tensor
     module: torch.nn.Module
+    given: Given = UNKNOWN
 
 
 class EagerHooks:

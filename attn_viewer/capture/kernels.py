@@ -435,7 +435,7 @@ def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, **option
 _FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION) if hasattr(torch.nn, "attention") else 1
 
 
-def blocks_future(mask, n_query, n_key):
+def blocks_future(mask: torch.Tensor, n_query: int, n_key: int, first: int = 0) -> bool:
     """Tell whether a mask hides every key after the query's own position.
 
     Parameters
@@ -444,14 +444,20 @@ def blocks_future(mask, n_query, n_key):
         Bool (True is seen) or float (added), last axes ``(n_query, n_key)`` or broadcastable to them.
     n_query, n_key : int
         Numbers of queries and keys.
+    first : int
+        Position of the first query among the keys.
 
     Returns
     -------
     bool
-        True if no query sees a later key.
+        True if no query sees a later key; False where queries are no keys too.
     """
-    if n_query != n_key:
+    if first + n_query != n_key:
         return False
-    hidden = ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2
-    future = torch.ones(n_query, n_key, dtype=torch.bool, device=mask.device).triu_(1)
-    return bool((hidden | ~future).all())
+    future = torch.ones(n_query, n_key, dtype=torch.bool, device=mask.device).triu_(first + 1)
+    return bool((find_hidden(mask) | ~future).all())
+
+
+def find_hidden(mask: torch.Tensor) -> torch.Tensor:
+    """Return what a mask hides: bool, of its shape."""
+    return ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2

@@ -1,18 +1,20 @@
 """The attention weights of a prompt, from one forward pass of the model as it is."""
 
 import contextlib
+import dataclasses
 
 import torch
 
 from ..errors import OptionError
 from ..tokens import label_tokens
 from .collector import Collector
-from .eager import EagerHooks
+from .eager import EagerHooks, EagerWeights
 from .guard import borrow_model
 from .numbering import get_kind
 from .options import CaptureOptions
 from .projections import ProjectionWatch
-from .prompt import encode_decoder_prompt, encode_prompt, find_segments, takes_argument
+from .prompt import encode_decoder_prompt, encode_prompt, find_device, find_segments, takes_argument
+from .sequences import SequenceWatch
 from .watch import AttentionWatch, ModuleStack
 
 
@@ -113,7 +115,9 @@ def run_watched(model, collector, inputs, *, keeps_logits=False):
     CaptureError
         If some attention was not seen, or the model is being captured already.
     """
-    wanted = {"use_cache": False} | ({} if keeps_logits else {"logits_to_keep": 1})
+    # A position, not how many of the last: told that, layers that share keys (Gemma 4) leave out all other queries.
+    last = {} if keeps_logits else {"logits_to_keep": torch.tensor([-1], device=find_device(model))}
+    wanted = {"use_cache": False} | last
     arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | inputs
     with watch_attention(model, collector) as is_eager, torch.no_grad():
         if is_eager and takes_argument(model, "output_attentions"):
@@ -139,15 +143,22 @@ def watch_attention(model, collector):
     """
     with borrow_model(model) as is_eager:
         stack = ModuleStack(model)
+        sequences = SequenceWatch(stack)
         projections = ProjectionWatch(stack, collector.take_call) if collector.wants_projections else None
+        take_call = (projections or collector).take_call
+
+        def take_weights(seen: EagerWeights) -> None:
+            collector.take_weights(dataclasses.replace(seen, given=sequences.find()))
+
         watch = AttentionWatch(
             stack,
-            (projections or collector).take_call,
-            collector.take_weights,
+            lambda call: take_call(dataclasses.replace(call, given=sequences.find())),
+            take_weights,
             wants_lse=collector.wants_lse,
         )
-        hooks = EagerHooks(stack, collector.take_weights, lambda name: name in watch.counts)
-        with hooks.install(), stack.follow(), watch, projections.install() if projections else contextlib.nullcontext():
+        hooks = EagerHooks(stack, take_weights, lambda name: name in watch.counts)
+        finding = projections.install() if projections else contextlib.nullcontext()
+        with hooks.install(), sequences.install(), stack.follow(), watch, finding:
             yield is_eager
     collector.check_complete(stack.seen)
 

@@ -1,8 +1,14 @@
 """A prompt, in any of the forms people have it in, to the inputs of a model."""
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def encode_prompt(model, tokenizer, prompt):
@@ -48,7 +54,7 @@ def encode_prompt(model, tokenizer, prompt):
     if inputs["input_ids"].shape[-1] == 0:
         raise PromptError(f"the prompt {prompt!r} has no tokens; give at least one token")
     _check_vocabulary(model, inputs["input_ids"])
-    device = next(model.parameters()).device
+    device = find_device(model)
     return {name: tensor.to(device) for name, tensor in inputs.items() if takes_argument(model, name)}
 
 
@@ -118,7 +124,7 @@ def encode_decoder_prompt(model, tokenizer, prompt):
         ids = tokenizer(text_target=prompt, add_special_tokens=False, verbose=False)["input_ids"] if prompt else []
         ids = _from_ids([start, *ids])["input_ids"]
     _check_vocabulary(model, ids)
-    return ids.to(next(model.parameters()).device)
+    return ids.to(find_device(model))
 
 
 def _from_ids(ids):
@@ -149,13 +155,38 @@ def _from_chat(tokenizer, messages):
 
 
 def _check_vocabulary(model, ids):
-    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    size = getattr(embeddings, "num_embeddings", None)
+    try:
+        size = getattr(getattr(model, "get_input_embeddings", lambda: None)(), "num_embeddings", None)
+    except (NotImplementedError, AttributeError):  # models of images and texts (CLIP) have no single one
+        size = getattr(model.config.get_text_config(), "vocab_size", None)
     if size is not None and not 0 <= int(ids.min()) <= int(ids.max()) < size:
         raise PromptError(
             f"token ids run from {int(ids.min())} to {int(ids.max())}, but the model knows 0 to {size - 1}; "
             "use the tokenizer that belongs to the model"
         )
+
+
+def find_device(model: torch.nn.Module) -> torch.device:
+    """Find the device on which a model wants its inputs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; parameters that accelerate has offloaded are nowhere, and its hooks say where they will be.
+
+    Returns
+    -------
+    torch.device
+        That of the first parameter that is anywhere, or the one that a hook moves parameters to; else the CPU.
+    """
+    import torch
+
+    here = next((part.device for part in model.parameters() if not part.is_meta), None)
+    if here is not None:
+        return here
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), "cpu"))
 
 
 def takes_argument(model, name):

@@ -1,15 +1,21 @@
 """Where the heads of a model are, found from its modules before it runs."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from ..choices import describe_numbers
 from ..errors import CaptureError, OptionError
 from .numbering import get_kind, is_attention, is_called_attention, number_modules
 
+if TYPE_CHECKING:
+    import torch
+
 _TOWER = re.compile(r"vision|visual|image|audio|speech", re.IGNORECASE)
-_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
+_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +107,7 @@ def find_target(model, kind=None):
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     is_shared = len(modules) == 1 and isinstance(depth, int) and not _has_siblings(next(iter(modules)), named)
     layers = range(depth) if is_shared else modules.values()
-    return Target(path, kind, modules, tuple(sorted(layers)), _count_heads(module, model))
+    return Target(path, kind, modules, tuple(sorted(layers)), count_heads(module, model))
 
 
 def _has_heads(model, module, name):
@@ -118,7 +124,8 @@ def _has_siblings(name, named):
     return any(len(list(parent.children())) > 1 for parent in parents)
 
 
-def _count_heads(module, model):
+def count_heads(module: torch.nn.Module, model: torch.nn.Module) -> int | None:
+    """Return how many heads a module has, as it, its config or the model's says; None where none does."""
     owners = (module, getattr(module, "config", None), getattr(model, "config", None))
     counts = (getattr(owner, name, None) for owner in owners for name in _COUNTS)
     return next((count for count in counts if isinstance(count, int)), None)

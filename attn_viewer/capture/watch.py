@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from .eager import EagerWeights
 from .kernels import attend_with_lse
 from .mixtures import IN_FORCE, SDPA, Change
+from .sequences import UNKNOWN, Given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class AttentionCall:
         What interventions made of its heads.
     projection : torch.Tensor or None
         Weights of the output projection, where it was looked for and found, axes ``(n_heads * d, d_model)``.
+    given : sequences.Given
+        What the module was given, where that was looked for.
     """
 
     name: str
@@ -52,6 +55,7 @@ class AttentionCall:
     lse: torch.Tensor | None = None
     change: Change | None = None
     projection: torch.Tensor | None = None
+    given: Given = UNKNOWN
 
 
 class ModuleStack:

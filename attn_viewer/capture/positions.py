@@ -1,0 +1,174 @@
+"""Which positions the queries and keys of an attention call have, where a key-value cache brings keys of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ..errors import CaptureError
+from .kernels import find_hidden
+
+if TYPE_CHECKING:
+    from .sequences import Given
+    from .watch import AttentionCall
+
+
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+
+
+class Positions(NamedTuple):
+    """Where queries and keys lie among all tokens so far.
+
+    Parameters
+    ----------
+    first : int
+        Position of the first query among the keys.
+    start : int
+        Position of the first key; more than 0 where a sliding cache has dropped earlier ones.
+    n_key : int
+        Keys of the map, from position 0 on: those that were dropped weigh nothing, those not yet written are no keys.
+    continues : bool
+        Whether queries and keys are of one sequence that earlier passes began.
+    """
+
+    first: int
+    start: int
+    n_key: int
+    continues: bool
+
+
+def find_positions(
+    given: Given, module: torch.nn.Module, n_query: int, n_key: int, visible: torch.Tensor | None, batch: int
+) -> Positions:
+    """Find where the queries and keys of self-attention lie.
+
+    Parameters
+    ----------
+    given : sequences.Given
+        What the module was given.
+    module : torch.nn.Module
+        The module, for its window.
+    n_query, n_key : int
+        Queries and keys of its call.
+    visible : torch.Tensor or None
+        Bool, axes ``(…, n_query, n_key)``: which keys each query sees, where that is known; only asked for without a
+        cache and with unlike numbers of queries and keys.
+    batch : int
+        Elements of the batch.
+
+    Returns
+    -------
+    Positions
+        From the cache that the module was given; or, where a program has a cache of its own, from what queries see:
+        one key more from query to query, or for a single one, all that there are in a module which was given nothing
+        but that query's token. Else the keys are those of another sequence.
+
+    Raises
+    ------
+    CaptureError
+        If a cache gave fewer keys than there are tokens, and not those of a sliding window.
+    """
+    is_given = any(n in (n_key, batch * n_key) for n in given.others)
+    if given.past is not None and (not is_given or n_key == given.past + n_query):
+        total = given.past + n_query
+        windows = {
+            getattr(owner, name, None) for owner in (module, getattr(module, "config", None)) for name in _WINDOWS
+        }
+        # What a sliding cache hands out: what it keeps beside the new keys, or as much as it keeps.
+        slides = n_key in {n for window in windows if isinstance(window, int) for n in (window, window - 1 + n_query)}
+        if n_key < total and not slides:
+            raise CaptureError(
+                f"a module attends to {n_key} keys where its cache has seen {total} tokens, and no window says which "
+                "they are; run the prompt in one pass, without a cache"
+            )
+        return Positions(given.past, max(total - n_key, 0), total, given.past > 0 or n_key > total)
+    if n_query == n_key or visible is None:
+        return Positions(0, 0, n_key, False)
+    seen = visible.reshape(-1, n_query, n_key).any(0)
+    last = (seen * torch.arange(1, n_key + 1, device=seen.device)).amax(-1) - 1
+    steps = last - last[0] == torch.arange(n_query, device=last.device)
+    is_alone = given.own == batch and not is_given
+    if (n_query > 1 or is_alone) and bool(steps.all()) and int(last[0]) > 0:
+        return Positions(int(last[0]), 0, int(last[0]) + n_query, True)
+    return Positions(0, 0, n_key, False)
+
+
+def lay_out_call(call: AttentionCall, positions: Positions) -> AttentionCall:
+    """Return a call whose keys are those of the map.
+
+    Parameters
+    ----------
+    call : watch.AttentionCall
+        The call.
+    positions : Positions
+        Where its queries and keys lie.
+
+    Returns
+    -------
+    watch.AttentionCall
+        The same one where nothing is to be done.
+
+    Raises
+    ------
+    CaptureError
+        If queries see keys that were not written yet.
+    """
+    n_query, n_key = call.query.shape[-2], call.key.shape[-2]
+    dropped, unwritten = positions.start, n_key + positions.start - positions.n_key
+    if not dropped and not unwritten:
+        return call
+    mask = call.mask
+    if mask is None and (dropped or not call.is_causal):
+        mask = torch.ones(n_query, n_key, dtype=torch.bool, device=call.key.device)
+        mask = mask.tril_() if call.is_causal else mask
+    if mask is not None:
+        mask = mask.expand(*mask.shape[:-1], n_key)
+        if not bool(find_hidden(mask[..., n_key - unwritten :]).all()):
+            raise _refuse_unwritten(call.name, unwritten)
+        hidden = False if mask.dtype == torch.bool else -torch.inf
+        mask = torch.nn.functional.pad(mask[..., : n_key - unwritten], (dropped, 0), value=hidden)
+    key, value = (
+        torch.nn.functional.pad(part[..., : n_key - unwritten, :], (0, 0, dropped, 0))
+        for part in (call.key, call.value)
+    )
+    return dataclasses.replace(
+        call, key=key, value=value, mask=mask, is_causal=call.is_causal and mask is None, lse=call.lse
+    )
+
+
+def lay_out_weights(weights: torch.Tensor, positions: Positions, name: str) -> torch.Tensor:
+    """Return weights whose keys are those of the map; see `lay_out_call`.
+
+    Parameters
+    ----------
+    weights : torch.Tensor
+        Axes ``(…, n_query, n_key)``.
+    positions : Positions
+        Where its queries and keys lie.
+    name : str
+        Of the module, for the error.
+
+    Returns
+    -------
+    torch.Tensor
+        The same where nothing is to be done.
+
+    Raises
+    ------
+    CaptureError
+        If there is weight on keys that were not written yet.
+    """
+    n_key = weights.shape[-1]
+    dropped, unwritten = positions.start, n_key + positions.start - positions.n_key
+    if unwritten and bool(weights[..., n_key - unwritten :].any()):
+        raise _refuse_unwritten(name, unwritten)
+    return torch.nn.functional.pad(weights[..., : n_key - unwritten], (dropped, 0)) if dropped or unwritten else weights
+
+
+def _refuse_unwritten(name: str, unwritten: int) -> CaptureError:
+    return CaptureError(
+        f"module {name!r} attends to {unwritten} keys behind the last token, which its cache has not written yet; "
+        "pass an attention mask that hides them, or a DynamicCache"
+    )

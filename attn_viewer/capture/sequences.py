@@ -1,0 +1,130 @@
+"""What a module that runs was given: how many tokens, how many a cache holds already, and whether it ran before."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from .watch import ModuleStack
+
+
+class Given(NamedTuple):
+    """What an attention module was given for the run that it is in.
+
+    Parameters
+    ----------
+    own : int or None
+        Tokens of all batch elements in the first tensor that the module got; None where it got no rows of numbers.
+    others : tuple of int
+        The same of the other tensors: an encoder's output, or one that only looks like a sequence.
+    past : int or None
+        Tokens that a key-value cache held before this pass; None where the module got no cache.
+    follows : bool
+        False where this is a second run of the module, or of one around it, and on something else than what the first
+        put out.
+    """
+
+    own: int | None = None
+    others: tuple[int, ...] = ()
+    past: int | None = None
+    follows: bool = True
+
+
+UNKNOWN = Given()
+
+
+class SequenceWatch:
+    """Keep what modules are given while they run.
+
+    Shapes of attention calls alone do not tell what they are about: heads that share keys are packed as queries, a step
+    over a cache has more keys than queries as cross-attention has, weights of a band have as many axes as a map.
+
+    Parameters
+    ----------
+    stack : watch.ModuleStack
+        Followed at the same time, from earlier on, so that a module is on it when its hook runs.
+    """
+
+    def __init__(self, stack: ModuleStack) -> None:
+        self.stack = stack
+        self.thread = threading.get_ident()
+        self.given: dict[str, Given] = {}
+        self.runs: Counter[str] = Counter()
+        self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
+        self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
+
+    @contextlib.contextmanager
+    def install(self) -> Iterator[SequenceWatch]:
+        """Keep the hooks on all modules while the block runs."""
+        handles = []
+        try:
+            for module in self.stack.known:
+                handles += [
+                    module.register_forward_pre_hook(self._enter, with_kwargs=True),
+                    module.register_forward_hook(self._leave),
+                ]
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def find(self) -> Given:
+        """Return what the innermost running module that got rows of tokens was given."""
+        running = [name for name in self.stack.names if name in self.given]
+        found = next((self.given[name] for name in reversed(running) if self.given[name].own is not None), UNKNOWN)
+        again = next((self.given[name] for name in running if self.runs[name] > 1), UNKNOWN)
+        return found._replace(follows=again.follows)
+
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self.thread or not self.stack.names:
+            return
+        if len(self.stack.names) == 1:  # another pass
+            self.lengths.clear()
+        name = self.stack.names[-1]
+        values = (*args, *kwargs.values())
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        rows = [part.numel() // part.shape[-1] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
+        self.runs[name] += 1
+        earlier = {id(part) for part in (there() for there in self.results.get(name, ())) if part is not None}
+        self.given[name] = Given(
+            rows[0] if rows and tensors[0].ndim in (2, 3) else None,
+            tuple(rows[1:]),
+            next((self._measure_cache(value) for value in values if is_cache(value)), None),
+            self.runs[name] == 1 or any(id(part) in earlier for part in tensors),
+        )
+
+    def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() == self.thread and self.stack.names:
+            self.results[self.stack.names[-1]] = [weakref.ref(part) for part in _iterate_tensors(output)]
+
+    def _measure_cache(self, cache: Any) -> int:
+        """Return how many tokens a cache held when it was first seen: layers add to it while they run."""
+        if id(cache) not in self.lengths:
+            self.lengths[id(cache)] = int(cache.get_seq_length()), cache
+        return self.lengths[id(cache)][0]
+
+
+def is_cache(value: object) -> bool:
+    """Tell a key-value cache of transformers, whichever class it is of."""
+    return callable(getattr(value, "get_seq_length", None)) and callable(getattr(value, "update", None))
+
+
+def _is_vectors(part: torch.Tensor) -> bool:
+    return part.is_floating_point() and part.numel() > 0
+
+
+def _iterate_tensors(output: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors that a module put out, one or in a tuple or a dictionary."""
+    parts: tuple[Any, ...] | list[Any]
+    if isinstance(output, dict):
+        parts = list(output.values())
+    else:
+        parts = output if isinstance(output, (tuple, list)) else (output,)
+    yield from (part for part in parts if isinstance(part, torch.Tensor))
