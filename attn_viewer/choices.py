@@ -1,16 +1,22 @@
 """Numbers of layers and heads, and ranges of tokens, as a person gives them and reads them."""
 
+import itertools
 import operator
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
-from .errors import OptionError
+from .errors import OptionError, cut, shorten
+
+# No model has more layers, and no layer more heads.
+MOST_NUMBERS = 100_000
 
 
-def choose_numbers(wanted, present, what):
+def choose_numbers(wanted: Iterable[SupportsIndex] | None, present: Sequence[int], what: str) -> tuple[int, ...]:
     """Check a choice of layers or heads against those that are there.
 
     Parameters
     ----------
-    wanted : sequence of int or None
+    wanted : iterable of int or None
         True numbers; None takes all.
     present : sequence of int
         Those that are there.
@@ -27,22 +33,22 @@ def choose_numbers(wanted, present, what):
     OptionError
         If none is chosen, one is not there, or it is no sequence of whole numbers.
     """
-    if wanted is None:
+    numbers = check_numbers(wanted, what)
+    if numbers is None:
         return tuple(present)
-    chosen = sorted(set(check_numbers(wanted, what)))
-    missing = [number for number in chosen if number not in present]
-    if missing or not chosen:
-        came = ", ".join(map(str, missing)) or "an empty choice"
-        raise OptionError(f"there is no {what} {came}; there are {describe_numbers(present)}")
-    return tuple(chosen)
+    missing = set(numbers).difference(present)
+    if missing or not numbers:
+        came = cut(describe_numbers(missing)) or "an empty choice"
+        raise OptionError(f"there is no {what} {came}; there are {cut(describe_numbers(present))}")
+    return tuple(sorted(set(numbers)))
 
 
-def check_numbers(wanted, what):
+def check_numbers(wanted: Iterable[SupportsIndex] | None, what: str) -> tuple[int, ...] | None:
     """Check that a choice of layers or heads is made of whole numbers, before it is known which there are.
 
     Parameters
     ----------
-    wanted : sequence of int or None
+    wanted : iterable of int or None
         Numbers; None takes all.
     what : str
         The word for the error message.
@@ -58,19 +64,27 @@ def check_numbers(wanted, what):
         If it is a number alone, text, or anything else.
     """
     try:
-        return None if wanted is None else tuple(operator.index(number) for number in wanted)
-    except TypeError as reason:
-        raise OptionError(
-            f"to choose a {what}, give a sequence of whole numbers such as [0, 3]; got {wanted!r}"
-        ) from reason
+        if wanted is None:
+            return None
+        numbers = tuple(itertools.islice(wanted, MOST_NUMBERS + 1))
+        if len(numbers) <= MOST_NUMBERS and not any(isinstance(number, bool) for number in numbers):
+            return tuple(map(operator.index, numbers))
+        reason = None
+    except TypeError as error:
+        reason = error
+    raise OptionError(
+        f"to choose a {what}, give a sequence of whole numbers such as [0, 3]; got {shorten(wanted)}"
+    ) from reason
 
 
-def check_spans(spans, n_tokens, error, what):
+def check_spans(
+    spans: Iterable[tuple[str, SupportsIndex, SupportsIndex]], n_tokens: int | None, error: type[Exception], what: str
+) -> tuple[tuple[str, int, int], ...]:
     """Check named spans of tokens.
 
     Parameters
     ----------
-    spans : sequence of (str, int, int)
+    spans : iterable of (str, int, int)
         ``(name, start, stop)``.
     n_tokens : int or None
         Number of tokens, when known.
@@ -90,21 +104,22 @@ def check_spans(spans, n_tokens, error, what):
         Of the type `error`, if they are no ascending triples within the tokens.
     """
     expected = f"{what} must be (name, start, stop) with 0 <= start < stop, ascending and apart"
+    checked, end = [], 0
     try:
-        checked = tuple((name, operator.index(start), operator.index(stop)) for name, start, stop in spans)
+        for name, begin, close in spans:
+            start, stop = operator.index(begin), operator.index(close)
+            if not isinstance(name, str) or not end <= start < stop:
+                raise error(f"{expected}; got {shorten((name, start, stop))} after token {end}")
+            if n_tokens is not None and stop > n_tokens:
+                raise error(f"{expected} and within {n_tokens} tokens; got {shorten((name, start, stop))}")
+            checked.append((name, start, stop))
+            end = stop
     except (TypeError, ValueError) as reason:
-        raise error(f"{expected}; got {spans!r}") from reason
-    end = 0
-    for name, start, stop in checked:
-        if not isinstance(name, str) or not end <= start < stop:
-            raise error(f"{expected}; got {(name, start, stop)!r} after token {end}")
-        if n_tokens is not None and stop > n_tokens:
-            raise error(f"{expected} and within {n_tokens} tokens; got {(name, start, stop)!r}")
-        end = stop
-    return checked
+        raise reason if isinstance(reason, error) else error(f"{expected}; got {shorten(spans)}") from reason
+    return tuple(checked)
 
 
-def describe_numbers(numbers):
+def describe_numbers(numbers: Iterable[int]) -> str:
     """Write numbers as short ranges: ``0-3, 7``.
 
     Parameters
@@ -117,7 +132,7 @@ def describe_numbers(numbers):
     str
         The ranges, ascending.
     """
-    runs = []
+    runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number

@@ -3,11 +3,29 @@
 A message names what came, what was expected and what to do.
 """
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Characters; what came may be as long as it likes.
 LONGEST_MESSAGE = 600
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shorten(value: Any) -> str:
+    """Write any value for a message: one line, whatever it holds, at a bounded cost."""
+    try:
+        return cut(" ".join(_SHORT.repr(value).split()))
+    except Exception:  # a stranger's __repr__, or a number of more digits than Python writes
+        return f"a {type(value).__name__}"
+
+
+def cut(text: str) -> str:
+    """Return a text for a message, cut where it is longer than a line."""
+    return text if len(text) <= 160 else f"{text[:150]}…"
 
 
 class AttnViewerError(Exception):

@@ -4,7 +4,7 @@ import dataclasses
 
 from ..choices import check_numbers
 from ..errors import OptionError
-from ..maps import POOLINGS
+from ..facts import POOLINGS
 from .reduction import AUTO, REDUCTIONS, choose_cell
 
 DTYPES = ("float16", "float32")

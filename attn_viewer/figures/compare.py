@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.transforms import Affine2D
 
-from ..maps import WEIGHTINGS
+from ..facts import WEIGHTINGS
 from . import style
 from .grids import label_column
 from .heatmap import label_axis, limit_cells

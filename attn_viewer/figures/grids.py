@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
 
 from ..errors import OptionError
-from ..maps import DERIVED, WEIGHTINGS
+from ..facts import DERIVED, WEIGHTINGS
 from . import style
 from .heatmap import draw_colorbar, label_axis, limit_cells
 from .labels import LineText, TokenStamps, measure_text

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import WEIGHTINGS
+from ..facts import WEIGHTINGS
 from . import style
 from .layout import BETWEEN, MARGIN, measure_title
 from .sheet import Sheet

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import WEIGHTINGS
+from ..facts import WEIGHTINGS
 from ..tokens import SPACE
 from . import style
 from .labels import measure_text

@@ -3,7 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 
-from ..maps import WEIGHTINGS
+from ..facts import WEIGHTINGS
 from . import style
 from .grids import name_layer_map
 from .heads import GridPage, find_grid_room, label_numbers

@@ -5,9 +5,9 @@ import random
 import re
 from pathlib import Path
 
-from ..errors import ActivationsMissingError, InvalidPromptError, OptionError
+from ..errors import ActivationsMissingError, InvalidPromptError, OptionError, shorten
 from ..storage.dataset import augment_prompt_with_hash
-from ..storage.objects import load_plain, shorten
+from ..storage.objects import load_plain
 
 # Where a text may be cut, best first; a cut comes after the match.
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))

@@ -24,9 +24,10 @@ from ..errors import (
     AttnViewerError,
     InvalidPromptError,
     OptionError,
+    shorten,
 )
 from ..files import check_model_id, make_folder
-from .objects import read_json, shorten, write_json
+from .objects import read_json, write_json
 
 DATA_DIR = "attn_data"
 EXTRA = "attn_viewer"

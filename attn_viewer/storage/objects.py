@@ -4,7 +4,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from ..errors import ActivationsDamagedError, ActivationsMissingError, InvalidPromptError
+from ..errors import ActivationsDamagedError, ActivationsMissingError, InvalidPromptError, shorten
 from ..files import write_whole
 
 
@@ -77,9 +77,3 @@ def dump_object(content):
         return json.dumps(content, default=str).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPromptError(f"{shorten(content)} cannot be written as JSON: {error}; give plain types") from error
-
-
-def shorten(value):
-    """Write a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"

@@ -4,19 +4,18 @@ They are an archive, or in its place a stack (`arrays`). ``prompt.json`` is writ
 """
 
 import contextlib
-import dataclasses
-import math
 
 import numpy as np
 
-from ..choices import choose_numbers
 from ..errors import (
     ActivationsDamagedError,
     ActivationsMismatchError,
     ActivationsMissingError,
     InvalidMapsError,
     OptionError,
+    shorten,
 )
+from ..facts import MapFacts
 from ..files import make_folder, open_whole, remove_leftovers, write_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
@@ -30,17 +29,12 @@ from .dataset import (
     get_head_counts,
     load_model_cfg,
 )
-from .objects import dump_object, read_json, shorten
+from .objects import dump_object, read_json
 
 ACTIVATIONS = "activations.npz"
 STACKED = "activations-blocks.-.attn.hook_pattern.npy"
 # The file names of weights, the quicker to read first.
 KINDS = {STACKED: Stack, ACTIVATIONS: Archive}
-_FACTS = tuple(
-    field.name
-    for field in dataclasses.fields(AttentionMaps)
-    if field.name not in ("weights", "tokens_query", "model_id", "_")
-)
 
 
 def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
@@ -81,15 +75,12 @@ def save_activations(maps, prompt, save_path=DATA_DIR, *, stacked=False):
             compare_prompt_to_loaded(prompt, read_json(folder / "prompt.json"))
     if stacked and len(set(maps.n_heads)) > 1:
         raise OptionError(f"layers with {sorted(set(maps.n_heads))} heads cannot be stacked; leave out stacked heads")
-    facts = {name: getattr(maps, name) for name in _FACTS}
-    if maps.tokens_query != maps.tokens_key:
-        facts["tokens_query"] = maps.tokens_query
     tokens = prompt.get("tokens")
     tokens = tokens if isinstance(tokens, (list, tuple)) else list(maps.tokens_key)
     # pattern-lens's page stops at a prompt without "meta", also where that is null.
     meta = {} if prompt.get("meta") is None else prompt["meta"]
     description = dump_object(
-        {"meta": {}} | prompt | {"meta": meta, "n_tokens": len(tokens), "tokens": tokens, EXTRA: facts}
+        {"meta": {}} | prompt | {"meta": meta, "n_tokens": len(tokens), "tokens": tokens, EXTRA: maps.to_plain()}
     )
     make_folder(folder)
     path, other = folder / ACTIVATIONS, folder / STACKED
@@ -135,10 +126,14 @@ def activations_exist(model_name, prompt, save_path=DATA_DIR, *, stacked=False):
         return False
     try:
         stored = read_json(folder / "prompt.json")
-        compare_prompt_to_loaded(prompt, stored)
-        with _open_weights(folder / name, stored) as weights:
-            return _fit(weights.shapes, stored)
     except ActivationsDamagedError:
+        return False
+    compare_prompt_to_loaded(prompt, stored)
+    try:
+        with _open_weights(folder / name, stored) as weights:
+            read_facts(stored, weights.shapes)
+        return True
+    except (ActivationsDamagedError, ActivationsMismatchError):
         return False
 
 
@@ -224,17 +219,13 @@ def load_prompt_maps(model_name, prompt, save_path=DATA_DIR, *, layers=None):
     stored = _load_prompt(model_name, prompt, save_path)
     folder = find_prompt_folder(model_name, prompt, save_path)
     path = _find_file(folder)
+    model_id = config.get(EXTRA, {}).get("model_id", config["model_name"])
     with _open_weights(path, stored) as opened:
-        if not _fit(opened.shapes, stored):  # before they are read, which may be more than there is memory
-            shapes = {layer: " × ".join(map(str, shape)) for layer, shape in opened.shapes.items()}
-            raise ActivationsMismatchError(
-                f"weights and prompt.json in {str(folder)!r} do not fit together: (layer: heads, queries, "
-                f"keys) {shorten(shapes)} is not what prompt.json says; run attn-viewer activations again"
-            )
-        numbers = list(opened.shapes) if layers is None else choose_numbers(layers, list(opened.shapes), "layer")
-        by_layer = {layer: opened.read_layer(layer) for layer in numbers}
+        # Before they are read, which may be more than there is memory.
+        facts = read_facts(stored, opened.shapes, model_id).select_layers(layers)
+        weights = [opened.read_layer(layer) for layer in facts.layers]
     expected = get_head_counts(config)
-    found = dict.fromkeys(expected if layers is None else (), 0) | {layer: len(w) for layer, w in by_layer.items()}
+    found = dict.fromkeys(expected if layers is None else (), 0) | dict(zip(facts.layers, facts.n_heads, strict=True))
     wrong = {layer: count for layer, count in found.items() if expected.get(layer) != count}
     if wrong:
         raise ActivationsMismatchError(
@@ -242,10 +233,8 @@ def load_prompt_maps(model_name, prompt, save_path=DATA_DIR, *, layers=None):
             f"{shorten({layer: expected.get(layer) for layer in wrong})}; one of them is of another model"
         )
     try:
-        facts = describe_activations(stored, config, by_layer, list(by_layer.values()))
-        weights = [w if w.dtype == np.float16 else w.astype(np.float32, copy=False) for w in by_layer.values()]
-        return AttentionMaps(weights, **facts)
-    except (InvalidMapsError, KeyError, TypeError, ValueError) as error:
+        return make_maps(stored, facts, weights)
+    except InvalidMapsError as error:
         raise ActivationsMismatchError(
             f"weights and prompt.json in {str(folder)!r} do not fit together: {error}; compute them again (--force)"
         ) from error
@@ -272,21 +261,6 @@ def _open_weights(path, stored):
         raise ActivationsDamagedError(
             f"{str(path)!r} cannot be read: {error.strerror or error}; delete it or compute it again"
         ) from error
-
-
-def _fit(shapes, stored):
-    """Tell whether weights are of the layers, heads and tokens that ``prompt.json`` names."""
-    facts = get_facts(stored)
-    try:
-        if "tokens_key" not in facts:  # of pattern-lens, which does not count a token that the model puts before
-            n = len(stored.get("tokens", ()))
-            return all(shape[1:] in ((n, n), (n + 1, n + 1)) for shape in shapes.values())
-        axes = (facts.get("tokens_query", facts["tokens_key"]), facts["tokens_key"])
-        cells = [math.ceil(len(tokens) / size) for tokens, size in zip(axes, facts["cell"], strict=True)]
-        counts = map(len, facts["heads"])
-        return shapes == {layer: (n, *cells) for layer, n in zip(facts["layers"], counts, strict=True)}
-    except (ArithmeticError, KeyError, TypeError, ValueError):
-        return False
 
 
 def get_facts(stored):
@@ -316,37 +290,76 @@ def get_facts(stored):
     return facts
 
 
-def describe_activations(stored, config, layers, samples):
-    """Say what the weights of a prompt are.
+def read_facts(stored, shapes, model_id="model"):
+    """Say what the weights of a prompt are, before they are read.
 
     Parameters
     ----------
     stored : dict
         Content of ``prompt.json``.
-    config : dict
-        Content of ``model_cfg.json``.
-    layers : collection of int
-        True numbers of the layers, ascending.
-    samples : sequence of numpy.ndarray
-        Some of their weights, the last axes ``(n_query, n_key)``, to tell what nothing else says.
+    shapes : mapping of int to tuple of int
+        Axes ``(n_heads, n_query, n_key)`` of the weights by true number of the layer, ascending.
+    model_id : str
+        Name of the model.
 
     Returns
     -------
-    dict
-        Arguments of `AttentionMaps` other than the weights. Where pattern-lens wrote them, they count as causal if no
-        weight lies above the diagonal, and a first token that it does not name is ``<bos>``.
+    MapFacts
+        The facts. Where pattern-lens wrote the prompt, a first token that it does not name is ``<bos>``, and `causal`
+        is for `make_maps` to read from the weights.
 
     Raises
     ------
-    KeyError, TypeError, ValueError
-        If the facts are not such.
+    ActivationsMismatchError
+        If the weights are of other layers, heads or tokens.
+    ActivationsDamagedError
+        If facts are missing, or of a wrong type or range.
     """
-    facts = {name: value for name, value in get_facts(stored).items() if name in (*_FACTS, "tokens_query")}
-    facts |= {"layers": list(layers), "model_id": config.get(EXTRA, {}).get("model_id", config["model_name"])}
-    if "tokens_key" in facts:
-        heads = dict(zip(get_facts(stored)["layers"], facts["heads"], strict=True))
-        return facts | {"heads": [heads[layer] for layer in layers]}
-    labels = [show_raw_token(token) for token in stored.get("tokens", ())]
-    if len(labels) == samples[0].shape[-1] - 1:
-        labels.insert(0, "<bos>")
-    return facts | {"tokens_key": labels, "causal": not any(np.triu(sample, 1).any() for sample in samples)}
+    plain = get_facts(stored)
+    if "tokens_key" not in plain:
+        tokens = stored.get("tokens")
+        labels = [show_raw_token(str(token)) for token in tokens] if isinstance(tokens, list) else []
+        if any(len(labels) == shape[-1] - 1 for shape in shapes.values()):
+            labels.insert(0, "<bos>")
+        plain = {"tokens_key": labels} | plain
+    found = {"layers": list(shapes), "heads": [list(range(shape[0])) for shape in shapes.values()]}
+    try:
+        facts = MapFacts.from_plain(found | plain | {"model_id": model_id})
+    except InvalidMapsError as error:
+        raise ActivationsDamagedError(
+            f"prompt.json of {shorten(stored.get('hash'))} does not describe its weights: {error}; compute them again"
+        ) from error
+    expected = {layer: (n, *facts.shape) for layer, n in zip(facts.layers, facts.n_heads, strict=True)}
+    if expected != shapes:
+        raise ActivationsMismatchError(
+            f"weights and prompt.json of {shorten(stored.get('hash'))} do not fit together: (layer: heads, queries, "
+            f"keys) {shorten(shapes)} there, {shorten(expected)} here; run attn-viewer activations again"
+        )
+    return facts
+
+
+def make_maps(stored, facts, weights):
+    """Put weights and facts of a prompt together.
+
+    Parameters
+    ----------
+    stored : dict
+        Content of ``prompt.json``.
+    facts : MapFacts
+        From `read_facts`, of these layers and heads.
+    weights : sequence of numpy.ndarray
+        One array a layer, any floating type.
+
+    Returns
+    -------
+    AttentionMaps
+        The maps, checked; `causal` is read from the weights where ``prompt.json`` does not say it.
+
+    Raises
+    ------
+    InvalidMapsError
+        If the numbers are no attention weights.
+    """
+    layers = [w if w.dtype == np.float16 else w.astype(np.float32, copy=False) for w in weights]
+    unsaid = {} if "causal" in get_facts(stored) else {"causal": None, "first_query": None}
+    return AttentionMaps(layers, facts, **unsaid)

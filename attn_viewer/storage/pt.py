@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CacheError
+from ..facts import MapFacts
 from ..files import check_model_id, make_folder, open_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
@@ -20,29 +21,6 @@ EXTRA = "attn_viewer"
 MOST_LAYERS = 10_000
 # Characters; groups of tokens, such as sentences, have labels too.
 LONGEST_LABEL = 10_000
-_FACTS = (
-    "ids_key",
-    "layers",
-    "heads",
-    "kind",
-    "causal",
-    "first_query",
-    "queries_after",
-    "prompt_length",
-    "segments",
-    "grouping",
-    "grid",
-    "model_id",
-    "reduction",
-    "cell",
-    "pooling",
-    "has_sinks",
-    "softcap",
-    "source",
-    "weighting",
-    "interventions",
-    "averaged_heads",
-)
 
 
 def save_scores(maps, folder, *, name=None):
@@ -71,19 +49,16 @@ def save_scores(maps, folder, *, name=None):
 
     path = Path(folder) / f"{check_model_id(maps.model_id if name is None else name)}{SUFFIX}"
     make_folder(path.parent)
+    facts = maps.to_plain()
     content = {
         # from_numpy would complain about read-only memory, which nobody writes to here.
         "attention_scores": [torch.from_numpy(np.array(layer[None])) for layer in maps.weights],
-        "tokens_list": list(maps.tokens_key),
-        EXTRA: {"tokens_query": list(maps.tokens_query)} | {name: _to_plain(getattr(maps, name)) for name in _FACTS},
+        "tokens_list": facts.pop("tokens_key"),
+        EXTRA: facts,
     }
     with open_whole(path) as file:
         torch.save(content, file)
     return path
-
-
-def _to_plain(value):
-    return [_to_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def load_scores(path):
@@ -152,10 +127,9 @@ def _read_content(archive, path):
     extra = content.get(EXTRA)
     if extra is None:
         name = path.name.removesuffix(SUFFIX).removesuffix(".pt") or "model"
-        causal = not any(np.triu(layer, 1).any() for layer in layers)
         labels = [show_raw_token(t) if isinstance(t, str) else t for t in tokens]
-        return AttentionMaps(layers, labels, model_id=name, causal=causal)
+        return AttentionMaps(layers, labels, model_id=name)
     if not isinstance(extra, dict):
         raise CacheError(f"cache {str(path)!r} has a {type(extra).__name__} under {EXTRA!r}, expected a dictionary")
-    facts = {name: extra[name] for name in _FACTS if name in extra}
-    return AttentionMaps(layers, tokens, tokens_query=extra.get("tokens_query", tokens), **facts)
+    numbers = {"layers": range(len(layers)), "heads": [range(len(layer)) for layer in layers]}
+    return AttentionMaps(layers, MapFacts.from_plain({**numbers, **extra, "tokens_key": tokens}))

@@ -15,56 +15,22 @@ import numpy as np
 from ..analysis.scores import SCORES, score_heads
 from ..errors import InvalidMapsError, UnsuitableMapsError
 from ..figures import style
-from ..maps import write_remarks
 from ..tokens import show_text
 
-VERSION = 1
+VERSION = 2
 POWER = 1.5
 # What heads can be sorted by; all of them quick to measure.
+LABELS = ("tokens_key", "tokens_query")
 DISPLAY_SCORES = ("previous_token", "duplicate_token", "induction", "sink_mass", "relative_entropy", "mean_distance")
 
 
-def describe_heads(
-    tokens_key,
-    layers,
-    heads,
-    *,
-    tokens_query=None,
-    model_id="model",
-    kind="self",
-    causal=True,
-    first_query=0,
-    prompt_length=None,
-    reduction="full",
-    cell=(1, 1),
-    pooling=None,
-    has_sinks=False,
-    softcap=None,
-    weighting="attention",
-    interventions=(),
-    averaged=None,
-    scale=1.0,
-    exact=False,
-    maxima=None,
-    scores=None,
-    notes=(),
-):
+def describe_facts(facts, *, scale=1.0, exact=False, maxima=None, scores=None, notes=()):
     """Describe weights that need not be in memory, as the front end's ``source.meta``.
 
     Parameters
     ----------
-    tokens_key : sequence of str
-        Labels of the key tokens; whatever they hold is only ever shown as text.
-    layers : sequence of int
-        True layer numbers.
-    heads : sequence of sequence of int
-        True head numbers, one sequence a layer.
-    tokens_query, model_id, kind, causal, first_query, prompt_length, reduction, cell, pooling, has_sinks, softcap
-        As in `AttentionMaps`.
-    weighting, interventions
-        Likewise.
-    averaged : str, optional
-        What the one map of each layer is, where it is that of no head.
+    facts : MapFacts
+        What is known of the weights; whatever labels hold is only ever shown as text.
     scale : float
         No weight is larger than this.
     exact : bool
@@ -73,45 +39,34 @@ def describe_heads(
         The largest weight of each head, with the first token and without it; left out, the front end finds them as it
         loads heads, and the scale that heads share ends at `scale`.
     scores : mapping of str to sequence of sequence of float, optional
-        Numbers about heads by name, shaped like `heads`; NaN where a head has none.
+        Numbers about heads by name, shaped like the heads of `facts`; NaN where a head has none.
     notes : sequence of str
         Sentences that a reader must see.
 
     Returns
     -------
     dict
-        Plain types that `json` writes.
+        Plain types that `json` writes: all facts by name, and how their weights are stored.
     """
-    labels_key = [show_text(token) for token in tokens_key]
-    labels_query = None if tokens_query is None else [show_text(token) for token in tokens_query]
-    n_query = len(labels_key if labels_query is None else labels_query)
-    return {
-        "version": VERSION,
-        "model": model_id,
-        "kind": kind,
-        "causal": bool(causal),
-        "tokens_key": labels_key,
-        "tokens_query": labels_query,
-        "first_query": int(first_query),
-        "prompt_length": len(labels_key) if prompt_length is None else int(prompt_length),
-        "reduction": reduction,
-        "pooling": pooling,
-        "cell": [int(side) for side in cell],
-        "rows": -(-n_query // int(cell[0])),
-        "columns": -(-len(labels_key) // int(cell[1])),
-        "has_sinks": bool(has_sinks),
-        "softcap": None if softcap is None else float(softcap),
-        "weighting": weighting,
-        "averaged": averaged,
-        "layers": [int(layer) for layer in layers],
-        "heads": [[int(head) for head in row] for row in heads],
-        "encoding": {"type": "float32"} if exact else {"type": "uint8", "power": POWER, "scale": float(scale)},
-        "maxima": None if maxima is None else [[[_round(v) for v in pair] for pair in row] for row in maxima],
-        "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
-        "notes": [*(f"{words[0].upper()}{words[1:]}." for words in write_remarks(weighting, interventions)), *notes],
-        "palette": _spell_palette(),
-        "masked": [style.MASKED, style.MASKED_DARK],
-    }
+    plain = facts.to_plain()
+    labels = {name: [show_text(token) for token in plain[name]] for name in LABELS if name in plain}
+    rows, columns = facts.shape
+    return (
+        plain
+        | labels
+        | {
+            "version": VERSION,
+            "rows": rows,
+            "columns": columns,
+            "averaged": facts.averaged if facts.is_mean else None,
+            "encoding": {"type": "float32"} if exact else {"type": "uint8", "power": POWER, "scale": float(scale)},
+            "maxima": None if maxima is None else [[[_round(v) for v in pair] for pair in row] for row in maxima],
+            "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
+            "notes": [*(f"{words[0].upper()}{words[1:]}." for words in facts.remarks), *notes],
+            "palette": _spell_palette(),
+            "masked": [style.MASKED, style.MASKED_DARK],
+        }
+    )
 
 
 def round_scores(rows):
@@ -136,7 +91,7 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
     maps : AttentionMaps
         The weights.
     exact, scores, notes
-        As `describe_heads` takes them.
+        As `describe_facts` takes them.
 
     Returns
     -------
@@ -145,30 +100,8 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
     """
     row, column = count_hidden(maps)
     maxima = [[_find_maxima(head, row, column) for head in weights] for weights in maps.weights]
-    return describe_heads(
-        maps.tokens_key,
-        maps.layers,
-        maps.heads,
-        tokens_query=None if maps.tokens_query == maps.tokens_key else maps.tokens_query,
-        model_id=maps.model_id,
-        kind=maps.kind,
-        causal=maps.causal,
-        first_query=maps.first_query,
-        prompt_length=maps.prompt_length,
-        reduction=maps.reduction,
-        cell=maps.cell,
-        pooling=maps.pooling,
-        has_sinks=maps.has_sinks,
-        softcap=maps.softcap,
-        weighting=maps.weighting,
-        interventions=maps.interventions,
-        averaged=maps.averaged if maps.is_mean else None,
-        scale=max(kept for layer in maxima for kept, _ in layer) or 1.0,
-        exact=exact,
-        maxima=maxima,
-        scores=scores,
-        notes=notes,
-    )
+    scale = max(kept for layer in maxima for kept, _ in layer) or 1.0
+    return describe_facts(maps, scale=scale, exact=exact, maxima=maxima, scores=scores, notes=notes)
 
 
 def _find_maxima(head, row, column):
@@ -228,7 +161,7 @@ def encode_head(weights, meta):
     weights : numpy.ndarray
         Axes ``(rows, columns)``, any floating type.
     meta : dict
-        From `describe_heads` or `describe_maps`.
+        From `describe_facts` or `describe_maps`.
 
     Returns
     -------

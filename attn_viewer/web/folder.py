@@ -6,19 +6,16 @@ lies inside the folder after all links are followed. What is wrong is said in wo
 
 import contextlib
 import dataclasses
-import inspect
 import os
 import threading
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
-from ..maps import AttentionMaps
+from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, InvalidMapsError, OptionError
 from ..storage.dataset import EXTRA, FAILED, HASH, check_model_cfg, get_head_counts
 from ..storage.objects import parse_lines, parse_object
-from ..storage.patterns import KINDS, describe_activations, get_facts
-from .encode import describe_heads
+from ..storage.patterns import KINDS, get_facts, make_maps, read_facts
 from .functions import FIGURE_NAME, parse_functions
 from .safe import DamagedError, NotInFolderError, open_inside
 
@@ -43,10 +40,10 @@ def _tell(missing, damaged):
     """Say in words without a path what `storage` says with one."""
     try:
         yield
-    except ActivationsMissingError as error:
+    except (ActivationsMissingError, OptionError) as error:
         raise NotInFolderError(missing) from error
     except (GetActivationsError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, AttnViewerError) and not isinstance(error, GetActivationsError):
+        if isinstance(error, AttnViewerError) and not isinstance(error, (GetActivationsError, InvalidMapsError)):
             raise
         raise DamagedError(damaged) from error
 
@@ -278,8 +275,10 @@ class DataFolder:
 
         Returns
         -------
-        dict
-            Arguments of `describe_heads`.
+        facts : MapFacts
+            What is known of them.
+        scale : float
+            No weight is larger.
 
         Raises
         ------
@@ -288,20 +287,16 @@ class DataFolder:
         """
         stored = self.read_prompt(model, name)
         with _tell(_ABSENT_HEAD, _DAMAGED), self._open_weights(model, name, stored) as weights:
-            layers = list(weights.shapes)
-            sample = weights.read_head(layers[0], 0)
-            facts = describe_activations(stored, model.config, layers, [sample])
-            facts.setdefault("heads", [list(range(weights.shapes[layer][0])) for layer in layers])
-            if facts.get("weighting", "attention") != "attention":  # then weights may be larger than 1
-                every = [(layer, head) for layer in layers for head in range(weights.shapes[layer][0])]
-                facts["scale"] = max(float(weights.read_head(*place).max()) for place in every) or 1.0
-            n_key = len(facts["tokens_key"])
-            n_query = len(facts.get("tokens_query", facts["tokens_key"]))
-            down, across = facts.get("cell", (1, 1))
-            if (-(-n_query // down), -(-n_key // across)) != sample.shape:
-                raise DamagedError(f"there are {n_query} tokens and weights of {sample.shape}; compute them again")
-            known = inspect.signature(describe_heads).parameters
-            return {key: value for key, value in facts.items() if key in known}
+            facts = read_facts(stored, weights.shapes, model.title)
+            layer, heads = facts.layers[0], facts.heads[0]
+            one = dataclasses.replace(facts, layers=(layer,), heads=(heads[:1],))
+            sample = make_maps(stored, one, [weights.read_head(layer, 0)[None]])
+            facts = dataclasses.replace(facts, causal=sample.causal, first_query=sample.first_query)
+            if facts.weighting == "attention":
+                return facts, 1.0
+            # Such weights may be larger than 1.
+            every = [(layer, head) for layer, (heads, *_) in weights.shapes.items() for head in range(heads)]
+            return facts, max(float(weights.read_head(*place).max()) for place in every) or 1.0
 
     def read_weights(self, model, name, layer, head):
         """Read the weights of one head, and no others where they are stored so.
@@ -327,19 +322,18 @@ class DataFolder:
         """
         stored = self.read_prompt(model, name)
         with _tell(_ABSENT_HEAD, _DAMAGED), self._open_weights(model, name, stored) as weights:
-            facts = get_facts(stored)
-            heads = dict(zip(facts.get("layers", ()), facts.get("heads", ()), strict=False)).get(layer)
-            if heads is not None and head not in heads:
+            facts = read_facts(stored, weights.shapes)
+            heads = dict(zip(facts.layers, facts.heads, strict=True)).get(layer, ())
+            if head not in heads:
                 raise NotInFolderError(_ABSENT_HEAD)
-            return np.array(weights.read_head(layer, head if heads is None else heads.index(head)))
+            return np.array(weights.read_head(layer, heads.index(head)))
 
     def read_layer(self, model, name, layer):
         """Read one layer of a prompt as `AttentionMaps`; arguments and errors are those of `read_weights`."""
         stored = self.read_prompt(model, name)
         with _tell("there is no such layer", _DAMAGED), self._open_weights(model, name, stored) as weights:
-            heads = np.array(weights.read_layer(layer))
-            facts = describe_activations(stored, model.config, [layer], heads[:1])
-            return AttentionMaps([heads], **facts)
+            facts = read_facts(stored, weights.shapes, model.title).select_layers([layer])
+            return make_maps(stored, facts, [np.array(weights.read_layer(layer))])
 
     def _open_weights(self, model, name, stored):
         layers = get_facts(stored).get("layers")

@@ -318,7 +318,7 @@ def _render_head(meta, options):
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = html.escape(f"Attention of {meta['model']}").encode("ascii", "xmlcharrefreplace").decode("ascii")
+    title = html.escape(f"Attention of {meta['model_id']}").encode("ascii", "xmlcharrefreplace").decode("ascii")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -4,6 +4,7 @@ Nothing is trusted: requests name things and never paths (`folder`), pages of st
 header, resource policy: `guard`), and figures, which may come from strangers, run nothing (sandbox).
 """
 
+import dataclasses
 import hashlib
 import logging
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from ..errors import AttnViewerError, OptionError
 from ..figures import style
 from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
-from .encode import DISPLAY_SCORES, describe_heads, encode_head, round_scores, score_for_display
+from .encode import DISPLAY_SCORES, describe_facts, encode_head, round_scores, score_for_display
 from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
 from .safe import DamagedError, NotInFolderError
 
@@ -213,18 +214,15 @@ def _describe_prompt(folder, _request, model, prompt):
 
 
 def _describe_weights(folder, model, prompt):
-    facts = folder.describe_prompt(model, prompt)
-    try:
-        shape = [len(facts.get(name, facts["tokens_key"])) for name in ("tokens_query", "tokens_key")]
-        if facts.get("reduction", "full") != "pooled" and (side := _find_side(shape, HEAD_SIDE)) > 1:
-            notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
-            return describe_heads(**facts, notes=notes) | _describe_pooled(shape, side)
-        meta = describe_heads(**facts, exact=max(shape) <= EXACT_SIDE)
-        if meta["reduction"] == "full" and max(map(len, meta["heads"])) * math.prod(shape) <= MAX_SCORED:
-            meta["scores"] = [{"name": name, "values": None} for name in DISPLAY_SCORES]
-        return meta
-    except (AttributeError, TypeError, ValueError) as error:  # facts that a stranger wrote
-        raise DamagedError("prompt.json does not describe the weights; compute them again") from error
+    facts, scale = folder.describe_prompt(model, prompt)
+    if facts.reduction != "pooled" and (side := _find_side(facts.shape, HEAD_SIDE)) > 1:
+        notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
+        facts = dataclasses.replace(facts, reduction="pooled", pooling="max", cell=(side, side))
+        return describe_facts(facts, scale=scale, notes=notes)
+    meta = describe_facts(facts, scale=scale, exact=max(facts.shape) <= EXACT_SIDE)
+    if facts.reduction == "full" and max(facts.n_heads) * math.prod(facts.shape) <= MAX_SCORED:
+        meta["scores"] = [{"name": name, "values": None} for name in DISPLAY_SCORES]
+    return meta
 
 
 def _score_layer(folder, _request, model, prompt, layer):
@@ -232,11 +230,6 @@ def _score_layer(folder, _request, model, prompt, layer):
     maps = folder.read_layer(folder.get_model(model), prompt, layer)
     scores = score_for_display(maps) if maps.weights[0].size <= MAX_SCORED else {}
     return send_json({name: round_scores(rows)[0] for name, rows in scores.items()})
-
-
-def _describe_pooled(shape, side):
-    rows, columns = (-(-length // side) for length in shape)
-    return {"reduction": "pooled", "pooling": "max", "cell": [side, side], "rows": rows, "columns": columns}
 
 
 def _find_side(shape, most):

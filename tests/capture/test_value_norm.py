@@ -178,9 +178,9 @@ def test_storage_keeps_what_was_done(scaled, tmp_path):
     save_activations(scaled, prompt, tmp_path / "data")
     assert load_prompt_maps("tiny", prompt, tmp_path / "data").remarks == remarks
     folder = DataFolder(tmp_path / "data")
-    described = folder.describe_prompt(folder.get_model("tiny"), prompt["hash"])
-    assert described["weighting"] == "value_norm"
-    assert described["scale"] == max(float(layer.max()) for layer in scaled.weights)
+    facts, scale = folder.describe_prompt(folder.get_model("tiny"), prompt["hash"])
+    assert facts == scaled.facts
+    assert scale == max(float(layer.max()) for layer in scaled.weights)
 
 
 def test_figures_and_pages_say_so(scaled):

@@ -267,7 +267,7 @@ ONE = torch.ones(1, 1, 1, 1)
         (write_changed(attention_scores=[ONE.expand(2, 1, 1, 1)]), "layer 0 is"),
         (write_changed(attention_scores=[ONE * float("nan")], tokens_list=["a"]), "nan"),
         (write_changed(tokens_list=["a", "b"]), "2 query and 2 key tokens"),
-        (write_changed(tokens_list=[1, 2, 3, 4]), "labels must be str"),
+        (write_changed(tokens_list=[1, 2, 3, 4]), "tokens_key must be str"),
         (write_changed(attn_viewer=7), "has a int under 'attn_viewer'"),
         (write_changed(attn_viewer={"layers": "ab"}), "does not fit together"),
         (write_changed(attn_viewer={"cell": "x"}), "does not fit together"),

@@ -8,14 +8,19 @@ from hypothesis import strategies as st
 
 from attn_viewer import AttentionMaps
 from attn_viewer.errors import InvalidMapsError
+from attn_viewer.facts import MapFacts
 from attn_viewer.web.encode import (
     count_cells,
     decode_head,
-    describe_heads,
+    describe_facts,
     describe_maps,
     encode_head,
     score_for_display,
 )
+
+
+def make_facts(*tokens):
+    return MapFacts(tokens, layers=[0], heads=[[0]])
 
 
 def test_a_head_comes_back_within_its_error(demo_maps):
@@ -75,13 +80,13 @@ def test_reduced_and_cross_maps_have_the_scores_that_they_can_have(demo_maps):
 
 
 def test_labels_are_made_visible():
-    meta = describe_heads(["a\0", "b\u202e", " c"], [0], [[0]])
+    meta = describe_facts(make_facts("a\0", "b\u202e", " c"))
     assert meta["tokens_key"] == ["a<U+0000>", "b<U+202E>", "␣c"]
-    assert describe_heads(meta["tokens_key"], [0], [[0]])["tokens_key"] == meta["tokens_key"]
+    assert describe_facts(make_facts(*meta["tokens_key"]))["tokens_key"] == meta["tokens_key"]
 
 
 @pytest.mark.parametrize("weights", [np.ones((3, 2)), np.full((3, 3), 2.0), np.full((3, 3), np.nan)])
 def test_what_does_not_fit_the_description(weights):
-    meta = describe_heads(["a", "b", "c"], [0], [[0]])
+    meta = describe_facts(make_facts("a", "b", "c"))
     with pytest.raises(InvalidMapsError, match="weights"):
         encode_head(weights, meta)

@@ -41,7 +41,7 @@ def test_true_numbers_of_heads_are_kept(tmp_path, demo_maps):
     np.save(place / "activations-blocks.-.attn.hook_pattern.npy", np.stack(few.weights))
     folder = DataFolder(tmp_path)
     model = folder.get_model("m")
-    assert folder.describe_prompt(model, place.name)["heads"] == [[2, 5], [2, 5]]
+    assert folder.describe_prompt(model, place.name)[0].heads == ((2, 5), (2, 5))
     np.testing.assert_array_equal(folder.read_weights(model, place.name, 3, 5), demo_maps.get_layer(3)[5])
     with pytest.raises(NotInFolderError):
         folder.read_weights(model, place.name, 3, 4)

@@ -47,7 +47,7 @@ export function createControls(context) {
   const header = make(
     "header",
     { class: "av-header" },
-    make("div", { class: "av-title" }, make("h1", {}, meta.model), make("p", {}, describe(meta))),
+    make("div", { class: "av-title" }, make("h1", {}, meta.model_id), make("p", {}, describe(meta))),
     make("div", { class: "av-tabs", role: "tablist", "aria-label": "View" }, ...tabs),
     make("div", { class: "av-aside" }, help, themeButton),
   );

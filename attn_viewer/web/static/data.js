@@ -6,7 +6,7 @@ const LOG_FLOOR = 1e-4;
 const KEPT_BYTES = 256 * 2 ** 20;
 
 export function checkMeta(meta) {
-  if (meta?.version !== 1) throw new Error(`this viewer reads version 1 of its data, got ${meta?.version}`);
+  if (meta?.version !== 2) throw new Error(`this viewer reads version 2 of its data, got ${meta?.version}`);
 }
 
 export class HeadStore {

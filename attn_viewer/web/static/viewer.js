@@ -3,19 +3,13 @@
  *
  *   mountViewer(element, source, options) -> viewer
  *
- * `source.meta`  What `describe_maps` or `describe_heads` of attn_viewer/web/encode.py returns, parsed from JSON:
- *   version            1
- *   model              name, a string
- *   kind               "self" | "encoder" | "decoder" | "cross"
- *   causal             no query sees a later key
- *   tokens_key         labels; `tokens_query` likewise, or null where queries are keys
- *   first_query        position of the first query among the keys
- *   prompt_length      tokens of the prompt; those after it were generated
- *   reduction, pooling, cell [query tokens, key tokens], rows, columns
- *                      what a cell of a head is, and how many there are
- *   has_sinks, softcap what else the model did to its weights
- *   weighting          "attention" | "value_norm" | "rollout" | "flow": what a cell holds
- *   layers, heads      true numbers; heads is one list a layer
+ * `source.meta`  What `describe_maps` or `describe_facts` of attn_viewer/web/encode.py returns, parsed from JSON:
+ *   version            2
+ *   model_id, kind, causal, tokens_key, …
+ *                      every fact of `MapFacts` (attn_viewer/facts.py) by its name there; labels are as they are shown, and
+ *                      `tokens_query` is absent where queries are keys
+ *   rows, columns      how many cells a head has
+ *   averaged           null | what the one map of each layer is, where it is that of no head
  *   encoding           {type: "float32"} | {type: "uint8", power, scale}: weight = scale · (code / 255) ^ power
  *   maxima             null | one list a layer of [largest weight, largest without the first token] a head
  *   scores             [{name, values: one list a layer, null where a head has none; or null: `getScores` tells}]
