@@ -1,5 +1,6 @@
 """The front end in a real browser: what it shows equals the maps, and every control does what it says."""
 
+import io
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import make_maps
 
 from attn_viewer import AttentionMaps, capture_attention, export_html
 from attn_viewer.web.encode import decode_head, describe_maps, encode_head
+from attn_viewer.web.page import pool_maps
 
 TEXT = "In the beginning God created the heaven and the earth.\nAnd the earth was without form."
 VIEWS = ("overview", "heatmap", "text", "lines")
@@ -232,7 +234,7 @@ def count_painted(page, pane):
     )
 
 
-def test_text_shows_who_looks_and_freezes(open_page, path, maps):
+def test_text_shows_who_looks_and_pins(open_page, path, maps):
     page = open_page(path, "view=text&layer=2")
     page.wait_for_selector('.av-text[data-ready="2"]')
     page.locator('[data-pane="observer"] [data-token="9"]').hover()
@@ -241,13 +243,13 @@ def test_text_shows_who_looks_and_freezes(open_page, path, maps):
     assert not any(observer[10:])
     assert any(observed[9:])
     assert not any(observed[:9])
-    page.locator('[data-pane="observer"] [data-token="9"]').dblclick()
+    page.locator('[data-pane="observer"] [data-token="9"]').click()
     page.wait_for_function('location.hash.includes("observer=9")')
     page.locator('[data-pane="observer"] [data-token="4"]').hover()
     tooltip = page.locator(".av-tooltip").inner_text().split("\n")
     assert tooltip[0] == f"4  {maps.tokens_key[4]}"
     np.testing.assert_allclose(float(tooltip[3].split()[2]), maps.get_layer(2)[2, 9, 4], rtol=0.05)
-    assert count_painted(page, "observer") == observer  # frozen
+    assert count_painted(page, "observer") == observer  # pinned
     page.wait_for_timeout(50)
     assert not any(count_painted(page, "observed")[:4])  # free: it follows to token 4
     assert any(count_painted(page, "observed")[4:9])
@@ -346,8 +348,6 @@ def test_links_to_queries_that_are_fewer_than_keys(open_page, tmp_path, line, sh
 
 
 def test_lines_of_pooled_queries_name_true_positions(open_page, tmp_path):
-    from attn_viewer.web.page import pool_maps
-
     whole = make_maps(1, 2, 30)
     last = AttentionMaps(
         [whole.weights[0][:, 20:]], whole.tokens_key, tokens_query=whole.tokens_key[20:], first_query=20
@@ -398,7 +398,7 @@ def test_a_link_restores_everything(open_page, path):
     state = "view=text&layer=2&scale=log&range=all&first=hide&amp=1_5&min=0_01&on=1.2&observed=3&observer=9"
     page = open_page(path, state)
     page.wait_for_selector('.av-text[data-ready="2"]')
-    assert page.locator('[aria-pressed="true"]').all_inner_texts() == ["log", "shared", "1", "2"]
+    assert page.locator('[aria-pressed="true"]').all_inner_texts() == ["log", "shared", "auto", "1", "2"]
     assert page.locator(".av-status").all_inner_texts()[0].startswith("3  ")
     assert page.locator(".av-status").all_inner_texts()[1].startswith("9  ")
     page.keyboard.press("4")
@@ -496,3 +496,162 @@ def test_generated_tokens_are_told_apart(open_page, tmp_path):
     assert 0.3 < red.mean() < 0.8  # dashed, from top to bottom
     page.keyboard.press("3")
     assert "Bold tokens were generated." in page.locator(".av-text").inner_text()
+
+
+def see_strips(page, pane, token):
+    """Return the colours that a screenshot shows at the foot of a token, where its strips are."""
+    from PIL import Image
+
+    locator = page.locator(f'[data-pane="{pane}"] [data-token="{token}"]')
+    box = locator.bounding_box()
+    strips = float(
+        page.locator(f'[data-pane="{pane}"]').evaluate("e => parseFloat(e.style.getPropertyValue('--strips'))")
+    )
+    clip = {
+        "x": box["x"] + 3,
+        "y": box["y"] + box["height"] - strips + 1,
+        "width": box["width"] - 6,
+        "height": strips - 2,
+    }
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    return np.asarray(picture).astype(int)
+
+
+def test_strips_lie_above_the_grounds_of_generated_and_focused_tokens(open_page, tmp_path):
+    n = 8
+    weights = np.tril(np.full((n, n), 1e-4, np.float32))
+    weights[6, 6] = weights[7, 6] = 1  # the focused token itself, and a generated token
+    weights[6, 5] = weights[4, 5] = 0.9
+    maps = AttentionMaps([weights[None]], [f"token{i}" for i in range(n)], prompt_length=5)
+    page = open_page(export_html(maps, tmp_path / "new.html")[0], "view=text&observer=6&rows=own")
+    page.wait_for_selector(".av-text[data-ready]")
+    for token, is_strong in ((5, True), (6, True), (3, False)):
+        seen = see_strips(page, "observer", token)
+        colourful = np.mean(seen.max(-1) - seen.min(-1) > 90)
+        assert (colourful > 0.5) == is_strong, (token, colourful)
+
+
+@pytest.mark.parametrize("view", ["overview", "heatmap"])
+def test_a_hidden_first_token_is_hidden_where_cells_are_pooled_for_display(open_page, tmp_path, view):
+    n = 700
+    weights = np.tril(np.full((n, n), 0.001, np.float32))
+    weights[:, 0] = 0.9
+    weights[50:, 50] = 0.1
+    maps = AttentionMaps([np.stack([weights, weights])], [str(i) for i in range(n)])
+    state = f"view={view}&layer=0&head=0&first=hide&scale=linear"
+    page = open_page(export_html(maps, tmp_path / "sink.html")[0], state, width=500)
+    if view == "overview":
+        page.wait_for_selector('.av-overview[data-ready="true"]')
+        script = "document.querySelector('.av-grid canvas').getContext('2d').getImageData(0, 100, 1, 1).data"
+        seen = page.evaluate(f"[...{script}].slice(0, 3)")
+    else:
+        wait_for_head(page, 0, 0)
+        assert read_place(page)[2] < 1  # less than a pixel a cell
+        seen = read_pixels(page, [600], [0])[0, 0]
+    # The first cell shows the largest of its weights but the first token's; without that the scale ends at 0.1.
+    assert np.abs(list_colors(describe_maps(maps))[round(255 * 0.01)].astype(int) - seen).max() <= 3
+
+
+def test_a_hidden_first_token_takes_its_cell_from_pooled_text(open_page, tmp_path):
+    n = 36
+    weights = np.tril(np.full((n, n), 0.02, np.float32))
+    weights[:, 0] = 0.9
+    maps = pool_maps(AttentionMaps([weights[None]], [f"t{i}" for i in range(n)]), 6)
+    page = open_page(export_html(maps, tmp_path / "cells.html")[0], "view=text&first=hide&observer=30&scale=log")
+    page.wait_for_selector(".av-text[data-ready]")
+    assert maps.cell == (6, 6)
+    painted = count_painted(page, "observer")
+    assert not any(painted[:6])
+    assert all(painted[6:30])
+
+
+def test_arrows_in_the_birds_eye_go_where_they_say(open_page, path, maps):
+    page = open_page(path, "view=overview")
+    page.wait_for_selector('.av-overview[data-ready="true"]')
+    page.locator('[role="gridcell"][tabindex="0"]').focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert page.locator(".av-live").inner_text() == "Layer 1, head 2"
+    assert page.evaluate("document.activeElement.dataset.key") == "1.2"
+    page.keyboard.press("Enter")
+    wait_for_head(page, 1, 2)
+    page.go_back()
+    page.wait_for_selector('.av-overview[data-ready="true"]')
+    assert page.evaluate("location.hash").startswith("#layer=1")
+
+
+def test_arrows_follow_the_sorted_order_and_keep_the_tile_in_sight(open_page, path, maps):
+    page = open_page(path, "view=overview&sort=sink_mass", width=420, height=500)
+    page.wait_for_selector(".av-sorted")
+    tiles = page.locator('[role="gridcell"]')
+    page.wait_for_function("document.querySelectorAll('.av-sorted .av-score')[3].textContent !== ''")
+    order = tiles.evaluate_all("tiles => tiles.map((tile) => tile.dataset.key)")
+    tiles.first.focus()
+    for _ in range(len(order) - 1):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.key") == order[-1]
+    box = tiles.last.bounding_box()
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 501
+    page.keyboard.press("ArrowUp")
+    above = page.evaluate("document.activeElement.dataset.key")
+    assert order.index(above) < len(order) - 2
+
+
+def test_generated_tokens_show_the_row_that_produced_them(open_page, tmp_path):
+    n = 6
+    weights = np.eye(n, dtype=np.float32)
+    weights[4] = 0
+    weights[4, 1] = 1
+    maps = AttentionMaps([weights[None]], list("abcdef"), prompt_length=4, causal=True)
+    page = open_page(export_html(maps, tmp_path / "rows.html")[0], "view=text&observer=5")
+    page.wait_for_selector(".av-text[data-ready]")
+    assert count_painted(page, "observer") == [False, True, False, False, False, False]
+    status = page.locator('[data-pane="observer"] .av-status')
+    assert "row of 4 e, which produced it" in status.inner_text()
+    page.get_by_role("button", name="the token", exact=True).click()
+    page.wait_for_function('location.hash.includes("rows=own")')
+    page.wait_for_timeout(60)
+    assert count_painted(page, "observer") == [False] * 5 + [True]
+    assert "its own row" in status.inner_text()
+
+
+def test_a_click_pins_a_cell_and_the_link_keeps_it(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=1&head=2")
+    wait_for_head(page, 1, 2)
+    point_at(page, 12, 5)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function('location.hash.includes("pin=12.5")')
+    point_at(page, 3, 1)
+    told = page.locator(".av-told").inner_text()
+    assert told.startswith(f"pinned: query 12  {maps.tokens_key[12]} → key 5  {maps.tokens_key[5]}: weight ")
+    page.reload()
+    wait_for_head(page, 1, 2)
+    assert page.locator(".av-told").inner_text() == told
+    page.keyboard.press("Escape")
+    page.wait_for_function('!location.hash.includes("pin")')
+
+
+def test_lines_to_one_key(open_page, path, maps):
+    page = open_page(path, "view=lines&layer=2&scale=linear&range=all")
+    page.wait_for_selector('.av-lines[data-ready="2"]')
+    box = page.locator(".av-lines-plot").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 28 + 20 * 3.5)
+    shares = maps.get_layer(2) / max(weights.max() for weights in maps.weights)
+    lines = page.locator(".av-lines-plot canvas")
+    assert int(lines.get_attribute("data-lines")) == (shares[:, :, 3] >= 0.03).sum()
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function('location.hash.includes("lineKey=3")')
+
+
+def test_keys_announce_weights(open_page, path, maps):
+    page = open_page(path, "view=text&layer=2&on=3&rows=own")
+    page.wait_for_selector('.av-text[data-ready="2"]')
+    page.locator('[data-pane="observer"] [role="listbox"]').focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    row = maps.get_layer(2)[3, 4]
+    best = int(row.argmax())
+    assert f"strongest: {best} {maps.tokens_key[best]}, head 3, " in page.locator(".av-live").inner_text()

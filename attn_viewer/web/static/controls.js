@@ -1,19 +1,19 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
 import { make, nameHead, plural } from "./dom.js";
-import { CHOICES, LIMITS, VIEW_NAMES, listChoices } from "./state.js";
+import { CHOICES, LIMITS, VIEW_NAMES, hasRowsBefore, listChoices } from "./state.js";
 
 const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
 const HELP = [
   ["1 – 4", "view"],
   ["↑ ↓", "layer"],
   ["← →", "head"],
-  ["Enter", "open a head, freeze a token"],
+  ["Enter", "open a head, pin a token or cell"],
   ["Shift + arrows", "move through the heatmap’s cells"],
   ["+  −  0", "zoom in, out, whole"],
   ["S", "scale"],
   ["F", "keep or hide the first token"],
-  ["Esc", "let go of what is frozen"],
+  ["Esc", "let go of what is pinned"],
 ];
 
 export function createControls(context) {
@@ -60,6 +60,7 @@ export function createControls(context) {
   const scale = makeChoice("Scale", "scale", [["linear", "linear"], ["power", "√"], ["log", "log"]], update);
   const range = makeChoice("Range", "range", [["own", "each head"], ["all", "shared"]], update);
   const first = make("input", { type: "checkbox", onchange: () => update({ first: first.checked ? "keep" : "hide" }) });
+  const rows = makeChoice("Row of", "rows", [["auto", "auto"], ["own", "the token"], ["before", "the one before"]], update);
   const amp = makeSlider("Amplify", "amp", LIMITS.amp, 0.1, (value) => `${value.toFixed(1)}×`, update);
   const min = makeSlider("Filter", "min", [0, 1], 0.01, (value) => `≥ ${describeMin(value)}`, update, readMin, writeMin);
   const sort = makeScoreChoice("Sort by", "sort", "layer", context);
@@ -75,6 +76,7 @@ export function createControls(context) {
     range.element,
     amp.element,
     min.element,
+    rows.element,
     make("label", { class: "av-check" }, first, make("span", {}, "Show first token")),
   );
   const notes = make("footer", { class: "av-notes" }, ...listNotes(meta).map((note) => make("p", {}, note)));
@@ -104,6 +106,8 @@ export function createControls(context) {
     tint.show(state);
     scale.show(state);
     range.show(state);
+    rows.show(state);
+    rows.element.hidden = state.view !== "text" || !hasRowsBefore(meta);
     amp.show(state);
     min.show(state);
     first.checked = state.first === "keep";
@@ -126,7 +130,7 @@ export function createControls(context) {
     else if (key === "s" || key === "S") {
       update({ scale: CHOICES.scale[(CHOICES.scale.indexOf(state.scale) + 1) % CHOICES.scale.length] });
     } else if (key === "f" || key === "F") update({ first: state.first === "keep" ? "hide" : "keep" });
-    else if (key === "Escape") update({ observed: null, observer: null, line: null });
+    else if (key === "Escape") update({ observed: null, observer: null, line: null, lineKey: null, pin: null });
     else return false;
     return true;
   }
@@ -148,7 +152,7 @@ function step(context, down, across) {
     if (at >= 0 && at < meta.layers.length) goTo(context, meta.layers[at]);
   }
   if (across) {
-    const choices = listChoices(meta, state.layer).filter((choice) => choice !== "mean" || state.view !== "overview");
+    const choices = listChoices(meta, state.layer);
     const at = choices.indexOf(state.head) + across;
     if (at >= 0 && at < choices.length) update({ head: choices[at] });
   }

@@ -94,7 +94,7 @@ export class HeadStore {
 
   measure(values) {
     const { columns } = this.meta;
-    const hidden = countHidden(this.meta);
+    const hidden = countHidden(this.meta, "hide");
     let [max, maxRest] = [0, 0];
     for (let i = 0, column = 0, row = 0; i < values.length; i++) {
       const value = values[i];
@@ -108,12 +108,12 @@ export class HeadStore {
     return { values, max, maxRest };
   }
 
-  /** Promise of {values, side…}: the largest weights on a grid of at most `most` cells a side. */
-  async loadThumbnail(layer, head, most) {
-    const key = `${layer}.${head}.${most}`;
+  /** Promise of {values, side…}: the largest weights that are shown on a grid of at most `most` cells a side. */
+  async loadThumbnail(layer, head, most, first) {
+    const key = `${layer}.${head}.${most}.${first}`;
     if (!this.thumbnails.has(key)) {
       const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
-      this.thumbnails.set(key, { ...poolCells(values, this.meta, most), max, maxRest });
+      this.thumbnails.set(key, { ...poolCells(values, this.meta, most, countHidden(this.meta, first)), max, maxRest });
     }
     return this.thumbnails.get(key);
   }
@@ -171,13 +171,14 @@ function makeTable({ power, scale }) {
   return Float32Array.from({ length: 256 }, (_, code) => scale * (code / 255) ** power);
 }
 
-export function poolCells(values, { rows, columns }, most) {
+/** Weights on a grid of at most `most` cells a side, each the largest there; `hidden` rows and columns are masked. */
+export function poolCells(values, { rows, columns }, most, hidden) {
   const factor = Math.max(1, Math.ceil(Math.max(rows, columns) / most));
   const [height, width] = [Math.ceil(rows / factor), Math.ceil(columns / factor)];
   const pooled = new Float32Array(height * width).fill(HIDDEN);
-  for (let row = 0; row < rows; row++) {
+  for (let row = hidden.rows; row < rows; row++) {
     const base = Math.floor(row / factor) * width;
-    for (let column = 0; column < columns; column++) {
+    for (let column = hidden.columns; column < columns; column++) {
       const value = values[row * columns + column];
       const at = base + Math.floor(column / factor);
       if (value > pooled[at]) pooled[at] = value;
@@ -191,8 +192,9 @@ export function findOffset(meta) {
   return meta.kind === "cross" ? 0 : Math.floor(meta.first_query / meta.cell[0]);
 }
 
-/** Rows and columns that go when the first token is hidden: its row only if that is its own. */
-export function countHidden(meta) {
+/** Rows and columns that go: none, or when the first token is hidden its column, and its row if that is its own. */
+export function countHidden(meta, first) {
+  if (first !== "hide") return { rows: 0, columns: 0 };
   return { rows: meta.kind !== "cross" && meta.first_query === 0 && meta.cell[0] === 1 ? 1 : 0, columns: 1 };
 }
 

@@ -28,11 +28,12 @@ export function createHeatmap(context) {
   const legend = make("canvas", { class: "av-legend", "aria-hidden": true });
   const ends = make("div", { class: "av-ends" }, make("span"), make("span"));
   const title = make("h2");
-  const hint = make("p", { class: "av-hint" }, "Point at a cell to read its weight. Drag to move, + and − to zoom.");
+  const hint = make("p", { class: "av-hint" }, "Point at a cell to read its weight; click, tap or Enter pins it. Drag to move, + and − to zoom.");
+  const cellText = make("p", { class: "av-told" });
   const heading = make("h3");
   const items = Array.from({ length: STRONGEST }, () => make("li", {}, make("span"), make("b"), make("i")));
   const list = make("ol", {}, ...items);
-  const detail = make("div", { class: "av-detail", id: "av-detail" }, hint, heading, list);
+  const detail = make("div", { class: "av-detail", id: "av-detail" }, hint, cellText, heading, list);
   const aside = make(
     "aside",
     { class: "av-side" },
@@ -52,6 +53,7 @@ export function createHeatmap(context) {
   let told = null;
   let strongest = [];
   let drag = null;
+  let hasMoved = false;
 
   const queryLabels = meta.tokens_query ?? meta.tokens_key;
   const ofLabels = [queryLabels, meta.tokens_key].map(
@@ -84,7 +86,7 @@ export function createHeatmap(context) {
     drawBase();
     drawLegend();
     told = null;
-    point(cursor);
+    point(context.state.pin ?? cursor);
     plot.dataset.ready = `${layer}.${head}`;
   }
 
@@ -127,9 +129,8 @@ export function createHeatmap(context) {
     const look = [state.layer, state.head, state.scale, state.range, state.first, state.amp, state.min, theme.isDark, factor].join();
     if (painted === look) return;
     const most = Math.ceil(Math.max(meta.rows, meta.columns) / factor);
-    const cells = factor > 1 ? poolCells(found.values, meta, most) : { values: found.values, ...pick(meta), factor: 1 };
-    const hidden = state.first === "hide" && factor === 1 ? countHidden(meta) : { rows: 0, columns: 0 };
-    paintCells(picture, cells, hidden, makeScale(state, findTop(meta, state, found)), theme);
+    const cells = poolCells(found.values, meta, most, countHidden(meta, state.first));
+    paintCells(picture, cells, makeScale(state, findTop(meta, state, found)), theme);
     picture.factor = cells.factor;
     painted = look;
   }
@@ -244,9 +245,12 @@ export function createHeatmap(context) {
 
   function tell(cell) {
     hint.hidden = Boolean(cell);
-    heading.hidden = list.hidden = !cell;
+    cellText.hidden = heading.hidden = list.hidden = !cell;
+    over.classList.toggle("av-pinned", Boolean(context.state.pin));
     if (!cell) return;
-    const [row] = cell;
+    const [row, column] = cell;
+    const isPinned = context.state.pin ? "pinned: " : "";
+    cellText.textContent = `${isPinned}query ${describeQuery(row)} → key ${describeKey(column)}: ${readCell(row, column)}`;
     if (told !== row) {
       told = row;
       strongest = findStrongest(row);
@@ -306,19 +310,30 @@ export function createHeatmap(context) {
     if (drag) {
       const x = Math.max(0, drag.x - (event.clientX - drag.fromX) / place.cell);
       const y = Math.max(0, drag.y - (event.clientY - drag.fromY) / place.cell);
+      hasMoved ||= Math.hypot(event.clientX - drag.fromX, event.clientY - drag.fromY) > 4;
       if (place.zoom > 1) context.update({ zoom: [place.zoom, x, y] });
       return;
     }
-    point(locate(event), event);
+    if (!context.state.pin) point(locate(event), event);
+  });
+  plot.addEventListener("click", (event) => {
+    if (!found || !place || hasMoved) return;
+    const [cell, { pin }] = [locate(event), context.state];
+    const isSame = pin && cell && pin[0] === cell[0] && pin[1] === cell[1];
+    context.update({ pin: isSame ? null : cell });
+    point(isSame ? cell : cell ?? null, cell ? event : undefined);
   });
   plot.addEventListener("pointerdown", (event) => {
+    hasMoved = false;
     if (!place || place.zoom === 1) return;
     drag = { fromX: event.clientX, fromY: event.clientY, x: place.x, y: place.y };
     plot.setPointerCapture(event.pointerId);
   });
   plot.addEventListener("pointerup", () => (drag = null));
   plot.addEventListener("pointercancel", () => (drag = null));
-  plot.addEventListener("pointerleave", () => found && place && point(null));
+  plot.addEventListener("pointerleave", () => {
+    if (found && place && !context.state.pin) point(null);
+  });
   plot.addEventListener("dblclick", (event) => zoomBy(2, event));
   plot.addEventListener(
     "wheel",
@@ -330,7 +345,7 @@ export function createHeatmap(context) {
     { passive: false },
   );
 
-  function handleKey({ key, shiftKey }) {
+  function handleKey({ key, shiftKey, target }) {
     const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     if (key in moves && shiftKey && found) {
       const [row, column] = cursor ?? [0, 0];
@@ -338,8 +353,11 @@ export function createHeatmap(context) {
         Math.min(meta.rows - 1, Math.max(0, row + moves[key][0])),
         Math.min(meta.columns - 1, Math.max(0, column + moves[key][1])),
       ];
+      if (context.state.pin) context.update({ pin: next });
       point(next);
       context.announce(`query ${describeQuery(next[0])}, key ${describeKey(next[1])}, ${readCell(...next)}`);
+    } else if (key === "Enter" && target === plot && cursor) {
+      context.update({ pin: context.state.pin ? null : cursor });
     } else if (key === "+" || key === "=") zoomBy(2);
     else if (key === "-") zoomBy(0.5);
     else if (key === "0") context.update({ zoom: null });
@@ -348,10 +366,6 @@ export function createHeatmap(context) {
   }
 
   return { element, show, handleKey, destroy: () => context.tooltip.hide() };
-}
-
-function pick({ rows, columns }) {
-  return { rows, columns };
 }
 
 /** The smallest of 1, 2, 5, 10, 20 … that is at least `least`. */

@@ -1,6 +1,6 @@
 /** Two columns of tokens, queries left and keys right, joined by lines as strong as the weights. */
 
-import { HIDDEN, findOffset, findTop, makeScale } from "./data.js";
+import { HIDDEN, countHidden, findOffset, findTop, makeScale } from "./data.js";
 import { FONT, MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
 
@@ -50,10 +50,10 @@ export function createLines(context) {
 
   /** Call `visit(column, share)` for each line of a row of a head that is to be seen. */
   function visitRow({ values }, scale, row, visit) {
-    const hides = context.state.first === "hide";
-    if (hides && row === 0 && meta.kind !== "cross" && meta.first_query === 0) return;
+    const hidden = countHidden(meta, context.state.first);
+    if (row < hidden.rows) return;
     const start = row * meta.columns;
-    for (let column = hides ? 1 : 0; column < meta.columns; column++) {
+    for (let column = hidden.columns; column < meta.columns; column++) {
       const value = values[start + column];
       if (value <= 0) continue;
       const share = scale(value);
@@ -83,17 +83,41 @@ export function createLines(context) {
     return { edges, total };
   }
 
-  function collectRow(row) {
+  /** The lines of one query, or to one key. */
+  function collectOf({ side, index }) {
     const edges = [];
+    const rows = side === "query" ? [index - offset] : Array.from({ length: meta.rows }, (_, row) => row);
     for (const [place, { color, found }] of loaded.heads.entries()) {
       const scale = makeScale(context.state, findTop(meta, context.state, found));
-      visitRow(found, scale, row, (column, share) => edges.push({ color, place, row, column, share }));
+      for (const row of rows)
+        visitRow(found, scale, row, (column, share) => {
+          if (side === "query" || column === index) edges.push({ color, place, row, column, share });
+        });
     }
     return edges;
   }
 
+  /** What is pinned or pointed at: {side: "query" | "key", index}, or null. */
   function current() {
-    return context.state.line ?? hovered;
+    return pinned() ?? hovered;
+  }
+
+  function pinned() {
+    const { line, lineKey } = context.state;
+    if (line !== null) return { side: "query", index: line };
+    return lineKey === null ? null : { side: "key", index: lineKey };
+  }
+
+  function isSame(one, other) {
+    return one?.side === other?.side && one?.index === other?.index;
+  }
+
+  function pin(place) {
+    const isPinned = isSame(place, pinned());
+    context.update({
+      line: !isPinned && place.side === "query" ? place.index : null,
+      lineKey: !isPinned && place.side === "key" ? place.index : null,
+    });
   }
 
   /** Which part of the plot the window shows: pixels from its top. */
@@ -117,7 +141,7 @@ export function createLines(context) {
     const [left, right] = [side, width - side];
     const longest = Math.min(24, Math.floor((side - 4) / LETTER)); // narrow columns would squeeze more
     const focus = current();
-    const edges = focus === null ? strongest.edges : collectRow(focus - offset);
+    const edges = focus === null ? strongest.edges : collectOf(focus);
     drawing.lineWidth = focus === null ? 1 : 2;
     const bend = (right - left) * 0.35;
     const paths = new Map();
@@ -146,22 +170,26 @@ export function createLines(context) {
     drawing.fillText(meta.kind === "cross" ? "query (target)" : "query", left, 10);
     drawing.textAlign = "left";
     drawing.fillText(meta.kind === "cross" ? "key (source)" : "key", right, 10);
-    const targets = new Set(focus === null ? [] : edges.map(({ column }) => column));
+    const ends = { query: new Set(edges.map(({ row }) => row + offset)), key: new Set(edges.map(({ column }) => column)) };
+    const inkOf = (side, index) => {
+      if (focus === null) return theme.ink;
+      if (focus.side === side) return focus.index === index ? theme.accent : theme.muted;
+      return ends[side].has(index) ? theme.ink : theme.muted;
+    };
     const [first, last] = [Math.floor((start - TOP) / ROW), Math.ceil((end - TOP) / ROW)];
     drawing.textAlign = "right";
     for (let i = Math.max(0, first - offset); i < Math.min(queries.length, last - offset); i++) {
-      drawing.fillStyle = focus === null ? theme.ink : i + offset === focus ? theme.accent : theme.muted;
+      drawing.fillStyle = inkOf("query", i + offset);
       drawing.fillText(shorten(queries[i], longest), left, yOf(i + offset), side - 4);
     }
     drawing.textAlign = "left";
     for (let i = Math.max(0, first); i < Math.min(keys.length, last); i++) {
-      const isTarget = focus === null || targets.has(i);
-      drawing.fillStyle = isTarget ? theme.ink : theme.muted;
+      drawing.fillStyle = inkOf("key", i);
       drawing.fillText(shorten(keys[i], longest), right, yOf(i), side - 4);
     }
     const { total } = strongest;
     const shown = focus === null && total > edges.length ? `The strongest ${edges.length} of ${total} lines. ` : "";
-    status.textContent = `${shown}Point at a query to see its lines alone; double click, or Enter, freezes it.`;
+    status.textContent = `${shown}Point at a query or a key to see its lines alone; a click, a tap or Enter pins it.`;
     canvas.dataset.lines = String(edges.length);
     plot.setAttribute("aria-label", `Layer ${loaded.layer}: ${edges.length} lines from ${queries.length} queries to ${keys.length} keys`);
   }
@@ -179,20 +207,20 @@ export function createLines(context) {
     const box = plot.getBoundingClientRect();
     const index = Math.floor((event.clientY - box.top - TOP) / ROW);
     const isQuery = event.clientX - box.left < sight.width / 2;
-    return isQuery && index >= offset && index < queries.length + offset ? index : null;
+    const [first, end] = isQuery ? [offset, queries.length + offset] : [0, keys.length];
+    return index >= first && index < end ? { side: isQuery ? "query" : "key", index } : null;
   }
 
   function tell(event) {
-    const focus = current();
-    const box = plot.getBoundingClientRect();
-    const index = Math.floor((event.clientY - box.top - TOP) / ROW);
-    if (focus === null || event.clientX - box.left < sight.width / 2 || !(index in keys)) {
+    const [focus, place] = [current(), find(event)];
+    if (focus === null || place === null || place.side === focus.side) {
       context.tooltip.hide();
       return;
     }
-    const lines = [`query ${spell(queries, focus - offset, 0)}`, `key ${spell(keys, index, 1)}`];
+    const [query, key] = focus.side === "query" ? [focus.index, place.index] : [place.index, focus.index];
+    const lines = [`query ${spell(queries, query - offset, 0)}`, `key ${spell(keys, key, 1)}`];
     for (const { head, found } of loaded.heads.slice(0, 12)) {
-      const weight = found.values[(focus - offset) * meta.columns + index];
+      const weight = found.values[(query - offset) * meta.columns + key];
       if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
     }
     context.tooltip.show(event.clientX, event.clientY, lines);
@@ -204,40 +232,54 @@ export function createLines(context) {
     return meta.cell[axis] > 1 ? label : `${axis ? i : i + meta.first_query}  ${label}`;
   }
 
-  function point(index) {
-    if (index === hovered) return;
-    hovered = index;
-    if (context.state.line === null) draw();
+  function point(place) {
+    if (isSame(place, hovered)) return;
+    hovered = place;
+    if (pinned() === null) draw();
   }
 
   plot.addEventListener("pointermove", (event) => {
     if (!loaded || !sight) return;
-    const index = find(event);
-    if (index !== null) point(index);
+    const place = find(event);
+    if (place !== null) point(place);
     tell(event);
   });
   plot.addEventListener("pointerleave", () => {
     context.tooltip.hide();
     if (loaded) point(null);
   });
-  plot.addEventListener("dblclick", (event) => {
-    const index = loaded && find(event);
-    if (index !== null) context.update({ line: context.state.line === index ? null : index });
+  plot.addEventListener("click", (event) => {
+    const place = loaded && sight && find(event);
+    if (!place) return;
+    const focus = pinned();
+    if (focus !== null && focus.side !== place.side) tell(event); // a tap on the other side reads a weight
+    else pin(place);
   });
 
   function handleKey({ key, target }) {
     if (!loaded || target !== plot) return false;
     if (key === "ArrowLeft" || key === "ArrowRight") {
       const by = key === "ArrowLeft" ? -1 : 1;
-      point(Math.min(queries.length + offset - 1, Math.max(offset, (hovered ?? offset - by) + by)));
-      context.announce(`query ${hovered}, ${queries[hovered - offset]}`);
+      const side = hovered?.side ?? "query";
+      const [names, start] = side === "query" ? [queries, offset] : [keys, 0];
+      const index = Math.min(names.length + start - 1, Math.max(start, (hovered?.index ?? start - by) + by));
+      point({ side, index });
+      context.announce(`${side} ${index}, ${names[index - start]}${tellStrongest(hovered)}`);
       return true;
     }
-    if (key === "Enter" && hovered !== null) {
-      context.update({ line: context.state.line === hovered ? null : hovered });
-      return true;
-    }
-    return false;
+    if (key !== "Enter" || hovered === null) return false;
+    pin(hovered);
+    return true;
+  }
+
+  /** The strongest line of a place, in words. */
+  function tellStrongest(place) {
+    const best = collectOf(place).reduce((most, edge) => (edge.share > (most?.share ?? 0) ? edge : most), null);
+    if (!best) return "";
+    const { head, found } = loaded.heads[best.place];
+    const weight = tellWeight(found.values[best.row * meta.columns + best.column], meta.encoding);
+    const other = place.side === "query" ? `key ${spell(keys, best.column, 1)}` : `query ${spell(queries, best.row, 0)}`;
+    return `; strongest: ${other}, ${nameHead(meta, head)}, ${weight}`;
   }
 
   function destroy() {

@@ -1,6 +1,6 @@
 /** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
 
-import { HIDDEN, countHidden, findTop, makeScale } from "./data.js";
+import { HIDDEN, findTop, makeScale } from "./data.js";
 import { formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
 import { spellColor } from "./theme.js";
 
@@ -16,6 +16,7 @@ export function createOverview(context) {
   const key = make("p", { class: "av-key", hidden: true }, make("span"), make("span"), ramp, make("span"));
   const element = make("div", { class: "av-overview" }, key, grid);
   const cells = new Map();
+  let shown = []; // the cells in the order in which they stand
   const waiting = new Set();
   let order;
   let isBusy = false;
@@ -101,6 +102,7 @@ export function createOverview(context) {
       grid.replaceChildren(row(...all.map((cell) => cell.button)));
       focused?.focus();
     }
+    shown = all;
     for (const cell of all) {
       const value = scores.get(sort, cell.i, cell.j);
       cell.score.textContent = value === null ? "" : formatScore(value);
@@ -166,8 +168,8 @@ export function createOverview(context) {
     const look = [state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
     if (cell.drawn === look) return;
     try {
-      const found = await store.loadThumbnail(cell.layer, cell.head, SHARPNESS);
-      paintCells(cell.canvas, found, countSteps(meta, state, found.factor), makeScale(state, findTop(meta, state, found)), theme);
+      const found = await store.loadThumbnail(cell.layer, cell.head, SHARPNESS, state.first);
+      paintCells(cell.canvas, found, makeScale(state, findTop(meta, state, found)), theme);
       cell.drawn = look;
       cell.button.removeAttribute("data-error");
     } catch (error) {
@@ -176,7 +178,31 @@ export function createOverview(context) {
     }
   }
 
-  function handleKey({ key, target }) {
+  /** The cell that an arrow leads to, in the order in which they stand; from an edge, the cell itself. */
+  function findNext(cell, down, across) {
+    if (context.state.sort === null) {
+      const at = meta.heads[cell.i].length;
+      const next = cells.get(`${meta.layers[cell.i]}.${meta.heads[cell.i][Math.min(at - 1, Math.max(0, cell.j + across))]}`);
+      if (!down) return next;
+      const heads = meta.heads[cell.i + down];
+      return heads ? cells.get(`${meta.layers[cell.i + down]}.${heads[Math.min(heads.length - 1, cell.j)]}`) : cell;
+    }
+    const perRow = shown.filter(({ button }) => button.offsetTop === shown[0].button.offsetTop).length;
+    return shown[shown.indexOf(cell) + across + down * perRow] ?? cell;
+  }
+
+  function handleKey({ key, shiftKey, target }) {
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (key in moves && !shiftKey && target.getAttribute?.("role") !== "tab") {
+      const from = [...cells.values()].find(({ button }) => button.tabIndex === 0) ?? shown[0];
+      const { layer, head, button } = findNext(from, ...moves[key]);
+      context.update({ layer, head });
+      button.tabIndex = 0; // before the next frame says so too
+      if (from.button !== button) from.button.tabIndex = -1;
+      button.focus(); // brings it into sight
+      context.announce(button.getAttribute("aria-label"));
+      return true;
+    }
     if (key === "Enter" && target.getAttribute?.("role") !== "gridcell" && target.tagName !== "BUTTON") {
       context.update({ view: "heatmap" });
       return true;
@@ -192,27 +218,19 @@ export function createOverview(context) {
   return { element, show, handleKey, destroy };
 }
 
-function countSteps(meta, state, factor) {
-  if (state.first !== "hide" || factor > 1) return { rows: 0, columns: 0 };
-  return countHidden(meta);
-}
-
 function formatScore(value) {
   return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2);
 }
 
-/** Paint cells one a pixel; `hidden` leading rows and columns look like masked ones. */
-export function paintCells(canvas, { values, rows, columns }, hidden, scale, theme) {
+/** Paint cells one a pixel. */
+export function paintCells(canvas, { values, rows, columns }, scale, theme) {
   canvas.width = columns;
   canvas.height = rows;
   const drawing = canvas.getContext("2d");
   const image = drawing.createImageData(columns, rows);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let row = 0, i = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++, i++) {
-      const isMasked = values[i] === HIDDEN || row < hidden.rows || column < hidden.columns;
-      pixels[i] = isMasked ? theme.masked : theme.table[Math.round(255 * scale(values[i]))];
-    }
+  for (let i = 0; i < pixels.length; i++) {
+    pixels[i] = values[i] === HIDDEN ? theme.masked : theme.table[Math.round(255 * scale(values[i]))];
   }
   drawing.putImageData(image, 0, 0);
 }

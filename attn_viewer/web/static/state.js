@@ -8,6 +8,8 @@ export const CHOICES = {
   scale: ["linear", "power", "log"],
   range: ["own", "all"],
   first: ["keep", "hide"],
+  /** Whose row the observer shows: a token's own, or that of the token before it, from which it came. */
+  rows: ["auto", "own", "before"],
   theme: ["auto", "light", "dark"],
 };
 export const LIMITS = { amp: [1, 5], min: [0, 1] };
@@ -29,6 +31,9 @@ export function startState(meta, theme = "auto") {
     observed: null,
     observer: null,
     line: null,
+    lineKey: null,
+    pin: null,
+    rows: "auto",
     zoom: null,
     theme: CHOICES.theme.includes(theme) ? theme : "auto",
   };
@@ -47,6 +52,11 @@ export function writeState(state, meta) {
 
 function round(value) {
   return typeof value === "number" ? String(Math.round(value * 1e4) / 1e4).replace(".", "_") : value;
+}
+
+/** Whether the row before a token's own is what produced it: the token was predicted from there. */
+export function hasRowsBefore(meta) {
+  return meta.causal && meta.kind !== "cross";
 }
 
 /** What can be shown of a layer: its heads, and their mean where there are several. */
@@ -84,11 +94,15 @@ export function readState(text, meta) {
     observed: [0, keys],
     observer: [0, meta.kind === "cross" ? (meta.tokens_query ?? meta.tokens_key).length : keys],
     line: [offset, offset + meta.rows],
+    lineKey: [0, meta.columns],
   };
   for (const [name, [low, end]] of Object.entries(ends)) {
     const token = readNumber(words.get(name));
     if (Number.isInteger(token) && token >= low && token < end) state[name] = token;
   }
+  const pin = (words.get("pin") ?? "").split(".").map(readNumber);
+  const sides = [meta.rows, meta.columns];
+  if (pin.length === 2 && pin.every((part, i) => Number.isInteger(part) && part >= 0 && part < sides[i])) state.pin = pin;
   const zoom = (words.get("zoom") ?? "").split(".").map(readNumber);
   if (zoom.length === 3 && zoom.every((part) => part !== null) && zoom[0] > 1) state.zoom = zoom;
   return state;

@@ -3,9 +3,10 @@
  * ones it looks at. A strip a head under each token; its strength is the weight on the scale that all views share.
  */
 
-import { HIDDEN, findTop, makeScale } from "./data.js";
+import { HIDDEN, countHidden, findTop, makeScale } from "./data.js";
 import { MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
+import { hasRowsBefore } from "./state.js";
 
 const LONGEST_TOKEN = 60;
 
@@ -16,7 +17,7 @@ export function createText(context) {
     createPane(context, "observed", "Observed", `who looks at it${meta.causal ? ", among the tokens after" : ""}`),
     createPane(context, "observer", "Observer", `what it looks at${meta.causal ? ", among the tokens before" : ""}`),
   ];
-  const advice = "Point at a token. Double click, or Enter, freezes it in one view and leaves the other free.";
+  const advice = "Point at a token. A click, a tap or Enter pins it in one view and leaves the other free.";
   const isGenerated = meta.prompt_length < meta.tokens_key.length;
   const hint = make("p", { class: "av-hint" }, advice, isGenerated ? " Bold tokens were generated." : "");
   const element = make(
@@ -140,10 +141,9 @@ function createPane(context, name, title, subtitle) {
       if (token !== null) pane.onpoint(token, event, side);
     });
     box.addEventListener("pointerleave", () => pane.onpoint(null, null, side));
-    box.addEventListener("dblclick", (event) => {
+    box.addEventListener("click", (event) => {
       const token = find(event);
       if (token === null || side !== focusSide) return;
-      window.getSelection()?.removeAllRanges();
       context.update({ [name]: context.state[name] === token ? null : token });
     });
     return {
@@ -206,11 +206,21 @@ function createPane(context, name, title, subtitle) {
 
   /** Weight between the token in focus and another, or HIDDEN where the maps have no such cell. */
   function readWeight({ values }, focus, other) {
-    const [query, key] = name === "observed" ? [other, focus] : [focus, other];
-    const row = Math.floor((query - (isCross ? 0 : meta.first_query)) / meta.cell[0]);
-    const column = Math.floor(key / meta.cell[1]);
+    const [row, column] = findCell(focus, other);
     if (row < 0 || row >= meta.rows || column < 0 || column >= meta.columns) return HIDDEN;
     return values[row * meta.columns + column];
+  }
+
+  function findCell(focus, other) {
+    const [query, key] = name === "observed" ? [other, focus] : [focus - Number(isFromBefore(focus)), other];
+    return [Math.floor((query - (isCross ? 0 : meta.first_query)) / meta.cell[0]), Math.floor(key / meta.cell[1])];
+  }
+
+  /** Whether what a token looks at is read from the row before its own, which produced it. */
+  function isFromBefore(focus) {
+    const { rows } = context.state;
+    if (name !== "observer" || !hasRowsBefore(meta) || focus === 0) return false;
+    return rows === "before" || (rows === "auto" && focus >= meta.prompt_length);
   }
 
   function paint() {
@@ -224,14 +234,14 @@ function createPane(context, name, title, subtitle) {
       status.textContent = "—";
       return;
     }
-    const hides = context.state.first === "hide";
+    const hidden = countHidden(meta, context.state.first);
     const strip = painted.strip;
     const isFar = ({ y, height }) => y + height < painted.top || y > painted.top + painted.height;
     loaded.heads.forEach(({ color, found }, i) => {
       const scale = makeScale(context.state, findTop(meta, context.state, found));
       drawing.fillStyle = color;
       for (let other = 0; other < spans.length; other++) {
-        if (isFar(boxes[other]) || (hides && isHidden(focus, other))) continue;
+        if (isFar(boxes[other]) || isHidden(hidden, focus, other)) continue;
         const weight = readWeight(found, focus, other);
         const share = weight > 0 ? scale(weight) : 0;
         if (share < 0.01) continue; // nobody sees it
@@ -241,13 +251,33 @@ function createPane(context, name, title, subtitle) {
       }
     });
     drawing.globalAlpha = 1;
-    status.textContent = `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}`;
+    status.textContent = `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}${tellRow(focus)}`;
   }
 
-  function isHidden(focus, other) {
-    const key = name === "observed" ? focus : other;
-    const query = name === "observed" ? other : focus;
-    return key === 0 || (!isCross && query === 0);
+  function tellRow(focus) {
+    if (name !== "observer" || !hasRowsBefore(meta)) return "";
+    if (!isFromBefore(focus)) return "  (its own row)";
+    return `  (row of ${focus - 1} ${shorten(focused.spans[focus - 1]?.textContent ?? "", 20)}, which produced it)`;
+  }
+
+  function isHidden(hidden, focus, other) {
+    const [row, column] = findCell(focus, other);
+    return row < hidden.rows || column < hidden.columns;
+  }
+
+  /** The largest weight of a token that is pointed at, over the heads that are on, in words. */
+  function tellStrongest(focus) {
+    let best = null;
+    const hidden = countHidden(meta, context.state.first);
+    for (const { head, found } of loaded?.heads ?? []) {
+      for (let other = 0; other < painted.spans.length; other++) {
+        const weight = readWeight(found, focus, other);
+        if (weight > (best?.weight ?? 0) && !isHidden(hidden, focus, other)) best = { weight, head, other };
+      }
+    }
+    if (!best) return "";
+    const label = shorten(painted.spans[best.other].textContent, 40);
+    return `; strongest: ${best.other} ${label}, ${nameHead(meta, best.head)}, ${tellWeight(best.weight, meta.encoding)}`;
   }
 
   let marked = null;
@@ -277,7 +307,7 @@ function createPane(context, name, title, subtitle) {
     if (key in moves && !shiftKey) {
       const next = Math.min(count - 1, Math.max(0, (hovered ?? (moves[key] > 0 ? -1 : count)) + moves[key]));
       pane.onpoint(next, null, focusSide);
-      context.announce(`token ${next}, ${focused.spans[next].textContent}`);
+      context.announce(`token ${next}, ${focused.spans[next].textContent}${tellStrongest(next)}`);
       return true;
     }
     if (key === "Enter" && hovered !== null) {

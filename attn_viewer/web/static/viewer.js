@@ -93,16 +93,20 @@ export function mountViewer(element, source, options = {}) {
     const next = { ...state, ...patch };
     const themeChanged = next.theme !== state.theme;
     if (!themeChanged && writeState(next, meta) === writeState(state, meta)) return;
+    const previous = state;
     state = next;
     if (themeChanged) theme = readTheme(context);
-    if (useHash) replaceHash();
+    if (useHash) writeHash(next.view !== previous.view);
     onState?.(writeState(state, meta));
     redraw();
   }
 
-  function replaceHash() {
+  /** Another view is a place to come back from; all else changes the place where one is. */
+  function writeHash(isNew) {
     const text = writeState(state, meta);
-    history.replaceState(history.state, "", text ? `#${text}` : location.pathname + location.search);
+    const place = text ? `#${text}` : location.pathname + location.search;
+    if (isNew) history.pushState(history.state, "", place);
+    else history.replaceState(history.state, "", place);
   }
 
   function redraw() {
@@ -125,6 +129,13 @@ export function mountViewer(element, source, options = {}) {
     update({ ...startState(meta, state.theme), ...readState(text, meta) });
   }
 
+  /** Show what the address says, which is in the address already. */
+  function restore(text) {
+    state = { ...startState(meta, state.theme), ...readState(text, meta) };
+    onState?.(writeState(state, meta));
+    redraw();
+  }
+
   function handleKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.target.isContentEditable) return;
@@ -134,7 +145,7 @@ export function mountViewer(element, source, options = {}) {
   state = { ...state, ...readState(useHash && location.hash.length > 1 ? location.hash.slice(1) : options.state, meta) };
   theme = readTheme(context);
   listen(allKeys ? document : root, "keydown", handleKey);
-  if (useHash) listen(window, "hashchange", () => setState(location.hash.slice(1)));
+  if (useHash) listen(window, "popstate", () => restore(location.hash.slice(1)));
   listen(matchMedia("(prefers-color-scheme: dark)"), "change", () => {
     theme = readTheme(context);
     redraw();
