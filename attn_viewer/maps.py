@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from .attentions import check_rows, find_weights
 from .choices import choose_numbers
 from .errors import InvalidMapsError, shorten
 from .facts import MapFacts, document_facts, find_future
@@ -65,6 +66,72 @@ class AttentionMaps(MapFacts):
         if causal is None or (self.causal and first_query is None):
             vars(self).update(self._read_position(causal, first_query))
 
+    @classmethod
+    def from_attentions(
+        cls,
+        attentions: Any,
+        tokens: Sequence[str],
+        *,
+        tokens_query: Sequence[str] | None = None,
+        kind: str | None = None,
+        batch_index: int | None = None,
+        **facts: Any,
+    ) -> "AttentionMaps":
+        """Make maps of the attention weights that a model or a library hands out.
+
+        Parameters
+        ----------
+        attentions : ModelOutput, mapping, sequence or array
+            A transformers output with attentions; its tuple with one array a layer; that of ``generate``, a tuple a
+            step, which are joined to one square; a TransformerLens cache (``hook_pattern``); the weights of one layer,
+            axes ``(n_heads, n_query, n_key)``, or of one head, ``(n_query, n_key)``, with a batch axis or without.
+            Arrays of numpy, tensors of any dtype and device, or lists. A list of matrices is the heads of one layer, a
+            list of larger arrays the layers.
+        tokens : sequence of str
+            Labels of the keys. Those of a generation may end with one that was never a query; it is left out.
+        tokens_query : sequence of str, optional
+            Labels of the queries; left out, they are the keys, or the last of them.
+        kind : {"self", "encoder", "decoder", "cross"}, optional
+            Which of the three attentions of an encoder-decoder's output to take; for arrays, which they are. Left out,
+            ``"cross"`` where the queries are no run of the keys.
+        batch_index : int, optional
+            Which prompt of a batch of several.
+        **facts
+            What else is known, as `AttentionMaps` takes it. `causal` and `first_query` are read from the weights where
+            they are not said.
+
+        Returns
+        -------
+        AttentionMaps
+            The maps. Nothing is renormalised.
+
+        Raises
+        ------
+        InvalidMapsError
+            If there are no weights in it, or of several prompts or kinds without a choice; if tokens do not fit, rows
+            do not sum to 1, or numbers are negative or not finite.
+        """
+        found = find_weights(attentions, kind=kind, batch_index=batch_index)
+        n_query, n_key = found.weights[0].shape[-2:]
+        labels = _read_labels(tokens, "tokens")
+        if found.prompt_length is not None and len(labels) == n_key + 1:
+            labels = labels[:-1]
+        queries = None if tokens_query is None else _read_labels(tokens_query, "tokens_query")
+        if queries is None and kind != "cross" and found.kind != "cross" and n_query < n_key == len(labels):
+            queries = labels[n_key - n_query :]
+        is_run = queries is None or queries in (labels[: len(queries)], labels[len(labels) - len(queries) :])
+        known = {"prompt_length": found.prompt_length, "layers": found.layers} | facts
+        maps = cls(
+            found.weights,
+            labels,
+            tokens_query=queries,
+            kind=found.kind or kind or ("self" if is_run else "cross"),
+            **known,
+        )
+        if maps.weighting == "attention" and maps.reduction != "pooled":
+            check_rows(maps.weights, has_sinks=maps.has_sinks)
+        return maps
+
     def _check_weights(self) -> None:
         """Raise where weights are not of these layers, heads and tokens."""
         rows, columns = self.shape
@@ -117,7 +184,7 @@ class AttentionMaps(MapFacts):
         """Show the maps in a notebook: the interactive page, in a frame of its own."""
         from .web.page import render_frame  # the one call upwards: IPython asks the object itself how to show it
 
-        return render_frame(self)
+        return str(render_frame(self))
 
     def get_layer(self, layer: int) -> Weights:
         """Return the weights of the layer with this true number.
@@ -188,6 +255,12 @@ class AttentionMaps(MapFacts):
         )
 
 
+def _read_labels(tokens: Any, name: str) -> list[str]:
+    if isinstance(tokens, str) or not isinstance(tokens, Iterable):
+        raise InvalidMapsError(f"{name} must be a list of str, one a token, got {shorten(tokens)}")
+    return list(tokens)
+
+
 def _list_facts(facts: MapFacts) -> dict[str, Any]:
     return {field.name: getattr(facts, field.name) for field in dataclasses.fields(MapFacts)}
 
@@ -217,7 +290,7 @@ def _freeze_layer(weights: Any, index: int) -> Weights:
             f"weights[{index}] must be finite and not negative, got values from {low} to {high}; "
             "attention scores before the softmax are not weights"
         )
-    view = weights.view()
+    view: Weights = weights.view()
     view.flags.writeable = False
     return view
 
