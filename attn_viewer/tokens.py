@@ -4,17 +4,26 @@ Labels keep the token's text and make visible what print would hide: a space is 
 a tab ``⇥``, an invisible character its code point, bytes that are no character of their own ``<0xF09F>``.
 """
 
+import itertools
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import regex
 
 from .errors import PromptError
 
 SPACE, NEWLINE, TAB, RETURN = "␣", "⏎", "⇥", "↩"
 _VISIBLE = str.maketrans({" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": RETURN})
+_HIDDEN = {sign: chr(code) for code, sign in _VISIBLE.items()}
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTES = re.compile(r"<0x((?:[0-9A-Fa-f]{2})+)>")
+_SIGN = re.compile(rf"<U\+([0-9A-F]{{4,6}})>|[{SPACE}{NEWLINE}{TAB}{RETURN}]|^◌(?=.)")
+CONTINUES = re.compile(rf"##(?=[^#{SPACE}])")  # before a WordPiece token that goes on with a word
 
 
-def _byte_alphabet():
+def _byte_alphabet() -> dict[str, int]:
     """Map the characters that byte-level tokenizers write for bytes back to the bytes.
 
     Printable Latin-1 characters stand for themselves, the other 68 bytes for the characters from U+0100
@@ -28,7 +37,7 @@ def _byte_alphabet():
 BYTE_ALPHABET = _byte_alphabet()
 
 
-def show_text(text):
+def show_text(text: str) -> str:
     """Make every character of a text visible.
 
     Parameters
@@ -49,14 +58,14 @@ def show_text(text):
     return text.translate({ord(c): f"<U+{ord(c):04X}>" for c in set(text) if not _has_picture(c)})
 
 
-def _has_picture(character):
+def _has_picture(character: str) -> bool:
     # Variation selectors are marks (Mn) that only change the look of what stands before them.
     if "\ufe00" <= character <= "\ufe0f":
         return False
     return unicodedata.category(character)[0] not in "CZ"
 
 
-def show_bytes(data):
+def show_bytes(data: bytes) -> str:
     """Make bytes visible: as text where they are UTF-8, else in hexadecimal.
 
     Parameters
@@ -75,7 +84,81 @@ def show_bytes(data):
         return f"<0x{data.hex().upper()}>"
 
 
-def show_raw_token(token):
+def read_label(label: str) -> bytes:
+    """Return the bytes that a label of `show_text` or `show_bytes` stands for.
+
+    Parameters
+    ----------
+    label : str
+        The label of a token.
+
+    Returns
+    -------
+    bytes
+        UTF-8, or a part of a character; without WordPiece's ``##``.
+    """
+    if data := _BYTES.fullmatch(label):
+        return bytes.fromhex(data[1])
+
+    def read(sign: re.Match[str]) -> str:
+        # A dotted circle of the prompt's own stands before something else than a mark.
+        circle = sign[0] if not unicodedata.category(label[1:2] or " ").startswith("M") else ""
+        return chr(int(sign[1], 16)) if sign[1] else _HIDDEN.get(sign[0], circle)
+
+    start = CONTINUES.match(label)
+    try:
+        return _SIGN.sub(read, label[start.end() if start else 0 :]).encode("utf-8", "surrogatepass")
+    except (ValueError, OverflowError):  # text that only looks like a code point
+        return label.encode("utf-8", "surrogatepass")
+
+
+def find_character_starts(labels: Sequence[str]) -> list[int]:
+    """Find the tokens with which a character begins, as a person counts characters.
+
+    A character may be spread over tokens: bytes of UTF-8, marks that combine with what stands before them, parts of a
+    flag or of an emoji that joiners make one.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Labels of tokens that stand side by side, no special ones.
+
+    Returns
+    -------
+    list of int
+        Numbers of the tokens that do not begin inside of a character, ascending, from 0.
+    """
+    data = [read_label(label) for label in labels]
+    text = b"".join(data).decode("utf-8", "surrogateescape")
+    sizes = (len(character.encode("utf-8", "surrogateescape")) for character in regex.findall(r"\X", text))
+    starts = set(itertools.accumulate(sizes, initial=0))
+    return [i for i, at in enumerate(itertools.accumulate(map(len, data[:-1]), initial=0)) if at in starts]
+
+
+def join_labels(labels: Iterable[str]) -> str:
+    """Write several labels as one, characters that are spread over them whole.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Labels of tokens that stand side by side.
+
+    Returns
+    -------
+    str
+        The label of their text, spaces as signs; bytes that make no character in hexadecimal.
+    """
+    text = b"".join(map(read_label, labels)).decode("utf-8", "surrogateescape")
+    parts = []
+    for is_byte, part in itertools.groupby(regex.findall(r"\X", text), lambda part: "\udc80" <= part <= "\udcff"):
+        if is_byte:
+            parts.append(show_bytes("".join(part).encode("utf-8", "surrogateescape")))
+        else:  # what joins the parts of a character is no sign of its own
+            parts += [show_text(c) if len(c) == 1 or not _has_picture(c[0]) else c for c in part]
+    return "".join(parts)
+
+
+def show_raw_token(token: str) -> str:
     """Make a token readable as it stands in a vocabulary, when there is no tokenizer to ask.
 
     Parameters
@@ -95,7 +178,7 @@ def show_raw_token(token):
     return show_text(token)
 
 
-def label_tokens(ids, tokenizer=None):
+def label_tokens(ids: Iterable[int], tokenizer: Any = None) -> list[str]:
     """Return one readable label a token.
 
     Parameters
@@ -131,21 +214,21 @@ def label_tokens(ids, tokenizer=None):
     return [labels[i] for i in ids]
 
 
-def _outside(token_id, tokenizer):
+def _outside(token_id: int, tokenizer: Any) -> str:
     return (
         f"token id {token_id} is not in the tokenizer's vocabulary of {len(tokenizer)} tokens; "
         "use the tokenizer that belongs to the model"
     )
 
 
-def _label_token(token_id, raw, tokenizer, *, is_special):
+def _label_token(token_id: int, raw: str | bytes, tokenizer: Any, *, is_special: bool) -> str:
     if isinstance(raw, bytes):  # tiktoken-style vocabularies hold bytes
         return show_bytes(raw)
     if is_special or _BYTE_FALLBACK.fullmatch(raw):
         return show_text(raw)
     if "▁" in raw:  # decode() drops the space that begins a word
         return show_text(raw.replace("▁", " "))
-    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    text: str = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     if "\ufffd" in text and all(c in BYTE_ALPHABET for c in raw):
         return show_bytes(bytes(BYTE_ALPHABET[c] for c in raw))
     return show_text(text or raw)

@@ -1,3 +1,4 @@
+import itertools
 import unicodedata
 
 import pytest
@@ -5,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer.errors import PromptError
-from attn_viewer.tokens import BYTE_ALPHABET, label_tokens, show_bytes, show_raw_token, show_text
+from attn_viewer.tokens import (
+    BYTE_ALPHABET,
+    find_character_starts,
+    join_labels,
+    label_tokens,
+    read_label,
+    show_bytes,
+    show_raw_token,
+    show_text,
+)
 
 
 def test_the_byte_alphabet_is_a_bijection():
@@ -47,6 +57,35 @@ def test_bytes_are_text_or_hexadecimal(data):
         assert label == show_text(data.decode())
     except UnicodeDecodeError:
         assert bytes.fromhex(label[3:-1]) == data
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="␣⏎⇥↩◌<#"), min_size=1)
+
+
+@given(TEXTS)
+def test_labels_are_read_back(text):
+    assert read_label(show_text(text)).decode() == text
+
+
+@given(TEXTS, st.data())
+def test_characters_over_tokens_are_joined(text, data):
+    whole = text.encode()
+    cuts = sorted({0, *data.draw(st.lists(st.integers(0, len(whole) - 1))), len(whole)})
+    labels = [show_bytes(whole[a:b]) for a, b in itertools.pairwise(cuts)]
+    assert b"".join(map(read_label, labels)) == whole
+    starts = find_character_starts(labels)
+    assert starts[0] == 0
+    for start in starts:  # no character is divided
+        assert whole[: cuts[start]].decode() + whole[cuts[start] :].decode() == text
+    assert "<0x" not in join_labels(labels)
+
+
+def test_a_joined_character_is_written_as_one():
+    assert join_labels(["␣", "<0xF09F>", "<0x91A8>", "<U+200D>", "👩"]) == "␣👨\u200d👩"
+    assert join_labels(["e", "◌\u0301", "⏎"]) == "e\u0301⏎"
+    assert join_labels(["sum", "##mer"]) == "summer"
+    assert join_labels(["<0xF0>", "<0x9F>", "a"]) == "<0xF09F>a"
+    assert join_labels(["##", "<U+110000>"]) == "##<U+110000>"
 
 
 @pytest.mark.parametrize(

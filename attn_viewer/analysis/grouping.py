@@ -5,24 +5,30 @@ mean over its queries, so that rows still sum to 1 (Clark et al. 2019, "What Doe
 """
 
 import dataclasses
+import itertools
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ..choices import check_spans
 from ..errors import OptionError, UnsuitableMapsError
-from ..tokens import NEWLINE, RETURN, SPACE, TAB
+from ..maps import AttentionMaps
+from ..tokens import CONTINUES, NEWLINE, RETURN, SPACE, TAB, find_character_starts, join_labels
 
 UNITS = ("words", "sentences", "segments")
 SUMMARIES = ("sum", "max")
 _BLANK = SPACE + NEWLINE + TAB + RETURN
+_INNER_BLANK = re.compile(rf"[^{_BLANK}][{_BLANK}]")
 _SPECIAL = re.compile(r"<(?!0x|U\+)[^<>]+>|\[[A-Z]+\]")
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*$")
 _CLOSING = re.compile(r"[\"'”’»)\].!?…。！？]+")
 
 
-def group_attention(maps, by="words", *, summary="sum"):
+def group_attention(
+    maps: AttentionMaps, by: str | Sequence[tuple[str, int, int]] = "words", *, summary: str = "sum"
+) -> AttentionMaps:
     """Merge tokens into words, sentences or spans.
 
     Parameters
@@ -86,7 +92,7 @@ def group_attention(maps, by="words", *, summary="sum"):
     )
 
 
-def check_grouping(by, summary="sum"):
+def check_grouping(by: str | Sequence[tuple[str, int, int]], summary: str = "sum") -> None:
     """Check what can be known to be wrong before there are maps.
 
     Parameters
@@ -107,7 +113,12 @@ def check_grouping(by, summary="sum"):
         raise OptionError(f"the summary of a group must be one of {', '.join(SUMMARIES)}, got {summary!r}")
 
 
-def _find_groups(tokens, by, segments, borders):
+def _find_groups(
+    tokens: Sequence[str],
+    by: str | Sequence[tuple[str, int, int]],
+    segments: Sequence[tuple[str, int, int]],
+    borders: Iterable[int],
+) -> tuple[list[int], list[str]]:
     """Return the first token of each group and the group's label."""
     if isinstance(by, str) and by != "segments":
         starts = find_words(tokens) if by == "words" else find_sentences(tokens)
@@ -120,12 +131,12 @@ def _find_groups(tokens, by, segments, borders):
     return starts, [groups[start] for start in starts]
 
 
-def _join(labels):
-    text = "".join(label.removeprefix("##") for label in labels)
+def _join(labels: Sequence[str]) -> str:
+    text = join_labels(labels)
     return text.strip(SPACE).replace(SPACE, " ") or text
 
 
-def _merge(weights, queries, keys, summary):
+def _merge(weights: np.ndarray, queries: Sequence[int], keys: Sequence[int], summary: str) -> np.ndarray:
     """Merge rows and columns; groups are given by their first token and reach to the next."""
     if summary == "max":
         return np.maximum.reduceat(np.maximum.reduceat(weights, keys, axis=2), queries, axis=1).astype(np.float32)
@@ -133,7 +144,7 @@ def _merge(weights, queries, keys, summary):
     return sums / np.diff([*queries, weights.shape[1]]).astype(np.float32)[:, None]
 
 
-def find_words(tokens):
+def find_words(tokens: Sequence[str]) -> list[int]:
     """Find where words begin in the labels of tokens.
 
     Parameters
@@ -145,31 +156,45 @@ def find_words(tokens):
     -------
     list of int
         The first token of each word, ascending, from 0. A word begins at a space or line break, at punctuation and
-        after it, at and after a special token, and at each token of a script that is written without spaces;
-        WordPiece's ``##`` goes on with a word. Without any space among the labels every other token is a word.
+        after it, at and after a special token, and at each character of a script that is written without spaces;
+        WordPiece's ``##`` goes on with a word, and no character is divided. A token with a space inside ends the word
+        that it goes on with. Without any space among the labels every other token is a word.
     """
-    has_spaces = any(SPACE in token for token in tokens)
-    return [i for i in range(len(tokens)) if i == 0 or _begins_word(tokens[i - 1], tokens[i], has_spaces)]
+    starts, texts = _find_characters(tokens)
+    has_spaces = any(SPACE in text for text in texts)
+    pairs = zip(starts, [SPACE, *texts], texts, strict=False)
+    return [start for start, before, text in pairs if start == 0 or _begins_word(before, text, has_spaces)]
 
 
-def _begins_word(before, token, has_spaces):
-    if token.startswith("##") or not token:
+def _find_characters(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return the first token of each run that no character reaches out of, and the run's label."""
+    alone = [0, *(i for i, token in enumerate(tokens) if _SPECIAL.fullmatch(token)), len(tokens)]
+    borders = sorted({*alone, *(i + 1 for i in alone[1:-1])})
+    starts = [a + i for a, b in itertools.pairwise(borders) for i in find_character_starts(tokens[a:b])]
+    runs = [tokens[a:b] for a, b in itertools.pairwise([*starts, len(tokens)])]
+    return starts, [run[0] if CONTINUES.match(run[0]) else join_labels(run) for run in runs]
+
+
+def _begins_word(before: str, text: str, has_spaces: bool) -> bool:
+    if CONTINUES.match(text) or not text:
         return False
-    if not has_spaces or token[0] in _BLANK or before[-1:] in [*_BLANK]:
+    if not has_spaces or _SPECIAL.fullmatch(text) or _SPECIAL.fullmatch(before):
         return True
-    if _SPECIAL.fullmatch(token) or _SPECIAL.fullmatch(before):
+    if before and not before.strip(SPACE):  # the space with which this word begins
+        return text[0] in _BLANK[1:]
+    if text[0] in _BLANK or _INNER_BLANK.search(before) or before[-1:] in [*_BLANK]:
         return True
-    if unicodedata.east_asian_width(token[0]) in "WF":
+    if unicodedata.east_asian_width(text[0]) in "WF":
         return True
-    return _is_punctuation(before) != _is_punctuation(token)
+    return _is_punctuation(before) != _is_punctuation(text)
 
 
-def _is_punctuation(token):
+def _is_punctuation(token: str) -> bool:
     text = token.strip(_BLANK)
     return bool(text) and all(unicodedata.category(c)[0] in "PS" for c in text) and not text.startswith("<0x")
 
 
-def find_sentences(tokens):
+def find_sentences(tokens: Sequence[str]) -> list[int]:
     """Find where sentences begin in the labels of tokens.
 
     Parameters
@@ -184,15 +209,16 @@ def find_sentences(tokens):
         mark before a space, at a line break, and at special tokens, which stand alone; what is abbreviated with a
         full stop ("Mr.") ends one too.
     """
-    has_spaces = any(SPACE in token for token in tokens)
+    places, texts = _find_characters(tokens)
+    has_spaces = any(SPACE in text for text in texts)
     starts, ended = [0], False
-    for i, (before, token) in enumerate(zip(["", *tokens], tokens, strict=False)):
+    for i, (before, token) in enumerate(zip(["", *texts], texts, strict=False)):
         text = token.strip(_BLANK)
         is_alone = i > 0 and bool(_SPECIAL.fullmatch(token) or _SPECIAL.fullmatch(before))
         goes_on = not is_alone and (not text or bool(_CLOSING.fullmatch(token)))
         is_apart = not has_spaces or token[:1] in [*_BLANK] or before[-1:] in [*_BLANK, *"。！？"]
         if is_alone or (ended and not goes_on and is_apart):
-            starts.append(i)
+            starts.append(places[i])
         has_break = NEWLINE in token or RETURN in token
         ended = (ended and goes_on) or has_break or bool(_SENTENCE_END.search(text))
     return starts

@@ -29,6 +29,15 @@ def cut(tokens, starts):
         (["␣a", "⏎", "b", "(", "c", ")"], ["␣a", "⏎", "b", "(", "c", ")"]),
         (["␣a", "日", "本"], ["␣a", "日", "本"]),
         (["a"], ["a"]),
+        (["<0x20F09F>", "<0x8D>", "<0x95>", "s"], ["<0x20F09F><0x8D><0x95>", "s"]),
+        (["␣", "<0xE6>", "<0x98>", "<0xA5>", "<0xE5A4A9>"], ["␣<0xE6><0x98><0xA5>", "<0xE5A4A9>"]),
+        (["␣👨", "<U+200D>", "👩", "!"], ["␣👨<U+200D>👩", "!"]),
+        (["␣nai", "◌\u0308", "ve"], ["␣nai◌\u0308ve"]),
+        (["␣of␣the", "␣end"], ["␣of␣the", "␣end"]),
+        (["a␣", "b", "c", "d␣e", "f", "␣g"], ["a␣", "bcd␣e", "f", "␣g"]),
+        (["␣", "␣", "x", "␣", "=", "⏎", "␣y"], ["␣␣x", "␣=", "⏎", "␣y"]),
+        (["⏎", "##", "␣Head"], ["⏎", "##", "␣Head"]),
+        (["<0xE6>", "<0x98>", "<0xA5>"], ["<0xE6><0x98><0xA5>"]),
     ],
 )
 def test_words(tokens, words):
@@ -80,6 +89,18 @@ def test_spans_by_their_definition(n, data):
         block = tokens[:, start:stop, start:stop].sum(2).mean(1)
         np.testing.assert_allclose(ours[:, start, start], block, rtol=1e-5)
         np.testing.assert_allclose(ours[:, :start, :start], tokens[:, :start, :start])
+
+
+def test_characters_spread_over_tokens_are_whole_in_words(demo):
+    maps = capture_attention(*demo, "I love 🍕 and 春天 too, naïve 👨‍👩‍👧 🇩🇪", layers=[0])
+    assert any("<0x" in label for label in maps.tokens_key)
+    words = ("<s>", "I", "love", "🍕", "and", "春", "天", "too", ",", "naïve", "👨‍👩‍👧", "🇩🇪")
+    assert group_attention(maps, "words").tokens_key == words
+
+
+def test_a_full_stop_of_three_bytes_ends_a_sentence(demo):
+    maps = capture_attention(*demo, "春天。夏天。", layers=[0])
+    assert group_attention(maps, "sentences").tokens_key == ("<s>", "春天。", "夏天。")
 
 
 def test_groups_end_where_the_prompt_and_segments_do():
