@@ -5,14 +5,14 @@ import itertools
 import torch
 
 from ..errors import CaptureError
-from ..tokens import label_tokens
+from ..inputs.model_inputs import prepare_inputs
+from ..inputs.signature import takes_argument
 from .collector import Collector
 from .guard import borrow_model
 from .mixtures import IN_FORCE, SDPA
 from .numbering import number_modules
 from .options import CaptureOptions
 from .prefill import get_model_id
-from .prompt import encode_prompt, takes_argument
 from .watch import AttentionWatch, ModuleStack
 
 
@@ -51,10 +51,11 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
     if getattr(model.config, "is_encoder_decoder", False) or IN_FORCE.interventions:
         raise _refuse(model)
     options = CaptureOptions(**options)
-    inputs = [encode_prompt(model, tokenizer, text) for text in texts]
-    ids = [each["input_ids"][0].tolist() for each in inputs]
+    prompts = [prepare_inputs(model, tokenizer, text) for text in texts]
+    inputs = [prompt.arguments for prompt in prompts]
+    tokens = [prompt.prompts[0].sides["self"] for prompt in prompts]
     body = getattr(model, "base_model", model)  # without the head: nobody wants logits
-    lengths, numbers = [len(each) for each in ids], number_modules(body)
+    lengths, numbers = [each.total for each in tokens], number_modules(body)
     collectors = [Collector(body, options, lambda stack, shape, n=n: shape == (n, n), numbers=numbers) for n in lengths]
     if not takes_argument(body, "position_ids"):
         raise _refuse(model)
@@ -75,17 +76,16 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
         with stack.follow(), BatchWatch(stack, collectors, lengths), torch.no_grad():
             body(**arguments)
     collectors[0].check_complete(stack.seen)  # the others saw the same modules
-    labels = [label_tokens(each, tokenizer) for each in ids]
     return [
         collector.make_maps(
             collector.find_main(),
-            tokens,
-            tokens,
-            ids_key=numbers,
+            each.labels,
+            each.labels,
+            ids_key=each.ids,
             kind="self",
             model_id=model_id or get_model_id(model),
         )
-        for collector, tokens, numbers in zip(collectors, labels, ids, strict=True)
+        for collector, each in zip(collectors, tokens, strict=True)
     ]
 
 

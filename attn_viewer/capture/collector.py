@@ -13,6 +13,7 @@ from ..maps import AttentionMaps
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
 from .mixtures import IN_FORCE, iterate_mixed
 from .numbering import get_kind, is_attention, number_modules
+from .padding import WHOLE, Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
 from .projections import measure_value_norms
 from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell, release_freed
@@ -40,6 +41,7 @@ class Stack:
     n_layers: int
     first: int = 0  # position of its first query among the keys
     continues: bool = False  # whether earlier passes made some of the keys
+    kept_tokens: Kept = WHOLE  # without padding
     causal: bool = True
     has_sinks: bool = False
     softcap: float | None = None
@@ -51,6 +53,11 @@ class Stack:
     kept: dict = dataclasses.field(default_factory=dict)  # layer -> (head numbers, reduction)
     elsewhere: dict = dataclasses.field(default_factory=dict)  # layer -> tokens, where they are not the wanted ones
     unscaled: str | None = None  # the first module whose values or projection were not seen, where they were wanted
+
+    @property
+    def size(self):
+        """Query and key tokens that are no padding."""
+        return tuple(len(range(n)[part]) for n, part in zip(self.shape, self.kept_tokens, strict=True))
 
     @property
     def depth(self):
@@ -72,12 +79,27 @@ class Collector:
         all can.
     batch_index : int
         Which element of a batch to take; left out, there must be no more than one.
+    batch_size : int, optional
+        How many elements the batch has, when known.
+    find_kept : callable, optional
+        Tells for a `Stack` and ``(n_query, n_key)`` which tokens are no padding; left out, all are.
     numbers : dict, optional
         What `number_modules` says of the model, where that is known already.
     """
 
-    def __init__(self, model, options, fits=lambda stack, shape: True, *, batch_index=None, numbers=None):
+    def __init__(
+        self,
+        model,
+        options,
+        fits=lambda stack, shape: True,
+        *,
+        batch_index=None,
+        batch_size=None,
+        find_kept=None,
+        numbers=None,
+    ):
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
+        self.batch_size, self.find_kept = batch_size, find_kept
         self.numbers = number_modules(model) if numbers is None else numbers
         self.members = Counter(path for path, _ in self.numbers.values())
         self.stacks = {}
@@ -113,8 +135,10 @@ class Collector:
             call.scale,
             lse=None if call.lse is None else self._drop_batch(call.lse[..., None], call.name)[..., 0],
         )
+        scores = crop_scores(scores, stack.kept_tokens, call.name)
+        n_query, n_key = stack.size
         if not call.is_causal and positions.first + 1 < n_key:
-            stack.causal &= mask is not None and blocks_future(mask, n_query, n_key, positions.first)
+            stack.causal &= mask is not None and blocks_future(scores.mask, n_query, n_key, positions.first)
         stack.sources.add("sdpa")
         heads, reduction = self._open(stack, layer, len(scores.query))
         if reduction is not None:
@@ -123,7 +147,7 @@ class Collector:
             if call.change is None and not self.wants_projections:
                 reduction.take_scores(scores.select(heads=None if is_whole else heads, rows=rows))
             else:
-                norms = self._measure_norms(stack, call) if self.wants_projections else None
+                norms = self._measure_norms(stack, call)[:, stack.kept_tokens.keys] if self.wants_projections else None
                 for start, block in self._iterate_blocks(stack, scores, call.change, rows):
                     scaled = block if norms is None else block * norms[:, None, : block.shape[2]]
                     reduction.take_weights(scaled if is_whole else scaled[list(heads)], start)
@@ -161,7 +185,8 @@ class Collector:
         stack, layer = self._place(seen, (n_query, n_key), positions, None)
         if stack is None:
             return
-        weights = self._drop_batch(seen.weights, seen.name)
+        weights = crop_weights(self._drop_batch(seen.weights, seen.name), stack.kept_tokens, seen.name)
+        n_query, n_key = stack.size
         stack.causal &= n_key == positions.first + n_query and not bool(weights.triu(positions.first + 1).any())
         stack.sources.add("eager")
         changed = {head for i in IN_FORCE.interventions for at, head in i.heads if at == layer}
@@ -246,7 +271,8 @@ class Collector:
 
     def _drop_batch(self, tensor, name, least=3):
         """Return one prompt's part of a tensor of axes (batch, n_heads, n, …)."""
-        if tensor.ndim == 4 and (len(tensor) == 1 or self.batch_index is not None):
+        is_batch = self.batch_index is not None and self.batch_size in (None, len(tensor))
+        if tensor.ndim == 4 and (len(tensor) == 1 or is_batch):
             return tensor[0 if len(tensor) == 1 else self.batch_index]
         if least <= tensor.ndim <= 3:
             return tensor
@@ -272,6 +298,8 @@ class Collector:
             return None, None
         if not stack.calls:
             stack.shape, stack.first, stack.continues = shape, positions.first, positions.continues
+            if self.find_kept is not None:
+                stack.kept_tokens = self.find_kept(stack, shape)
         if (stack.shape, stack.first) != (shape, positions.first):
             raise CaptureError(
                 f"module {name!r} attends over {shape[0]} × {shape[1]} tokens where others of its kind, or an earlier "
@@ -301,8 +329,9 @@ class Collector:
         if options.layers is not None and layer not in set(options.layers):
             return None, None
         heads = choose_numbers(options.heads, range(n_heads), f"head of layer {layer}")
-        rows = options.choose_rows(stack.shape[0])
-        shape = (len(heads), rows.stop - rows.start, stack.shape[1])
+        n_query, n_key = stack.size
+        rows = options.choose_rows(n_query)
+        shape = (len(heads), rows.stop - rows.start, n_key)
         if stack.reduction is None:
             n_layers = stack.n_layers if options.layers is None else len(set(options.layers))
             size = n_layers * np.prod(shape, dtype=float) * np.dtype(options.dtype).itemsize
@@ -373,7 +402,7 @@ class Collector:
                 "(a gate, a norm or an adapter stands between); load the model with attn_implementation='sdpa', merge "
                 "adapters, or capture with weighting='attention'"
             )
-        rows = self.options.choose_rows(stack.shape[0])
+        rows = self.options.choose_rows(stack.size[0])
         chosen = choose_numbers(self.options.layers, sorted(stack.calls), "layer")
         kept = [stack.kept[layer] for layer in chosen]
         is_mean = stack.reduction == "head_mean"
@@ -385,9 +414,9 @@ class Collector:
             else tokens_query[rows],
             layers=chosen,
             heads=None if is_mean else [heads for heads, _ in kept],
-            causal=stack.causal and stack.first + stack.shape[0] == stack.shape[1],
+            causal=stack.causal and stack.first + stack.size[0] == stack.size[1],
             first_query=stack.first + rows.start,
-            queries_after=stack.shape[0] - rows.stop,
+            queries_after=stack.size[0] - rows.stop,
             reduction=stack.reduction,
             cell=stack.cell,
             pooling=self.options.pooling if stack.reduction == "pooled" else None,

@@ -1,39 +1,60 @@
 """Attention over a prompt and what the model says to it."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from ..errors import OptionError
+from ..inputs.limits import explain_length
+from ..inputs.model_inputs import ModelInputs, prepare_inputs
+from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
+from ..inputs.signature import call_model, find_inner, get_config
 from .guard import borrow_model
-from .prefill import capture_attention
-from .prompt import encode_prompt, find_segments
+from .options import CaptureOptions
+from .prefill import capture_inputs, choose_kind
 
 
-def capture_generation(model, tokenizer, prompt, *, max_new_tokens, generate_options=None, **options):
+def capture_generation(
+    model,
+    tokenizer,
+    prompt,
+    *,
+    max_new_tokens,
+    generate_options=None,
+    kind=None,
+    decoder_prompt=None,
+    decoder_tokenizer=None,
+    batch_index=None,
+    model_id=None,
+    **options,
+):
     """Generate text and capture the attention over prompt and completion.
 
     The model generates on its fast attention with its key-value cache; then one pass over all tokens together, with
-    the same causal mask, gives the weights that each new token had when it was chosen.
+    the same causal mask, gives the weights that each new token had when it was chosen. Padding is left out before.
 
     Parameters
     ----------
     model : torch.nn.Module
-        A transformers model that can generate.
-    tokenizer : transformers tokenizer
+        A transformers model that can generate, or a wrapper around one.
+    tokenizer : transformers tokenizer or processor or None
         Its tokenizer.
-    prompt : str, list of dict or list of int
-        Text, chat messages or token ids.
+    prompt : str, tuple of str, list of dict, token ids or mapping
+        As `capture_attention` takes it.
     max_new_tokens : int
         Most tokens to generate.
     generate_options : dict, optional
         More arguments of `model.generate`, such as ``do_sample`` and ``temperature``.
-    **options
+    kind, decoder_prompt, decoder_tokenizer, batch_index, model_id
         As `capture_attention` takes them.
+    **options
+        Likewise.
 
     Returns
     -------
-    AttentionMaps
+    AttentionMaps, or list of AttentionMaps for ``batch_index="all"``
         Over prompt and completion; `prompt_length` tells where the completion begins. For an encoder-decoder the
         completion is the decoder's side, and the kind is ``"cross"`` unless ``kind=`` says otherwise.
 
@@ -41,26 +62,82 @@ def capture_generation(model, tokenizer, prompt, *, max_new_tokens, generate_opt
     ------
     OptionError
         If the model cannot generate or `max_new_tokens` is not a number from 1.
+    PromptError
+        If the prompt cannot be used, or prompt and completion are longer than the model's positions.
     """
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise OptionError(f"max_new_tokens must be a whole number from 1, got {max_new_tokens!r}")
-    if not callable(getattr(model, "generate", None)) or not getattr(model, "can_generate", bool)():
-        raise OptionError(f"{type(model).__name__} cannot generate; load a language model with its head")
-    inputs = encode_prompt(model, tokenizer, prompt)
-    arguments = {"max_new_tokens": max_new_tokens} | (generate_options or {})
-    settings = model.generation_config
+    options = CaptureOptions(**options)
+    has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
+    kind = choose_kind(model, kind or ("cross" if has_decoder else None))
+    batch = prepare_inputs(
+        model,
+        tokenizer,
+        prompt,
+        decoder_prompt=decoder_prompt,
+        decoder_tokenizer=decoder_tokenizer,
+        batch_index=batch_index,
+    )
+    has_begun = decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
+    maps = []
+    for one in batch.prompts:
+        inputs = take_prompt(batch, one)
+        side = inputs.prompts[0].sides["decoder" if has_decoder else "self"]
+        ids = _generate(model, inputs, {"max_new_tokens": max_new_tokens, **(generate_options or {})}, has_begun)
+        if has_decoder:
+            whole = replace_decoder_tokens(inputs, decoder_tokenizer or tokenizer, ids)
+        else:
+            new = ids[:, side.total :] if "input_ids" in inputs.arguments else ids
+            whole = append_tokens(model, tokenizer, inputs, new)
+        found = capture_inputs(model, whole, options, kind=kind, model_id=model_id)[0]
+        is_over_completion = kind in ("self", "decoder")
+        maps.append(dataclasses.replace(found, prompt_length=side.total) if is_over_completion else found)
+    return maps if batch.is_batch else maps[0]
+
+
+def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, Any], has_begun: bool) -> torch.Tensor:
+    """Return the token ids that `generate` gives, axes ``(1, n_tokens)``; the model is left as it was found."""
+    arguments = dict(inputs.arguments)
+    if "decoder_input_ids" in arguments:
+        # Left alone, the model begins as it was trained to; what is given is taken as it is.
+        begun = arguments.pop("decoder_input_ids")
+        if has_begun:
+            arguments |= {"decoder_input_ids": begun, "decoder_start_token_id": int(begun[0, 0])}
+    generator = _find_generator(model, inputs)
+    settings = generator.generation_config
     if settings.pad_token_id is None:  # never used for one prompt, but missed loudly
         end = settings.eos_token_id
-        arguments.setdefault("pad_token_id", (end[0] if isinstance(end, list) else end) or 0)
+        options = {"pad_token_id": (end[0] if isinstance(end, list) else end) or 0} | options
     before = settings.to_dict()
-    with borrow_model(model, keeps_attention=True), torch.no_grad():
+    n_tokens = max(side.total or 0 for side in inputs.prompts[0].sides.values()) + options["max_new_tokens"]
+    with (
+        explain_length(model, inputs.arguments, n_tokens),
+        borrow_model(model, keeps_attention=True),
+        torch.no_grad(),
+    ):
         try:
-            ids = model.generate(**inputs, **arguments)[0].tolist()
+            output = generator.generate(**arguments, **options)
         finally:
             settings.update(**before)
-    if model.config.is_encoder_decoder:
-        options = {"kind": "cross"} | options
-        return capture_attention(model, tokenizer, prompt, decoder_prompt=ids, **options)
-    maps = capture_attention(model, tokenizer, ids, **options)
-    segments = find_segments(tokenizer, prompt, len(ids))
-    return dataclasses.replace(maps, prompt_length=inputs["input_ids"].shape[1], segments=segments)
+    ids: torch.Tensor = getattr(output, "sequences", output)
+    return ids[:1]
+
+
+def _find_generator(model: torch.nn.Module, inputs: ModelInputs) -> Any:
+    """Return what generates: the model, or the one inside of a wrapper that says the same and cannot."""
+    if callable(getattr(model, "generate", None)):
+        generator = model
+    else:
+        generator = find_inner(model)
+        if generator is not model and not _are_alike(model, generator, inputs.arguments):
+            raise OptionError(f"{type(model).__name__} has no generate, and says other things than the model inside")
+    if not callable(getattr(generator, "generate", None)) or not getattr(generator, "can_generate", bool)():
+        raise OptionError(f"{type(model).__name__} cannot generate; load a language model with its head")
+    return generator
+
+
+def _are_alike(model: torch.nn.Module, inner: torch.nn.Module, arguments: Mapping[str, Any]) -> bool:
+    with borrow_model(model), torch.no_grad():
+        outputs = (call_model(one, arguments) for one in (model, inner))
+        one, other = (getattr(output, "logits", None) for output in outputs)
+    return one is not None and other is not None and torch.equal(one, other)

@@ -6,19 +6,33 @@ import dataclasses
 import torch
 
 from ..errors import OptionError
-from ..tokens import label_tokens
-from .collector import Collector
+from ..inputs.limits import explain_length
+from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
+from ..inputs.signature import call_model, check_model, find_device, find_inner, get_config, takes_argument
+from ..maps import AttentionMaps
+from .collector import Collector, Stack
 from .eager import EagerHooks, EagerWeights
 from .guard import borrow_model
-from .numbering import get_kind
+from .numbering import get_kind, number_modules
 from .options import CaptureOptions
+from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
-from .prompt import encode_decoder_prompt, encode_prompt, find_device, find_segments, takes_argument
 from .sequences import SequenceWatch
-from .watch import AttentionWatch, ModuleStack
+from .watch import AttentionCall, AttentionWatch, ModuleStack
 
 
-def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_prompt=None, model_id=None, **options):
+def capture_attention(
+    model,
+    tokenizer=None,
+    prompt=None,
+    *,
+    kind=None,
+    decoder_prompt=None,
+    decoder_tokenizer=None,
+    batch_index=None,
+    model_id=None,
+    **options,
+):
     """Capture the exact attention weights of every head for a prompt.
 
     The model runs once, on the attention it was loaded with; its result is bit for bit that of a plain forward
@@ -28,17 +42,23 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
     Parameters
     ----------
     model : torch.nn.Module
-        A transformers model, or one that is called like it.
-    tokenizer : transformers tokenizer, optional
+        A transformers model, one that is called like it, or a wrapper around one.
+    tokenizer : transformers tokenizer or processor, optional
         For prompts in words and for readable labels.
-    prompt : str, list of dict or list of int
-        Text, chat messages or token ids.
+    prompt : str, tuple of str, list of dict, token ids or mapping
+        Text; a pair of texts ``(a, b)``; chat messages, whose content is text or a list of parts; token ids as a list,
+        array or tensor of axes ``(n,)`` or ``(1, n)``; or model inputs as a tokenizer or processor returned them.
+        Padding at the ends, which their mask hides, is left out of the maps.
     kind : {"self", "encoder", "decoder", "cross"}, optional
         Which attention to return; left out, that over the prompt itself (``"encoder"`` for an encoder-decoder,
         ``"self"`` for any other model).
-    decoder_prompt : str or list of int, optional
+    decoder_prompt : str or token ids, optional
         What an encoder-decoder has said so far. Token ids are taken as they are; before text goes the token with
         which the decoder starts, which also stands in for nothing.
+    decoder_tokenizer : transformers tokenizer, optional
+        That of the decoder, where it has its own.
+    batch_index : int or "all", optional
+        Which prompt of a batch of model inputs, or all of them; left out, there must be one.
     model_id : str, optional
         Name for titles and files; left out, `get_model_id` finds one.
     **options
@@ -47,14 +67,15 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
 
     Returns
     -------
-    AttentionMaps
+    AttentionMaps, or list of AttentionMaps for ``batch_index="all"``
         Weights, each layer of axes ``(n_heads, n_query, n_key)``. In cross attention queries are the decoder's
         tokens and keys the encoder's.
 
     Raises
     ------
     PromptError
-        If the prompt is empty or does not fit the tokenizer.
+        If the prompt is empty, of no form that is known, longer than the model's positions, or does not fit the
+        tokenizer.
     OptionError
         If a layer, head or query is not there, or the model has no attention of that kind.
     CaptureError
@@ -62,43 +83,128 @@ def capture_attention(model, tokenizer=None, prompt=None, *, kind=None, decoder_
         the model is being captured already.
     """
     options = CaptureOptions(**options)
-    has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    kind = choose_kind(model, kind)
+    inputs = prepare_inputs(
+        model,
+        tokenizer,
+        prompt,
+        decoder_prompt=decoder_prompt,
+        decoder_tokenizer=decoder_tokenizer,
+        batch_index=batch_index,
+    )
+    maps = capture_inputs(model, inputs, options, kind=kind, model_id=model_id)
+    return maps if inputs.is_batch else maps[0]
+
+
+def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
+    """Return the kind of attention that is wanted of a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, or one that is none, which is refused.
+    kind : {"self", "encoder", "decoder", "cross"} or None
+        As `capture_attention` takes it.
+
+    Returns
+    -------
+    str
+        The kind.
+
+    Raises
+    ------
+    OptionError
+        If the model has no attention of that kind.
+    """
+    check_model(model)
+    has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
     kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)
     if (kind or kinds[0]) not in kinds:
         raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
-    inputs = encode_prompt(model, tokenizer, prompt)
-    ids = {"encoder" if has_decoder else "self": inputs["input_ids"][0].tolist()}
-    if has_decoder:
-        inputs["decoder_input_ids"] = encode_decoder_prompt(model, tokenizer, decoder_prompt)
-        ids["decoder"] = inputs["decoder_input_ids"][0].tolist()
-    kind = kind or kinds[0]
-    query, key = ("decoder", "encoder") if kind == "cross" else (kind, kind)
-    tokens = {side: label_tokens(ids[side], tokenizer) for side in {query, key}}
-    wanted = len(ids[query]), len(ids[key])
-    collector = Collector(
-        model, options, lambda stack, shape: kind not in ("self", get_kind(stack.name)) or shape == wanted
-    )
-    run_watched(model, collector, inputs)
-    return collector.make_maps(
-        collector.find_main(kind),
-        tokens[query],
-        tokens[key],
-        ids_key=ids[key],
-        segments=[] if kind == "decoder" else find_segments(tokenizer, prompt, len(ids[key])),
-        kind=kind,
-        model_id=model_id or get_model_id(model),
+    return kind or kinds[0]
+
+
+def capture_inputs(
+    model: torch.nn.Module, inputs: ModelInputs, options: CaptureOptions, *, kind: str, model_id: str | None = None
+) -> list[AttentionMaps]:
+    """Capture the attention weights of model inputs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    inputs : ModelInputs
+        Of `prepare_inputs`.
+    options : CaptureOptions
+        What to keep.
+    kind : {"self", "encoder", "decoder", "cross"}
+        Which attention.
+    model_id : str, optional
+        As `capture_attention` takes it.
+
+    Returns
+    -------
+    list of AttentionMaps
+        One a prompt of the inputs.
+    """
+    numbers = number_modules(model)
+    collectors = [_make_collector(model, options, inputs, prompt, kind, numbers) for prompt in inputs.prompts]
+    with explain_length(model, inputs.arguments):
+        run_watched(model, collectors, inputs.arguments)
+    maps = []
+    for collector, prompt in zip(collectors, inputs.prompts, strict=True):
+        stack = collector.find_main(kind)
+        query, key = prompt.get_sides(kind)
+        labels = key.write_labels(stack.size[1])
+        maps.append(
+            collector.make_maps(
+                stack,
+                labels if query is key else query.write_labels(stack.size[0]),
+                labels,
+                ids_key=key.ids,
+                segments=() if kind == "decoder" else prompt.segments,
+                kind=kind,
+                model_id=model_id or get_model_id(model),
+            )
+        )
+    return maps
+
+
+def _make_collector(
+    model: torch.nn.Module,
+    options: CaptureOptions,
+    inputs: ModelInputs,
+    prompt: Prompt,
+    kind: str,
+    numbers: dict[str, tuple[str, int]],
+) -> Collector:
+    query, key = prompt.get_sides(kind)
+    counts = query.total, key.total
+
+    def is_own(stack: Stack) -> bool:
+        return kind in ("self", get_kind(stack.name))
+
+    def fits(stack: Stack, shape: tuple[int, int]) -> bool:
+        return not is_own(stack) or all(n in (count, None) for n, count in zip(shape, counts, strict=True))
+
+    def find_kept(stack: Stack, shape: tuple[int, int]) -> Kept:
+        return Kept(query.kept, key.kept) if is_own(stack) else WHOLE
+
+    row = None if inputs.n_rows == 1 else prompt.row
+    return Collector(
+        model, options, fits, batch_index=row, batch_size=inputs.n_rows, find_kept=find_kept, numbers=numbers
     )
 
 
-def run_watched(model, collector, inputs, *, keeps_logits=False):
-    """Run a transformers model once and hand its attention to a collector.
+def run_watched(model, collectors, inputs, *, keeps_logits=False):
+    """Run a transformers model once and hand its attention to collectors.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model, left as it was found.
-    collector : Collector
-        Takes what is seen; complete afterwards.
+    collectors : sequence of Collector
+        Each takes all that is seen; complete afterwards.
     inputs : dict
         Arguments of the forward pass. Caches and all but the last logits are left out where the model allows.
 
@@ -119,48 +225,56 @@ def run_watched(model, collector, inputs, *, keeps_logits=False):
     last = {} if keeps_logits else {"logits_to_keep": torch.tensor([-1], device=find_device(model))}
     wanted = {"use_cache": False} | last
     arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | inputs
-    with watch_attention(model, collector) as is_eager, torch.no_grad():
+    with watch_attention(model, *collectors) as is_eager, torch.no_grad():
         if is_eager and takes_argument(model, "output_attentions"):
             arguments["output_attentions"] = True
-        return model(**arguments)
+        return call_model(model, arguments)
 
 
 @contextlib.contextmanager
-def watch_attention(model, collector):
-    """Hand all attention that runs in the block to a collector.
+def watch_attention(model, *collectors):
+    """Hand all attention that runs in the block to collectors.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model, left as it was found.
-    collector : Collector
-        Takes what is seen; checked to be complete afterwards.
+    *collectors : Collector
+        Each takes what is seen, with the same options; checked to be complete afterwards.
 
     Yields
     ------
     bool
         Whether any part of the model runs eager attention.
     """
+
+    def take_call(call: AttentionCall) -> None:
+        for collector in collectors:
+            collector.take_call(call)
+
     with borrow_model(model) as is_eager:
         stack = ModuleStack(model)
         sequences = SequenceWatch(stack)
-        projections = ProjectionWatch(stack, collector.take_call) if collector.wants_projections else None
-        take_call = (projections or collector).take_call
+        projections = ProjectionWatch(stack, take_call) if collectors[0].wants_projections else None
+        on_call = take_call if projections is None else projections.take_call
 
         def take_weights(seen: EagerWeights) -> None:
-            collector.take_weights(dataclasses.replace(seen, given=sequences.find()))
+            placed = dataclasses.replace(seen, given=sequences.find())
+            for collector in collectors:
+                collector.take_weights(placed)
 
         watch = AttentionWatch(
             stack,
-            lambda call: take_call(dataclasses.replace(call, given=sequences.find())),
+            lambda call: on_call(dataclasses.replace(call, given=sequences.find())),
             take_weights,
-            wants_lse=collector.wants_lse,
+            wants_lse=collectors[0].wants_lse,
         )
         hooks = EagerHooks(stack, take_weights, lambda name: name in watch.counts)
         finding = projections.install() if projections else contextlib.nullcontext()
         with hooks.install(), sequences.install(), stack.follow(), watch, finding:
             yield is_eager
-    collector.check_complete(stack.seen)
+    for collector in collectors:
+        collector.check_complete(stack.seen)
 
 
 def get_model_id(model):
@@ -176,6 +290,6 @@ def get_model_id(model):
     str
         The last part of the name or folder it was loaded from, or its class name.
     """
-    name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    name = getattr(get_config(model), "_name_or_path", "") or ""
     name = str(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].strip(". ")
-    return name or type(model).__name__
+    return name or type(find_inner(model)).__name__

@@ -6,12 +6,14 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..errors import OptionError, PromptError
+from ..inputs.model_inputs import prepare_inputs
+from ..inputs.rows import take_prompt
+from ..inputs.signature import takes_argument
 from .collector import Collector
 from .guard import borrow_model
 from .intervene import ablate_rows
 from .options import CaptureOptions
 from .prefill import run_watched
-from .prompt import encode_prompt, takes_argument
 from .targets import find_target
 
 _SEES_LATER = "{} sees later tokens, which it would predict; use a causal model"
@@ -26,8 +28,8 @@ def encode_text(model, tokenizer, prompt):
         The model.
     tokenizer : transformers tokenizer or None
         As in `capture_attention`.
-    prompt : str, list of dict or list of int
-        At least two tokens.
+    prompt : str, tuple of str, list of dict, token ids or mapping
+        As `capture_attention` takes it, at least two tokens.
 
     Returns
     -------
@@ -45,7 +47,10 @@ def encode_text(model, tokenizer, prompt):
         raise OptionError(f"{type(model).__name__} is an encoder-decoder; effects are measured on causal models")
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise OptionError(f"{type(model).__name__} predicts no tokens; load a causal language model with its head")
-    inputs = encode_prompt(model, tokenizer, prompt)
+    prepared = prepare_inputs(model, tokenizer, prompt)
+    inputs = take_prompt(prepared, prepared.prompts[0]).arguments
+    if "input_ids" not in inputs:
+        raise PromptError("effects are measured on words; give model inputs with input_ids")
     if inputs["input_ids"].shape[1] < 2:
         raise PromptError("a prompt of one token has no next token to predict; give at least two")
     return inputs
@@ -78,7 +83,7 @@ def run_with_maps(model, inputs, tokens, **facts):
         If the model sees later tokens, so that there is no loss of the next.
     """
     collector = Collector(model, CaptureOptions(), lambda stack, shape: shape == (len(tokens), len(tokens)))
-    output = run_watched(model, collector, inputs, keeps_logits=True)
+    output = run_watched(model, [collector], inputs, keeps_logits=True)
     maps = collector.make_maps(collector.find_main(), tokens, tokens, **facts)
     if not maps.causal:
         raise OptionError(_SEES_LATER.format(type(model).__name__))

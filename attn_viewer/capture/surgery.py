@@ -8,10 +8,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptureError
+from ..inputs.signature import takes_argument
 from .guard import use_visible_attention
 from .kernels import blocks_future
 from .mixtures import IN_FORCE, SDPA, Change, FusedAttention, Queries, mix_outputs, mix_weights
-from .prompt import takes_argument
 from .watch import ModuleStack
 
 _SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)

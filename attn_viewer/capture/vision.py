@@ -44,7 +44,7 @@ def capture_image_attention(model, image, processor=None, *, model_id=None, **op
         )
     collector = Collector(model, CaptureOptions(**options))
     first = next(model.parameters())
-    run_watched(model, collector, {"pixel_values": pixels.to(first.device, first.dtype)})
+    run_watched(model, [collector], {"pixel_values": pixels.to(first.device, first.dtype)})
     stack = collector.find_main()
     grid = _find_grid(model, pixels.shape[-2:])
     n_special = stack.shape[1] - grid[0] * grid[1]

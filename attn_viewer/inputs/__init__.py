@@ -1,0 +1,1 @@
+"""Prompts in any form that people have them in, and the inputs of a model."""

@@ -1,0 +1,302 @@
+"""The forms that people have a prompt in: text, a pair of texts, chat messages, token ids, model inputs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import PromptError
+from .chat import encode_chat, find_turns
+
+if TYPE_CHECKING:
+    import torch
+
+Segments = Sequence[tuple[str, int, int]]
+PAIR = ("sentence A", "sentence B")
+_FORMS = (
+    "text, a pair of texts (a, b), chat messages, token ids, or model inputs as a tokenizer or processor returned them"
+)
+
+
+class Encoded(NamedTuple):
+    """A prompt as a tokenizer made it, or as it came.
+
+    Parameters
+    ----------
+    inputs : dict of str to torch.Tensor
+        Arguments of a forward pass, batch axis first.
+    find_segments : callable
+        Takes the number of a row of the batch, returns ``(name, start, stop)`` of its parts, padding counted.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    find_segments: Callable[[int], Segments]
+
+
+def get_text_tokenizer(tokenizer: Any) -> Any:
+    """Return the tokenizer of a processor, or what came if it is one itself; None where there is none."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    return inner if callable(getattr(inner, "convert_ids_to_tokens", None)) else None
+
+
+def encode_form(tokenizer: Any, prompt: Any, *, wants_types: bool = False) -> Encoded:
+    """Turn a prompt in any form into tensors.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer or processor or None
+        Not needed for token ids and model inputs.
+    prompt : str, tuple, list, array, tensor or mapping
+        The prompt.
+    wants_types : bool
+        Whether the model was trained with segment ids, which some tokenizers give only when asked.
+
+    Returns
+    -------
+    Encoded
+        Tensors and segments.
+
+    Raises
+    ------
+    PromptError
+        If the prompt is empty, of another form, or refused by the tokenizer.
+    """
+    if isinstance(prompt, Mapping):
+        inputs = _read_inputs(prompt)
+        return Encoded(inputs, lambda row: _find_sentences(prompt, inputs, row))
+    is_list = isinstance(prompt, (list, tuple))
+    if prompt is None or ((is_list or isinstance(prompt, str)) and len(prompt) == 0):
+        raise PromptError(f"the prompt must be {_FORMS}, got nothing; give at least one token")
+    if hasattr(prompt, "ndim") or (is_list and not any(isinstance(part, (str, Mapping)) for part in prompt)):
+        return Encoded({"input_ids": read_ids(prompt)}, lambda row: ())
+    if isinstance(prompt, str):
+        check_tokenizer(tokenizer)
+        return Encoded(_run_tokenizer(tokenizer, prompt), lambda row: ())
+    if is_list and any(isinstance(part, Mapping) for part in prompt):
+        check_tokenizer(tokenizer)
+        ids = (inputs := encode_chat(tokenizer, prompt))["input_ids"][0].tolist()
+        return Encoded(inputs, lambda row: find_turns(tokenizer, prompt, ids))
+    if isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(part, str) for part in prompt):
+        check_tokenizer(tokenizer)
+        return _encode_pair(get_text_tokenizer(tokenizer), prompt, wants_types)
+    what = f"a {type(prompt).__name__}"
+    if is_list:
+        what += f" with a {type(next(part for part in prompt if isinstance(part, str))).__name__} in it"
+    raise PromptError(
+        f"the prompt must be {_FORMS}, got {what}; two texts that belong together are a tuple (a, b), "
+        "several prompts go in one by one, token ids are whole numbers"
+    )
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse words without a tokenizer, or with what is none."""
+    if tokenizer is None:
+        raise PromptError("a prompt in words needs a tokenizer; pass tokenizer= or a list of token ids")
+    if get_text_tokenizer(tokenizer) is None:
+        raise PromptError(f"{type(tokenizer).__name__} has no tokenizer for words; pass tokenizer= or model inputs")
+
+
+def _run_tokenizer(tokenizer: Any, *texts: str, **options: Any) -> Any:
+    """Call a tokenizer, or a processor, on one text or a pair."""
+    is_processor = get_text_tokenizer(tokenizer) is not tokenizer
+    try:
+        if is_processor:
+            return dict(tokenizer(text=texts[0], return_tensors="pt"))
+        return tokenizer(*texts, return_tensors="pt", verbose=False, **options)
+    except Exception as error:  # of as many types as there are tokenizers
+        raise PromptError(
+            f"{type(tokenizer).__name__} refuses this prompt: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _encode_pair(tokenizer: Any, pair: tuple[str, str], wants_types: bool) -> Encoded:
+    if not all(pair):
+        raise PromptError(f"a pair is two texts that are not empty, got {pair!r:.80}")
+    encoded = _run_tokenizer(tokenizer, *pair, **({"return_token_type_ids": True} if wants_types else {}))
+    inputs = dict(encoded)
+    return Encoded(inputs, lambda row: _find_sentences(encoded, inputs, row))
+
+
+def _find_sentences(encoded: Any, inputs: Mapping[str, torch.Tensor], row: int) -> Segments:
+    """Find both texts of a pair: by what the tokenizer says of each token, or by the segment ids."""
+    mask = inputs.get("attention_mask")
+    numbers: Any = None
+    if getattr(encoded, "is_fast", False):
+        numbers = encoded.sequence_ids(row)
+    elif "token_type_ids" in inputs:
+        numbers = inputs["token_type_ids"][row].tolist()
+        if set(numbers) - {0, 1}:
+            return ()
+    if numbers is None or 1 not in numbers:
+        return ()
+    n_tokens = len(numbers)
+    seen = [True] * n_tokens if mask is None or mask.ndim != 2 else mask[row].bool().tolist()
+    first, stop = seen.index(True), n_tokens - seen[::-1].index(True)
+    second = next((i for i in range(first, stop) if numbers[i] == 1), stop)
+    if not first < second < stop or 0 in numbers[second:stop]:
+        return ()
+    return ((PAIR[0], first, second), (PAIR[1], second, stop))
+
+
+def read_ids(prompt: Any) -> torch.Tensor:
+    """Read token ids, as they are.
+
+    Parameters
+    ----------
+    prompt : list of int, numpy.ndarray or torch.Tensor
+        Whole numbers, axes ``(n,)`` or ``(batch, n)``.
+
+    Returns
+    -------
+    torch.Tensor
+        int64, axes ``(batch, n)``.
+
+    Raises
+    ------
+    PromptError
+        For anything else, none at all included.
+    """
+    import torch
+
+    ids = read_tensor("token ids", prompt)
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise PromptError(f"token ids are whole numbers, got {ids.dtype}; convert them: ids.long()")
+    if ids.ndim not in (1, 2):
+        raise PromptError(f"token ids have axes (n,) or (batch, n), got shape {tuple(ids.shape)}")
+    if ids.numel() == 0:
+        raise PromptError("the prompt has no tokens; give at least one token")
+    return ids.long().reshape(-1, ids.shape[-1])
+
+
+def read_tensor(name: str, value: Any) -> torch.Tensor:
+    """Turn a tensor, array or list of numbers, however deep, into a tensor whose numbers are there.
+
+    Parameters
+    ----------
+    name : str
+        What it is, for the error message.
+    value : torch.Tensor, numpy.ndarray or list
+        The numbers.
+
+    Returns
+    -------
+    torch.Tensor
+        On the device it came on.
+
+    Raises
+    ------
+    PromptError
+        If these are no numbers, or a ragged list of them, or a tensor without storage.
+    """
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if value.is_meta:
+            raise PromptError(
+                f"{name} lie on the device 'meta', where tensors have no numbers; bring them to the model's"
+            )
+        return value.detach()
+    if isinstance(value, (list, tuple)):
+        value = [part.tolist() if hasattr(part, "tolist") else part for part in value]
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "u":
+            array = array.astype(np.int64)
+        if array.dtype.kind in "biufc":
+            return torch.from_numpy(np.ascontiguousarray(array))
+        came = f"a {type(value).__name__} of {array.dtype}"
+    except (ValueError, TypeError, OverflowError):  # rows of different lengths, numbers past 64 bits
+        came = f"a ragged {type(value).__name__}, or numbers that are too large"
+    raise PromptError(f"{name} must be whole numbers in a list, array or tensor of even rows, got {came}")
+
+
+def _read_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Read what a tokenizer or processor returned, batch axis first."""
+    if {"role", "content"} <= inputs.keys():
+        raise PromptError("a chat prompt is a list of messages; put this one into a list")
+    if not all(isinstance(name, str) for name in inputs) or not inputs:
+        raise PromptError(f"model inputs go by their names, such as input_ids; got {list(inputs)!r:.80}")
+    ids = None if inputs.get("input_ids") is None else read_ids(inputs["input_ids"])
+    tensors = {} if ids is None else {"input_ids": ids}
+    embeds = inputs.get("inputs_embeds")
+    if ids is None and embeds is not None:
+        tensors["inputs_embeds"] = embeds = read_tensor("inputs_embeds", embeds)
+        if embeds.ndim not in (2, 3) or 0 in embeds.shape or not embeds.dtype.is_floating_point:
+            raise PromptError(
+                f"inputs_embeds are numbers of axes (batch, n, d), got {embeds.dtype} of shape {tuple(embeds.shape)}"
+            )
+        tensors["inputs_embeds"] = embeds.reshape(-1, *embeds.shape[-2:])
+    for name, value in inputs.items():
+        if value is None or name in tensors:
+            continue
+        if name == "decoder_input_ids":
+            tensors[name] = read_ids(value)
+        else:
+            tensors[name] = read_tensor(name, value)
+    if ids is not None or embeds is not None:
+        _check_lengths(tensors, next(iter(tensors.values())).shape[:2])
+    return tensors
+
+
+def _check_lengths(tensors: dict[str, torch.Tensor], shape: Sequence[int]) -> None:
+    """Check what goes with the tokens one by one, and give it the batch axis."""
+    for name in ("attention_mask", "token_type_ids", "position_ids"):
+        part = tensors.get(name)
+        if part is None:
+            continue
+        if part.ndim == 1:
+            tensors[name] = part = part[None]
+        is_wide = name != "token_type_ids" and part.ndim > 2  # masks by query and key, positions of several axes
+        is_wide = is_wide or (name == "position_ids" and len(part) == 1)
+        if part.shape[-1] != shape[1] or (not is_wide and part.shape != tuple(shape)):
+            raise PromptError(
+                f"{name} is of shape {tuple(part.shape)}, the tokens are {shape[0]} × {shape[1]}; "
+                "give the model inputs as one tokenizer or processor call returned them"
+            )
+    mask = tensors.get("attention_mask")
+    if mask is not None and mask.ndim == 2:
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise PromptError("attention_mask must hold 1 for tokens and 0 for padding; got other numbers")
+        if not bool(mask.any(-1).all()):
+            raise PromptError("attention_mask leaves no token of a prompt; give at least one token")
+
+
+def read_row(batch_index: Any, n_rows: int) -> list[int]:
+    """Read which rows of a batch are wanted.
+
+    Parameters
+    ----------
+    batch_index : int, "all" or None
+        A number from 0, negative ones from the end; all; or nothing, where there is one prompt.
+    n_rows : int
+        Prompts there are.
+
+    Returns
+    -------
+    list of int
+        Their numbers.
+
+    Raises
+    ------
+    PromptError
+        If there are several and none is chosen, or there is none of that number.
+    """
+    if batch_index is None:
+        if n_rows > 1:
+            raise PromptError(
+                f"these are {n_rows} prompts; choose one with batch_index=0 to {n_rows - 1}, or all with 'all'"
+            )
+        return [0]
+    if isinstance(batch_index, str):
+        if batch_index != "all":
+            raise PromptError(f"batch_index must be a number or 'all', got {batch_index!r:.80}")
+        return list(range(n_rows))
+    try:
+        row = operator.index(batch_index)
+    except TypeError as error:
+        raise PromptError(f"batch_index must be a whole number or 'all', got {batch_index!r:.80}") from error
+    if isinstance(batch_index, bool) or not -n_rows <= row < n_rows:
+        raise PromptError(f"there is no prompt {batch_index!r} in a batch of {n_rows}")
+    return [row % n_rows]

@@ -1,0 +1,177 @@
+"""What a model has no place for: ids past its vocabulary, tokens past its positions, placeholders of nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..errors import AttnViewerError, PromptError
+from .signature import call_model, find_inner, get_config
+
+_PLACEHOLDER = re.compile(r"(image|video|audio|speech|vision)\w*_token_(id|index)")
+_WORDS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def check_vocabulary(model: torch.nn.Module, ids: torch.Tensor, *, is_decoder: bool = False) -> None:
+    """Refuse token ids that the model has no embedding of.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    ids : torch.Tensor
+        Token ids.
+    is_decoder : bool
+        Whether they are those of the decoder of an encoder-decoder, which may have a vocabulary of its own.
+
+    Raises
+    ------
+    PromptError
+        If one is outside.
+    """
+    inner = find_inner(model)
+    part = getattr(inner, "get_decoder", lambda: None)() if is_decoder else None
+    try:
+        size = getattr((inner if part is None else part).get_input_embeddings(), "num_embeddings", None)
+    except (NotImplementedError, AttributeError):  # models of images and texts (CLIP) have no single one
+        config = get_config(model)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else None
+        size = getattr(text, "vocab_size", None)
+    if size is not None and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise PromptError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}, but the model knows 0 to {size - 1}; "
+            "use the tokenizer that belongs to the model"
+        )
+
+
+def check_placeholders(config: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tokens that stand for pictures or sound where none goes in: the model would read them as words.
+
+    Parameters
+    ----------
+    config : transformers config or None
+        The model's, which names such tokens.
+    inputs : mapping of str to torch.Tensor
+        Arguments of the forward pass.
+
+    Raises
+    ------
+    PromptError
+        If there is one.
+    """
+    ids = inputs.get("input_ids")
+    if ids is None or any(part.is_floating_point() for part in inputs.values()):
+        return
+    for name in dir(config):
+        match = _PLACEHOLDER.fullmatch(name)
+        token = getattr(config, name, None) if match else None
+        if isinstance(token, int) and bool((ids == token).any()):
+            raise PromptError(
+                f"token {token} stands for {match[1] if match else ''} input ({name}), and none goes in; give model "
+                "inputs as the processor returns them, or chat messages with the processor as tokenizer"
+            )
+
+
+@contextlib.contextmanager
+def explain_length(model: torch.nn.Module, arguments: Mapping[str, Any], n_tokens: int | None = None) -> Iterator[None]:
+    """Turn what a model raises in the block for a prompt that is longer than its positions into one clear error.
+
+    Whether that is the reason is tried out: with how many tokens of the same kind the model runs, and whether it has
+    a table, or its config a number, of just that length.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    arguments : mapping of str
+        Arguments of the forward pass that runs in the block.
+    n_tokens : int, optional
+        Most tokens that the block comes to; left out, those of the arguments.
+
+    Raises
+    ------
+    PromptError
+        In place of the model's own error.
+    """
+    names = [name for name in ("input_ids", "decoder_input_ids") if isinstance(arguments.get(name), torch.Tensor)]
+    try:
+        with _watch_tables(model):
+            yield
+    except AttnViewerError:
+        raise
+    except Exception as error:  # IndexError, RuntimeError, ValueError, as the model's authors pleased
+        for name in names:
+            wanted = n_tokens if n_tokens is not None and name == names[-1] else arguments[name].shape[1]
+            longest = _find_longest(model, arguments, name, wanted)
+            if longest is not None:
+                raise PromptError(
+                    f"{wanted:,} tokens are more than the {longest:,} that {type(model).__name__} has positions for; "
+                    "shorten the prompt, or cut it into pieces"
+                ) from error
+        raise
+
+
+@contextlib.contextmanager
+def _watch_tables(model: torch.nn.Module) -> Iterator[None]:
+    """Refuse indices past the end of a table before they are looked up: on a GPU that ends the whole process."""
+    thread = threading.get_ident()
+    names = {module: name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
+
+    def check(module: torch.nn.Embedding, args: tuple[Any, ...]) -> None:
+        index = args[0] if args else None
+        if threading.get_ident() != thread or not isinstance(index, torch.Tensor) or index.device.type == "cpu":
+            return
+        if index.numel() and int(index.max()) >= module.num_embeddings:
+            raise IndexError(f"table {names[module]!r} has {module.num_embeddings} rows, not {int(index.max()) + 1}")
+
+    handles = [module.register_forward_pre_hook(check) for module in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _find_longest(model: torch.nn.Module, arguments: Mapping[str, Any], name: str, n_tokens: int) -> int | None:
+    """Return with how many tokens the model runs at most, where it has a table or a number of just that length."""
+    ids = arguments[name][:, -1:]
+    aligned = {part for part in _WORDS if part in arguments} if name == "input_ids" else {name}
+    kept = {part: value for part, value in arguments.items() if part not in {*_WORDS, name}}
+    if name == "input_ids":  # without pictures and sound, whose placeholders are not in it
+        kept = {part: value for part, value in kept.items() if not value.is_floating_point()}
+    else:
+        kept |= {part: arguments[part] for part in _WORDS if part in arguments}
+
+    def runs(count: int) -> bool:
+        words = {part: torch.ones_like(ids).expand(-1, count) for part in aligned & {"attention_mask"}}
+        try:
+            with torch.no_grad(), _watch_tables(model):
+                call_model(model, {**kept, **words, name: ids.expand(-1, count).contiguous()})
+        except Exception:
+            return False
+        return True
+
+    if n_tokens < 2 or not runs(1) or runs(n_tokens):
+        return None
+    low, high = 1, 2
+    while high < n_tokens and runs(high):
+        low, high = high, 2 * high
+    high = min(high, n_tokens)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if runs(middle) else (low, middle)
+    return low if _has_length(model, low) else None
+
+
+def _has_length(model: torch.nn.Module, length: int) -> bool:
+    config = get_config(model)
+    numbers = [*vars(config).values()] if config is not None else []
+    numbers += [*vars(config.get_text_config()).values()] if hasattr(config, "get_text_config") else []
+    tables = [*model.buffers(), *(m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding))]
+    sizes = {size for table in tables for size in table.shape}
+    return length in {n for n in numbers if isinstance(n, int)} or any(length <= size <= length + 8 for size in sizes)

@@ -1,0 +1,275 @@
+"""A prompt in any form as a model takes it, with all that maps must say about its tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import PromptError
+from ..tokens import label_tokens
+from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
+from .limits import check_placeholders, check_vocabulary
+from .signature import check_model, find_device, find_inner, get_config, takes_argument
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens of one prompt on one side of a model.
+
+    Parameters
+    ----------
+    kept : slice
+        Which of the model's tokens they are: padding at both ends is left out.
+    total : int, optional
+        How many tokens the model has there; None where it makes its own of sound or pictures.
+    ids : tuple of int, optional
+        Token ids, where these are words.
+    labels : tuple of str, optional
+        One a token; left out, tokens go by number.
+    """
+
+    kept: slice
+    total: int | None = None
+    ids: tuple[int, ...] | None = None
+    labels: tuple[str, ...] | None = None
+
+    def write_labels(self, count: int) -> tuple[str, ...]:
+        """Return a label for each of `count` tokens."""
+        return tuple(map(str, range(count))) if self.labels is None else self.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One prompt of a batch.
+
+    Parameters
+    ----------
+    row : int
+        Its number in the batch.
+    sides : dict of str to Tokens
+        ``"self"``, or ``"encoder"`` and ``"decoder"``.
+    segments : sequence of (str, int, int)
+        Named parts of the prompt, padding not counted.
+    """
+
+    row: int
+    sides: Mapping[str, Tokens]
+    segments: Segments
+
+    def get_sides(self, kind: str) -> tuple[Tokens, Tokens]:
+        """Return the tokens of queries and of keys of a kind of attention."""
+        query, key = ("decoder", "encoder") if kind == "cross" else (kind, kind)
+        return self.sides[query], self.sides[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInputs:
+    """What a model is called with, and the prompts that are wanted of it.
+
+    Parameters
+    ----------
+    arguments : dict of str to torch.Tensor
+        Of the forward pass, on the model's device, batch axis first. Padding that came is in it.
+    prompts : tuple of Prompt
+        One, or all of a batch.
+    n_rows : int
+        Prompts in the arguments.
+    is_batch : bool
+        Whether all of a batch were asked for.
+    """
+
+    arguments: dict[str, torch.Tensor]
+    prompts: tuple[Prompt, ...]
+    n_rows: int = 1
+    is_batch: bool = False
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """The token ids of the first prompt, padding left out, axes ``(1, n_tokens)``."""
+        side = next(iter(self.prompts[0].sides.values()))
+        if side.ids is None:
+            raise PromptError("these model inputs have no token ids (input_ids), which are needed here")
+        return torch.tensor([side.ids])
+
+
+def prepare_inputs(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompt: Any,
+    *,
+    decoder_prompt: Any = None,
+    decoder_tokenizer: Any = None,
+    batch_index: int | str | None = None,
+) -> ModelInputs:
+    """Turn a prompt in any form into what a model is called with.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, for the inputs that it takes and where it wants them.
+    tokenizer : transformers tokenizer or processor or None
+        For prompts in words, and for labels.
+    prompt : object
+        Text; a pair of texts as a tuple; chat messages (a list of ``role`` and ``content``, which is text or a list
+        of parts); token ids as a list, array or tensor, taken as they are; or model inputs as a tokenizer or processor
+        returned them.
+    decoder_prompt : str, token ids or None
+        What an encoder-decoder has said so far: token ids are taken as they are, before text goes the token with which
+        the decoder starts, which also stands in for nothing.
+    decoder_tokenizer : transformers tokenizer, optional
+        That of the decoder, where it has its own.
+    batch_index : int or "all", optional
+        Which prompt of a batch; left out, there must be one.
+
+    Returns
+    -------
+    ModelInputs
+        Arguments and prompts.
+
+    Raises
+    ------
+    PromptError
+        If the prompt is empty, of another form, or does not fit tokenizer and model.
+    """
+    check_model(model)
+    config = get_config(model)
+    wants_types = takes_argument(model, "token_type_ids") and (getattr(config, "type_vocab_size", None) or 0) > 1
+    encoded = encode_form(tokenizer, prompt, wants_types=wants_types)
+    has_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    side = "encoder" if has_decoder else "self"
+    inputs = {name: part for name, part in encoded.inputs.items() if takes_argument(model, name)}
+    main = _find_main(model, encoded.inputs, inputs)
+    n_rows = len(inputs[main])
+    sides = {side: _Side(inputs.get("input_ids"), inputs[main], inputs.get("attention_mask"), main, tokenizer)}
+    if has_decoder:
+        given = decoder_prompt is None and "decoder_input_ids" in inputs
+        if not given:
+            if "decoder_input_ids" in inputs:
+                raise PromptError("the model inputs hold decoder_input_ids already; leave out decoder_prompt")
+            own = decoder_tokenizer or tokenizer
+            ids = encode_decoder_prompt(model, own, decoder_prompt, names_start=decoder_tokenizer is not None)
+            inputs["decoder_input_ids"] = ids.expand(n_rows, -1) if len(ids) == 1 else ids
+        ids = inputs["decoder_input_ids"]
+        if len(ids) != n_rows:
+            raise PromptError(f"there are {len(ids)} decoder prompts for {n_rows} prompts; give one for each")
+        mask = inputs.get("decoder_attention_mask")
+        sides["decoder"] = _Side(ids, ids, mask, "decoder_input_ids", decoder_tokenizer or tokenizer)
+    for name, part in (("encoder", inputs.get("input_ids")), ("decoder", inputs.get("decoder_input_ids"))):
+        if part is not None:
+            check_vocabulary(model, part, is_decoder=has_decoder and name == "decoder")
+    check_placeholders(config, inputs)
+    rows = read_row(batch_index, n_rows)
+    prompts = tuple(Prompt(row, {name: s.read(row) for name, s in sides.items()}, ()) for row in rows)
+    prompts = tuple(dataclasses.replace(p, segments=_crop(encoded, p.row, p.sides[side].kept)) for p in prompts)
+    device = find_device(model)
+    arguments = {name: _move(part, device, model) for name, part in inputs.items()}
+    return ModelInputs(arguments, prompts, n_rows, batch_index == "all")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """A batch on one side of a model."""
+
+    ids: torch.Tensor | None
+    main: torch.Tensor
+    mask: torch.Tensor | None
+    name: str
+    tokenizer: Any
+
+    def read(self, row: int) -> Tokens:
+        is_words = self.ids is not None or self.name == "inputs_embeds"
+        if not is_words:
+            return Tokens(slice(0, None))
+        n_tokens = self.main.shape[1]
+        kept = slice(0, n_tokens)
+        if self.mask is not None and self.mask.shape == self.main.shape[:2]:
+            seen = self.mask[row].nonzero()[:, 0]
+            kept = slice(int(seen[0]), int(seen[-1]) + 1)
+        if self.ids is None:
+            return Tokens(kept, n_tokens)
+        ids = tuple(self.ids[row, kept].tolist())
+        return Tokens(kept, n_tokens, ids, tuple(label_tokens(ids, get_text_tokenizer(self.tokenizer))))
+
+
+def _find_main(model: torch.nn.Module, came: Mapping[str, Any], taken: Mapping[str, torch.Tensor]) -> str:
+    """Return the name of the argument that holds the prompt itself."""
+    if {"input_ids", "inputs_embeds"} <= taken.keys():
+        raise PromptError("model inputs hold input_ids or inputs_embeds, not both")
+    own = getattr(type(find_inner(model)), "main_input_name", "input_ids")
+    names = ("input_ids", "inputs_embeds", own, *(name for name in taken if taken[name].is_floating_point()))
+    main = next((name for name in names if name in taken and taken[name].ndim >= 2), None)
+    if main is None:
+        raise PromptError(
+            f"{type(model).__name__} takes {own}, and the prompt gives {', '.join(came) or 'nothing'}; "
+            "use the tokenizer or processor that belongs to the model"
+        )
+    return main
+
+
+def _crop(encoded: Encoded, row: int, kept: slice) -> Segments:
+    """Return a row's segments within the tokens that are kept, counted from the first of these."""
+    start, stop = kept.start, kept.stop
+    segments = []
+    for name, first, last in encoded.find_segments(row):
+        first, last = max(first, start), last if stop is None else min(last, stop)
+        if first < last:
+            segments.append((name, first - start, last - start))
+    return tuple(segments)
+
+
+def _move(part: torch.Tensor, device: torch.device, model: torch.nn.Module) -> torch.Tensor:
+    """Bring a tensor to the model's device; numbers with a fraction also to its type."""
+    if not part.is_floating_point():
+        return part.to(device)
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), part.dtype)
+    return part.to(device, own)
+
+
+def encode_decoder_prompt(
+    model: torch.nn.Module, tokenizer: Any, prompt: Any, *, names_start: bool = False
+) -> torch.Tensor:
+    """Turn what an encoder-decoder has said so far into token ids.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, for the token with which its decoder starts.
+    tokenizer : transformers tokenizer or None
+        Needed for text.
+    prompt : str, token ids or None
+        Text; token ids, taken as they are; or nothing.
+    names_start : bool
+        Whether the tokenizer is the decoder's own, so that it knows the first token where the model does not.
+
+    Returns
+    -------
+    torch.Tensor
+        Axes ``(batch, n_tokens)``, at least the start token.
+
+    Raises
+    ------
+    PromptError
+        If text comes without a tokenizer or nothing names a start token.
+    """
+    if prompt is not None and not isinstance(prompt, str):
+        return read_ids(prompt)
+    own = get_text_tokenizer(tokenizer)
+    if prompt:
+        check_tokenizer(tokenizer)
+    names = ("decoder_start_token_id", "bos_token_id")
+    owners = (get_config(model), getattr(find_inner(model), "generation_config", None))
+    starts = [getattr(owner, name, None) for name in names for owner in owners]
+    if names_start:
+        starts += [getattr(own, "bos_token_id", None), getattr(own, "cls_token_id", None)]
+    start = next((token for token in starts if token is not None), None)
+    if start is None:
+        raise PromptError("decoder_prompt needs a model that names its start token; pass token ids")
+    text: Sequence[int] = ()
+    if prompt and names_start:
+        text = own(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    elif prompt:
+        text = own(text_target=prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor([[start, *text]])

@@ -1,0 +1,154 @@
+"""One prompt taken out of model inputs, and tokens put behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from ..errors import PromptError
+from ..tokens import label_tokens
+from .chat import ANSWER
+from .forms import PAIR, get_text_tokenizer
+from .model_inputs import ModelInputs, Prompt, Tokens
+from .signature import find_inner
+
+
+def take_prompt(inputs: ModelInputs, prompt: Prompt) -> ModelInputs:
+    """Take one prompt out of model inputs, without its padding.
+
+    Parameters
+    ----------
+    inputs : ModelInputs
+        Of one prompt or a batch.
+    prompt : Prompt
+        One of its prompts.
+
+    Returns
+    -------
+    ModelInputs
+        Of that prompt alone.
+
+    Raises
+    ------
+    PromptError
+        If it is not known which part of an argument is this prompt's.
+    """
+    arguments = {}
+    for name, part in inputs.arguments.items():
+        side = _get_side(prompt, name)
+        own = _take_row(name, part, prompt.row, inputs.n_rows)
+        arguments[name] = own if side is None else _keep_tokens(name, own, side)
+    sides = {}
+    for name, side in prompt.sides.items():
+        count = None if side.total is None else len(range(side.total)[side.kept])
+        sides[name] = dataclasses.replace(side, kept=slice(0, count), total=count)
+    return ModelInputs(arguments, (dataclasses.replace(prompt, row=0, sides=sides),))
+
+
+def _get_side(prompt: Prompt, name: str) -> Tokens | None:
+    """Return the tokens that an argument goes with; None where it is about something else."""
+    side = prompt.sides.get("decoder") if name.startswith("decoder_") else next(iter(prompt.sides.values()))
+    return None if side is None or side.total is None else side
+
+
+def _take_row(name: str, part: torch.Tensor, row: int, n_rows: int) -> torch.Tensor:
+    if n_rows == 1 or len(part) == 1:
+        return part
+    if name == "position_ids" and part.ndim == 3:  # one set for each axis of a picture
+        return part[:, row : row + 1]
+    if len(part) != n_rows:
+        raise PromptError(f"which part of {name} belongs to prompt {row} of {n_rows} is not known; give it alone")
+    return part[row : row + 1]
+
+
+def _keep_tokens(name: str, part: torch.Tensor, side: Tokens) -> torch.Tensor:
+    if name.endswith("inputs_embeds"):
+        return part[:, side.kept]
+    if not _goes_with_tokens(part, side.total):
+        return part
+    part = part[..., side.kept]
+    is_square = name.endswith("attention_mask") and part.ndim > 2 and part.shape[-2] == side.total
+    return part[..., side.kept, :] if is_square else part
+
+
+def _goes_with_tokens(part: torch.Tensor, n_tokens: int | None) -> bool:
+    return part.shape[-1] == n_tokens and (part.ndim > 2 or len(part) == 1) and not part.is_floating_point()
+
+
+def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, ids: torch.Tensor) -> ModelInputs:
+    """Put tokens behind a prompt.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, for the embeddings of the tokens where the prompt came as such.
+    tokenizer : transformers tokenizer or processor or None
+        For labels.
+    inputs : ModelInputs
+        Of one prompt without padding.
+    ids : torch.Tensor
+        The tokens, axes ``(1, n)``.
+
+    Returns
+    -------
+    ModelInputs
+        Of prompt and tokens.
+
+    Raises
+    ------
+    PromptError
+        If a mask by query and key came with the prompt.
+    """
+    (prompt,), count = inputs.prompts, ids.shape[1]
+    name, side = next(iter(prompt.sides.items()))
+    n_tokens = side.total
+    arguments = {}
+    for key, part in inputs.arguments.items():
+        if key == "input_ids":
+            part = torch.cat([part, ids.to(part.device)], 1)
+        elif key == "inputs_embeds":
+            with torch.no_grad():
+                more = find_inner(model).get_input_embeddings()(ids.to(part.device))
+            part = torch.cat([part, more.to(part.dtype)], 1)
+        elif _goes_with_tokens(part, n_tokens):
+            if key == "attention_mask" and part.ndim > 2:
+                raise PromptError("a mask by query and key says nothing of what is generated; give one of axes (1, n)")
+            steps = torch.arange(1, count + 1, device=part.device) * (key == "position_ids")
+            part = torch.cat([part, part[..., -1:] + steps.to(part.dtype)], -1)
+        arguments[key] = part
+    own = tuple(ids[0].tolist())
+    before = range(n_tokens or 0)
+    labels = (*side.write_labels(len(before)), *label_tokens(own, get_text_tokenizer(tokenizer)))
+    total = len(before) + count
+    whole = Tokens(slice(0, total), total, None if side.ids is None else (*side.ids, *own), labels)
+    segments = [*prompt.segments]
+    if segments and segments[-1][0] not in PAIR:  # of a chat: what the model says is the answer
+        start = segments.pop()[1] if segments[-1][0] == ANSWER else len(before)
+        segments.append((ANSWER, start, total))
+    return ModelInputs(arguments, (dataclasses.replace(prompt, sides={name: whole}, segments=tuple(segments)),))
+
+
+def replace_decoder_tokens(inputs: ModelInputs, tokenizer: Any, ids: torch.Tensor) -> ModelInputs:
+    """Put other tokens in the place of a decoder's.
+
+    Parameters
+    ----------
+    inputs : ModelInputs
+        Of one prompt of an encoder-decoder.
+    tokenizer : transformers tokenizer or processor or None
+        The decoder's, for labels.
+    ids : torch.Tensor
+        The tokens, axes ``(1, n)``.
+
+    Returns
+    -------
+    ModelInputs
+        The same for the encoder.
+    """
+    (prompt,), own = inputs.prompts, tuple(ids[0].tolist())
+    kept = {name: part for name, part in inputs.arguments.items() if not name.startswith("decoder_")}
+    labels = tuple(label_tokens(own, get_text_tokenizer(tokenizer)))
+    sides = {**prompt.sides, "decoder": Tokens(slice(0, len(own)), len(own), own, labels)}
+    return ModelInputs({**kept, "decoder_input_ids": ids}, (dataclasses.replace(prompt, sides=sides),))

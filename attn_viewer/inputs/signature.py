@@ -1,0 +1,145 @@
+"""What a model takes, asked of the model itself or, where a wrapper takes anything, of the one inside."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+_SEQUENCES = ("input_ids", "inputs_embeds")
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no model that is loaded.
+
+    Parameters
+    ----------
+    model : object
+        What came.
+
+    Raises
+    ------
+    OptionError
+        If it has no parameters.
+    """
+    if not callable(getattr(model, "parameters", None)):
+        raise OptionError(
+            f"the model must be one that is loaded, got {model!r:.80}; load_model gives it and its tokenizer"
+        )
+
+
+def find_inner(model: torch.nn.Module) -> torch.nn.Module:
+    """Find the model inside of wrappers (`torch.compile`, `DataParallel`, adapters, a module around a model).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model or a wrapper around one.
+
+    Returns
+    -------
+    torch.nn.Module
+        The outermost transformers model that takes tokens; else the outermost module that says in its signature that it
+        takes some; else `model`.
+    """
+    named, level = None, [model]
+    while level:
+        for module in level:
+            # Asked of the class: wrappers hand attributes of the model inside on as their own.
+            main = getattr(type(module), "main_input_name", None)
+            if main == "input_ids":
+                return module
+            if named is None and (main is not None or not _read_parameters(module).keys().isdisjoint(_SEQUENCES)):
+                named = module
+        level = [child for module in level for child in module.children()]
+    return model if named is None else named
+
+
+def _read_parameters(module: torch.nn.Module) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(module.forward).parameters
+
+
+def get_config(model: torch.nn.Module) -> Any:
+    """Return the config of a model, or of the one inside of a wrapper; None where there is none."""
+    own = getattr(model, "config", None)
+    return getattr(find_inner(model), "config", None) if own is None else own
+
+
+def takes_argument(model: torch.nn.Module, name: str) -> bool:
+    """Tell whether the model's forward pass names this argument.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; a wrapper whose forward takes anything takes what the model inside does.
+    name : str
+        Argument name.
+
+    Returns
+    -------
+    bool
+        True if the argument is in the signature of `forward`.
+    """
+    names = _read_parameters(model)
+    inner = find_inner(model)
+    return name in names or (inner is not model and not _is_closed(names) and name in _read_parameters(inner))
+
+
+def _is_closed(names: Mapping[str, inspect.Parameter]) -> bool:
+    """Tell a signature that says all by itself."""
+    takes_any = any(part.kind is inspect.Parameter.VAR_KEYWORD for part in names.values())
+    return not takes_any and not _takes_one(names)
+
+
+def _takes_one(names: Mapping[str, inspect.Parameter]) -> bool:
+    needed = [name for name, part in names.items() if part.default is part.empty and part.kind < part.VAR_POSITIONAL]
+    return len(needed) == 1 and needed[0] not in _SEQUENCES
+
+
+def call_model(model: torch.nn.Module, arguments: Mapping[str, Any]) -> Any:
+    """Run a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; a wrapper that takes all inputs as one (SentenceTransformer) gets them as a dictionary.
+    arguments : mapping of str
+        Arguments of the forward pass, by name.
+
+    Returns
+    -------
+    object
+        What it put out.
+    """
+    names, inner = _read_parameters(model), find_inner(model)
+    if _takes_one(names) and not hasattr(type(model), "main_input_name"):
+        return model(dict(arguments) if inner is not model else arguments["input_ids"])
+    return model(**arguments)
+
+
+def find_device(model: torch.nn.Module) -> torch.device:
+    """Find the device on which a model wants its inputs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; parameters that accelerate has offloaded are nowhere, and its hooks say where they will be.
+
+    Returns
+    -------
+    torch.device
+        That of the first parameter that is anywhere, or the one that a hook moves parameters to; else the CPU.
+    """
+    import torch
+
+    here = next((part.device for part in model.parameters() if not part.is_meta), None)
+    if here is not None:
+        return here
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), "cpu"))
