@@ -95,11 +95,14 @@ class Surgery(TorchFunctionMode):
         is_changed = bool(self._fold(name, place[1]))
         self.runs[name] += 1
         if is_changed and name not in self.touched:
-            raise CaptureError(
-                f"the attention of module {name!r} ({type(module).__name__}) is computed where it cannot be changed; "
-                "load the model with attn_implementation='sdpa' or 'eager'"
-            )
+            raise self._refuse(name)
         self.touched.discard(name)
+
+    def _refuse(self, name: str) -> CaptureError:
+        return CaptureError(
+            f"the attention of module {name!r} ({type(self.model.get_submodule(name)).__name__}) is computed where it "
+            "cannot be changed; load the model with attn_implementation='sdpa' or 'eager' if it has another"
+        )
 
     def _fold(self, name, target):
         """Return the mixtures of the layer that runs, for each element of the batch that has its own (None: all)."""
@@ -140,6 +143,8 @@ class Surgery(TorchFunctionMode):
         n_heads = target.n_heads or output.shape[-3]
         is_flat = output.ndim == 3 and len(output) % n_heads == 0  # batch and heads on one axis
         by_head = output.unflatten(0, (-1, n_heads)) if is_flat else output
+        if by_head.ndim > 4 and n_heads in by_head.shape[:-2]:  # several streams at once (ProphetNet)
+            raise self._refuse(name)
         if by_head.ndim != 4 or by_head.shape[1] != n_heads:
             return output
         self.touched.add(name)
