@@ -360,6 +360,22 @@ def test_lines_of_pooled_queries_name_true_positions(open_page, tmp_path):
     assert page.locator(".av-tooltip").inner_text().split("\n")[:2] == ["query 24 t24 …", "key 6 t6 …"]
 
 
+def read_tile(page, layer, head, n):
+    """Return the colours in the middle of each of n × n cells of a head in the bird's eye, axes ``(n, n, 3)``."""
+    script = """([key, n]) => {
+        const tile = document.querySelector(`[data-key="${key}"] .av-tile`).getBoundingClientRect();
+        const sheet = document.querySelector(".av-sheet");
+        const origin = sheet.getBoundingClientRect();
+        const drawing = sheet.getContext("2d");
+        const [left, top] = [Math.round(tile.left - origin.left), Math.round(tile.top - origin.top)];
+        const at = (i) => Math.floor(((i + 0.5) * tile.width) / n);
+        const all = [...Array(n).keys()];
+        const read = (x, y) => [...drawing.getImageData(left + at(x), top + at(y), 1, 1).data.slice(0, 3)];
+        return all.map((y) => all.map((x) => read(x, y)));
+    }"""
+    return np.array(page.evaluate(script, [f"{layer}.{head}", n]))
+
+
 def test_bird_s_eye_draws_sorts_and_opens(open_page, path, maps):
     from attn_viewer import score_heads
 
@@ -367,8 +383,12 @@ def test_bird_s_eye_draws_sorts_and_opens(open_page, path, maps):
     page.wait_for_selector(".av-overview[data-ready]")
     heads = page.locator(".av-grid [role=gridcell]")
     assert heads.count() == sum(maps.n_heads)
-    sizes = page.evaluate("[...document.querySelectorAll('.av-grid canvas')].map((c) => [c.width, c.height])")
-    assert set(map(tuple, sizes)) == {(len(maps.tokens_key),) * 2}
+    meta = describe_maps(maps)
+    for layer, head in ((0, 0), (2, 3), (3, 7)):
+        weights = maps.get_layer(layer)[head]
+        expected = list_colors(meta)[np.rint(255 * np.sqrt(weights / weights.max())).astype(int)].astype(int)
+        expected[maps.future] = list(bytes.fromhex(meta["masked"][0][1:]))
+        assert np.abs(read_tile(page, layer, head, len(weights)) - expected).max() <= 3
     page.get_by_label("Sort by").select_option("sink_mass")
     order = [f"{head.layer}.{head.head}" for head in score_heads(maps, ["sink_mass"]).top("sink_mass", 5)]
     assert heads.evaluate_all("(found) => found.slice(0, 5).map((head) => head.dataset.key)") == order
@@ -385,7 +405,7 @@ def test_bird_s_eye_is_coloured_by_a_score(open_page, path, maps):
     values = table["previous_token"]
     colors = list_colors(describe_maps(maps))[np.rint(255 * (values - values.min()) / np.ptp(values)).astype(int)]
     script = "(found) => found.map((c) => getComputedStyle(c).borderTopColor.match(/\\d+/g).map(Number))"
-    seen = page.locator(".av-grid canvas").evaluate_all(script)
+    seen = page.locator(".av-tile").evaluate_all(script)
     assert np.abs(np.array(seen) - colors.astype(int)).max() <= 3
     legend = page.locator(".av-key span").all_inner_texts()
     assert legend == ["previous token", f"{values.min():.2f}", f"{values.max():.2f}"]
@@ -542,8 +562,7 @@ def test_a_hidden_first_token_is_hidden_where_cells_are_pooled_for_display(open_
     page = open_page(export_html(maps, tmp_path / "sink.html")[0], state, width=500)
     if view == "overview":
         page.wait_for_selector('.av-overview[data-ready="true"]')
-        script = "document.querySelector('.av-grid canvas').getContext('2d').getImageData(0, 100, 1, 1).data"
-        seen = page.evaluate(f"[...{script}].slice(0, 3)")
+        seen = read_tile(page, 0, 0, 20)[-1, 0]
     else:
         wait_for_head(page, 0, 0)
         assert read_place(page)[2] < 1  # less than a pixel a cell

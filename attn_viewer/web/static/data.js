@@ -110,10 +110,16 @@ export class HeadStore {
 
   /** Promise of {values, side…}: the largest weights that are shown on a grid of at most `most` cells a side. */
   async loadThumbnail(layer, head, most, first) {
-    const key = `${layer}.${head}.${most}.${first}`;
+    const key = `${layer}.${head}`;
+    if (this.thumbnailLook !== `${most}.${first}`) {
+      this.thumbnails.clear();
+      this.thumbnailLook = `${most}.${first}`;
+    }
     if (!this.thumbnails.has(key)) {
       const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
-      this.thumbnails.set(key, { ...poolCells(values, this.meta, most, countHidden(this.meta, first)), max, maxRest });
+      const pooled = { ...poolCells(values, this.meta, most, countHidden(this.meta, first)), max, maxRest };
+      if (this.thumbnailLook !== `${most}.${first}`) return pooled;
+      this.thumbnails.set(key, pooled);
     }
     return this.thumbnails.get(key);
   }

@@ -16,8 +16,7 @@ export const MARGIN = 300;
 export const FONT = "11.5px ui-sans-serif, system-ui, sans-serif";
 
 /** Give a canvas a size in CSS pixels and return its context, scaled so that one unit is one CSS pixel. */
-export function sizeCanvas(canvas, width, height) {
-  const ratio = window.devicePixelRatio || 1;
+export function sizeCanvas(canvas, width, height, ratio = window.devicePixelRatio || 1) {
   const [w, h] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
   if (canvas.width !== w || canvas.height !== h) {
     canvas.width = w;

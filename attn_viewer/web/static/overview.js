@@ -4,14 +4,15 @@ import { HIDDEN, findTop, makeScale } from "./data.js";
 import { formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
 import { spellColor } from "./theme.js";
 
-const SHARPNESS = 128;
-/** Maps of no more cells a side are drawn larger than they are: with sharp edges. */
-const FEW_CELLS = 64;
+/** Heads are asked for so many at a time. */
+const BATCH = 32;
+/** Tiles lie on sheets of so many pixels of the page: a canvas a tile would take a browser seconds. */
+const SHEET = 2048;
+const MOST_RATIO = 2;
 
 export function createOverview(context) {
   const { meta, store, scores } = context;
   const grid = make("div", { class: "av-grid", role: "grid", "aria-label": "Heads" });
-  grid.classList.toggle("av-enlarged", Math.max(meta.rows, meta.columns) <= FEW_CELLS);
   const ramp = make("canvas", { class: "av-legend", "aria-hidden": true });
   const key = make("p", { class: "av-key", hidden: true }, make("span"), make("span"), ramp, make("span"));
   const element = make("div", { class: "av-overview" }, key, grid);
@@ -19,6 +20,10 @@ export function createOverview(context) {
   let shown = []; // the cells in the order in which they stand
   const waiting = new Set();
   let order;
+  let sheets = [];
+  let place = "";
+  let side = 1;
+  let ratio = 1;
   let isBusy = false;
   let isGone = false;
   let hasLooked = false;
@@ -37,7 +42,7 @@ export function createOverview(context) {
   );
   for (const [i, layer] of meta.layers.entries()) {
     for (const [j, head] of meta.heads[i].entries()) {
-      const canvas = make("canvas", { width: 1, height: 1 });
+      const tile = make("i", { class: "av-tile" });
       const score = make("span", { class: "av-score" });
       const name = make("span", { class: "av-name" }, `${layer}.${head}`);
       const button = make(
@@ -53,11 +58,11 @@ export function createOverview(context) {
           onpointerleave: () => context.tooltip.hide(),
           onfocus: () => context.update({ layer, head }),
         },
-        canvas,
+        tile,
         name,
         score,
       );
-      cells.set(`${layer}.${head}`, { layer, head, i, j, button, canvas, score, isVisible: false, drawn: null });
+      cells.set(`${layer}.${head}`, { layer, head, i, j, button, tile, score, isVisible: false, drawn: null });
       watcher.observe(button);
     }
   }
@@ -115,9 +120,9 @@ export function createOverview(context) {
     const [low, high] = scores.range(state.tint);
     const color = (share) => spellColor(theme.table[Math.round(255 * share)]);
     grid.classList.toggle("av-tinted", state.tint !== null);
-    for (const { i, j, canvas } of cells.values()) {
+    for (const { i, j, tile } of cells.values()) {
       const value = scores.get(state.tint, i, j);
-      canvas.style.borderColor = value === null ? "" : color(high > low ? (value - low) / (high - low) : 0);
+      tile.style.borderColor = value === null ? "" : color(high > low ? (value - low) / (high - low) : 0);
     }
     key.hidden = state.tint === null || high < low;
     if (key.hidden) return;
@@ -135,6 +140,7 @@ export function createOverview(context) {
     if (context.state.sort !== null || context.state.tint !== null) scores.load(() => isGone || context.redraw());
     arrange();
     tint();
+    layOut();
     const { layer, head } = context.state;
     for (const [key, cell] of cells) {
       const isChosen = cell.layer === layer && cell.head === (head === "mean" ? meta.heads[cell.i][0] : head);
@@ -145,19 +151,41 @@ export function createOverview(context) {
     work();
   }
 
-  /** Draw what is waiting, a few milliseconds at a time, so that the page stays quick. */
+  /** Where the tiles lie, asked once for all; sheets behind them. */
+  function layOut() {
+    const wanted = [order, grid.clientWidth, grid.clientHeight, window.devicePixelRatio, context.state.tint !== null].join();
+    if (place === wanted) return;
+    place = wanted;
+    ratio = Math.min(MOST_RATIO, window.devicePixelRatio || 1);
+    const origin = grid.getBoundingClientRect();
+    for (const cell of cells.values()) {
+      const box = cell.tile.getBoundingClientRect();
+      const { clientLeft, clientTop } = cell.tile; // the frame of a tinted tile
+      cell.x = Math.round((box.left - origin.left + clientLeft) * ratio);
+      cell.y = Math.round((box.top - origin.top + clientTop) * ratio);
+      side = Math.max(1, Math.round(cell.tile.clientWidth * ratio));
+      cell.drawn = null;
+    }
+    const height = grid.scrollHeight;
+    sheets.forEach((sheet) => sheet.remove());
+    sheets = Array.from({ length: Math.ceil(height / SHEET) }, (_, n) => {
+      const sheet = make("canvas", { class: "av-sheet", "aria-hidden": true });
+      sizeCanvas(sheet, grid.scrollWidth, Math.min(SHEET, height - n * SHEET), ratio);
+      sheet.style.top = `${n * SHEET}px`;
+      return sheet;
+    });
+    grid.prepend(...sheets);
+  }
+
+  /** Draw what is waiting, some heads at a time, so that the page stays quick. */
   async function work() {
     if (isBusy) return;
     isBusy = true;
-    let start = performance.now();
     while (waiting.size && !isGone) {
-      const key = waiting.values().next().value;
-      waiting.delete(key);
-      await drawCell(cells.get(key));
-      if (performance.now() - start > 24) {
-        await new Promise((resolve) => setTimeout(resolve));
-        start = performance.now();
-      }
+      const batch = [...waiting].slice(0, BATCH);
+      for (const key of batch) waiting.delete(key);
+      await Promise.all(batch.map((key) => drawCell(cells.get(key))));
+      await new Promise((resolve) => setTimeout(resolve));
     }
     isBusy = false;
     if (hasLooked && !isGone) element.dataset.ready = "true";
@@ -165,11 +193,16 @@ export function createOverview(context) {
 
   async function drawCell(cell) {
     const { state, theme } = context;
-    const look = [state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
+    const look = [place, state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
     if (cell.drawn === look) return;
     try {
-      const found = await store.loadThumbnail(cell.layer, cell.head, SHARPNESS, state.first);
-      paintCells(cell.canvas, found, makeScale(state, findTop(meta, state, found)), theme);
+      const found = await store.loadThumbnail(cell.layer, cell.head, side, state.first);
+      if (isGone || !look.startsWith(place)) return; // laid out anew meanwhile, and asked for again
+      const image = paintTile(found, side, makeScale(state, findTop(meta, state, found)), theme);
+      const high = SHEET * ratio;
+      for (let n = Math.floor(cell.y / high); n * high < cell.y + side; n++) {
+        sheets[n]?.getContext("2d").putImageData(image, cell.x, cell.y - n * high);
+      }
       cell.drawn = look;
       cell.button.removeAttribute("data-error");
     } catch (error) {
@@ -220,6 +253,22 @@ export function createOverview(context) {
 
 function formatScore(value) {
   return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2);
+}
+
+/** Return the picture of a head, `side` pixels a side, each the colour of the cell that lies there. */
+function paintTile({ values, rows, columns }, side, scale, theme) {
+  const image = new ImageData(side, side);
+  const pixels = new Uint32Array(image.data.buffer);
+  const colors = new Uint32Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    colors[i] = values[i] === HIDDEN ? theme.masked : theme.table[Math.round(255 * scale(values[i]))];
+  }
+  const across = Int32Array.from({ length: side }, (_, x) => Math.floor((x * columns) / side));
+  for (let y = 0, i = 0; y < side; y++) {
+    const start = Math.floor((y * rows) / side) * columns;
+    for (let x = 0; x < side; x++, i++) pixels[i] = colors[start + across[x]];
+  }
+  return image;
 }
 
 /** Paint cells one a pixel. */
