@@ -42,6 +42,10 @@ class OptionError(AttnViewerError, ValueError):
     """An option has a value that cannot be used (a layer that is not there, an unknown format)."""
 
 
+class PageSizeError(OptionError):
+    """A figure does not fit the page that it is for, a venue's or one of the caller's size."""
+
+
 class InvalidMapsError(AttnViewerError, ValueError):
     """Arrays and labels do not make up valid `AttentionMaps`."""
 

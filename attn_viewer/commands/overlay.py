@@ -46,13 +46,13 @@ def run(args):
     from PIL import Image
 
     from ..errors import PromptError
-    from ..figures import style
     from ..figures.formats import check_format, render_figure
     from ..figures.overlay import overlay_attention
+    from ..figures.scales import get_colormap
     from ..files import check_folder, check_model_id, make_folder, write_whole
 
     fmt = check_format(args.fig_format)
-    style.get_colormap(args.cmap)
+    get_colormap(args.cmap)
     check_folder(args.save_fig_path)
     try:
         with Image.open(args.image) as file:

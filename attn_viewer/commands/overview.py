@@ -59,13 +59,13 @@ def _draw(args):
     import dataclasses
     from pathlib import Path
 
-    from ..figures import style
     from ..figures.formats import check_format, render_figure
+    from ..figures.scales import get_colormap
     from ..files import check_folder, check_model_id, make_folder, write_whole
     from ..overview import draw_overview
 
     fmt = check_format(args.fig_format)
-    style.get_colormap(args.cmap)
+    get_colormap(args.cmap)
     check_folder(args.save_fig_path)
     if args.model_id is not None:
         check_model_id(args.model_id)

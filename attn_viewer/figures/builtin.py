@@ -7,12 +7,12 @@ then sees keys 0 to i. Queries that are fewer than the keys are the last ones.
 import functools
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from ..errors import OptionError
-from . import style
 from .registry import register_attn_figure_func
 from .savers import COLOURS, matplotlib_figure_saver, save_matrix_wrapper
+from .style import LIGHT
 
 MOST_DOTS = 128
 SHARES = (0.90, 0.95, 0.99)
@@ -118,7 +118,7 @@ def entropy_by_query(pattern, ax):
     entropies = _sum_entropy(pattern.astype(np.float64), np.log2)
     queries = _number_queries(pattern)
     most = np.log2((~find_future(pattern)).sum(axis=1))
-    ax.plot(queries, most, color=style.FRAME, linewidth=0.8, label="uniform")
+    ax.plot(queries, most, color=LIGHT.frame, linewidth=0.8, label="uniform")
     ax.plot(queries, entropies, _choose_line(len(queries)), label="this head")
     ax.set(xlabel="query", ylabel="entropy, bits")
     ax.set_ylim(bottom=0)
@@ -221,7 +221,7 @@ def cumulative_mass(pattern, ax):
     ax.plot(counts, [middle[count - 1] for count in counts], "o", color=COLOURS[1], markersize=3.5)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
     ax.set(xlabel="keys, heaviest first", ylabel="share of weight", ylim=(0, 1.03))
     ax.legend(loc="lower right", handlelength=1.2)
     _set_title(ax, f"90, 95, 99 % of weight in {', '.join(map(str, counts))} keys")
@@ -231,7 +231,7 @@ def _is_zero(pattern, ax, title):
     """Tell whether a pattern has no weight; if so, the axes say it in place of a drawing."""
     if pattern.any():
         return False
-    words = {"ha": "center", "va": "center", "color": style.MUTED, "transform": ax.transAxes}
+    words = {"ha": "center", "va": "center", "color": LIGHT.muted, "transform": ax.transAxes}
     ax.text(0.5, 0.5, "all weights are 0", **words)
     ax.set(xticks=[], yticks=[])
     _set_title(ax, title)

@@ -1,24 +1,37 @@
 """Which heads look alike, as a clustered heatmap."""
 
-import warnings
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap
+from numpy.typing import ArrayLike
 
 from ..errors import OptionError
-from . import style
-from .labels import TICK, measure_text
-from .layout import BAR_HEIGHT, BAR_WIDTH, LINE, MARGIN, choose_resolution, measure_bar, wrap_phrases
-from .sheet import choose_width
-from .venues import SMALLEST_LABEL, get_venue
+from .labels import TICK
+from .options import PageOptions, check_names
+from .page import MARGIN, Caption, Page, PageFigure, choose_width
+from .scales import Scale, get_colormap, make_norm
+from .style import SMALLEST_LABEL
 
 SIDE, DENDROGRAM, ROW = 168.0, 30.0, 1.2  # points, but rows are in font sizes
 
 
-def plot_similarity(similarity, *, names, model_id="", title="heads alike", notes=(), label="cosine similarity",
-                    cmap=None):  # fmt: skip
-    """Draw similarities between heads with seaborn's clustermap: average linkage of 1 − similarity.
+def plot_similarity(
+    similarity: ArrayLike,
+    *,
+    names: Sequence[str],
+    model_id: str = "",
+    title: str = "heads alike",
+    notes: bool | Sequence[str] = (),
+    label: str = "cosine similarity",
+    cmap: str | Colormap | None = None,
+    **options: Any,
+) -> PageFigure:
+    """Draw similarities between heads, clustered by average linkage of 1 − similarity.
 
     Parameters
     ----------
@@ -30,23 +43,87 @@ def plot_similarity(similarity, *, names, model_id="", title="heads alike", note
         Name of the model, which goes before the heading.
     title : str
         Heading of the page.
-    notes : sequence of str
-        What the page says about its data, in phrases.
+    notes : sequence of str or False
+        What the page says about its data, in phrases; False for no notes at all.
     label : str
         Name of the similarity, for the colour bar.
-    cmap : str, optional
+    cmap : str or matplotlib.colors.Colormap, optional
         A matplotlib colour map; left out, the one of this package.
+    **options
+        Fields of `PageOptions`.
 
     Returns
     -------
-    matplotlib.figure.Figure
-        The page; pyplot knows nothing of it.
+    PageFigure
+        The page; its axes are the page, the colour bar, the heatmap (``"heads"``) and the two trees.
 
     Raises
     ------
     OptionError
         If the array is not square, finite and symmetric, of at least two heads, or has not as many names.
+    PageSizeError
+        If it does not fit the page.
     """
+    values = _check_similarity(similarity, names)
+    from scipy.cluster.hierarchy import dendrogram, linkage
+    from scipy.spatial.distance import squareform
+
+    check_names(options, {field.name for field in dataclasses.fields(PageOptions)})
+    page_options = PageOptions(title=title, notes=notes, **options)
+    distances = squareform(np.clip(1 - values, 0, None), checks=False)
+    tree = dendrogram(linkage(distances, "average", optimal_ordering=True), no_plot=True)
+    order = tree["leaves"]
+    style = page_options.make_style().fit_fonts([model_id, title, label, *page_options.phrases, *names])
+    # The names of the heads stand right of the cells and below them.
+    size = SMALLEST_LABEL if style.width is None else style.label
+    room = max(style.measure(name, size)[0] for name in names) + 2 * TICK + 1.5
+    width = choose_width(style, DENDROGRAM + room + (SIDE if style.width is None else 0))
+    side = width - DENDROGRAM - room - 2 * MARGIN
+    scale = Scale(make_norm("linear", 0.0, 1.0), get_colormap(cmap, palette=style.palette), style.spell(label))
+
+    def make_caption(side: float) -> tuple[Caption, int]:
+        step = int(-(-len(values) * size * ROW // side))
+        told = [f"one head in {step} named"] if step > 1 else []
+        said = [*page_options.phrases, *told]
+        return Caption(
+            heading=style.spell(title), model_id=model_id, notes=said, bars=[scale], **page_options.shown
+        ), step
+
+    if style.height is not None:
+        head = make_caption(side / 2)[0].lay_out(style, width).height
+        side = min(side, style.height - head - 2 * MARGIN - DENDROGRAM - room - 1)
+    caption, step = make_caption(max(side, 1.0))
+    page = Page(style, DENDROGRAM + side + room, room + side + DENDROGRAM, caption)
+    with mpl.rc_context(page.rc):
+        left, bottom = MARGIN + DENDROGRAM, page.bottom + room
+        panel = page.add_axes(left, bottom, side, side, "heads")
+        panel.imshow(
+            values[np.ix_(order, order)], norm=scale.norm, cmap=scale.cmap, interpolation="nearest", aspect="auto"
+        )
+        shown = np.arange(0, len(values), step)
+        words = [style.spell(names[order[i]]) for i in shown]
+        panel.set_xticks(shown, words, rotation=90, parse_math=False)
+        panel.set_yticks(shown, words, parse_math=False)
+        panel.yaxis.tick_right()
+        panel.tick_params(labelsize=size, length=TICK, width=0.5, pad=1.5)
+        panel.spines[:].set_visible(False)
+        heights = np.array(tree["dcoord"]) / (np.max(tree["dcoord"]) or 1.0)
+        # scipy puts leaf i at 5 + 10 i.
+        places = (np.array(tree["icoord"]) - 5) / 10
+        # Lines of many heads keep white between them.
+        line = {"linewidths": min(0.5, 0.4 * side / len(values)), "colors": style.palette.muted}
+        above = page.add_axes(left, bottom + side + 2, side, DENDROGRAM - 2, "tree of columns")
+        above.add_collection(LineCollection(np.dstack([places, heights]), **line))
+        above.set(xlim=panel.get_xlim(), ylim=(0, 1.02))
+        beside = page.add_axes(MARGIN, bottom, DENDROGRAM - 2, side, "tree of rows")
+        beside.add_collection(LineCollection(np.dstack([heights, places]), **line))
+        beside.set(xlim=(1.02, 0), ylim=panel.get_ylim())
+        for ax in (above, beside):
+            ax.set_axis_off()
+    return page.figure
+
+
+def _check_similarity(similarity: ArrayLike, names: Sequence[str]) -> np.ndarray:
     values = np.asarray(similarity, np.float64)
     if values.ndim != 2 or len(values) != len(values.T) or len(values) < 2 or len(names) != len(values):
         raise OptionError(
@@ -55,86 +132,4 @@ def plot_similarity(similarity, *, names, model_id="", title="heads alike", note
         )
     if not np.isfinite(values).all() or not np.allclose(values, values.T, atol=1e-6):
         raise OptionError("similarities must be finite, and the same from either side")
-    from scipy.cluster.hierarchy import linkage
-    from scipy.spatial.distance import squareform
-
-    distances = squareform(np.clip(1 - values, 0, None), checks=False)
-    tree = linkage(distances, "average", optimal_ordering=True)
-    family, missing = style.choose_fonts([model_id, title, label, *notes])
-    texts = [style.spell_missing(text, missing) for text in (model_id, title, label, *notes)]
-    model_id, title, label, *notes = texts
-    n_heads = len(values)
-    size = SMALLEST_LABEL if get_venue().width is None else get_venue().label
-    # The names of the heads stand right of the cells and below them.
-    room = max(measure_text(name, size)[0] for name in names) + 2 * TICK + 1.5
-    width = choose_width(DENDROGRAM + room + (SIDE if get_venue().width is None else 0))
-    side = width - DENDROGRAM - room - 2 * MARGIN
-    step = -(-n_heads * size * ROW // side)
-    if step > 1:
-        notes.append(f"one head in {step:.0f} named")
-    lines = wrap_phrases(notes, width - 2 * MARGIN, family)
-    head = get_venue().heading * LINE + len(lines) * get_venue().note * LINE + MARGIN / 2 + measure_bar()
-    height = side + DENDROGRAM + head + room + 2 * MARGIN
-    with mpl.rc_context(style.make_rc(family=family)):
-        # Lines of many heads keep white between them.
-        line = min(0.5, 0.4 * side / n_heads)
-        grid = _make_clustermap(values, tree, cmap=style.get_colormap(cmap), size=(width / 72, height / 72), line=line)
-        left, bottom = MARGIN + DENDROGRAM, MARGIN + room
-        bar_top = height - MARGIN - head + measure_bar()
-        bar = MARGIN, bar_top - get_venue().note * LINE - BAR_HEIGHT, BAR_WIDTH, BAR_HEIGHT
-        for ax, (x, y, wide, high) in (
-            (grid.ax_heatmap, (left, bottom, side, side)),
-            (grid.ax_row_dendrogram, (MARGIN, bottom, DENDROGRAM - 2, side)),
-            (grid.ax_col_dendrogram, (left, bottom + side + 2, side, DENDROGRAM - 2)),
-            (grid.ax_cbar, bar),
-        ):
-            ax.set_position((x / width, y / height, wide / width, high / height))
-        grid.ax_cbar.set_title(label, fontsize=get_venue().note, loc="left", pad=2.5)
-        grid.ax_cbar.tick_params(labelsize=get_venue().label, length=TICK, width=0.5, pad=1.5)
-        shown = np.arange(0, n_heads, int(step))
-        words = [names[grid.dendrogram_row.reordered_ind[i]] for i in shown]
-        grid.ax_heatmap.set_xticks(shown + 0.5, words, rotation=90)
-        grid.ax_heatmap.set_yticks(shown + 0.5, words, rotation=0)
-        grid.ax_heatmap.tick_params(labelsize=size, length=TICK, width=0.5, pad=1.5)
-        grid.ax_heatmap.set(xlabel="", ylabel="")
-        heading = f"{style.shorten_label(model_id, 18)}  ·  {title}" if model_id else title
-        top = height - MARGIN - get_venue().heading
-        weight = "bold" if family == get_venue().family else "normal"
-        rows = [(top, heading, {"size": get_venue().heading, "weight": weight})]
-        rows += [
-            (top - (i + 1) * get_venue().note * LINE, line, {"size": get_venue().note, "color": style.MUTED})
-            for i, line in enumerate(lines)
-        ]
-        for y, text, look in rows:
-            grid.figure.text(MARGIN / width, y / height, text, parse_math=False, **look)
-    return grid.figure
-
-
-def _make_clustermap(values, tree, *, cmap, size, line):
-    """Call seaborn, which makes its figure through pyplot; take it out of there at once."""
-    import seaborn
-    from matplotlib import pyplot
-
-    with warnings.catch_warnings():
-        # Heads that are all the same make a tree without height.
-        warnings.filterwarnings("ignore", "Attempting to set identical")
-        grid = seaborn.clustermap(
-            values,
-            row_linkage=tree,
-            col_linkage=tree,
-            cmap=cmap,
-            vmin=0,
-            vmax=1,
-            figsize=size,
-            xticklabels=False,
-            yticklabels=False,
-            cbar_kws={"orientation": "horizontal"},
-            tree_kws={"linewidths": line, "colors": style.MUTED},
-            rasterized=True,
-        )
-    pyplot.close(grid.figure)
-    # Closing leaves the canvas of pyplot's backend behind, which may be a window's.
-    FigureCanvasAgg(grid.figure)
-    grid.figure.set_layout_engine(None)
-    grid.figure.dpi = choose_resolution(*(72 * side for side in size))
-    return grid
+    return values

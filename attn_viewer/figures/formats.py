@@ -2,21 +2,23 @@
 
 import gzip
 import io
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ..errors import OptionError
-from . import style
+from .style import make_file_rc
 
 FORMATS = ("jpg", "png", "pdf", "svg", "svgz")
 JPG_QUALITY = 92
 # Without dates, so that the same figure gives the same bytes.
-_METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+_METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
-def check_format(fmt):
+def check_format(fmt: str) -> str:
     """Return a format's name in lower case, without a dot.
 
     Parameters
@@ -34,14 +36,18 @@ def check_format(fmt):
     OptionError
         If it is unknown.
     """
-    name = str(fmt).lower().lstrip(".")
-    name = "jpg" if name == "jpeg" else name
+    name = _name_format(fmt)
     if name not in FORMATS:
         raise OptionError(f"figure format must be one of {', '.join(FORMATS)}, got {fmt!r}")
     return name
 
 
-def render_figure(figure, fmt, *, text_as_path=False):
+def _name_format(fmt: str) -> str:
+    name = str(fmt).lower().lstrip(".")
+    return "jpg" if name == "jpeg" else name
+
+
+def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> bytes:
     """Turn a figure into the content of a file.
 
     Parameters
@@ -59,20 +65,52 @@ def render_figure(figure, fmt, *, text_as_path=False):
         The file.
     """
     fmt = check_format(fmt)
-    with mpl.rc_context(style.make_rc(text_as_path=text_as_path)):
-        if fmt in ("jpg", "png"):
+    with mpl.rc_context(make_file_rc(text_as_path=text_as_path)):
+        if fmt in ("jpg", "png") and (fmt == "jpg" or figure.patch.get_facecolor()[3] == 1):
             return _render_pixels(figure, fmt)
-        kind = "svg" if fmt == "svgz" else fmt
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=figure.dpi, metadata=_METADATA[kind])
+        return _save(figure, fmt, {})
+
+
+def save_figure(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
+    """Turn a figure into the content of a file as `matplotlib.figure.Figure.savefig` does, with options of its own.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+    fmt : str
+        Any format that matplotlib writes, or SVGZ.
+    options : dict
+        As `matplotlib.figure.Figure.savefig` takes them; without any, the file is that of `render_figure`.
+
+    Returns
+    -------
+    bytes
+        The file: text as text in SVG, TrueType fonts in PDF, no dates.
+    """
+    fmt = _name_format(fmt)
+    if fmt in FORMATS and not options:
+        return render_figure(figure, fmt)
+    with mpl.rc_context(make_file_rc()):
+        return _save(figure, fmt, options)
+
+
+def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
+    kind = "svg" if fmt == "svgz" else fmt
+    look = {"dpi": figure.dpi} | options
+    if kind in _METADATA:
+        look["metadata"] = _METADATA[kind] | dict(look.get("metadata") or {})
+    buffer = io.BytesIO()
+    Figure.savefig(figure, buffer, format=kind, **look)
     return gzip.compress(buffer.getvalue(), mtime=0) if fmt == "svgz" else buffer.getvalue()
 
 
-def _render_pixels(figure, fmt):
-    """Draw on white and hand the pixels to the encoder as they are; `savefig` would copy and blend them first."""
+def _render_pixels(figure: Figure, fmt: str) -> bytes:
+    """Hand the pixels to the encoder as they are; `savefig` would copy and blend them first."""
     canvas, colour = figure.canvas, figure.get_facecolor()
     try:
-        figure.set_facecolor("white")
+        if colour[3] < 1:
+            figure.set_facecolor("white")
         drawn = FigureCanvasAgg(figure)
         drawn.draw()
         size = drawn.get_width_height()

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.colors import Colormap
 
 from ..errors import OptionError
-from . import style
+from .scales import get_colormap
 
 # An odd number of colours has one in the middle, which 0 of a diverging scale gets; the last index is for NaN.
 LAST_COLOUR = 254
@@ -150,7 +150,7 @@ def make_palette(cmap=None, diverging=False):
 
 @functools.lru_cache(maxsize=64)
 def _sample_named(name, diverging):
-    return _sample(style.get_colormap(name, diverging=diverging))
+    return _sample(get_colormap(name, diverging=diverging))
 
 
 def _sample(cmap):

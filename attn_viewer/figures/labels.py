@@ -1,19 +1,18 @@
 """Token labels, laid out once and stamped beside every panel that shows the same tokens."""
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.text import Text
-from matplotlib.textpath import text_to_path
-from matplotlib.transforms import Bbox, IdentityTransform
+from matplotlib.transforms import Bbox, IdentityTransform, Transform
 
-from . import style
-from .venues import Venue, get_venue
+from .style import PageStyle
 
 GAP = 2.5
 TICK = 2.0
@@ -29,73 +28,57 @@ class AxisLabels:
         Where they stand, in cells from 0.
     texts : tuple of str
         What they say.
-    is_index : bool
-        Whether they are index ticks (a tick mark each, upright on the key axis) and not tokens.
+    style : PageStyle
+        The look of the page.
     size : float
         Font size in points.
-    family : tuple of str
-        Font families, the first that has a glyph draws it.
+    is_index : bool
+        Whether they are numbers of tokens and not tokens.
+    is_upright : bool
+        Whether they stand upright below the key axis, and are not turned; so do index ticks.
+    step : int
+        Tokens from one label to the next.
     beside : float
         Room between panel and labels that something else takes, in points.
     """
 
-    positions: tuple
-    texts: tuple
+    positions: tuple[float, ...]
+    texts: tuple[str, ...]
+    style: PageStyle
+    size: float
     is_index: bool = False
-    size: float = Venue.label
-    family: tuple = Venue.family
+    is_upright: bool = False
+    step: int = 1
     beside: float = 0.0
 
-    def drop_texts(self):
+    def drop_texts(self) -> "AxisLabels":
         """Return an axis without labels, for panels whose neighbour has them."""
         return dataclasses.replace(self, positions=(), texts=())
 
-    def measure(self, index):
+    def measure(self, index: int) -> tuple[float, float]:
         """Return width and height of one label in points."""
-        return measure_text(self.texts[index], self.size, self.family)
+        return self.style.measure(self.texts[index], self.size)
 
     @property
-    def gap(self):
+    def has_marks(self) -> bool:
+        """Whether each label has a tick mark, because not every cell has a label."""
+        return self.is_index or self.step > 1
+
+    @property
+    def gap(self) -> float:
         """Distance of the labels from the panel in points."""
-        return GAP + TICK * self.is_index + self.beside
+        return GAP + TICK * self.has_marks + self.beside
 
     @property
-    def depth(self):
+    def depth(self) -> float:
         """Room that the labels take below a panel (keys), in points."""
         sizes = [self.measure(i) for i in range(len(self.texts))]
-        return self.gap + max((size[self.is_index] for size in sizes), default=0)
+        return self.gap + max((size[self.is_upright] for size in sizes), default=0)
 
     @property
-    def width(self):
+    def width(self) -> float:
         """Room that the labels take left of a panel (queries), in points."""
         return self.gap + max((self.measure(i)[0] for i in range(len(self.texts))), default=0)
-
-
-def measure_text(text, size, family=None):
-    """Return width and height of a text in points.
-
-    Parameters
-    ----------
-    text : str
-        One line, nothing in it is markup.
-    size : float
-        Font size in points.
-    family : tuple of str, optional
-        Font families; left out, those of the venue.
-
-    Returns
-    -------
-    tuple of float
-        Width, and height (at least the font size).
-    """
-    return _measure(text, size, tuple(family or get_venue().family))
-
-
-@functools.lru_cache(maxsize=65536)
-def _measure(text, size, family):
-    font = FontProperties(family=list(family), size=size)
-    width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return width, max(height, size)
 
 
 class LineText(Text):
@@ -128,7 +111,7 @@ class TokenStamps(Artist):
         The labels of rows and of columns.
     """
 
-    def __init__(self, panels, n_rows, queries, keys):
+    def __init__(self, panels: Sequence[Transform], n_rows: int, queries: AxisLabels, keys: AxisLabels) -> None:
         super().__init__()
         self.panels = list(panels)
         self.n_rows = n_rows
@@ -136,25 +119,25 @@ class TokenStamps(Artist):
         self.set_zorder(3)
         self._sides = _Side(queries, is_left=True), _Side(keys, is_left=False)
 
-    def _anchors(self):
+    def _anchors(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the points (display coordinates) at which labels end, for each panel those of rows and of columns."""
-        point = self.figure.dpi / 72
+        point = self.get_figure().dpi / 72
         rows = np.column_stack(np.broadcast_arrays(-0.5, self.queries.positions))
         columns = np.column_stack(np.broadcast_arrays(self.keys.positions, self.n_rows - 0.5))
         left, below = (point * self.queries.gap, 0), (0, point * self.keys.gap)
         return [(panel.transform(rows) - left, panel.transform(columns) - below) for panel in self.panels]
 
-    def get_window_extent(self, renderer=None):
+    def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
         """Return the box around all labels, in display coordinates."""
         return Bbox.union(self.label_boxes())
 
-    def get_tightbbox(self, renderer=None):
+    def get_tightbbox(self, renderer: RendererBase | None = None) -> Bbox:
         """Return the box that layout engines and tight saving keep free."""
         return self.get_window_extent(renderer)
 
-    def label_boxes(self):
+    def label_boxes(self) -> list[Bbox]:
         """Return one box (display coordinates) a label, panel by panel, rows before columns."""
-        point = self.figure.dpi / 72
+        point = self.get_figure().dpi / 72
         return [
             side.box(index, anchor, point)
             for panel in self._anchors()
@@ -162,7 +145,7 @@ class TokenStamps(Artist):
             for index, anchor in enumerate(anchors)
         ]
 
-    def draw(self, renderer):
+    def draw(self, renderer: RendererBase) -> None:
         """Draw the labels of all panels."""
         if not self.get_visible():
             return
@@ -179,12 +162,12 @@ class TokenStamps(Artist):
 class _Side:
     """The labels on one side of a panel."""
 
-    def __init__(self, labels, *, is_left):
+    def __init__(self, labels: AxisLabels, *, is_left: bool) -> None:
         self.labels = labels
         self.is_left = is_left
-        self.rotation = 0 if is_left or labels.is_index else 90
-        self.is_centred = not is_left and labels.is_index
-        self.font = FontProperties(family=list(labels.family), size=labels.size)
+        self.rotation = 0 if is_left or labels.is_upright else 90
+        self.is_centred = not is_left and labels.is_upright
+        self.font = FontProperties(family=list(labels.style.family), size=labels.size)
         # SVG reads the anchor of a text from its artist.
         self.text = Text(
             rotation=self.rotation,
@@ -192,9 +175,9 @@ class _Side:
             ha="center" if self.is_centred else "right",
             transform=IdentityTransform(),
         )
-        self._picture = None
+        self._picture: tuple[tuple[float, bytes], np.ndarray] | None = None
 
-    def box(self, index, anchor, point):
+    def box(self, index: int, anchor: np.ndarray, point: float) -> Bbox:
         """Return the box of one label that ends at `anchor`, with `point` pixels a point."""
         x, y = anchor
         width, height = (point * side for side in self.labels.measure(index))
@@ -204,30 +187,30 @@ class _Side:
             return Bbox.from_bounds(x - width / 2, y - height, width, height)
         return Bbox.from_bounds(x - width, y - height / 2, width, height)
 
-    def write(self, panels, renderer):
+    def write(self, panels: Sequence[np.ndarray], renderer: RendererBase) -> None:
         """Draw every label, and tick marks for indices, with the renderer's own text beside each panel."""
         widths = [renderer.get_text_width_height_descent(label, self.font, False)[0] for label in self.labels.texts]
         for anchors in panels:
             self._write_panel(anchors, widths, renderer)
 
-    def _write_panel(self, anchors, widths, renderer):
+    def _write_panel(self, anchors: np.ndarray, widths: Sequence[float], renderer: RendererBase) -> None:
         gc = renderer.new_gc()
         point = renderer.points_to_pixels(1)
-        if self.labels.is_index:
-            gc.set_foreground(style.FRAME)
+        if self.labels.has_marks:
+            gc.set_foreground(self.labels.style.palette.frame)
             gc.set_linewidth(0.5)
             outwards = np.array([TICK, 0] if self.is_left else [0, TICK]) * point
             edge = anchors + outwards * self.labels.gap / TICK
             for end in edge:
                 renderer.draw_path(gc, Path([end, end - outwards]), IdentityTransform())
-        gc.set_foreground(style.INK)
+        gc.set_foreground(self.labels.style.palette.ink)
         for anchor, label, width in zip(anchors, self.labels.texts, widths, strict=True):
             self.text.set_position(anchor)
             x, y = self._find_baseline(anchor, width, renderer)
             renderer.draw_text(gc, x, y, label, self.font, self.rotation, False, mtext=self.text)
         gc.restore()
 
-    def _find_baseline(self, anchor, width, renderer):
+    def _find_baseline(self, anchor: np.ndarray, width: float, renderer: RendererBase) -> tuple[float, float]:
         """Return where the baseline of a label that ends at `anchor` begins, in the renderer's coordinates."""
         x, y = anchor
         # Text looks centred on a line through the middle between baseline and capitals.
@@ -240,7 +223,7 @@ class _Side:
             x, y = x - width, y - middle
         return x, renderer.get_canvas_width_height()[1] - y if renderer.flipy() else y
 
-    def stamp(self, panels, renderer):
+    def stamp(self, panels: Sequence[np.ndarray], renderer: RendererAgg) -> None:
         """Draw the labels of one panel into a picture and copy that to all panels."""
         point = renderer.points_to_pixels(1)
         first = panels[0]

@@ -1,25 +1,47 @@
 """Attention over the patches of an image, laid over the image."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import Colormap
+from matplotlib.patches import Rectangle
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
-from . import style
-from .layout import BETWEEN, MARGIN, measure_title
-from .sheet import Sheet
-from .venues import get_venue
+from ..maps import AttentionMaps
+from .options import PageOptions, check_names
+from .page import BETWEEN, MARGIN, Caption, Page, PageFigure, measure_title
+from .scales import Scale, get_colormap, make_norm, round_end
+from .style import PageStyle
 
-PANEL, ALPHA = 108.0, 0.85
+# Width of an image in points; how wide the coloured square on a patch is; from which share of the scale on it is drawn.
+PANEL, COVER, FAINTEST = 108.0, 0.7, 0.01
 # The image is shown in light greys, so that all colour is weight.
 DARKEST = 0.35
 
 
-def overlay_attention(maps, image, *, layers=None, head=None, query=None, columns=4, cmap=None, vmax=None,
-                      alpha=ALPHA):  # fmt: skip
+def overlay_attention(
+    maps: AttentionMaps,
+    image: Any,
+    *,
+    layers: Sequence[int] | None = None,
+    head: int | None = None,
+    query: int | tuple[int, int] | None = None,
+    num_figs_per_row: int = 4,
+    cmap: str | Colormap | None = None,
+    vmax: float | None = None,
+    cover: float = COVER,
+    **options: Any,
+) -> PageFigure:
     """Lay the weights of one query over the image, a panel a layer.
+
+    A square on each patch has the colour of its weight, as the bar shows it; the image is seen around the squares, and
+    where weights are next to nothing.
 
     Parameters
     ----------
@@ -35,18 +57,20 @@ def overlay_attention(maps, image, *, layers=None, head=None, query=None, column
     query : int or tuple of int, optional
         Who looks: the row and column of a patch; a position among the queries; left out, the first special token
         (CLS) where there is one, else the last token.
-    columns : int
+    num_figs_per_row : int
         Panels side by side.
-    cmap : str, optional
+    cmap : str or matplotlib.colors.Colormap, optional
         A matplotlib colour map; left out, the one of this package.
     vmax : float, optional
-        Weight at the end of the scale; left out, the largest shown.
-    alpha : float
-        How much of the image the weights cover where they are largest, from 0 to 1.
+        Weight at the end of the scale; left out, a round number from the largest up.
+    cover : float
+        Sides of the squares, as a share of those of a patch, from 0 to 1.
+    **options
+        Fields of `PageOptions`.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    PageFigure
         A page with a panel a layer, all on one scale.
 
     Raises
@@ -58,71 +82,106 @@ def overlay_attention(maps, image, *, layers=None, head=None, query=None, column
     """
     rows, n_columns = _find_grid(maps)
     picture = _read_image(image)
-    if not 0 <= alpha <= 1 or not isinstance(columns, int) or columns < 1:
-        raise OptionError(f"alpha must be from 0 to 1 and columns from 1, got {alpha!r} and {columns!r}")
+    if not 0 < cover <= 1 or not isinstance(num_figs_per_row, int) or num_figs_per_row < 1:
+        raise OptionError(
+            f"cover must be from 0 to 1 and num_figs_per_row from 1, got {cover!r} and {num_figs_per_row!r}"
+        )
+    check_names(options, {field.name for field in dataclasses.fields(PageOptions)})
+    page_options = PageOptions(**options)
     maps = maps.select(layers=layers, heads=None if head is None else [head])
     query, patch = _find_query(maps, query)
     n_patches = rows * n_columns
     weights = np.stack(
         [w[:, query, -n_patches:].mean(axis=0, dtype=np.float32).reshape(rows, n_columns) for w in maps.weights]
     )
-    largest = (float(weights.max()) or 1.0) if vmax is None else vmax
-    colors = mpl.cm.ScalarMappable(style.make_norm("linear", 0.0, largest), style.get_colormap(cmap))
+    largest = float(weights.max()) or 1.0
     who = maps.tokens_query[query] if patch is None else f"patch {patch[0]},{patch[1]}"
-    family, missing = style.choose_fonts([maps.model_id, who])
-    wide = PANEL * min(1.0, picture.shape[1] / picture.shape[0])
+    style = page_options.make_style().fit_fonts([maps.model_id, who, page_options.title or "", *page_options.phrases])
+    norm = make_norm("linear", 0.0, round_end(largest) if vmax is None else vmax)
+    scale = Scale(norm, get_colormap(cmap, palette=style.palette), WEIGHTINGS[maps.weighting], largest)
+    caption = Caption(
+        heading=page_options.title or "image patches",
+        model_id=maps.model_id,
+        notes=[
+            *page_options.phrases,
+            f"weights of {who}",
+            maps.averaged if head is None else f"head {head}",
+            f"{rows} × {n_columns} patches",
+            "image in grey",
+            *maps.remarks,
+        ],
+        bars=[scale],
+        **page_options.shown,
+    )
+    columns, wide = _fit_panels(style, min(num_figs_per_row, len(weights)), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]
-    columns = min(columns, len(weights))
     n_lines = math.ceil(len(weights) / columns)
-    across, down = wide + BETWEEN, high + measure_title() + BETWEEN
-    notes = [
-        f"weights of {style.spell_missing(who, missing)}",
-        maps.averaged if head is None else f"head {head}",
-        f"{rows} × {n_columns} patches",
-        "image in grey",
-        *maps.remarks,
-    ]
-    with mpl.rc_context(style.make_rc(family=family)):
-        page = Sheet(
-            columns * across - BETWEEN,
-            n_lines * down - BETWEEN,
-            "image patches",
-            model_id=maps.model_id,
-            notes=notes,
-            bars=[(colors, WEIGHTINGS[maps.weighting])],
-            family=family,
-        )
+    across, down = wide + BETWEEN, high + measure_title(style) + BETWEEN
+    page = Page(style, columns * across - BETWEEN, n_lines * down - BETWEEN, caption)
+    with mpl.rc_context(page.rc):
         for index, (layer, cells) in enumerate(zip(maps.layers, weights, strict=True)):
             x = MARGIN + index % columns * across
-            y = MARGIN + (n_lines - 1 - index // columns) * down
-            edges = x, x + wide, y, y + high
-            page.axes.imshow(picture, extent=edges, interpolation="antialiased", cmap="gray", vmin=0, vmax=1)
-            # The image shows through where weights are small.
-            cover = alpha * np.asarray(colors.norm(cells).filled(0))
+            y = page.bottom + (n_lines - 1 - index // columns) * down
+            place = x, y, wide, high
             page.axes.imshow(
-                cells, extent=edges, norm=colors.norm, cmap=colors.cmap, alpha=cover, interpolation="nearest"
+                picture, extent=(x, x + wide, y, y + high), interpolation="antialiased", cmap="gray", vmin=0, vmax=1
             )
-            page.write(x, y + high + 3.5, f"layer {layer}", size=get_venue().title)
+            page.axes.add_collection(_cover_patches(cells, place, scale, cover))
+            page.write(x, y + high + 3.5, f"layer {layer}", size=style.title)
             if patch is not None:
-                side = wide / n_columns, high / rows
-                corner = x + patch[1] * side[0], y + high - (patch[0] + 1) * side[1]
                 page.axes.add_patch(
-                    mpl.patches.Rectangle(corner, *side, fill=False, edgecolor=style.ACCENT, linewidth=1.2)
-                )
+                    Rectangle(*_place_patch(patch, cells.shape, place), fill=False, edgecolor=style.palette.accent,
+                              linewidth=1.2)
+                )  # fmt: skip
         page.axes.set(xlim=(0, page.size[0]), ylim=(0, page.size[1]), aspect="auto")
     return page.figure
 
 
-def _find_grid(maps):
+def _fit_panels(style: PageStyle, columns: int, shape: tuple[int, ...]) -> tuple[int, float]:
+    """Return how many panels stand side by side and how wide they are, for a picture of this shape."""
+    wide = PANEL * min(1.0, shape[1] / shape[0])
+    if style.width is None:
+        return columns, wide
+    room = style.width - 2 * MARGIN
+    columns = min(columns, max(1, int((room + BETWEEN) // (wide / 2 + BETWEEN))))
+    return columns, min(wide, (room + BETWEEN) / columns - BETWEEN)
+
+
+def _place_patch(
+    patch: tuple[int, int], shape: tuple[int, ...], place: tuple[float, float, float, float]
+) -> tuple[tuple[float, float], float, float]:
+    """Return corner, width and height of a patch of the picture that stands at a place, in points."""
+    x, y, wide, high = place
+    width, height = wide / shape[1], high / shape[0]
+    return (x + patch[1] * width, y + high - (patch[0] + 1) * height), width, height
+
+
+def _cover_patches(
+    cells: np.ndarray, place: tuple[float, float, float, float], scale: Scale, cover: float
+) -> PatchCollection:
+    """Return squares on patches in the colours of their weights."""
+    squares = []
+    for patch in np.ndindex(*cells.shape):
+        (x, y), width, height = _place_patch(patch, cells.shape, place)
+        inset = (1 - cover) / 2
+        squares.append(Rectangle((x + inset * width, y + inset * height), cover * width, cover * height))
+    shown = PatchCollection(squares, norm=scale.norm, cmap=scale.cmap, linewidth=0, zorder=1)
+    shown.set_array(cells.ravel())
+    shown.set_alpha((np.asarray(scale.norm(cells.ravel())) >= FAINTEST).astype(float))
+    return shown
+
+
+def _find_grid(maps: AttentionMaps) -> tuple[int, int]:
     if maps.grid is None or maps.reduction == "pooled":
         raise UnsuitableMapsError(
             "an overlay needs full maps with a grid of patches, which capture_image_attention keeps; got "
             f"{'pooled maps' if maps.grid is not None else 'maps without a grid'}"
         )
-    return maps.grid
+    rows, columns = maps.grid
+    return rows, columns
 
 
-def _find_query(maps, query):
+def _find_query(maps: AttentionMaps, query: int | tuple[int, int] | None) -> tuple[int, tuple[int, int] | None]:
     """Return the position among the queries, and row and column if it is a patch."""
     rows, columns = maps.grid
     n_query, n_patches = len(maps.tokens_query), rows * columns
@@ -139,7 +198,7 @@ def _find_query(maps, query):
     raise OptionError(f"there is no query {query!r}; there are {n_query} tokens, patches of {rows} × {columns}")
 
 
-def _read_image(image):
+def _read_image(image: Any) -> np.ndarray:
     """Return an image in light greys: floats from `DARKEST` to 1, axes ``(height, width)``."""
     try:
         picture = np.asarray(image)

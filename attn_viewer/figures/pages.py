@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from .formats import render_figure
 from .grids import iterate_head_pages, plot_layer_averages
-from .options import find_largest
-from .venues import get_venue, use_venue
+from .options import measure_maps, split_options
+from .venues import get_style, use_style
 
 AVERAGES = "all_layers_avg"
 # Measured on two cores, in seconds: two worker processes start in 1.5, and are 3.7 behind by the time each has laid
@@ -30,7 +30,7 @@ def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parall
     maps : AttentionMaps
         The weights.
     look : dict
-        Fields of `GridOptions`.
+        Fields of `GridOptions` and `PageOptions`.
     fmt : str
         Format of the files.
     has_heads : bool
@@ -63,7 +63,7 @@ def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parall
 
 
 def _render_heads(maps, look, render, parallel):
-    draw = functools.partial(_draw_layers, look, find_largest(maps, look), render)
+    draw = functools.partial(_draw_layers, look, measure_maps(maps, split_options(look)[0]), render)
     (first, *others), start = maps.layers, time.perf_counter()
     pages = list(draw(maps.select(layers=[first])))
     seconds = (time.perf_counter() - start) * len(others)
@@ -72,22 +72,22 @@ def _render_heads(maps, look, render, parallel):
     if processes < 2 or seconds * (1 - 1 / processes) < START:
         yield from draw(maps.select(layers=others)) if others else ()
         return
-    # Here, for joblib makes its tasks in a thread, which has no venue.
-    settings, venue = dict(mpl.rcParams.copy()), get_venue()
+    # Here, for joblib makes its tasks in a thread, which has no style.
+    settings, style = dict(mpl.rcParams.copy()), get_style()
     del settings["backend"]
     size = -(-len(others) // (processes * PARTS_A_PROCESS))
     parts = [maps.select(layers=others[i : i + size]) for i in range(0, len(others), size)]
     run = joblib.Parallel(processes, return_as="generator", batch_size=1)
-    for pages in run(joblib.delayed(_draw_elsewhere)(draw, part, venue, settings) for part in parts):
+    for pages in run(joblib.delayed(_draw_elsewhere)(draw, part, style, settings) for part in parts):
         yield from pages
 
 
-def _draw_layers(look, largest, render, maps):
-    for layer, figure in iterate_head_pages(maps, largest=largest, **look):
+def _draw_layers(look, extent, render, maps):
+    for layer, figure in iterate_head_pages(maps, extent=extent, **look):
         yield layer, render(figure)
 
 
-def _draw_elsewhere(draw, maps, venue, settings):
+def _draw_elsewhere(draw, maps, style, settings):
     """Draw under the settings of the process that asks."""
-    with use_venue(venue), mpl.rc_context(settings):
+    with use_style(style), mpl.rc_context(settings):
         return list(draw(maps))

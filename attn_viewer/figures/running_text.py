@@ -1,31 +1,92 @@
 """What one query looks at, layer by layer, as coloured running text."""
 
+import dataclasses
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import LineCollection, PatchCollection
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
-from ..tokens import SPACE
-from . import style
-from .labels import measure_text
-from .layout import LINE, MARGIN
-from .options import GridOptions, describe_data
-from .sheet import Sheet
+from ..maps import AttentionMaps
+from ..tokens import NEWLINE, SPACE
+from .options import GridOptions, describe_data, split_options
+from .page import LINE, MARGIN, Caption, Page, PageFigure
+from .scales import Extent, Scale, make_norm
 from .sinks import count_hidden, treat_sink
-from .venues import get_venue
+from .style import DARK, LIGHT, PageStyle, shorten_label
 
 # Room for a line in points: a paper's column where the text fits on two lines, else its page.
 COLUMN, PAGE = 190.0, 450.0
 BETWEEN = 4.0
 LONGEST_LABEL = 40
-# Past so many words a page is nothing to read; it then shows fewer layers, evenly spaced.
-MOST_WORDS = 6000
+# Past so many words, or so high, a page is nothing to read; it then shows fewer layers, evenly spaced.
+MOST_WORDS, TALLEST_PAGE = 6000, 1080.0
 
 
-def plot_running_text(maps, *, query=-1, **options):
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of a token that stands on one line.
+
+    Parameters
+    ----------
+    token : int
+        Number of the token.
+    text : str
+        What is written, without a leading space.
+    indent : float
+        Width of the leading space in points.
+    width : float
+        Its width with the space, in points.
+    ends_line : bool
+        Whether it ends with a line break of the text.
+    """
+
+    token: int
+    text: str
+    indent: float
+    width: float
+    ends_line: bool
+
+
+def cut_pieces(tokens: Sequence[str], style: PageStyle) -> list[Piece]:
+    """Cut tokens after their line breaks, and turn spaces before words into white.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        Labels, in which ``␣`` is a space and ``⏎`` a line break.
+    style : PageStyle
+        The look of the page.
+
+    Returns
+    -------
+    list of Piece
+        In the order of the text; no token is lost, and signs that stand alone are seen.
+    """
+    pieces = []
+    for token, label in enumerate(tokens):
+        word = shorten_label(style.spell(label), LONGEST_LABEL)
+        parts = re.findall(f"[^{NEWLINE}]*{NEWLINE}+|[^{NEWLINE}]+", word) or [" "]
+        for part in parts:
+            # One space before a word is white as in any text; more of them, or one alone, are signs.
+            is_white = part.startswith(SPACE) and part.strip(SPACE + NEWLINE) != "" and not part.startswith(SPACE * 2)
+            text = part.removeprefix(SPACE) if is_white else part
+            indent = measure_advance(" ", style) if is_white else 0.0
+            pieces.append(Piece(token, text, indent, measure_advance(text, style) + indent, part.endswith(NEWLINE)))
+    return pieces
+
+
+def measure_advance(text: str, style: PageStyle) -> float:
+    """Return how far a text moves the pen, in points; its ink alone may be narrower."""
+    return style.measure(f"|{text}|", style.label)[0] - style.measure("||", style.label)[0]
+
+
+def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -> PageFigure:
     """Write the prompt once a layer, each token coloured by the weight that one query gives it.
 
     Parameters
@@ -35,13 +96,14 @@ def plot_running_text(maps, *, query=-1, **options):
     query : int
         Position among the queries of the maps; -1 is the last, from which the next token comes.
     **options
-        Fields of `GridOptions`; `norm` is ``"power"`` unless said otherwise, and panels are not set in rows.
+        Fields of `GridOptions` and `PageOptions`; `norm` is ``"power"`` unless said otherwise, and panels are not set
+        in rows.
 
     Returns
     -------
-    matplotlib.figure.Figure
-        A page with a paragraph a layer, the mean over its heads. Pages that would be too long to read show fewer
-        layers, and say so.
+    PageFigure
+        A page with a paragraph a layer, the mean over its heads. Pages that would be too long to read, or longer than
+        the venue's, show fewer layers, and say so.
 
     Raises
     ------
@@ -50,7 +112,77 @@ def plot_running_text(maps, *, query=-1, **options):
     OptionError
         If there is no such query, or the text is too long for a page.
     """
-    look = GridOptions(**{"norm": "power", **options})
+    look, page_options = split_options(options, norm="power")
+    _check_text(maps, query)
+    query %= len(maps.tokens_query)
+    style = page_options.make_style().fit_fonts(
+        [*maps.tokens_key, *maps.tokens_query, maps.model_id, page_options.title or "", *page_options.phrases]
+    )
+    pieces = cut_pieces(maps.tokens_key, style)
+    left = style.axis * LINE + style.measure(str(max(maps.layers)), style.label)[0] + 4
+    is_short = sum(piece.width for piece in pieces) <= 2 * COLUMN
+    room = (COLUMN if is_short else PAGE) if style.width is None else style.width - 2 * MARGIN - left
+    places, n_lines = flow_words(
+        [piece.width for piece in pieces], room, breaks={i for i, piece in enumerate(pieces) if piece.ends_line}
+    )
+    paragraph = n_lines * measure_line(style) + BETWEEN
+    is_panel = look.scale == "panel"
+    name = "share of the layer's largest weight" if is_panel else WEIGHTINGS[maps.weighting]
+    position = maps.first_query + query
+
+    def make_caption(n_layers: int, scale: Scale) -> Caption:
+        label = shorten_label(maps.tokens_query[query])
+        notes = [
+            *page_options.phrases,
+            f"attention of token {position} ({label}{', framed' * (maps.kind != 'cross')})",
+            maps.averaged,
+            *describe_data(maps, look, has_lines=True),
+        ]
+        if n_layers < len(maps.layers):
+            notes.append(f"{n_layers} of {len(maps.layers)} layers, evenly spaced")
+        last = query == len(maps.tokens_query) - 1
+        return Caption(
+            heading=page_options.title or ("last token" if last else f"token {position}"),
+            model_id=maps.model_id,
+            notes=notes,
+            bars=[scale],
+            **page_options.shown,
+        )
+
+    count = min(len(maps.layers), max(1, MOST_WORDS // len(maps.tokens_key)))
+    head = make_caption(1, look.make_scale(Extent(1.0, 1.0), style, name)).lay_out(
+        style, style.width or left + room + 2 * MARGIN
+    )
+    limit = (style.height or TALLEST_PAGE) - head.height - 2 * MARGIN - 1
+    count = min(count, max(1, int((limit + BETWEEN) // paragraph)))
+    layers, weights = _gather_rows(maps, query, look, count)
+    if is_panel:
+        weights = weights / np.maximum(weights.max(axis=1, keepdims=True), np.float32(1e-30))
+    largest = float(weights.max()) or 1.0
+    scale = look.make_scale(Extent(largest, largest), style, name)
+    scale = Scale(make_norm(look.norm, look.vmin, 1.0), scale.cmap, name) if is_panel else scale
+    page = Page(style, left + room, paragraph * len(layers) - BETWEEN, make_caption(len(layers), scale))
+    shown = np.ma.masked_all((len(layers), len(maps.tokens_key)))
+    shown[:, count_hidden(maps, look.sink)[1] :] = weights
+    if maps.causal:
+        shown[:, position + 1 :] = np.ma.masked
+    is_self = maps.kind != "cross"
+    own, generated = (position, maps.prompt_length) if is_self else (None, len(maps.tokens_key))
+    writer = _Writer(page, pieces, places, own, generated)
+    colours = scale.make_mappable().to_rgba(shown)
+    with mpl.rc_context(page.rc):
+        middle = page.bottom + (paragraph * len(layers) - BETWEEN) / 2
+        page.name_axis(MARGIN + style.axis / 2, middle, "layer", rotation=90)
+        for i, (layer, row) in enumerate(zip(layers, colours, strict=True)):
+            top = page.bottom + paragraph * (len(layers) - i) - BETWEEN
+            baseline = top - measure_line(style) * 0.72
+            number = {"ha": "right", "size": style.label, "color": style.palette.muted}
+            page.write(MARGIN + left - 4, baseline, str(layer), **number)
+            writer.write(MARGIN + left, top, row)
+    return page.figure
+
+
+def _check_text(maps: AttentionMaps, query: int) -> None:
     if maps.reduction == "pooled":
         raise UnsuitableMapsError(
             "running text needs a weight for every token, but these maps are pooled; capture the last query alone "
@@ -61,74 +193,10 @@ def plot_running_text(maps, *, query=-1, **options):
         raise OptionError(f"there is no query {query!r}; there are {n_query}, counted from 0, or back from -1")
     if n_key > MOST_WORDS:
         raise OptionError(f"a text of {n_key} tokens is too long for a page of at most {MOST_WORDS}; draw heatmaps")
-    layers, weights = _gather_rows(maps, query % n_query, look)
-    hidden = count_hidden(maps, look.sink)[1]
-    family, missing = style.choose_fonts([*maps.tokens_key, maps.model_id])
-    words = [style.shorten_label(style.spell_missing(token, missing), LONGEST_LABEL) for token in maps.tokens_key]
-    space = measure_text("n", get_venue().label, family)[0] / 2
-    indents = [space * word.startswith(SPACE) for word in words]
-    words = [word.removeprefix(SPACE) or " " for word in words]
-    widths = [
-        measure_text(word, get_venue().label, family)[0] + indent + 1.6
-        for word, indent in zip(words, indents, strict=True)
-    ]
-    number = measure_text(str(max(layers)), get_venue().label)[0] + 4
-    left = get_venue().axis * LINE + number
-    room = COLUMN if sum(widths) <= 2 * COLUMN else PAGE
-    if get_venue().width is not None:
-        room = get_venue().width - 2 * MARGIN - left
-    places, n_lines = flow_words(widths, room)
-    paragraph = n_lines * measure_line() + BETWEEN
-    norm = style.make_norm(look.norm, look.vmin, (float(weights.max()) or 1.0) if look.vmax is None else look.vmax)
-    if look.scale == "panel":
-        weights = weights / np.maximum(weights.max(axis=1, keepdims=True), np.float32(1e-30))
-        norm = style.make_norm(look.norm, look.vmin, 1.0)
-    colors = mpl.cm.ScalarMappable(norm, style.get_colormap(look.cmap))
-    position = maps.first_query + query % n_query
-    label = style.shorten_label(style.spell_missing(maps.tokens_query[query], missing))
-    framed = ", framed" * (maps.kind != "cross")
-    notes = [
-        f"attention of token {position} ({label}{framed})",
-        maps.averaged,
-        *describe_data(maps, look, has_lines=True),
-    ]
-    if len(layers) < len(maps.layers):
-        notes.append(f"{len(layers)} of {len(maps.layers)} layers, evenly spaced")
-    name = "share of the layer's largest weight" if look.scale == "panel" else WEIGHTINGS[maps.weighting]
-    with mpl.rc_context(style.make_rc(family=family)):
-        page = Sheet(
-            left + room,
-            paragraph * len(layers) - BETWEEN,
-            "last token" if query % n_query == n_query - 1 else f"token {position}",
-            model_id=maps.model_id,
-            notes=notes,
-            bars=[(colors, name)],
-            family=family,
-        )
-        centre = MARGIN + paragraph * len(layers) / 2
-        page.write(
-            MARGIN + get_venue().axis / 2,
-            centre,
-            "layer",
-            rotation=90,
-            **style.describe_axis_name(),
-        )
-        shown = np.ma.masked_all((len(layers), n_key))
-        shown[:, hidden:] = weights
-        if maps.causal:
-            shown[:, position + 1 :] = np.ma.masked
-        own, generated = (position, maps.prompt_length) if maps.kind != "cross" else (None, n_key)
-        for i, (layer, row) in enumerate(zip(layers, colors.to_rgba(shown), strict=True)):
-            top = MARGIN + paragraph * (len(layers) - i) - BETWEEN
-            baseline = top - measure_line() * 0.72
-            page.write(MARGIN + left - 4, baseline, str(layer), ha="right", size=get_venue().label, color=style.MUTED)
-            _write_paragraph(page, MARGIN + left, top, words, indents, widths, places, row, own, generated)
-    return page.figure
 
 
-def _gather_rows(maps, query, look):
-    """Return layer numbers and the mean over heads of their row of one query: axes ``(n_layers, n_key)``."""
-    count = min(len(maps.layers), max(1, MOST_WORDS // len(maps.tokens_key)))
+def _gather_rows(maps: AttentionMaps, query: int, look: GridOptions, count: int) -> tuple[list[int], np.ndarray]:
+    """Return numbers of `count` layers and the mean over heads of their row of one query: axes ``(count, n_key)``."""
     chosen = np.unique(np.linspace(0, len(maps.layers) - 1, count).round().astype(int))
     skipped = count_hidden(maps, look.sink)[0]
     rows = []
@@ -140,12 +208,14 @@ def _gather_rows(maps, query, look):
     return [maps.layers[index] for index in chosen], np.stack(rows)
 
 
-def measure_line():
+def measure_line(style: PageStyle) -> float:
     """Return the height of a line of words, in points."""
-    return get_venue().label * 20 / 13
+    return style.label * 20 / 13
 
 
-def flow_words(widths, room):
+def flow_words(
+    widths: Sequence[float], room: float, breaks: Collection[int] = ()
+) -> tuple[list[tuple[int, float]], int]:
     """Set words in lines, each as full as it gets.
 
     Parameters
@@ -154,6 +224,8 @@ def flow_words(widths, room):
         Width of each word.
     room : float
         Width of a line; a longer word has a line of its own.
+    breaks : collection of int
+        Words after which a line ends.
 
     Returns
     -------
@@ -162,34 +234,56 @@ def flow_words(widths, room):
     n_lines : int
         Number of lines.
     """
-    places, line, x = [], 0, 0.0
-    for width in widths:
-        if x and x + width > room:
+    places: list[tuple[int, float]] = []
+    line, x = 0, 0.0
+    for i, width in enumerate(widths):
+        if x and (x + width > room or i - 1 in breaks):
             line, x = line + 1, 0.0
         places.append((line, x))
         x += width
     return places, line + 1
 
 
-def _write_paragraph(page, left, top, words, indents, widths, places, colors, own, generated):
-    boxes = [
-        Rectangle((left + x, top - (line + 1) * measure_line() + 0.5), width, measure_line() - 1)
-        for (line, x), width in zip(places, widths, strict=True)
-    ]
-    page.axes.add_collection(PatchCollection(boxes, facecolor=colors, edgecolor="none"))
-    if own is not None:
-        page.axes.add_collection(
-            PatchCollection([boxes[own]], facecolor="none", edgecolor=style.ACCENT, linewidth=0.9, zorder=2)
-        )
-    for box in boxes[generated : generated + 1]:
-        line = [[box.get_xy(), (box.get_x(), box.get_y() + box.get_height())]]
-        for color, width, dashes in (("white", 2.4, "solid"), (style.ACCENT, 1.0, (0, (2, 1)))):
+class _Writer:
+    """Writes the text once for each layer, in other colours."""
+
+    def __init__(
+        self,
+        page: Page,
+        pieces: Sequence[Piece],
+        places: Sequence[tuple[int, float]],
+        own: int | None,
+        generated: int,
+    ) -> None:
+        self.page, self.pieces, self.places = page, pieces, places
+        self.own, self.generated = own, generated
+
+    def write(self, left: float, top: float, colours: np.ndarray) -> None:
+        """Write the text from an upper left corner, one colour a token."""
+        page, high = self.page, measure_line(self.page.style)
+        tokens = [piece.token for piece in self.pieces]
+        boxes = [
+            Rectangle((left + x, top - (line + 1) * high + 0.5), piece.width, high - 1)
+            for (line, x), piece in zip(self.places, self.pieces, strict=True)
+        ]
+        fills = colours[tokens]
+        page.axes.add_collection(PatchCollection(boxes, facecolor=fills, edgecolor="none"))
+        accent = page.style.palette.accent
+        framed = [box for box, token in zip(boxes, tokens, strict=True) if token == self.own]
+        if framed:
             page.axes.add_collection(
-                LineCollection(line, colors=color, linewidths=width, linestyles=dashes, capstyle="butt", zorder=2)
+                PatchCollection(framed, facecolor="none", edgecolor=accent, linewidth=0.9, zorder=2)
             )
-    # Relative luminance of ITU-R BT.709, near enough to tell light from dark.
-    is_dark = colors[:, :3] @ [0.2126, 0.7152, 0.0722] < 0.52
-    white, ink = to_rgb("white"), to_rgb(style.INK)
-    for word, indent, (line, x), dark in zip(words, indents, places, is_dark, strict=True):
-        baseline = top - line * measure_line() - measure_line() * 0.72
-        page.write(left + x + 0.8 + indent, baseline, word, size=get_venue().label, color=white if dark else ink)
+        if self.generated in tokens:
+            box = boxes[tokens.index(self.generated)]
+            line = [[box.get_xy(), (box.get_x(), box.get_y() + box.get_height())]]
+            for color, width, dashes in ((page.style.palette.ground, 2.4, "solid"), (accent, 1.0, (0, (2, 1)))):
+                page.axes.add_collection(
+                    LineCollection(line, colors=color, linewidths=width, linestyles=dashes, capstyle="butt", zorder=2)
+                )
+        # Relative luminance of ITU-R BT.709, near enough to tell light from dark.
+        is_dark = fills[:, :3] @ [0.2126, 0.7152, 0.0722] < 0.52
+        for piece, (line_number, x), dark in zip(self.pieces, self.places, is_dark, strict=True):
+            baseline = top - line_number * high - high * 0.72
+            ink = DARK.ink if dark else LIGHT.ink
+            page.write(left + x + piece.indent, baseline, piece.text, size=page.style.label, color=ink)

@@ -3,34 +3,34 @@
 The names are those of pattern-lens.
 """
 
-import contextlib
 import functools
 import gzip
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
-from matplotlib._pylab_helpers import Gcf
-from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.colors import Colormap
-from matplotlib.figure import Figure
 
 from ..errors import OptionError
 from ..files import write_whole
-from . import style
 from .formats import check_format
 from .images import encode_indices, index_matrix, make_palette, matrix_as_svg
-from .quickdraw import POINTS, SIDES, render_small_figure
+from .pyplot_axes import open_axes
 from .registry import check_figure_names
-from .venues import get_venue
+from .scales import get_colormap
+from .small_figures import RASTER_DPI, SIDES, render_small_figure
+from .style import LIGHT
+from .venues import get_style
 
 # Inches: a column of a two-column page.
 SIZE = (3.25, 2.2)
 # Of lines, in turn; apart in lightness, so that they are told apart in grey too.
-COLOURS = ("#2d4f86", style.ACCENT, "#4f9d8f", style.MUTED, style.INK)
+COLOURS = ("#2d4f86", LIGHT.accent, "#4f9d8f", LIGHT.muted, LIGHT.ink)
 MATRIX_FORMATS = ("png", "svg", "svgz")
 
 
-def matplotlib_figure_saver(func=None, *, fmt="svgz"):
+def matplotlib_figure_saver(func: Callable[..., Any] | None = None, *, fmt: str = "svgz") -> Callable[..., Any]:
     """Make a figure function of one that draws into axes; a decorator, with or without arguments.
 
     Parameters
@@ -54,23 +54,22 @@ def matplotlib_figure_saver(func=None, *, fmt="svgz"):
     """
     fmt = check_format(fmt)
 
-    def decorate(func):
+    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(func)
-        def save(matrix, folder):
+        def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
             with mpl.rc_context(make_rc()):
-                ax = _make_axes()
-                with _lend_to_pyplot([ax]):
+                with open_axes(1, find_size(), RASTER_DPI, SIDES) as (ax,):
                     func(matrix, ax)
                 data = render_small_figure(ax.figure, fmt)
             write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
 
-        save.figure_save_fmt = fmt
+        save.figure_save_fmt = fmt  # type: ignore[attr-defined]
         return save
 
     return decorate if func is None else decorate(func)
 
 
-def matplotlib_multifigure_saver(names, fmt="svgz"):
+def matplotlib_multifigure_saver(names: Sequence[str], fmt: str = "svgz") -> Callable[..., Any]:
     """Make a figure function of one that draws several figures; makes a decorator.
 
     Parameters
@@ -94,26 +93,32 @@ def matplotlib_multifigure_saver(names, fmt="svgz"):
     """
     names, fmt = check_figure_names(names), check_format(fmt)
 
-    def decorate(func):
+    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(func)
-        def save(matrix, folder):
+        def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
             with mpl.rc_context(make_rc()):
-                axes = {name: _make_axes() for name in names}
-                with _lend_to_pyplot(axes.values()):
+                with open_axes(len(names), find_size(), RASTER_DPI, SIDES) as made:
+                    axes = dict(zip(names, made, strict=True))
                     func(matrix, dict(axes))
                 files = {name: render_small_figure(ax.figure, fmt) for name, ax in axes.items()}
             for name, data in files.items():
                 write_whole(os.path.join(folder, f"{func.__name__}.{name}.{fmt}"), data)
 
-        save.figure_save_fmt = fmt
+        save.figure_save_fmt = fmt  # type: ignore[attr-defined]
         return save
 
     return decorate
 
 
 def save_matrix_wrapper(
-    func=None, *, fmt="svgz", normalize=False, cmap=None, diverging_colormap=False, normalize_min=None
-):
+    func: Callable[..., Any] | None = None,
+    *,
+    fmt: str = "svgz",
+    normalize: bool = False,
+    cmap: str | Colormap | None = None,
+    diverging_colormap: bool = False,
+    normalize_min: float | None = None,
+) -> Callable[..., Any]:
     """Make a figure function of one that returns a matrix; a decorator, with or without arguments.
 
     Parameters
@@ -140,13 +145,13 @@ def save_matrix_wrapper(
     if fmt not in MATRIX_FORMATS:
         raise OptionError(f"a matrix is saved as {', '.join(MATRIX_FORMATS)}, got {fmt!r}")
     if not isinstance(cmap, Colormap):
-        style.get_colormap(cmap)
+        get_colormap(cmap)
     look = {"normalize": normalize, "diverging_colormap": diverging_colormap, "normalize_min": normalize_min}
     index_matrix([[0.0]], **look)  # options that exclude each other are found now, not at the first head
 
-    def decorate(func):
+    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(func)
-        def save(matrix, folder):
+        def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
             result = func(matrix)
             if fmt == "png":
                 data = encode_indices(index_matrix(result, **look), make_palette(cmap, diverging_colormap))
@@ -156,13 +161,13 @@ def save_matrix_wrapper(
                     data = gzip.compress(data, 6, mtime=0)
             write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
 
-        save.figure_save_fmt = fmt
+        save.figure_save_fmt = fmt  # type: ignore[attr-defined]
         return save
 
     return decorate if func is None else decorate(func)
 
 
-def make_rc():
+def make_rc() -> dict[Any, Any]:
     """Return the rcParams of a figure in a column, with lines and ticks to suit.
 
     Returns
@@ -170,16 +175,17 @@ def make_rc():
     dict
         For `matplotlib.rc_context`.
     """
+    style = get_style()
     return style.make_rc() | {
-        "axes.titlesize": get_venue().title,
+        "axes.titlesize": style.title,
         "axes.titlepad": 4.0,
         "axes.labelpad": 2.0,
         "axes.prop_cycle": mpl.cycler(color=COLOURS),
         "lines.linewidth": 1.0,
         "lines.markersize": 2.5,
-        "legend.fontsize": get_venue().label,
+        "legend.fontsize": style.label,
         "legend.frameon": False,
-        "ytick.labelsize": get_venue().label,
+        "ytick.labelsize": style.label,
         "ytick.major.size": 2.0,
         "ytick.major.width": 0.5,
         "ytick.major.pad": 1.5,
@@ -190,39 +196,7 @@ def make_rc():
     }
 
 
-@contextlib.contextmanager
-def _lend_to_pyplot(axes):
-    """Make axes, the first of them above all, the only ones that pyplot knows inside the block.
-
-    No window opens, and a person's own figures are as before afterwards.
-    """
-    known = Gcf.figs
-    others = dict(known)
-    known.clear()
-    # The last is the current one.
-    managers = [FigureManagerBase(ax.figure.canvas, number) for number, ax in enumerate(axes, 1)][::-1]
-    for manager in managers:
-        Gcf._set_new_active_manager(manager)
-    try:
-        yield
-        extra = [manager for manager in known.values() if manager not in managers]
-        if extra and not any(ax.has_data() for ax in axes):
-            raise OptionError("the function drew into a figure of its own; draw into the axes that it is given")
-    finally:
-        for manager in [*known.values()]:
-            Gcf.destroy(manager)
-        for ax in axes:
-            ax.figure.canvas.manager = None
-        known.clear()
-        known.update(others)
-
-
-def _make_axes():
-    width, height = SIZE
-    if get_venue().width is not None:
-        # As the figures of tueplots are.
-        width = get_venue().width / POINTS
-        height = width * 2 / (1 + 5**0.5)
-    figure = Figure((width, height), dpi=POINTS)
-    figure.subplots_adjust(**SIDES)
-    return figure.add_subplot()
+def find_size() -> tuple[float, float]:
+    """Return width and height of a figure in inches: that of a column, or as the figures of tueplots are."""
+    width = get_style().width
+    return SIZE if width is None else (width / 72, width / 72 * 2 / (1 + 5**0.5))

@@ -3,11 +3,12 @@
 import numpy as np
 
 from ..errors import OptionError
+from ..maps import AttentionMaps
 
 SINKS = ("keep", "hide", "renormalise")
 
 
-def count_hidden(maps, sink):
+def count_hidden(maps: AttentionMaps, sink: str) -> tuple[int, int]:
     """Return how much of a head is left out with the first token: its column, and its row if that is its own.
 
     Parameters
@@ -36,7 +37,7 @@ def count_hidden(maps, sink):
     return int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1), 1
 
 
-def treat_sink(weights, maps, sink):
+def treat_sink(weights: np.ndarray, maps: AttentionMaps, sink: str) -> np.ndarray:
     """Return weights without the first token, if that is wished.
 
     Parameters

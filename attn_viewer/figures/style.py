@@ -1,221 +1,223 @@
-"""The look of every figure, as data: colours, sizes, fonts and scales."""
+"""The look of every figure as a value that is handed on: colours, fonts, font sizes and the page it stands on."""
 
+import dataclasses
 import functools
-import math
+import logging
+from collections.abc import Collection, Iterable
+from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib import colors, font_manager
+from matplotlib import font_manager
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
-from ..errors import OptionError
-from .venues import get_venue
-
-INK = "#1c2433"
-MUTED = "#667085"
-FRAME = "#98a1b0"
-ACCENT = "#d1495b"
-MASKED, MASKED_DARK = "#e7e2df", "#2b2a2d"  # the second on dark pages
+_log = logging.getLogger(__name__)
 
 # Parts of a prompt, neighbours far apart in hue.
 BANDS = ("#3b6fb6", "#e0a030", "#4f9d69", "#a05fb0", "#7f7f7f", "#c9694a")
-NORMS = ("linear", "power", "log", "quantile")
-QUANTILE = 0.99
-# Weights below this share of the largest are all the same to a logarithmic scale.
-LOG_FLOOR = 1e-4
-POWER = 0.5
-
-# Pale to dark through sea green and blue: CIELAB (L*, a*, b*) at equal steps of lightness.
-_ANCHORS = ((97, -2, 4), (83, -16, 2), (69, -22, -12), (55, -14, -26), (41, 4, -34), (27, 16, -32), (13, 16, -18))
-# Dark red over white to dark blue, each side as even as the other.
-_DIVERGING_ANCHORS = (
-    *((24, 40, 18), (39, 52, 28), (54, 46, 30), (69, 30, 22), (84, 13, 11), (97, 0, 1)),
-    *((84, -7, -8), (69, -13, -18), (54, -12, -28), (39, 6, -36), (24, 16, -36)),
-)
+SMALLEST_LABEL = 5.0
+# Bundled with matplotlib and drawn after Times, which papers are set in.
+STIX = "STIXGeneral"
 
 
-def make_rc(*, family=None, text_as_path=False):
-    """Return the rcParams that every figure is drawn and saved under.
+@dataclasses.dataclass(frozen=True)
+class Palette:
+    """Colours of a page.
 
     Parameters
     ----------
-    family : sequence of str, optional
-        Font families, the first that has a glyph draws it; left out, those of the venue.
-    text_as_path : bool
-        Whether SVG holds outlines in place of text.
-
-    Returns
-    -------
-    dict
-        For `matplotlib.rc_context`.
+    ink, muted, frame, accent : str
+        Of words, of notes and names of axes, of frames and ticks, of what is marked.
+    masked : str
+        Of cells that no query may see.
+    ground : str
+        Of the page.
     """
-    venue = get_venue()
+
+    ink: str
+    muted: str
+    frame: str
+    accent: str
+    masked: str
+    ground: str
+
+
+LIGHT = Palette("#1c2433", "#667085", "#98a1b0", "#d1495b", "#e7e2df", "#ffffff")
+DARK = Palette("#e8eaee", "#98a1b0", "#5a6372", "#ff8a98", "#2b2a2d", "#14171d")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PageStyle:
+    """How a page looks; every figure is handed one.
+
+    Parameters
+    ----------
+    label : float
+        Font size of token labels and numbers at axes, in points.
+    axis, note, title, heading : float
+        Font sizes of the names of axes, of notes and names of colour bars, of panel titles, of the heading.
+    family : tuple of str
+        Font families, the first that has a glyph draws it.
+    missing : frozenset of str
+        Characters that no installed font can draw; `spell` writes them out.
+    width : float or None
+        Width of the page in points; None lets each figure choose.
+    height : float or None
+        Most height of the page in points.
+    is_exact : bool
+        Whether the page is as high as `height` even where less would do.
+    palette : Palette
+        Colours.
+    """
+
+    label: float = 6.5
+    axis: float = 7.0
+    note: float = 7.0
+    title: float = 7.5
+    heading: float = 9.5
+    family: tuple[str, ...] = ("DejaVu Sans",)
+    missing: frozenset[str] = frozenset()
+    width: float | None = None
+    height: float | None = None
+    is_exact: bool = False
+    palette: Palette = LIGHT
+
+    def measure(self, text: str, size: float) -> tuple[float, float]:
+        """Return width and height (at least the font size) of one line of text in points; nothing in it is markup."""
+        return measure_text(text, size, self.family)
+
+    def fit_fonts(self, texts: Iterable[str]) -> "PageStyle":
+        """Return the style with installed fonts that have all characters of these texts.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            All texts that will be drawn.
+
+        Returns
+        -------
+        PageStyle
+            With fallback fonts after its own, and what none of them has in `missing`.
+        """
+        family = [self.family[0]]
+        missing = {c for c in set().union(*texts) if ord(c) not in read_charmap(family[0])}
+        for path, name in _list_fonts() if missing else ():
+            try:
+                found = {c for c in missing if ord(c) in _read_file(path)}
+            except (OSError, RuntimeError):  # bitmap-only fonts (colour emoji) cannot be opened
+                continue
+            if found:
+                family.append(name)
+                missing -= found
+            if not missing:
+                break
+        return dataclasses.replace(self, family=tuple(family), missing=frozenset(missing))
+
+    def spell(self, text: str) -> str:
+        """Write out characters that no font can draw: ``<U+4E2D>``."""
+        return spell_missing(text, self.missing)
+
+    def shorten(self, text: str, room: float, size: float, *, longest: int | None = None) -> str:
+        """Cut the middle out of a text until it is no wider than `room` points, at least to its first letters."""
+        text = text if longest is None else shorten_label(text, longest)
+        for kept in range(len(text), 4, -1):
+            if self.measure(shorten_label(text, kept), size)[0] <= room:
+                return shorten_label(text, kept)
+        return shorten_label(text, 4)
+
+    def embolden(self, text: str) -> dict[Any, Any]:
+        """Return properties that make a text bold where its font comes in bold, which a fallback seldom does."""
+        if all(ord(c) in read_charmap(self.family[0]) for c in text):
+            return {"weight": "bold", "fontfamily": [self.family[0]]}
+        return {"weight": "normal", "fontfamily": list(self.family)}
+
+    def scale_fonts(self, label: float) -> "PageStyle":
+        """Return the style with labels of another size in points, and everything else larger or smaller with them."""
+        names = ("label", "axis", "note", "title", "heading")
+        return dataclasses.replace(self, **{name: getattr(self, name) * label / self.label for name in names})
+
+    @property
+    def axis_name(self) -> dict[Any, Any]:
+        """The look of the name of an axis, for `matplotlib.text.Text`."""
+        return {"size": self.axis, "color": self.palette.muted, "ha": "center", "va": "center"}
+
+    def make_rc(self, *, text_as_path: bool = False) -> dict[Any, Any]:
+        """Return the rcParams that a figure is drawn and saved under, for `matplotlib.rc_context`.
+
+        Parameters
+        ----------
+        text_as_path : bool
+            Whether SVG holds outlines in place of text.
+        """
+        colors = self.palette
+        return {
+            "font.family": list(self.family),
+            "font.size": self.label,
+            "mathtext.fontset": "stix" if STIX in self.family else "dejavusans",
+            "text.color": colors.ink,
+            "axes.facecolor": "none",
+            "axes.edgecolor": colors.frame,
+            "axes.linewidth": 0.5,
+            "axes.labelcolor": colors.ink,
+            "axes.titlecolor": colors.ink,
+            "axes.labelsize": self.axis,
+            "xtick.color": colors.ink,
+            "xtick.labelsize": self.label,
+            "xtick.major.size": 2.0,
+            "xtick.major.width": 0.5,
+            "xtick.major.pad": 1.5,
+            "ytick.color": colors.ink,
+            "figure.facecolor": colors.ground,
+            "savefig.facecolor": "auto",
+            "path.simplify": True,
+        } | make_file_rc(text_as_path=text_as_path)
+
+
+def make_file_rc(*, text_as_path: bool = False) -> dict[Any, Any]:
+    """Return the rcParams that make files with text as text, TrueType fonts and the same bytes each time."""
     return {
-        "font.family": list(family or venue.family),
-        "font.size": venue.label,
-        "text.color": INK,
-        "axes.edgecolor": FRAME,
-        "axes.linewidth": 0.5,
-        "axes.labelcolor": INK,
-        "axes.labelsize": venue.axis,
-        "xtick.color": INK,
-        "xtick.labelsize": venue.label,
-        "xtick.major.size": 2.0,
-        "xtick.major.width": 0.5,
-        "xtick.major.pad": 1.5,
-        "ytick.color": INK,
-        "figure.facecolor": "white",
-        "savefig.facecolor": "white",
         "svg.fonttype": "path" if text_as_path else "none",
         "svg.hashsalt": "attn_viewer",
         "pdf.fonttype": 42,
-        "path.simplify": True,
+        "ps.fonttype": 42,
     }
 
 
-def describe_axis_name():
-    """Return the look of the name of an axis, for `matplotlib.text.Text`."""
-    return {"size": get_venue().axis, "color": MUTED, "ha": "center", "va": "center"}
+@functools.lru_cache(maxsize=65536)
+def measure_text(text: str, size: float, family: tuple[str, ...]) -> tuple[float, float]:
+    """Return width and height of a text in points.
+
+    Parameters
+    ----------
+    text : str
+        One line, nothing in it is markup.
+    size : float
+        Font size in points.
+    family : tuple of str
+        Font families.
+
+    Returns
+    -------
+    tuple of float
+        Width, and height (at least the font size).
+    """
+    font = FontProperties(family=list(family), size=size)
+    width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return width, max(height, size)
 
 
 @functools.cache
-def get_colormap(name=None, *, diverging=False):
-    """Return a colour map whose masked cells are neutral.
-
-    Parameters
-    ----------
-    name : str, optional
-        A matplotlib name; left out, the map of this package: sequential, even in CIELAB lightness, readable in grey.
-    diverging : bool
-        Whether that is the one for signed values: red below 0, white at 0, blue above, each side as even as the other.
-
-    Returns
-    -------
-    matplotlib.colors.Colormap
-        A map with `MASKED` for masked values.
-
-    Raises
-    ------
-    OptionError
-        If there is no map of that name.
-    """
-    if name is None:
-        anchors = _DIVERGING_ANCHORS if diverging else _ANCHORS
-        # An odd number of colours has one in the middle, for 0.
-        where = np.linspace(0, len(anchors) - 1, 257 if diverging else 256)
-        lab = np.column_stack([np.interp(where, range(len(anchors)), c) for c in zip(*anchors, strict=True)])
-        cmap = colors.ListedColormap(_lab_to_srgb(lab), name="attention difference" if diverging else "attention")
-    elif name in mpl.colormaps:
-        cmap = mpl.colormaps[name]
-    else:
-        raise OptionError(f"there is no colour map {name!r}; use a matplotlib name such as 'viridis' or 'magma_r'")
-    return cmap.with_extremes(bad=MASKED)
-
-
-def _lab_to_srgb(lab):
-    """Convert CIELAB (D65) of axes (n, 3) to sRGB in [0, 1], by IEC 61966-2-1 and CIE 15."""
-    lightness, a, b = lab.T
-    f = np.stack([(lightness + 16) / 116 + a / 500, (lightness + 16) / 116, (lightness + 16) / 116 - b / 200])
-    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * np.array([[0.95047], [1.0], [1.08883]])
-    matrix = np.array(
-        [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
-    )
-    linear = np.clip(matrix @ xyz, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).T
-
-
-def make_norm(name, vmin, vmax):
-    """Return the scale from weights to colours.
-
-    Parameters
-    ----------
-    name : {"linear", "power", "log", "quantile"} or matplotlib.colors.Normalize
-        ``"power"`` is the square root, which shows small weights beside large ones; ``"log"`` ends at
-        `LOG_FLOOR` of the largest weight when `vmin` is 0; ``"quantile"`` is linear, with `vmax` from `find_end`.
-    vmin, vmax : float
-        Weights at the ends of the scale.
-
-    Returns
-    -------
-    matplotlib.colors.Normalize
-        The scale; a `Normalize` that came in is returned as it is.
-
-    Raises
-    ------
-    OptionError
-        If the name is unknown or the ends do not make a scale.
-    """
-    if isinstance(name, colors.Normalize):
-        return name
-    if name not in NORMS:
-        raise OptionError(f"norm must be one of {', '.join(NORMS)}, got {name!r}")
-    if not -math.inf < vmin < vmax < math.inf:
-        raise OptionError(f"the scale must end above its start, got vmin={vmin:g}, vmax={vmax:g}")
-    if name == "log":
-        if vmin < 0:
-            raise OptionError(f"a logarithmic scale cannot start below 0, got vmin={vmin:g}; use norm='linear'")
-        return colors.LogNorm(vmin if vmin > 0 else vmax * LOG_FLOOR, vmax, clip=True)
-    if name == "power":
-        return colors.PowerNorm(POWER, vmin, vmax, clip=True)
-    return colors.Normalize(vmin, vmax, clip=True)
-
-
-def find_end(values, norm):
-    """Return the weight at which a scale ends.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        The weights shown.
-    norm : str or matplotlib.colors.Normalize
-        As `make_norm` takes it.
-
-    Returns
-    -------
-    float
-        The largest; for ``"quantile"`` the `QUANTILE` of them unless that is 0. Never 0.
-    """
-    end = float(np.quantile(values, QUANTILE)) if isinstance(norm, str) and norm == "quantile" and values.size else 0.0
-    return end or float(values.max(initial=0)) or 1.0
+def read_charmap(family: str) -> frozenset[int]:
+    """Return the code points that the font of a family has."""
+    return _read_file(font_manager.findfont(FontProperties(family=[family])))
 
 
 @functools.cache
-def _read_charmap(path):
+def _read_file(path: str) -> frozenset[int]:
     return frozenset(font_manager.get_font(path).get_charmap())
 
 
-def choose_fonts(texts):
-    """Find installed fonts that have all characters, and write out those that none has.
-
-    Parameters
-    ----------
-    texts : iterable of str
-        All texts that will be drawn.
-
-    Returns
-    -------
-    family : tuple of str
-        Font families for `make_rc`, the fallback ones last.
-    missing : frozenset of str
-        Characters that no installed font can draw; see `spell_missing`.
-    """
-    family = [*get_venue().family]
-    needed = set().union(*texts) if texts else set()
-    missing = {c for c in needed if ord(c) not in _read_charmap(font_manager.findfont(family[0]))}
-    for path, name in _list_fonts() if missing else ():
-        try:
-            found = {c for c in missing if ord(c) in _read_charmap(path)}
-        except (OSError, RuntimeError):  # bitmap-only fonts (colour emoji) cannot be opened
-            continue
-        if found:
-            family.append(name)
-            missing -= found
-        if not missing:
-            break
-    return tuple(family), frozenset(missing)
-
-
 @functools.cache
-def _list_fonts():
+def _list_fonts() -> list[tuple[str, str]]:
     # Regular upright faces in a fixed order, so that the same machine draws the same bytes. The last-resort font
     # has a box for every character and would hide what is missing.
     entries = {
@@ -226,7 +228,38 @@ def _list_fonts():
     return [(path, name) for name, path in sorted(entries)]
 
 
-def spell_missing(text, missing):
+def choose_family(names: Iterable[str], kind: str) -> str:
+    """Return the first of these font families that is installed, or else one that is bundled with matplotlib.
+
+    Parameters
+    ----------
+    names : iterable of str
+        What is wished, best first.
+    kind : {"serif", "sans-serif"}
+        Which font stands in for them.
+
+    Returns
+    -------
+    str
+        A family; that another stands in for what was wished is logged once.
+    """
+    names = tuple(names)
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    known = next((name for name in names if name in installed), None)
+    if known is not None:
+        return known
+    instead = STIX if kind == "serif" else "DejaVu Sans"
+    if names:
+        _say_once(names, instead)
+    return instead
+
+
+@functools.cache
+def _say_once(names: tuple[str, ...], instead: str) -> None:
+    _log.warning("none of the fonts %s is installed; figures use %s", ", ".join(names), instead)
+
+
+def spell_missing(text: str, missing: Collection[str]) -> str:
     """Replace characters that no font can draw by their code points.
 
     Parameters
@@ -234,7 +267,7 @@ def spell_missing(text, missing):
     text : str
         A label.
     missing : collection of str
-        From `choose_fonts`.
+        The characters, as `PageStyle.missing` has them.
 
     Returns
     -------
@@ -246,7 +279,7 @@ def spell_missing(text, missing):
     return "".join(f"<U+{ord(c):04X}>" if c in missing else c for c in text)
 
 
-def shorten_label(label, longest=18):
+def shorten_label(label: str, longest: int = 24) -> str:
     """Cut the middle out of a label that is too long for an axis.
 
     Parameters

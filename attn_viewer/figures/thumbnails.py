@@ -1,13 +1,17 @@
 """A bird's-eye page: every head of a model as a thumbnail, all in one picture."""
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 
 from ..facts import WEIGHTINGS
-from . import style
+from ..maps import AttentionMaps
 from .grids import name_layer_map
-from .heads import GridPage, find_grid_room, label_numbers
-from .options import GridOptions, describe_data, find_largest
+from .heads import GridPage, find_grid_room, label_numbers, measure_column_numbers
+from .options import describe_data, measure_maps, split_options
+from .page import MARGIN, Caption, PageFigure
+from .scales import Scale, make_norm
 from .sinks import treat_sink
 
 # Cells a side of a thumbnail, and of all of them together; gaps are a share of a thumbnail.
@@ -16,7 +20,7 @@ SMALLEST, LARGEST = 10.0, 40.0
 PAGE_WIDTH, PAGE_HEIGHT = 460.0, 640.0
 
 
-def plot_birds_eye(maps, **options):
+def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     """Draw every head as a thumbnail, layers down and heads across.
 
     Parameters
@@ -24,50 +28,70 @@ def plot_birds_eye(maps, **options):
     maps : AttentionMaps
         The weights.
     **options
-        Fields of `GridOptions`; `norm` is ``"power"`` unless said otherwise, and panels are not set in rows.
+        Fields of `GridOptions` and `PageOptions`; `norm` is ``"power"`` unless said otherwise, and panels are not set
+        in rows.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    PageFigure
         A page with one picture of all heads.
+
+    Raises
+    ------
+    OptionError
+        If an option cannot be used.
+    PageSizeError
+        If it does not fit the page.
     """
-    look = GridOptions(**{"norm": "power", **options})
-    picture, is_gap, pooling = tile_heads(maps, sink=look.sink, has_own_scale=look.scale == "panel")
-    largest = find_largest(maps, options) if look.vmax is None else look.vmax
-    norm = style.make_norm(look.norm, look.vmin, 1.0 if look.scale == "panel" else largest)
-    cmap = style.get_colormap(look.cmap)
+    look, page_options = split_options(options, norm="power")
+    has_own = look.scale == "panel"
+    picture, is_gap, pooling = tile_heads(maps, sink=look.sink, has_own_scale=has_own)
+    style = page_options.make_style().fit_fonts([maps.model_id, page_options.title or "", *page_options.phrases])
+    name = "share of the head's largest weight" if has_own else WEIGHTINGS[maps.weighting]
+    scale = look.make_scale(measure_maps(maps, look), style, name)
+    if has_own:
+        scale = Scale(make_norm(look.norm, look.vmin, 1.0), scale.cmap, name)
     columns = sorted(set().union(*maps.heads))
-    family, _ = style.choose_fonts([maps.model_id])
-    colors = np.array(cmap(norm(picture), bytes=True))
-    colors[is_gap] = 255
-    room = find_grid_room(maps.layers)
+    caption = Caption(
+        heading=page_options.title or (name_layer_map(maps) if maps.is_mean else "all heads"),
+        model_id=maps.model_id,
+        notes=[*page_options.phrases, *describe_data(maps, look, pooling)],
+        bars=[scale],
+        **page_options.shown,
+    )
+    colors = np.array(scale.cmap(scale.norm(picture), bytes=True))
+    colors[is_gap] = 0  # the page shows between thumbnails
+    room = find_grid_room(maps.layers, style)
     least, width = (SMALLEST, PAGE_WIDTH) if room is None else (0.0, room)
-    side = np.clip(min(width / len(columns), PAGE_HEIGHT / len(maps.layers)), least, LARGEST)
-    height, width = (side * length / max(picture.shape) for length in picture.shape)
-    scale = side / max(width / len(columns), height / len(maps.layers))
-    name = "share of the head's largest weight" if look.scale == "panel" else WEIGHTINGS[maps.weighting]
-    with mpl.rc_context(style.make_rc(family=family)):
-        page = GridPage(
-            width * scale,
-            height * scale,
-            maps.layers,
-            name_layer_map(maps) if maps.is_mean else "all heads",
-            model_id=maps.model_id,
-            notes=list(describe_data(maps, look, pooling)),
-            bars=[(mpl.cm.ScalarMappable(norm, cmap), name)],
-            family=family,
-            across="" if maps.is_mean else "head",
-        )
+    tallest = PAGE_HEIGHT
+    if style.height is not None:
+        head = caption.lay_out(style, style.width or width).height
+        tallest = min(tallest, style.height - head - 2 * MARGIN - measure_column_numbers(style) - 1)
+    # Thumbnails in the proportions of the picture, as large as the page allows.
+    down, across = picture.shape[0] / len(maps.layers), picture.shape[1] / len(columns)
+    side = np.clip(
+        min(width / len(columns) * max(1, down / across), tallest / len(maps.layers) * max(1, across / down)),
+        least,
+        LARGEST,
+    )
+    size = (
+        side * min(1, across / down) * len(columns),
+        side * min(1, down / across) * len(maps.layers),
+    )
+    page = GridPage(style, *size, maps.layers, caption, across="" if maps.is_mean else "head")
+    with mpl.rc_context(page.rc):
         edges = -0.5, len(columns) - 0.5, len(maps.layers) - 0.5, -0.5
         page.panel.imshow(colors, extent=edges, aspect="auto", interpolation="antialiased")
         page.panel.spines[:].set_visible(False)
-        label_numbers(page.panel, maps.layers, columns)
+        label_numbers(page.panel, maps.layers, columns, style)
         if maps.is_mean:  # which is no head 0
             page.panel.set_xticks([])
     return page.figure
 
 
-def tile_heads(maps, *, sink="keep", has_own_scale=False):
+def tile_heads(
+    maps: AttentionMaps, *, sink: str = "keep", has_own_scale: bool = False
+) -> tuple[np.ma.MaskedArray, np.ndarray, tuple[int, int]]:
     """Put thumbnails of all heads side by side into one picture.
 
     Parameters
@@ -112,7 +136,7 @@ def tile_heads(maps, *, sink="keep", has_own_scale=False):
     return picture, is_gap, pooling
 
 
-def _pool(values, block):
+def _pool(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     """Return the largest of each block of rows and columns; axes ``(n_heads, n_query, n_key)``."""
     for axis, size in zip((1, 2), block, strict=True):
         values = np.maximum.reduceat(values, range(0, values.shape[axis], size), axis=axis) if size > 1 else values

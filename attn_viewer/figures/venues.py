@@ -1,57 +1,33 @@
-"""Font sizes, fonts and page widths: our own, or those of a venue, which `tueplots` knows."""
+"""Pages of venues, which `tueplots` knows: how wide they are, in which fonts and font sizes."""
 
 import contextlib
 import contextvars
 import dataclasses
 import difflib
 import inspect
-
-from matplotlib import font_manager
+from collections.abc import Iterator
+from typing import Any
 
 from ..errors import OptionError
+from .style import DARK, LIGHT, PageStyle, choose_family
 
-SMALLEST_LABEL = 5.0
 _POINTS = 72
 # What tueplots calls one column and two where a venue's page has columns.
 _COLUMN_NAMES = {1: "half", 2: "full"}
+# Height of the text on a page of a paper, in points; slides are as high as tueplots makes figures.
+PAPER_HEIGHT = 648.0
+
+_OWN = PageStyle()
+_current: contextvars.ContextVar[PageStyle] = contextvars.ContextVar("page style", default=_OWN)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Venue:
-    """Sizes in points of what a figure says, and where it will stand.
-
-    Parameters
-    ----------
-    label : float
-        Font size of token labels and numbers at axes.
-    axis, note, title, heading : float
-        Font sizes of the names of axes, of notes and names of colour bars, of panel titles, of the heading.
-    family : tuple of str
-        Font families, the first that has a glyph draws it.
-    width : float or None
-        Width of the page; None lets each figure choose.
-    """
-
-    label: float = 6.5
-    axis: float = 7.0
-    note: float = 7.0
-    title: float = 7.5
-    heading: float = 9.5
-    family: tuple = ("DejaVu Sans",)
-    width: float | None = None
-
-
-_OWN = Venue()
-_current = contextvars.ContextVar("venue", default=_OWN)
-
-
-def get_venue():
-    """Return the `Venue` that figures are drawn for."""
+def get_style() -> PageStyle:
+    """Return the `PageStyle` that figures have where no option says another."""
     return _current.get()
 
 
 @contextlib.contextmanager
-def use_preset(preset, *, columns=1):
+def use_preset(preset: str | None, *, columns: int = 1) -> Iterator[None]:
     """Draw the figures inside the block for a venue: as wide as its columns, in its fonts and font sizes.
 
     Parameters
@@ -66,21 +42,21 @@ def use_preset(preset, *, columns=1):
     OptionError
         If `tueplots` is not installed, or has no such preset.
     """
-    with use_venue(get_venue() if preset is None else find_venue(preset, columns=columns)):
+    with use_style(get_style() if preset is None else find_venue(preset, columns=columns)):
         yield
 
 
 @contextlib.contextmanager
-def use_venue(venue):
-    """Draw the figures inside the block for a `Venue`."""
-    token = _current.set(venue)
+def use_style(style: PageStyle) -> Iterator[None]:
+    """Draw the figures inside the block in a `PageStyle`."""
+    token = _current.set(style)
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def find_venue(preset, *, columns=1):
+def find_venue(preset: str, *, columns: int = 1) -> PageStyle:
     """Look up a venue.
 
     Parameters
@@ -90,8 +66,8 @@ def find_venue(preset, *, columns=1):
 
     Returns
     -------
-    Venue
-        The font sizes of `tueplots`: ticks for labels, the legend for notes.
+    PageStyle
+        The font sizes of `tueplots`: ticks for labels, the legend for notes. Presets for dark slides are dark.
 
     Raises
     ------
@@ -119,23 +95,57 @@ def find_venue(preset, *, columns=1):
         raise OptionError(f"columns must be {' or '.join('12'[:most])} for {preset}, got {columns!r}")
     options = {"column": _COLUMN_NAMES[columns]} if most == 2 else {}
     rc = known[preset](**options, **({"usetex": False} if "usetex" in takes else {}))
-    return Venue(
+    width, height = (side * _POINTS for side in rc["figure.figsize"])
+    return PageStyle(
         label=float(rc["xtick.labelsize"]),
         axis=float(rc["axes.labelsize"]),
         note=float(rc["legend.fontsize"]),
         title=float(rc["axes.titlesize"]),
         heading=float(rc["font.size"]),
         family=(_find_family(rc),),
-        width=rc["figure.figsize"][0] * _POINTS,
+        width=width,
+        height=height if "beamer" in preset else PAPER_HEIGHT,
+        palette=DARK if "dark" in preset else LIGHT,
     )
 
 
-def _find_family(rc):
-    """Return the first font of a venue that is installed; matplotlib's own of that kind is always."""
+def _find_family(rc: dict[str, Any]) -> str:
     kind = rc["font.family"]
-    fallback = {"serif": "DejaVu Serif", "sans-serif": "DejaVu Sans"}
     kind = kind if isinstance(kind, str) else kind[0]
-    installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    return next(
-        (name for name in rc.get(f"font.{kind}", [kind]) if name in installed), fallback.get(kind, "DejaVu Sans")
-    )
+    is_generic = kind in ("serif", "sans-serif")
+    names = rc.get(f"font.{kind}", ()) if is_generic else (kind,)
+    return choose_family([names] if isinstance(names, str) else names, kind if is_generic else "sans-serif")
+
+
+def adapt_style(
+    style: PageStyle,
+    *,
+    width: float | None = None,
+    figsize: tuple[float, float] | None = None,
+    dark: bool | None = None,
+    fontsize: float | None = None,
+) -> PageStyle:
+    """Return a style with what a caller wishes else.
+
+    Parameters
+    ----------
+    style : PageStyle
+        What there is.
+    width : float, optional
+        Width of the page in inches.
+    figsize : tuple of float, optional
+        Width and height of the page in inches.
+    dark : bool, optional
+        Whether the page is dark.
+    fontsize : float, optional
+        Font size of labels in points; everything else grows with it.
+    """
+    if fontsize is not None:
+        style = style.scale_fonts(fontsize)
+    if width is not None:
+        style = dataclasses.replace(style, width=width * _POINTS)
+    if figsize is not None:
+        style = dataclasses.replace(style, width=figsize[0] * _POINTS, height=figsize[1] * _POINTS, is_exact=True)
+    if dark is not None:
+        style = dataclasses.replace(style, palette=DARK if dark else LIGHT)
+    return style

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..analysis.scores import SCORES, score_heads
 from ..errors import InvalidMapsError, UnsuitableMapsError
-from ..figures import style
+from ..figures.scales import get_colormap
+from ..figures.style import DARK, LIGHT
 from ..tokens import show_text
 
 VERSION = 2
@@ -64,7 +65,7 @@ def describe_facts(facts, *, scale=1.0, exact=False, maxima=None, scores=None, n
             "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
             "notes": [*(f"{words[0].upper()}{words[1:]}." for words in facts.remarks), *notes],
             "palette": _spell_palette(),
-            "masked": [style.MASKED, style.MASKED_DARK],
+            "masked": [LIGHT.masked, DARK.masked],
         }
     )
 
@@ -79,7 +80,7 @@ def _round(value):
 
 
 def _spell_palette():
-    rgb = np.rint(style.get_colormap()(np.arange(256))[:, :3] * 255).astype(np.uint8)
+    rgb = np.rint(get_colormap()(np.arange(256))[:, :3] * 255).astype(np.uint8)
     return rgb.tobytes().hex()
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AttnViewerError, OptionError
-from ..figures import style
 from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
+from ..figures.style import DARK
 from .encode import DISPLAY_SCORES, describe_facts, encode_head, round_scores, score_for_display
 from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
 from .safe import DamagedError, NotInFolderError
@@ -263,7 +263,7 @@ def _send_thumbnail(folder, request, model, prompt, layer, head, theme="light"):
         roots[future] = np.nan
     palette = make_palette()
     if theme == "dark":  # the palest is the largest, as in static/theme.js
-        masked = [list(bytes.fromhex(style.MASKED_DARK.lstrip("#")))]
+        masked = [list(bytes.fromhex(DARK.masked.lstrip("#")))]
         palette = np.vstack([palette[LAST_COLOUR::-1], masked]).astype(np.uint8)
     data = encode_indices(index_matrix(roots, normalize=True, normalize_min=0), palette)
     return _send_file(request, data, "image/png")

@@ -11,9 +11,10 @@ from PIL import Image
 
 from attn_viewer import get_all_figure_names, run_figure_funcs, select_attn_figure_funcs
 from attn_viewer.errors import OptionError
-from attn_viewer.figures import builtin, savers, style
+from attn_viewer.figures import builtin, savers
 from attn_viewer.figures.images import make_palette
-from attn_viewer.figures.quickdraw import POINTS, render_small_figure
+from attn_viewer.figures.small_figures import POINTS, render_small_figure
+from attn_viewer.figures.style import LIGHT
 
 NAMES = ["raw", "svd_spectra", "entropy_by_query", "attention_by_distance", "column_mass", "cumulative_mass"]
 DRAWN = [getattr(builtin, name) for name in NAMES[1:]]
@@ -93,7 +94,7 @@ def test_raw_shows_future_keys_in_a_colour_of_their_own(tmp_path):
     assert picture.shape == (4, 4, 3)
     masked = make_palette()[-1]
     np.testing.assert_array_equal((picture == masked).all(-1), np.triu(np.ones((4, 4), bool), 1))
-    assert tuple(masked) == tuple(int(style.MASKED[i : i + 2], 16) for i in (1, 3, 5))
+    assert tuple(masked) == tuple(int(LIGHT.masked[i : i + 2], 16) for i in (1, 3, 5))
     builtin.raw(np.full((4, 4), 0.25), tmp_path)
     assert not (np.asarray(Image.open(tmp_path / "raw.png").convert("RGB")) == masked).all(-1).any()
 

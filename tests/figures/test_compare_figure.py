@@ -6,6 +6,7 @@ from attn_viewer import AttentionMaps, plot_comparison
 from attn_viewer.errors import OptionError
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.labels import TokenStamps
+from attn_viewer.figures.scales import round_end
 
 
 def get_panels(figure):
@@ -27,9 +28,9 @@ def test_a_row_a_layer_with_a_b_and_the_difference():
             np.testing.assert_array_equal(panel.mask, np.triu(np.ones((5, 5), bool), 1))
     images = figure.axes[0].images
     assert images[0].norm is images[1].norm is images[3].norm
-    assert images[0].norm.vmax == pytest.approx(max(w.max() for maps in means for w in maps))
-    limit = max(np.abs(other - one).max() for one, other in zip(*means, strict=True))
-    assert (-images[2].norm.vmin, images[2].norm.vmax) == pytest.approx((limit, limit))
+    assert images[0].norm.vmax == round_end(max(w[1:].max() for maps in means for w in maps))
+    limit = round_end(max(np.abs(other - one).max() for one, other in zip(*means, strict=True)))
+    assert (-images[2].norm.vmin, images[2].norm.vmax) == (limit, limit)
     assert images[2].norm is images[5].norm
     words = get_words(figure)
     assert words[0] == "two models"

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from attn_viewer import draw_atlas, plot_atlas
 from attn_viewer.errors import OptionError
-from attn_viewer.figures import style
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.heads import arrange_scores
+from attn_viewer.figures.scales import get_colormap, round_end
 
 RNG = np.random.default_rng(0)
 
@@ -33,10 +33,10 @@ def test_layers_go_down_and_heads_across():
     (image,) = panel.images
     np.testing.assert_array_equal(image.get_array().data, scores)
     assert not np.ma.getmaskarray(image.get_array()).any()
-    assert (image.norm.vmin, image.norm.vmax) == (0, scores.max())
+    assert (image.norm.vmin, image.norm.vmax) == (0, round_end(scores.max()))
     assert panel.get_ylim() == (2.5, -0.5)
     assert bar.get_title(loc="left") == "entropy (nats)"
-    assert bar.get_xlim() == (0, scores.max())
+    assert bar.get_xlim() == (0, image.norm.vmax)
     assert [t.get_text() for t in page.texts] == ["m  ·  focus", "two prompts", "layer", "head"]
 
 
@@ -152,4 +152,4 @@ def test_no_two_numbers_overlap_and_all_are_on_the_page(n_layers, n_heads, first
 def test_page_stays_within_the_column_of_a_paper():
     width, _ = plot_atlas(np.ones((32, 32))).get_size_inches()
     assert width < 3.35
-    assert style.get_colormap(diverging=True).N % 2 == 1
+    assert get_colormap(diverging=True).N % 2 == 1

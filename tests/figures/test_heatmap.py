@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from attn_viewer import draw_heatmap
 from attn_viewer.errors import OptionError
-from attn_viewer.figures.heatmap import MOST_CELLS, choose_step, label_axis, limit_cells
-from attn_viewer.figures.labels import TokenStamps
+from attn_viewer.figures.heatmap import MOST_CELLS, limit_cells
+from attn_viewer.figures.style import PageStyle
+from attn_viewer.figures.ticks import TickChoice, choose_step, label_axis
 
 
 @given(st.integers(1, 1300), st.integers(1, 40))
@@ -37,11 +38,12 @@ def test_index_ticks_are_few_and_round(count):
 
 
 def test_index_ticks_stand_on_their_tokens():
-    labels = label_axis(["x"] * 300, ("DejaVu Sans",), (), first=1)
+    indices = TickChoice(50, True, True)
+    labels = label_axis(["x"] * 300, PageStyle(), indices, first=1)
     assert labels.is_index
     assert labels.texts == ("50", "100", "150", "200", "250", "300")
     assert labels.positions[0] == 49
-    pooled = label_axis(["x"] * 300, ("DejaVu Sans",), (), cell=4)
+    pooled = label_axis(["x"] * 300, PageStyle(), indices, cell=4)
     assert pooled.positions[1] == pytest.approx(50.5 / 4 - 0.5)
 
 
@@ -53,12 +55,12 @@ def test_a_heatmap_in_ones_own_axes():
     shown = ax.images[0].get_array()
     np.testing.assert_array_equal(shown.mask, np.triu(np.ones((3, 3), bool), 1))
     assert ax.images[0].norm.vmax == 1
-    (stamps,) = figure.findobj(TokenStamps)
-    assert stamps.queries.texts == stamps.keys.texts == ("a", "$x_{", "c")
     figure.canvas.draw()
-    boxes = stamps.label_boxes()
-    assert all(box.x1 < ax.bbox.x0 for box in boxes[:3])
-    assert all(box.y1 < ax.bbox.y0 for box in boxes[3:])
+    for axis, is_key in ((ax.xaxis, True), (ax.yaxis, False)):
+        labels = axis.get_ticklabels()
+        assert [label.get_text().replace("\\$", "$") for label in labels] == ["a", "$x_{", "c"]
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(box.y1 < ax.bbox.y0 if is_key else box.x1 < ax.bbox.x0 for box in boxes)
 
 
 def test_wrong_shapes_are_refused():

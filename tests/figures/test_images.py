@@ -14,12 +14,12 @@ from PIL import Image
 
 from attn_viewer import matrix2drgb_to_png_bytes, matrix_as_svg, matrix_to_image_preprocess
 from attn_viewer.errors import OptionError
-from attn_viewer.figures import style
 from attn_viewer.figures.images import LAST_COLOUR, MISSING, encode_indices, index_matrix, make_palette
+from attn_viewer.figures.scales import get_colormap
 
 
 def get_colour(share, cmap=None, diverging=False):
-    cmap = style.get_colormap(cmap, diverging=diverging)
+    cmap = get_colormap(cmap, diverging=diverging)
     return np.rint(np.array(cmap(float(share))[:3]) * 255).astype(int)
 
 

@@ -9,8 +9,9 @@ from matplotlib.colors import to_rgba
 
 from attn_viewer import AttentionMaps, plot_running_text
 from attn_viewer.errors import OptionError, UnsuitableMapsError
-from attn_viewer.figures import style
 from attn_viewer.figures.running_text import flow_words
+from attn_viewer.figures.scales import get_colormap
+from attn_viewer.figures.style import LIGHT
 from attn_viewer.tokens import show_text
 
 
@@ -29,7 +30,7 @@ def test_each_token_has_the_colour_of_its_weight():
     maps = make_maps(2, 3, 4, layers=[3, 8])
     figure = plot_running_text(maps, norm="linear", vmax=1)
     fills, frames = get_fills(figure)
-    cmap = style.get_colormap()
+    cmap = get_colormap()
     for fill, layer in zip(fills, maps.weights, strict=True):
         np.testing.assert_allclose(fill, cmap(layer[:, -1].mean(0).astype(float)), atol=1 / 200)
     assert len(frames) == 2
@@ -42,17 +43,17 @@ def test_each_token_has_the_colour_of_its_weight():
 def test_later_tokens_and_a_hidden_first_one_are_neutral():
     maps = make_maps(1, 2, 6)
     fills, _ = get_fills(plot_running_text(maps, query=3, sink="hide"))
-    is_neutral = (np.abs(fills[0] - to_rgba(style.MASKED)) < 1e-3).all(1)
+    is_neutral = (np.abs(fills[0] - to_rgba(LIGHT.masked)) < 1e-3).all(1)
     assert is_neutral.tolist() == [True, False, False, False, True, True]
     fills, _ = get_fills(plot_running_text(maps, query=0, sink="renormalise"))
-    assert (np.abs(fills[0][[0, 1]] - to_rgba(style.MASKED)) < 1e-3).all()
+    assert (np.abs(fills[0][[0, 1]] - to_rgba(LIGHT.masked)) < 1e-3).all()
 
 
 def test_rows_without_the_first_token_may_sum_to_one_again():
     maps = make_maps(1, 2, 6)
     row = maps.weights[0][:, 4].mean(0)[1:5]
     fills, _ = get_fills(plot_running_text(maps, query=4, sink="renormalise", norm="linear", vmax=1))
-    np.testing.assert_allclose(fills[0][1:5], style.get_colormap()((row / row.sum()).astype(float)), atol=1 / 100)
+    np.testing.assert_allclose(fills[0][1:5], get_colormap()((row / row.sum()).astype(float)), atol=1 / 100)
 
 
 def test_cross_attention_marks_no_token_as_the_query():

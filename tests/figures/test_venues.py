@@ -14,7 +14,8 @@ from attn_viewer import AttentionMaps, draw_overview, plot_atlas, plot_compariso
 from attn_viewer.errors import OptionError
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.labels import TokenStamps
-from attn_viewer.figures.venues import Venue, find_venue, get_venue, use_preset, use_venue
+from attn_viewer.figures.style import STIX, PageStyle
+from attn_viewer.figures.venues import find_venue, get_style, use_preset, use_style
 from attn_viewer.tokens import show_text
 
 WIDTHS = {("icml2024", 1): 3.25, ("icml2024", 2): 6.75, ("neurips2024", 1): 5.5, ("aaai2024", 1): 3.3}
@@ -30,7 +31,7 @@ def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
 
     maps = capture_attention(*demo, "In the beginning God created the heaven and the earth", model_id="demo")
     with use_preset(preset, columns=columns):
-        sizes = get_venue()
+        sizes = get_style()
         figures = [
             plot_layer_averages(maps),
             plot_heads(maps, 1, scale="panel"),
@@ -46,7 +47,7 @@ def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
         assert sizes.heading in said
     for stamps in figures[0].findobj(TokenStamps):
         assert {stamps.queries.size, stamps.keys.size} == {sizes.label}
-    assert get_venue() == Venue()
+    assert get_style() == PageStyle()
 
 
 def test_a_page_for_a_venue_says_the_sizes_that_the_venue_wants():
@@ -55,7 +56,7 @@ def test_a_page_for_a_venue_says_the_sizes_that_the_venue_wants():
     assert icml.width == 3.25 * 72
     assert icml.family[0] in {font.name for font in mpl.font_manager.fontManager.ttflist}
     # A venue whose fonts only TeX has.
-    assert find_venue("aistats2023").family == ("DejaVu Serif",)
+    assert find_venue("aistats2023").family == (STIX,)
 
 
 @pytest.mark.parametrize(("preset", "columns"), WIDTHS)
@@ -151,7 +152,10 @@ def test_a_preset_that_cannot_be_used(monkeypatch):
             pass
     with pytest.raises(OptionError, match="columns must be 1 for neurips2024"), use_preset("neurips2024", columns=2):
         pass
-    with use_venue(Venue(width=108.0)), pytest.raises(OptionError, match=r"at least .* wide and the preset has 1\.50"):
+    with (
+        use_style(PageStyle(width=108.0)),
+        pytest.raises(OptionError, match=r"at least .* wide and the preset has 1\.50"),
+    ):
         plot_atlas(np.eye(2))
     whole = builtins.__import__
 
@@ -168,11 +172,11 @@ def test_a_preset_that_cannot_be_used(monkeypatch):
 def test_a_preset_leaves_matplotlib_and_other_threads_alone():
     before, seen = dict(mpl.rcParams), []
     with use_preset("icml2024"):
-        thread = threading.Thread(target=lambda: seen.append(get_venue()))
+        thread = threading.Thread(target=lambda: seen.append(get_style()))
         thread.start()
         thread.join()
         plot_layer_averages(make_maps())
-    assert seen == [Venue()]
+    assert seen == [PageStyle()]
     assert dict(mpl.rcParams) == before
 
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import make_maps
 from matplotlib.figure import Figure
 
-from attn_viewer.figures import style
+from attn_viewer.figures import savers
 from attn_viewer.figures.builtin import attention_by_distance, svd_spectra
-from attn_viewer.figures.quickdraw import POINTS, RASTER_DPI, render_small_figure
+from attn_viewer.figures.small_figures import POINTS, RASTER_DPI, render_small_figure
 
 PATTERN = make_maps(1, 1, 40, seed=2).weights[0][0]
 
@@ -58,7 +58,7 @@ FUNCS = [svd_spectra.__wrapped__, attention_by_distance.__wrapped__, log_both, o
 
 @pytest.mark.parametrize("draw", FUNCS, ids=lambda draw: draw.__name__)
 def test_the_picture_is_the_one_of_matplotlib(draw):
-    with mpl.rc_context(style.make_rc()):
+    with mpl.rc_context(savers.make_rc()):
         figure = make_figure(draw)
         data = render_small_figure(figure, "svg")
         grid = figure.subplotpars
@@ -71,7 +71,7 @@ def test_the_picture_is_the_one_of_matplotlib(draw):
 
 @pytest.mark.parametrize("draw", FUNCS[:5], ids=lambda draw: draw.__name__)
 def test_all_labels_are_on_the_page(draw):
-    with mpl.rc_context(style.make_rc()):
+    with mpl.rc_context(savers.make_rc()):
         figure = make_figure(draw)
         render_small_figure(figure, "svg")
         box = figure.get_tightbbox().extents * 72
@@ -81,7 +81,7 @@ def test_all_labels_are_on_the_page(draw):
 
 
 def test_a_layout_of_its_own_is_kept():
-    with mpl.rc_context(style.make_rc()):
+    with mpl.rc_context(savers.make_rc()):
         figure = make_figure(log_both)
         figure.set_layout_engine("constrained")
         before = figure.subplotpars.left
@@ -90,7 +90,7 @@ def test_a_layout_of_its_own_is_kept():
 
 
 def test_a_figure_without_axes_and_one_without_room():
-    with mpl.rc_context(style.make_rc()):
+    with mpl.rc_context(savers.make_rc()):
         assert render_small_figure(Figure(dpi=POINTS), "png").startswith(b"\x89PNG")
         figure = Figure((0.3, 0.3), dpi=POINTS)
         svd_spectra.__wrapped__(PATTERN, figure.add_subplot())

@@ -13,7 +13,10 @@ from PIL import Image
 from attn_viewer import plot_heads
 from attn_viewer.figures.formats import FORMATS, render_figure
 from attn_viewer.figures.grids import iterate_head_pages
-from attn_viewer.figures.repeat import CellImage, RepeatedFigure
+from attn_viewer.figures.page import MARGIN, Caption, Page, PageFigure, wrap_phrases
+from attn_viewer.figures.panels import CellImage
+from attn_viewer.figures.scales import Scale, get_colormap, make_norm
+from attn_viewer.figures.style import PageStyle
 
 
 def get_pixels(figure):
@@ -81,6 +84,47 @@ def test_cells_have_the_pixels_that_matplotlib_gives_them(n_rows, n_columns, wid
 
 
 def test_a_figure_of_nothing_that_changes_is_a_figure():
-    figure = RepeatedFigure(figsize=(1, 1), dpi=50)
+    figure = PageFigure(figsize=(1, 1), dpi=50)
     figure.text(0.1, 0.1, "a")
     assert (get_pixels(figure) < 128).any()
+
+
+@pytest.mark.parametrize("width", [10, 130, 200, 450])
+@pytest.mark.parametrize("n_bars", [0, 1, 2])
+@pytest.mark.parametrize("shown", [(True, True), (False, True), (True, False), (False, False)])
+def test_nothing_overlaps_and_nothing_leaves_the_page(width, n_bars, shown):
+    signed = Scale(make_norm("linear", -0.005, 0.005), get_colormap(diverging=True), "a quantity with a name", 1.0)
+    caption = Caption(
+        heading="heads",
+        model_id="a-model-of-a-long-name" * 4,
+        notes=[f"phrase number {i}" for i in range(9)],
+        bars=[signed, signed][:n_bars],
+        has_heading=shown[0],
+        has_notes=shown[1],
+    )
+    page = Page(PageStyle(), width, 50, caption)
+    canvas = FigureCanvasAgg(page.figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    point = page.figure.dpi / 72
+    texts = [text for text in page.axes.texts if text.get_text()]
+    assert any("phrase" in text.get_text() for text in texts) == shown[1]
+    assert any("heads" in text.get_text() for text in texts) == shown[0]
+    frames = [bar.ax.get_tightbbox(renderer) for bar in page.colorbars]
+    boxes = [*(text.get_window_extent(renderer) for text in texts), *frames]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= page.figure.bbox.x1 + 0.6
+        assert box.y1 <= page.figure.bbox.y1 + 0.6
+        assert box.y0 >= (MARGIN + 50) * point - 0.6
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+    for bar in page.colorbars:
+        labels = [t.get_window_extent(renderer) for t in bar.ax.get_xticklabels() if t.get_text()]
+        assert not any(one.overlaps(other) for i, one in enumerate(labels) for other in labels[i + 1 :])
+
+
+def test_phrases_are_set_in_lines():
+    style = PageStyle()
+    assert wrap_phrases(["one", "two", "three"], 1000, style) == ["one  ·  two  ·  three"]
+    assert wrap_phrases(["one", "two", "three"], 1, style) == ["one", "two", "three"]
+    assert wrap_phrases([], 100, style) == []

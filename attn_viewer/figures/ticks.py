@@ -1,0 +1,331 @@
+"""What labels of an axis say, and when they give way to fewer or to numbers: for stamps and for real ticks."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axis import Axis
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import Formatter, Locator
+
+from .labels import AxisLabels
+from .style import SMALLEST_LABEL, PageStyle, shorten_label
+
+# Room for a line of text, in font sizes.
+LINE_ROOM = 1.2
+# Past so many tokens from one label to the next, or with fewer labels than so many, numbers say more.
+MOST_STEP, FEWEST_LABELS = 8, 4
+MOST_INDICES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class TickChoice:
+    """Which tokens of an axis are labelled, and how.
+
+    Parameters
+    ----------
+    step : int
+        Tokens from one label to the next.
+    is_index : bool
+        Whether labels are numbers of tokens.
+    is_upright : bool
+        Whether labels below an axis stand upright and are not turned.
+    """
+
+    step: int
+    is_index: bool
+    is_upright: bool
+
+
+def choose_ticks(
+    length: float,
+    count: float,
+    size: float,
+    *,
+    widest: float,
+    is_key: bool,
+    has_tokens: bool = True,
+    most_step: int = MOST_STEP,
+    most_indices: int = MOST_INDICES,
+) -> TickChoice:
+    """Decide which tokens of an axis are labelled.
+
+    Every token if all labels fit; else every second, third, … one; else numbers of tokens.
+
+    Parameters
+    ----------
+    length : float
+        Length of the axis in points.
+    count : float
+        Tokens along it.
+    size : float
+        Font size of labels in points.
+    widest : float
+        Width of the widest label in points.
+    is_key : bool
+        Whether labels stand below the axis, where they are turned unless they fit upright.
+    has_tokens : bool
+        Whether each cell is one token that has a label.
+    most_step : int
+        Most tokens from one label to the next.
+    most_indices : int
+        Most numbers.
+    """
+    pitch = length / count
+    # A hair of slack, so that rounding does not drop labels.
+    step = max(1, math.ceil(size * LINE_ROOM / pitch - 1e-6))
+    if has_tokens and (step == 1 or (step <= most_step and count / step >= FEWEST_LABELS) or most_step >= count):
+        return TickChoice(step, False, is_key and widest + size * 0.4 <= pitch * step)
+    room = size * LINE_ROOM if not is_key else widest_number(count, size) + size * 0.6
+    most = min(most_indices, max(1, int(length // room)))
+    return TickChoice(choose_step(max(1, round(count)), most), True, is_key)
+
+
+def widest_number(count: float, size: float) -> float:
+    """Return about the width of the largest of so many token numbers in points."""
+    return len(str(int(count))) * size * 0.65
+
+
+def choose_step(count: int, most: int = MOST_INDICES) -> int:
+    """Return the round step (1, 2 or 5 times a power of ten) that puts at most `most` ticks on `count` tokens.
+
+    Parameters
+    ----------
+    count : int
+        Number of tokens.
+    most : int
+        Most ticks wanted.
+
+    Returns
+    -------
+    int
+        The step.
+    """
+    steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+    return next(step for step in steps if -(-count // step) <= most)
+
+
+def write_labels(tokens: Sequence[str], style: PageStyle) -> tuple[str, ...]:
+    """Return tokens as they are written at an axis: cut where too long, without characters that no font has."""
+    return tuple(shorten_label(style.spell(token)) for token in tokens)
+
+
+def label_axis(
+    tokens: Sequence[str],
+    style: PageStyle,
+    choice: TickChoice,
+    *,
+    cell: int = 1,
+    first: int = 0,
+    size: float | None = None,
+    beside: float = 0.0,
+) -> AxisLabels:
+    """Make the labels of one axis of stamped panels.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        One label a token.
+    style : PageStyle
+        The look of the page.
+    choice : TickChoice
+        From `choose_ticks`.
+    cell : int
+        Tokens a cell.
+    first : int
+        Number of the first token.
+    size : float, optional
+        Font size in points; left out, that of the style.
+    beside : float
+        Room between panel and labels that something else takes, in points.
+
+    Returns
+    -------
+    AxisLabels
+        The labels.
+    """
+    look: dict[str, Any] = {"step": choice.step, "is_upright": choice.is_upright, "beside": beside}
+    if not choice.is_index:
+        places = range(0, len(tokens), choice.step)
+        texts = write_labels([tokens[i] for i in places], style)
+        return AxisLabels(tuple(map(float, places)), texts, style, size or style.label, **look)
+    numbers = range(-(-first // choice.step) * choice.step, first + len(tokens), choice.step)
+    # The tick of token i stands at the middle of that token, also inside a larger cell.
+    positions = tuple((i - first + 0.5) / cell - 0.5 for i in numbers)
+    return AxisLabels(positions, tuple(map(str, numbers)), style, style.label, is_index=True, **look)
+
+
+class TokenLocator(Locator):
+    """Ticks at tokens, as many as fit: every token, every n-th, or round numbers.
+
+    It is asked anew at each drawing, so that labels suit the size of the axes and what part of them is shown. Labels
+    shrink to fit, but no further than `SMALLEST_LABEL`, and are turned below an axis where they are wide, unless their
+    size or rotation was set by somebody else.
+
+    Parameters
+    ----------
+    texts : sequence of str or None
+        One label a token; None makes numbers.
+    first : int
+        Number of the first token, which stands at that coordinate.
+    count : int
+        Number of tokens.
+    is_key : bool
+        Whether labels stand below the axis.
+    most_step : int
+        Most tokens from one label to the next.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str] | None,
+        first: int,
+        count: int,
+        *,
+        is_key: bool,
+        most_step: int = MOST_STEP,
+    ) -> None:
+        self.texts, self.most_step = texts, most_step
+        self.first, self.count = first, count
+        self.is_key = is_key
+        self.choice = TickChoice(1, texts is None, is_key)
+        self._widths: dict[tuple[str, ...], float] = {}
+        self._given: dict[str, Any] = {}
+
+    def __call__(self) -> list[float]:
+        """Return where ticks stand on the axis as it is now."""
+        low, high = sorted(self.axis.get_view_interval())
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """Return where ticks stand if the axis shows tokens from `vmin` to `vmax`."""
+        shown = max(min(vmax, self.first + self.count - 0.5) - max(vmin, self.first - 0.5), 1e-9)
+        self._choose(vmax - vmin, shown)
+        start, stop = max(self.first, round(vmin + 1e-6)), min(self.first + self.count - 1, round(vmax - 1e-6))
+        offset = 0 if self.choice.is_index else self.first
+        step = self.choice.step
+        begin = -(-(start - offset) // step) * step + offset
+        return [float(i) for i in range(begin, stop + 1, step)]
+
+    def format(self, place: float) -> str:
+        """Return the label of the token at a coordinate."""
+        index = round(place) - self.first
+        if self.choice.is_index or self.texts is None or not 0 <= index < self.count:
+            return str(round(place))
+        return escape_markup(self.texts[index])
+
+    def _choose(self, span: float, shown: float) -> None:
+        """Decide which tokens are labelled, and shrink and turn labels to fit."""
+        axes = self.axis.axes
+        pixels = axes.bbox.width if self.is_key else axes.bbox.height
+        length = pixels * 72 / axes.figure.dpi * shown / span
+        name = "xtick" if self.is_key else "ytick"
+        now = self.axis.get_tick_params(which="major")
+        wished = FontProperties(size=mpl.rcParams[f"{name}.labelsize"]).get_size_in_points()
+        is_ours = now.get("labelsize") in (None, self._given.get("labelsize"))
+        size = wished if is_ours else FontProperties(size=now["labelsize"]).get_size_in_points()
+        if is_ours and self.texts is not None:
+            fitting = length / shown / LINE_ROOM
+            size = min(size, max(fitting, min(SMALLEST_LABEL, size))) if fitting >= SMALLEST_LABEL else size
+        widest = self._measure(size, tuple(now.get("labelfontfamily") or mpl.rcParams["font.family"]))
+        self.choice = choose_ticks(
+            length,
+            shown,
+            size,
+            widest=widest,
+            is_key=self.is_key,
+            has_tokens=self.texts is not None,
+            most_step=self.most_step,
+        )
+        wanted = {"labelsize": size}
+        if self.is_key:
+            wanted["labelrotation"] = 0.0 if self.choice.is_upright else 90.0
+        self._give({key: value for key, value in wanted.items() if now.get(key) in (None, self._given.get(key))})
+
+    def _give(self, wanted: dict[str, Any]) -> None:
+        changed = {key: value for key, value in wanted.items() if self._given.get(key) != value}
+        if changed:
+            self._given |= changed
+            for axis in self._list_axes():
+                axis.set_tick_params(which="major", **changed)
+
+    def _list_axes(self) -> list[Axis]:
+        """Return this axis and those that share it, which have their ticks from this object."""
+        axes = self.axis.axes
+        shared = axes.get_shared_x_axes() if self.is_key else axes.get_shared_y_axes()
+        return [ax.xaxis if self.is_key else ax.yaxis for ax in shared.get_siblings(axes)]
+
+    def _measure(self, size: float, family: tuple[str, ...]) -> float:
+        """Return the width of the widest label in points."""
+        if family not in self._widths:
+            style = PageStyle(family=family)
+            self._widths[family] = max((style.measure(text, 100)[0] for text in self.texts or ()), default=0) / 100
+        return self._widths[family] * size
+
+
+class TokenFormatter(Formatter):
+    """Labels of the ticks that a `TokenLocator` chose."""
+
+    def __init__(self, tokens: TokenLocator) -> None:
+        self.tokens = tokens
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the label of the token at `x`."""
+        return self.tokens.format(x)
+
+
+def set_token_ticks(
+    axis: Axis,
+    tokens: Sequence[str] | None,
+    first: int,
+    count: int,
+    *,
+    is_key: bool,
+    most_step: int = MOST_STEP,
+) -> None:
+    """Label an axis with tokens, or with their numbers where there are none; tokens stand at their numbers.
+
+    Parameters
+    ----------
+    axis : matplotlib.axis.Axis
+        The axis.
+    tokens : sequence of str or None
+        One label a token.
+    first : int
+        Number of the first token.
+    count : int
+        Number of tokens.
+    is_key : bool
+        Whether labels stand below the axis.
+    most_step : int
+        Most tokens from one label to the next; from `count` on, numbers of tokens never take their place.
+    """
+    texts = None
+    if tokens is not None:
+        style = PageStyle(family=tuple(mpl.rcParams["font.family"])).fit_fonts(tokens)
+        texts = write_labels(tokens, style)
+        if len(style.family) > 1:
+            axis.set_tick_params(which="major", labelfontfamily=list(style.family))
+    locator = TokenLocator(texts, first, count, is_key=is_key, most_step=most_step)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(TokenFormatter(locator))
+
+
+def escape_markup(text: str) -> str:
+    r"""Return a text that matplotlib, or TeX under ``text.usetex``, draws as it stands."""
+    if mpl.rcParams["text.usetex"]:
+        return "".join(_TEX.get(c, c) for c in text)
+    return text.replace("$", r"\$")
+
+
+_TEX = {c: f"\\{c}" for c in "$%&#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "␣": r"\textvisiblespace{}",
+    "⏎": r"$\hookleftarrow$",
+    "…": r"\ldots{}",
+}
