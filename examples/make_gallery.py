@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 from PIL import Image
 
 from attn_viewer import (
@@ -35,7 +34,8 @@ from attn_viewer import (
 from attn_viewer.analysis.grouping import group_attention
 from attn_viewer.figures import builtin, savers
 from attn_viewer.figures.formats import render_figure
-from attn_viewer.figures.venues import get_venue, use_preset
+from attn_viewer.figures.page import PageFigure
+from attn_viewer.figures.venues import get_style, use_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 # Of its own, so that no picture changes with the words of another file.
@@ -63,15 +63,14 @@ def draw_functions(maps):
     """Return one head with the built-in figure functions beside it."""
     strongest = score_heads(maps, ["induction"]).top("induction", 1)[0]
     pattern = maps.get_layer(strongest.layer)[strongest.head]
-    width = (get_venue().width or 468) / 72
+    width = (get_style().width or 468) / 72
     shape = (3, 2) if width > 5 else (6, 1)
     with mpl.rc_context(savers.make_rc()):
-        figure = Figure(figsize=(width, 1.9 * shape[0]), dpi=200, layout="constrained")
+        figure = PageFigure(figsize=(width, 1.9 * shape[0]), dpi=200, layout="constrained", rc=savers.make_rc())
         first, *others = figure.subplots(*shape).flat
         draw_heatmap(pattern, ax=first, causal=True)
         first.set_anchor("W")
-        ticks = range(0, len(pattern), 5)
-        first.set(xlabel="key", ylabel="query", xticks=ticks, yticks=ticks)
+        first.set(xlabel="key", ylabel="query")
         first.set_title(f"{maps.model_id}, layer {strongest.layer}, head {strongest.head}", loc="left")
         bar = first.inset_axes((1.05, 0, 0.05, 1))  # as tall as the heatmap, which is square
         figure.colorbar(first.images[-1], cax=bar, label="attention weight")
@@ -102,7 +101,7 @@ def draw_smollm2(path):
 
     rolled = roll_out_attention(maps).select(layers=[0, 3, 9, 19])
     how = "each layer half residual, multiplied from the first layer on"
-    yield "smollm2_rollout", plot_layer_averages(rolled, title="attention rollout", note=how, norm="log")
+    yield "smollm2_rollout", plot_layer_averages(rolled, title="attention rollout", notes=[how], norm="log")
 
     chat = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Name the warm season."}]
     words = group_attention(capture_attention(model, tokenizer, chat, layers=[2, 16], **name), "words")

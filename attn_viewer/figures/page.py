@@ -26,6 +26,8 @@ from .style import PageStyle, shorten_label
 BETWEEN = 11.0
 LINE = 1.4
 BAR_WIDTH = 130.0
+# A page with a heading is no narrower than this.
+NARROWEST = 150.0
 # A pixel at 100 dots per inch, two at 200: lengths that are multiples keep cells sharp and labels in step.
 PIXEL = 0.72
 MARGIN = 13 * PIXEL
@@ -220,8 +222,9 @@ class Caption:
         return widest + 2 * outside - MARGIN + 2
 
     def measure_width(self, style: PageStyle) -> float:
-        """Return the least width of a page, in points."""
-        return (self._measure_slot(style) if self.bars else 0.0) + MARGIN
+        """Return the least width of a page with its margins, in points."""
+        has_text = self.has_heading or (self.has_notes and self.notes)
+        return max(self._measure_slot(style) + MARGIN if self.bars else 0.0, NARROWEST * bool(has_text))
 
     def _fit_heading(self, style: PageStyle, room: float) -> str:
         """Cut the model's name where the heading would run out of the page or into the colour bar."""
@@ -331,7 +334,7 @@ class Page:
 
     def __init__(self, style: PageStyle, width: float, height: float, caption: Caption) -> None:
         self.style, self.caption = style, caption
-        across = choose_width(style, max(width, caption.measure_width(style) - MARGIN))
+        across = choose_width(style, max(width, caption.measure_width(style) - 2 * MARGIN))
         head = caption.lay_out(style, across)
         needed = snap(2 * MARGIN + height + head.height)
         check_height(style, needed)

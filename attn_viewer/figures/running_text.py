@@ -1,6 +1,7 @@
 """What one query looks at, layer by layer, as coloured running text."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -24,8 +25,8 @@ from .style import DARK, LIGHT, PageStyle, shorten_label
 COLUMN, PAGE = 190.0, 450.0
 BETWEEN = 4.0
 LONGEST_LABEL = 40
-# Past so many words, or so high, a page is nothing to read; it then shows fewer layers, evenly spaced.
-MOST_WORDS, TALLEST_PAGE = 6000, 1080.0
+# Past so many words a page is nothing to read; it then shows fewer layers, evenly spaced.
+MOST_WORDS = 6000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +154,8 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     head = make_caption(1, look.make_scale(Extent(1.0, 1.0), style, name)).lay_out(
         style, style.width or left + room + 2 * MARGIN
     )
-    limit = (style.height or TALLEST_PAGE) - head.height - 2 * MARGIN - 1
-    count = min(count, max(1, int((limit + BETWEEN) // paragraph)))
+    limit = (style.height or math.inf) - head.height - 2 * MARGIN - 1
+    count = max(1, int(min(count, (limit + BETWEEN) // paragraph)))
     layers, weights = _gather_rows(maps, query, look, count)
     if is_panel:
         weights = weights / np.maximum(weights.max(axis=1, keepdims=True), np.float32(1e-30))

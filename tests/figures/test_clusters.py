@@ -15,14 +15,19 @@ def test_heads_alike_stand_side_by_side():
     before = pyplot.get_fignums(), dict(pyplot.rcParams)
     figure = plot_similarity(PAIRS, names=["0.0", "0.1", "3.0", "3.1"], model_id="m", notes=["9 tokens"])
     assert (pyplot.get_fignums(), dict(pyplot.rcParams)) == before
-    (panel,) = [ax for ax in figure.axes if ax.get_xticklabels() and ax.collections and len(ax.get_yticklabels()) == 4]
+    (panel,) = [ax for ax in figure.axes if ax.get_label() == "heads"]
     names = [t.get_text() for t in panel.get_yticklabels()]
     assert {frozenset(names[:2]), frozenset(names[2:])} == {frozenset(["0.0", "3.0"]), frozenset(["0.1", "3.1"])}
     assert names == [t.get_text() for t in panel.get_xticklabels()]
     order = [["0.0", "0.1", "3.0", "3.1"].index(name) for name in names]
-    np.testing.assert_allclose(panel.collections[0].get_array().reshape(4, 4), PAIRS[np.ix_(order, order)])
-    assert panel.collections[0].get_clim() == (0, 1)
-    assert [t.get_text() for t in figure.texts] == ["m  ·  heads alike", "9 tokens"]
+    np.testing.assert_allclose(panel.images[0].get_array(), PAIRS[np.ix_(order, order)])
+    assert panel.images[0].get_clim() == (0, 1)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["m  ·  heads alike", "9 tokens"]
+    trees = {ax.get_label(): ax.collections[0].get_segments() for ax in figure.axes if "tree" in ax.get_label()}
+    for across, up in zip(trees["tree of columns"], trees["tree of rows"], strict=True):
+        np.testing.assert_allclose(across, up[:, ::-1])
+    heights = sorted(segment[:, 1].max() for segment in trees["tree of columns"])
+    np.testing.assert_allclose(np.array(heights) / heights[-1], np.array([0.1, 0.2, 0.9]) / 0.9)
     assert render_figure(figure, "png") == render_figure(plot_similarity(
         PAIRS, names=["0.0", "0.1", "3.0", "3.1"], model_id="m", notes=["9 tokens"]), "png")  # fmt: skip
 
@@ -30,10 +35,10 @@ def test_heads_alike_stand_side_by_side():
 def test_names_are_thinned_and_that_is_said():
     values = np.eye(100)
     figure = plot_similarity(values, names=[str(i) for i in range(100)], model_id="$x_{" * 9)
-    assert any("one head in 4 named" in t.get_text() for t in figure.texts)
+    assert any("one head in 4 named" in t.get_text() for t in figure.axes[0].texts)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    for text in figure.texts:
+    for text in figure.axes[0].texts:
         assert text.get_window_extent(canvas.get_renderer()).x1 < figure.bbox.x1
 
 

@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 
 from attn_viewer import AttentionMaps, capture_image_attention, overlay_attention
 from attn_viewer.errors import OptionError, UnsuitableMapsError
-from attn_viewer.figures.overlay import DARKEST
+from attn_viewer.figures.overlay import DARKEST, FAINTEST
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 
@@ -24,8 +24,7 @@ def make_image_maps(n_special=1):
 
 def get_layers(figure):
     """Return images and overlays of all panels."""
-    images = figure.axes[0].images
-    return images[::2], images[1::2]
+    return figure.axes[0].images, figure.axes[0].collections
 
 
 @pytest.mark.parametrize(
@@ -45,14 +44,21 @@ def test_patches_lie_on_their_places(n_special, query, row, patch):
     pictures, overlays = get_layers(figure)
     for picture, overlay, weights in zip(pictures, overlays, maps.weights, strict=True):
         expected = weights[:, row, n_special:].mean(0).reshape(2, 3)
-        np.testing.assert_allclose(overlay.get_array(), expected, rtol=1e-6)
-        assert overlay.get_extent() == picture.get_extent()
-        alpha = overlay.get_alpha()
-        assert np.unravel_index(alpha.argmax(), alpha.shape) == np.unravel_index(expected.argmax(), expected.shape)
+        np.testing.assert_allclose(overlay.get_array(), expected.ravel(), rtol=1e-6)
+        left, right, bottom, top = picture.get_extent()
+        for index, square in enumerate(overlay.get_paths()):
+            x, y = square.get_extents().get_points().mean(axis=0)
+            assert x == pytest.approx(left + (index % 3 + 0.5) * (right - left) / 3)
+            assert y == pytest.approx(top - (index // 3 + 0.5) * (top - bottom) / 2)
+        # Where a square is drawn it has the colour of the bar.
+        overlay.update_scalarmappable()
+        drawn = overlay.get_facecolor()
+        np.testing.assert_allclose(drawn[:, :3], overlay.cmap(overlay.norm(expected.ravel()))[:, :3])
+        np.testing.assert_array_equal(drawn[:, 3], overlay.norm(expected.ravel()) >= FAINTEST)
     frames = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
     assert len(frames) == (0 if patch is None else 2)
     if patch:
-        left, right, bottom, top = overlays[0].get_extent()
+        left, right, bottom, top = pictures[0].get_extent()
         assert frames[0].get_x() == pytest.approx(left + patch[1] * (right - left) / 3)
         assert frames[0].get_y() == pytest.approx(top - (patch[0] + 1) * (top - bottom) / 2)
     assert overlays[0].norm is overlays[1].norm
@@ -62,7 +68,7 @@ def test_one_head_and_layer():
     maps = make_image_maps()
     figure = overlay_attention(maps, GREY, layers=[4], head=2, vmax=0.5)
     ((_,), (overlay,)) = get_layers(figure)
-    np.testing.assert_array_equal(overlay.get_array(), maps.weights[1][2, 0, 1:].reshape(2, 3))
+    np.testing.assert_array_equal(overlay.get_array(), maps.weights[1][2, 0, 1:])
     assert overlay.norm.vmax == 0.5
     words = [t.get_text() for t in figure.axes[0].texts]
     assert "layer 4" in words
@@ -92,7 +98,7 @@ def test_a_vision_transformer_of_transformers():
         weights = reference(pixels, output_attentions=True).attentions
     for overlay, expected in zip(overlays, weights, strict=True):
         row = expected[0].mean(0)[2, 1:].reshape(rows, columns)
-        np.testing.assert_allclose(overlay.get_array(), row, atol=1e-5)
+        np.testing.assert_allclose(overlay.get_array(), row.ravel(), atol=1e-5)
 
 
 def test_what_cannot_be_laid_over():
@@ -112,6 +118,6 @@ def test_what_cannot_be_laid_over():
     ):
         with pytest.raises(OptionError, match="image"):
             overlay_attention(maps, image)
-    for options in ({"alpha": 2}, {"columns": 0}, {"layers": [0]}, {"head": 3}):
+    for options in ({"cover": 2}, {"alpha": 1}, {"num_figs_per_row": 0}, {"layers": [0]}, {"head": 3}):
         with pytest.raises(OptionError):
             overlay_attention(maps, GREY, **options)

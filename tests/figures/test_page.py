@@ -46,7 +46,7 @@ def test_changes_of_what_stays_are_seen():
     figure = plot_heads(make_maps(1, 2, 5), 0)
     before = get_pixels(figure)
     assert np.array_equal(get_pixels(figure), before)
-    figure.axes[0].texts[0].set_text("another title")
+    figure.axes[0].texts[-1].set_text("another name")
     changed = get_pixels(figure)
     assert not np.array_equal(changed, before)
     figure.text(0.5, 0.5, "over all")

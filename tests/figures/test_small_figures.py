@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from attn_viewer.figures import savers
 from attn_viewer.figures.builtin import attention_by_distance, svd_spectra
-from attn_viewer.figures.small_figures import POINTS, RASTER_DPI, render_small_figure
+from attn_viewer.figures.small_figures import POINTS, RASTER_DPI, render_small_figure, write_plainly
 
 PATTERN = make_maps(1, 1, 40, seed=2).weights[0][0]
 
@@ -63,6 +63,10 @@ def test_the_picture_is_the_one_of_matplotlib(draw):
         data = render_small_figure(figure, "svg")
         grid = figure.subplotpars
         plain = make_figure(draw)
+        for ax in plain.axes:
+            if ax.name == "rectilinear":
+                write_plainly(ax.xaxis)
+                write_plainly(ax.yaxis)
         plain.subplots_adjust(grid.left, grid.bottom, grid.right, grid.top)
         buffer = io.BytesIO()
         plain.savefig(buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None})
