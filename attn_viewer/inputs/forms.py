@@ -205,7 +205,7 @@ def read_tensor(name: str, value: Any) -> torch.Tensor:
         if array.dtype.kind == "u":
             array = array.astype(np.int64)
         if array.dtype.kind in "biufc":
-            return torch.from_numpy(np.ascontiguousarray(array))
+            return torch.from_numpy(array.copy())
         came = f"a {type(value).__name__} of {array.dtype}"
     except (ValueError, TypeError, OverflowError):  # rows of different lengths, numbers past 64 bits
         came = f"a ragged {type(value).__name__}, or numbers that are too large"

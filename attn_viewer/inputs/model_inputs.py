@@ -143,6 +143,10 @@ def prepare_inputs(
     inputs = {name: part for name, part in encoded.inputs.items() if takes_argument(model, name)}
     main = _find_main(model, encoded.inputs, inputs)
     n_rows = len(inputs[main])
+    if "position_ids" in inputs and takes_argument(model, "attention_mask"):
+        # Without a mask, and without the cache that a plain call makes, positions that fall are taken for the
+        # beginnings of other prompts.
+        inputs.setdefault("attention_mask", torch.ones(inputs[main].shape[:2], dtype=torch.long))
     sides = {side: _Side(inputs.get("input_ids"), inputs[main], inputs.get("attention_mask"), main, tokenizer)}
     if has_decoder:
         given = decoder_prompt is None and "decoder_input_ids" in inputs

@@ -87,6 +87,8 @@ def takes_argument(model: torch.nn.Module, name: str) -> bool:
     """
     names = _read_parameters(model)
     inner = find_inner(model)
+    if inner is model and not hasattr(type(model), "main_input_name") and _takes_one(names):
+        return name == "input_ids"  # whatever it is called there
     return name in names or (inner is not model and not _is_closed(names) and name in _read_parameters(inner))
 
 
