@@ -16,6 +16,7 @@ _HOMES = {
     "activations_main": "pipeline.activations",
     "atlas_main": "pipeline.atlas",
     "attention_pattern": "analysis.patterns",
+    "average_maps": "analysis.compare",
     "average_scores": "analysis.table",
     "capture_attention": "capture.prefill",
     "capture_attention_calls": "capture.calls",

@@ -52,6 +52,7 @@ def _declare(
     high: float = LARGEST,
     same_as: str = "",
     is_raw: bool = False,
+    is_compared: bool = False,
 ) -> Any:
     """Declare a fact.
 
@@ -69,9 +70,11 @@ def _declare(
         The fact that it equals where it is not said.
     is_raw
         Whether texts may hold lone surrogates, which whoever shows them makes visible.
+    is_compared
+        Whether maps must agree in it to be compared or averaged.
     """
     limits = {"meaning": meaning, "choices": tuple(choices), "low": low, "high": high, "same_as": same_as}
-    limits["is_raw"] = is_raw
+    limits |= {"is_raw": is_raw, "is_compared": is_compared}
     return dataclasses.field(default=default[0] if default else dataclasses.MISSING, metadata=limits)
 
 
@@ -91,9 +94,13 @@ class MapFacts:
     )
     layers: tuple[int, ...] = _declare("True layer numbers, ascending.", high=MOST_NUMBERS)
     heads: tuple[tuple[int, ...], ...] = _declare("True head numbers, one sequence a layer.", high=MOST_NUMBERS)
-    kind: str = _declare("Which attention of the model this is.", "self", choices=KINDS)
-    causal: bool = _declare("Whether no query sees a later key, so that cells above the diagonal mean nothing.", True)
-    first_query: int = _declare("Position of the first query among all tokens, when only some queries were kept.", 0)
+    kind: str = _declare("Which attention of the model this is.", "self", choices=KINDS, is_compared=True)
+    causal: bool = _declare(
+        "Whether no query sees a later key, so that cells above the diagonal mean nothing.", True, is_compared=True
+    )
+    first_query: int = _declare(
+        "Position of the first query among all tokens, when only some queries were kept.", 0, is_compared=True
+    )
     queries_after: int = _declare("Query tokens behind the last one here that were left out.", 0)
     prompt_length: int = _declare(
         "Number of leading tokens that were the prompt; the rest was generated. Not said, all of them.", None
@@ -111,11 +118,16 @@ class MapFacts:
         "Rows and columns of image patches, when the last ``rows * columns`` tokens are such.", None, low=1
     )
     model_id: str = _declare("Name of the model, for titles and file names.", "model")
-    reduction: str = _declare("What was kept of the weights.", "full", choices=REDUCTIONS)
+    reduction: str = _declare("What was kept of the weights.", "full", choices=REDUCTIONS, is_compared=True)
     cell: tuple[int, int] = _declare(
-        "Query and key tokens of a pooled cell; (1, 1) when not pooled. The last cells may be smaller.", (1, 1), low=1
+        "Query and key tokens of a pooled cell; (1, 1) when not pooled. The last cells may be smaller.",
+        (1, 1),
+        low=1,
+        is_compared=True,
     )
-    pooling: str | None = _declare("How the weights in a cell were summarised, when pooled.", None, choices=POOLINGS)
+    pooling: str | None = _declare(
+        "How the weights in a cell were summarised, when pooled.", None, choices=POOLINGS, is_compared=True
+    )
     has_sinks: bool = _declare("Whether the model has learned sinks (gpt-oss), which take a share of each row.", False)
     softcap: float | None = _declare(
         "Bound that the model puts on its attention scores (Gemma 2), already in the weights.", None, high=1e30
@@ -126,7 +138,14 @@ class MapFacts:
         "`roll_out_attention` or `compute_attention_flow` made of the mean over heads.",
         "attention",
         choices=WEIGHTINGS,
+        is_compared=True,
     )
+    signed: bool = _declare(
+        "Whether cells may be negative: differences of weights, or weights times something with a sign.",
+        False,
+        is_compared=True,
+    )
+    n_prompts: int = _declare("Number of prompts that the weights are the mean over.", 1, low=1)
     interventions: tuple[str, ...] = _declare(
         "What was done to heads of the model in that pass, as `ablate_heads` and `merge_heads` describe it.", ()
     )
@@ -295,7 +314,13 @@ class MapFacts:
     def remarks(self) -> tuple[str, ...]:
         """Phrases that every figure and page must carry, beside those about tokens and reduction."""
         scaled = ("each weight times the norm of its projected value",) * (self.weighting == "value_norm")
-        return (*scaled, *(f"changed: {words}" for words in self.interventions))
+        averaged = (f"mean over {self.n_prompts} prompts",) * (self.n_prompts > 1)
+        return (*averaged, *scaled, *(f"changed: {words}" for words in self.interventions))
+
+    def find_difference(self, other: "MapFacts") -> str | None:
+        """Return the name of the first fact in which maps must agree to be compared and do not; None if they do."""
+        names = (field.name for field in dataclasses.fields(MapFacts) if field.metadata["is_compared"])
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
     def select_layers(self, layers: Sequence[int] | None) -> "Self":
         """Return the facts of some layers, by true number; None keeps all, `OptionError` says what is not there."""

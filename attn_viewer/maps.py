@@ -128,13 +128,19 @@ class AttentionMaps(MapFacts):
             kind=found.kind or kind or ("self" if is_run else "cross"),
             **known,
         )
-        if maps.weighting == "attention" and maps.reduction != "pooled":
+        if maps.weighting == "attention" and maps.reduction != "pooled" and not maps.signed:
             check_rows(maps.weights, has_sinks=maps.has_sinks)
         return maps
 
     def _check_weights(self) -> None:
         """Raise where weights are not of these layers, heads and tokens."""
         rows, columns = self.shape
+        least = 0 if self.signed else min(float(layer.min()) for layer in self.weights)
+        if least < 0:
+            raise InvalidMapsError(
+                f"weights must not be negative, got values from {least:g}; attention scores before the softmax are not "
+                "weights, and differences of weights go in with signed=True"
+            )
         if len(self.weights) != len(self.layers):
             raise InvalidMapsError(
                 f"layers must be {len(self.weights)} ascending numbers, one an array, got {len(self.layers)}"
@@ -285,11 +291,8 @@ def _freeze_layer(weights: Any, index: int) -> Weights:
     if weights.ndim != 3 or weights.dtype not in (np.float16, np.float32) or 0 in weights.shape:
         raise InvalidMapsError(f"{expected}got {weights.dtype} of shape {weights.shape}")
     low, high = weights.min(), weights.max()
-    if not (low >= 0 and high < np.inf):  # NaN makes both comparisons false
-        raise InvalidMapsError(
-            f"weights[{index}] must be finite and not negative, got values from {low} to {high}; "
-            "attention scores before the softmax are not weights"
-        )
+    if not (low > -np.inf and high < np.inf):  # NaN makes both comparisons false
+        raise InvalidMapsError(f"weights[{index}] must be finite, got values from {low} to {high}")
     view: Weights = weights.view()
     view.flags.writeable = False
     return view

@@ -161,7 +161,7 @@ NAN[0, 0, 0] = np.nan
         (BAD, {}, r"row 2 of array 0, head 1 sums to 2"),
         (LAYERS[0] / 2, {}, "sums to 0.5"),
         (NAN, {}, "nan"),
-        (np.log(LAYERS[0]), {}, "not negative"),
+        (np.log(LAYERS[0]), {}, "not be negative"),
         ([[0.5, 0.5], [1.0]], {}, "attentions must be"),
         ([LAYERS[0], {"a": 1}], {}, "attentions must be"),
         ([LAYERS[0], LAYERS[1][:, :4]], {}, "layer 1 has 4 × 5"),

@@ -38,6 +38,8 @@ SAID = {
     "softcap": 3.5,
     "source": "eager",
     "weighting": "rollout",
+    "signed": True,
+    "n_prompts": 7,
     "interventions": ["head 0.1 ablated"],
     "averaged_heads": [0, 5],
 }

@@ -8,6 +8,7 @@ from scipy.special import entr
 from threadpoolctl import threadpool_limits
 
 from ..errors import OptionError, UnsuitableMapsError
+from ..facts import MapFacts
 
 WINDOW = 8
 EPSILON = 0.3
@@ -18,7 +19,7 @@ BLOCK_BYTES = 32 * 2**20
 LEAST_QUERIES = 8
 
 
-def require_shares(maps, what):
+def require_shares(maps: MapFacts, what: str) -> None:
     """Raise unless the weights of a row are shares of one.
 
     Parameters
@@ -31,8 +32,10 @@ def require_shares(maps, what):
     Raises
     ------
     UnsuitableMapsError
-        If they were scaled by their values, or are a rollout or a flow.
+        If they were scaled by their values, are a rollout or a flow, or have a sign.
     """
+    if maps.signed:
+        raise UnsuitableMapsError(f"{what} needs attention weights, whose rows sum to 1, but these maps are signed")
     if maps.weighting != "attention":
         raise UnsuitableMapsError(
             f"{what} needs attention weights, whose rows sum to 1, but these maps hold {maps.weighting}; capture with "

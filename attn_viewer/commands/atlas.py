@@ -10,6 +10,12 @@ def add_arguments(parser):
     parser.add_argument("--model", default="demo", metavar="NAME", help="its name in the data folder (%(default)s)")
     add_folder_arguments(parser)
     parser.add_argument("--scores", metavar="entropy,sink_mass", help="names of scores, divided by commas (all)")
+    parser.add_argument(
+        "--mean-maps",
+        type=int,
+        metavar="TOKENS",
+        help="also average the attention by position, over the first so many tokens of each prompt that has them",
+    )
     parser.add_argument("--fig-format", default="png", metavar="FMT", help="jpg, png, pdf, svg or svgz (%(default)s)")
     add_worker_arguments(parser, parallel=1)
 
@@ -24,6 +30,7 @@ def run(args):
         args.save_path,
         args.n_samples,
         args.scores and [name.strip() for name in args.scores.split(",")],
+        mean_maps=args.mean_maps,
         fmt=args.fig_format,
         parallel=args.parallel,
         scheduler=args.scheduler,

@@ -2,15 +2,20 @@
 
 import functools
 import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+from ..analysis.compare import average_maps, check_length
 from ..analysis.scores import SCORES, check_scores, score_heads
 from ..analysis.table import average_scores
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
+from ..maps import AttentionMaps
 from ..storage import dataset, patterns
 from ..storage.dataset import DATA_DIR
+from ..storage.pt import save_scores
 from .prompts import take_samples
 from .work import RunReport, run_parts
 
@@ -23,6 +28,7 @@ def atlas_main(
     n_samples=None,
     scores=None,
     *,
+    mean_maps=None,
     fmt="png",
     parallel=1,
     scheduler=None,
@@ -44,6 +50,9 @@ def atlas_main(
         Most prompts; left out, all.
     scores : sequence of str, optional
         Names of scores; left out, all that these weights can have.
+    mean_maps : int, optional
+        Tokens that prompts are cut to, to average their attention by position too: ``mean_maps_attn_scores.pt``, which
+        every command reads, and ``mean_maps.{fmt}``. Shorter prompts have no part in it.
     fmt : str
         Format of the figures.
     parallel, scheduler, progress
@@ -65,6 +74,7 @@ def atlas_main(
     from ..figures.heads import plot_atlas
 
     fmt = check_format(fmt)
+    check_length(mean_maps)
     scores = None if scores is None else check_scores(scores)
     folder = check_folder(dataset.find_folder(save_path))
     dataset.load_model_cfg(model_name, folder)
@@ -114,7 +124,26 @@ def atlas_main(
             heads=mean.heads,
         )
         paths.append(write_whole(target / f"{name}.{fmt}", render_figure(figure, fmt)))
+    if mean_maps is not None:
+        paths += _save_mean(model_name, folder, by_hash, mean_maps, target, fmt)
     return report, paths
+
+
+def _save_mean(model_name: str, folder: Path, hashes: Iterable[str], length: int, target: Path, fmt: str) -> list[Path]:
+    """Average the attention of the prompts that are long enough, draw it, and return the files."""
+    from ..figures.formats import render_figure
+    from ..figures.grids import plot_layer_averages
+
+    def read() -> Iterator[AttentionMaps]:
+        for prompt_hash in hashes:
+            maps = patterns.load_prompt_maps(model_name, {"hash": prompt_hash}, folder)
+            if len(maps.tokens_key) >= length:
+                yield maps
+
+    mean = average_maps(read(), length=length)
+    figure = plot_layer_averages(mean, title="layer averages by position")
+    drawing = write_whole(target / f"mean_maps.{fmt}", render_figure(figure, fmt))
+    return [save_scores(mean, target, name="mean_maps"), drawing]
 
 
 def score_prompt(model_name, save_path, scores, prompt_hash):

@@ -6,8 +6,16 @@ from conftest import PROMPT, make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps, capture_attention, compare_attention, load_model
-from attn_viewer.errors import MapsMismatchError, UnsuitableMapsError
+from attn_viewer import (
+    AttentionMaps,
+    average_maps,
+    capture_attention,
+    compare_attention,
+    load_model,
+    plot_heads,
+)
+from attn_viewer.errors import MapsMismatchError, OptionError, UnsuitableMapsError
+from attn_viewer.web.encode import describe_maps
 
 
 @given(st.integers(0, 50), st.integers(51, 99), st.integers(1, 8))
@@ -79,3 +87,56 @@ def test_half_precision_changes_the_attention_of_smollm2_a_little(smollm2, smoll
     assert distances.shape == (30, 9)
     assert 1e-4 < distances.mean() < 0.02
     assert distances.max() < 0.1
+
+
+def test_the_mean_over_prompts_is_by_position():
+    one, other = (
+        make_maps(seed=i, tokens=["<s>", *words], ids_key=range(5)) for i, words in enumerate(("abcd", "axyz"))
+    )
+    mean = average_maps(iter([one, other]))
+    assert (mean.n_prompts, mean.tokens_key, mean.ids_key) == (2, ("<s>", "a", "2", "3", "4"), None)
+    for layer, a, b in zip(mean.weights, one.weights, other.weights, strict=True):
+        np.testing.assert_allclose(layer, (a.astype(np.float64) + b) / 2, atol=1e-7)
+    # The mean of means counts prompts.
+    again = average_maps([mean, make_maps(seed=2)])
+    assert again.n_prompts == 3
+    np.testing.assert_allclose(again.weights[0], (mean.weights[0] * 2 + make_maps(seed=2).weights[0]) / 3, atol=1e-6)
+    assert mean.remarks == ("mean over 2 prompts",)
+    words = " ".join(text.get_text() for ax in plot_heads(mean, 0).axes for text in ax.texts)
+    assert "mean over 2 prompts" in words
+    assert "Mean over 2 prompts." in describe_maps(mean)["notes"]
+
+
+def test_prompts_are_cut_to_one_length():
+    long, short = make_maps(n_tokens=7, prompt_length=6), make_maps(n_tokens=4, seed=1)
+    mean = average_maps([long, short], length=4)
+    assert (mean.shape, mean.prompt_length) == ((4, 4), 4)
+    np.testing.assert_allclose(mean.weights[1].sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(mean.weights[0], (long.weights[0][:, :4, :4] + short.weights[0]) / 2, atol=1e-6)
+    with pytest.raises(MapsMismatchError, match="length"):
+        average_maps([long, short])
+    with pytest.raises(UnsuitableMapsError, match="4 tokens cannot be cut to 5"):
+        average_maps([long, short], length=5)
+    with pytest.raises(UnsuitableMapsError, match="only causal maps"):
+        average_maps([make_maps(causal=False)], length=3)
+
+
+@pytest.mark.parametrize(
+    ("maps", "length", "error"),
+    [
+        ([], None, OptionError),
+        (make_maps(), None, OptionError),
+        (3, None, OptionError),
+        ([np.ones((1, 2, 2))], None, OptionError),
+        ([make_maps()], 0, OptionError),
+        ([make_maps()], True, OptionError),
+        ([make_maps(), make_maps(n_layers=3)], None, MapsMismatchError),
+        ([make_maps(), make_maps(n_heads=2)], None, MapsMismatchError),
+        ([make_maps(), make_maps(causal=False)], None, MapsMismatchError),
+        ([make_maps(), make_maps(model_id="other")], None, MapsMismatchError),
+        ([make_maps(), make_maps().average_heads()], None, MapsMismatchError),
+    ],
+)
+def test_what_cannot_be_averaged(maps, length, error):
+    with pytest.raises(error):
+        average_maps(maps, length=length)

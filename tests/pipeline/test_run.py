@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from attn_viewer import capture_attention
+from attn_viewer import capture_attention, load_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError, PromptError
 from attn_viewer.pipeline.activations import activations_main, compute_activations, get_activations, name_model
@@ -341,6 +341,22 @@ def test_weights_that_are_not_whole_are_computed(copy):
     path.write_bytes(path.read_bytes()[:100])
     again = get_activations({"text": TEXTS[0]}, "demo", save_path=copy)[1]
     assert {name: array.tobytes() for name, array in again.items()} == {n: a.tobytes() for n, a in whole.items()}
+
+
+def test_atlas_averages_maps_by_position(copy, capsys):
+    words = ["atlas", "--save-path", str(copy), "--scores", "entropy", "--mean-maps", "6", "--quiet"]
+    assert main(words) == 0
+    target = copy / "demo" / "atlas"
+    assert f"{target / 'mean_maps_attn_scores.pt'}\n{target / 'mean_maps.png'}\n" in capsys.readouterr().out
+    mean = load_scores(target / "mean_maps_attn_scores.pt")
+    maps = [patterns.load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
+    long = [one for one in maps if len(one.tokens_key) >= 6]
+    assert (mean.n_prompts, mean.shape) == (len(long), (6, 6))
+    for number, layer in enumerate(mean.weights):
+        np.testing.assert_allclose(layer, np.mean([one.weights[number][:, :6, :6] for one in long], 0), atol=1e-6)
+        np.testing.assert_allclose(layer.sum(-1), 1, atol=1e-5)
+    with pytest.raises(OptionError, match="no maps to average"):
+        atlas_main("demo", copy, scores=["entropy"], mean_maps=4000)
 
 
 def test_atlas_is_the_mean_over_prompts(copy):
