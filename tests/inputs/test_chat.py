@@ -127,7 +127,7 @@ def pictures(tmp_path_factory):
     )
     vision = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1,
                                            num_attention_heads=4, image_size=24, patch_size=6)  # fmt: skip
-    text = transformers.LlamaConfig(vocab_size=16, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+    text = transformers.LlamaConfig(vocab_size=10, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
                                     num_attention_heads=4)  # fmt: skip
     config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=2,
                                       vision_feature_select_strategy="default", vision_feature_layer=-1)  # fmt: skip
