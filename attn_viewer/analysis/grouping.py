@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..cells import merge_groups
 from ..choices import check_spans
 from ..errors import OptionError, UnsuitableMapsError
 from ..maps import AttentionMaps
@@ -139,8 +140,8 @@ def _join(labels: Sequence[str]) -> str:
 def _merge(weights: np.ndarray, queries: Sequence[int], keys: Sequence[int], summary: str) -> np.ndarray:
     """Merge rows and columns; groups are given by their first token and reach to the next."""
     if summary == "max":
-        return np.maximum.reduceat(np.maximum.reduceat(weights, keys, axis=2), queries, axis=1).astype(np.float32)
-    sums = np.add.reduceat(np.add.reduceat(weights, keys, axis=2, dtype=np.float32), queries, axis=1)
+        return merge_groups(np.maximum, weights, queries, keys).astype(np.float32)
+    sums = merge_groups(np.add, weights, queries, keys, dtype=np.float32)
     return sums / np.diff([*queries, weights.shape[1]]).astype(np.float32)[:, None]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from ..cells import choose_cell
 from ..choices import choose_numbers
 from ..errors import CaptureError
 from ..maps import AttentionMaps
@@ -16,7 +17,7 @@ from .numbering import get_kind, is_attention, number_modules
 from .padding import WHOLE, Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
 from .projections import measure_value_norms
-from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, choose_cell, release_freed
+from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, release_freed
 from .targets import count_heads
 
 LEAST_SUM = 0.98  # of a row of eager weights in half precision, without sinks

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+from ..cells import choose_cell
 from ..choices import check_numbers
 from ..errors import OptionError
 from ..facts import POOLINGS
-from .reduction import AUTO, REDUCTIONS, choose_cell
+from .reduction import AUTO, REDUCTIONS
 
 DTYPES = ("float16", "float32")
 CAPTURED = ("attention", "value_norm")  # the weightings that come from a pass of a model

@@ -12,7 +12,6 @@ import mmap
 import numpy as np
 import torch
 
-from ..errors import OptionError
 from . import kernels
 
 AUTO = "auto"
@@ -193,28 +192,3 @@ def pool_matrix(weights, cell, pooling):
     # Cells that hang over the edge count only the weights that are there.
     options = {} if pooling == "max" else {"count_include_pad": False}
     return pool(weights[None], cell, cell, ceil_mode=True, **options)[0]
-
-
-def choose_cell(n_query, n_key, max_cells):
-    """Return the smallest cell that puts a map on a grid of at most `max_cells` × `max_cells`.
-
-    Parameters
-    ----------
-    n_query, n_key : int
-        Rows and columns of the map.
-    max_cells : int
-        Most cells a side.
-
-    Returns
-    -------
-    tuple of int
-        Query rows and keys of a cell.
-
-    Raises
-    ------
-    OptionError
-        If `max_cells` is not a whole number from 1.
-    """
-    if not isinstance(max_cells, int) or max_cells < 1:
-        raise OptionError(f"max_cells must be a whole number from 1, got {max_cells!r}")
-    return math.ceil(n_query / max_cells), math.ceil(n_key / max_cells)

@@ -1,7 +1,6 @@
 """One heatmap in anybody's axes: cells, tokens as ticks, what is marked, colour bar."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
@@ -14,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from numpy.typing import ArrayLike
 
+from ..cells import choose_cell, pool_cells
 from ..errors import OptionError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps
@@ -46,13 +46,8 @@ def limit_cells(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     factors : tuple of int
         Rows and columns of a block; (1, 1) when nothing was pooled.
     """
-    down, across = (math.ceil(side / MOST_CELLS) for side in matrix.shape)
-    if (down, across) == (1, 1):
-        return matrix, (1, 1)
-    rows, columns = math.ceil(matrix.shape[0] / down), math.ceil(matrix.shape[1] / across)
-    padded = np.ma.masked_all((rows * down, columns * across), matrix.dtype)
-    padded[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return padded.reshape(rows, down, columns, across).max(axis=(1, 3)), (down, across)
+    cell = choose_cell(*matrix.shape, MOST_CELLS)
+    return pool_cells(matrix, cell), cell
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

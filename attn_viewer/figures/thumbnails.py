@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from ..cells import pool_cells
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps
 from .grids import name_layer_map
@@ -118,13 +119,13 @@ def tile_heads(
     step = -(-max(future.shape) // most)
     zoom = max(1, most // max(future.shape))
     pooling = tuple(min(step, side) for side in future.shape)
-    masked = ~_pool(~future[None], pooling)[0].repeat(zoom, 0).repeat(zoom, 1)
+    masked = ~pool_cells(~future, pooling).repeat(zoom, 0).repeat(zoom, 1)
     gap = max(1, round(max(masked.shape) * GAP))
     down, across = (side + gap for side in masked.shape)
     shape = len(maps.layers) * down - gap, len(columns) * across - gap
     picture, is_gap = np.ma.masked_all(shape, np.float32), np.ones(shape, bool)
     for row, (weights, heads) in enumerate(zip(maps.weights, maps.heads, strict=True)):
-        thumbnails = _pool(treat_sink(weights, maps, sink), pooling).repeat(zoom, 1).repeat(zoom, 2)
+        thumbnails = pool_cells(treat_sink(weights, maps, sink), pooling).repeat(zoom, 1).repeat(zoom, 2)
         if has_own_scale:
             thumbnails = thumbnails / np.maximum(thumbnails.max(axis=(1, 2), keepdims=True), np.float32(1e-30))
         for column, thumbnail in zip(np.searchsorted(columns, heads), thumbnails, strict=True):
@@ -134,10 +135,3 @@ def tile_heads(
             picture[place] = np.ma.masked_array(thumbnail, masked)
             is_gap[place] = False
     return picture, is_gap, pooling
-
-
-def _pool(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
-    """Return the largest of each block of rows and columns; axes ``(n_heads, n_query, n_key)``."""
-    for axis, size in zip((1, 2), block, strict=True):
-        values = np.maximum.reduceat(values, range(0, values.shape[axis], size), axis=axis) if size > 1 else values
-    return values

@@ -1,7 +1,6 @@
 """One HTML file that shows attention maps anywhere: data as text, the front end, and nothing from a network."""
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import html
@@ -12,9 +11,9 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm import tqdm
 
+from ..cells import pool_maps
 from ..choices import describe_numbers
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
@@ -193,41 +192,6 @@ def render_frame(maps, *, max_mb=2.0, height=680):
         f'title="Attention of {html.escape(maps.model_id)}" '
         f'style="width: 100%; height: {height}px; border: 0"></iframe>'
     )
-
-
-def pool_maps(maps, side):
-    """Return maps whose cells are blocks of these maps' cells.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    side : int
-        Rows and columns of a block.
-
-    Returns
-    -------
-    AttentionMaps
-        Pooled by the maximum, or by the mean where `maps` are means over cells already.
-    """
-    cell = tuple(side * old for old in maps.cell)
-    starts = [np.arange(0, length, side) for length in maps.shape]
-    if maps.pooling == "mean":
-        sizes = [
-            np.diff([*np.arange(0, len(tokens), old), len(tokens)])
-            for tokens, old in zip((maps.tokens_query, maps.tokens_key), maps.cell, strict=True)
-        ]
-        area = np.multiply.outer(*sizes).astype(np.float64)
-        total = _reduce(np.add, area, starts)
-        weights = [(_reduce(np.add, w * area, starts) / total).astype(np.float32) for w in maps.weights]
-    else:
-        weights = [_reduce(np.maximum, w, starts) for w in maps.weights]
-    pooling = maps.pooling or "max"
-    return dataclasses.replace(maps, weights=weights, reduction="pooled", cell=cell, pooling=pooling)
-
-
-def _reduce(function, weights, starts):
-    return function.reduceat(function.reduceat(weights, starts[0], axis=-2), starts[1], axis=-1)
 
 
 def _render_pooled(maps, budget, size, scores, *, parts=None, **options):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cells import pool_cells
 from ..errors import AttnViewerError, OptionError
 from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
 from ..figures.style import DARK
@@ -236,19 +237,12 @@ def _find_side(shape, most):
     return -(-max(shape) // most)
 
 
-def _pool(weights, side):
-    for axis in (0, 1):
-        if side > 1:
-            weights = np.maximum.reduceat(weights, np.arange(0, weights.shape[axis], side), axis=axis)
-    return weights
-
-
 def _send_weights(folder, _request, model, prompt, layer, head):
     found = folder.get_model(model)
     meta = _describe_weights(folder, found, prompt)
     weights = folder.read_weights(found, prompt, layer, head)
     if weights.shape != (meta["rows"], meta["columns"]):
-        weights = _pool(weights, _find_side(weights.shape, HEAD_SIDE))
+        weights = pool_cells(weights, (_find_side(weights.shape, HEAD_SIDE),) * 2)
     return Response(encode_head(weights, meta), media_type="application/octet-stream")
 
 
@@ -256,7 +250,7 @@ def _send_thumbnail(folder, request, model, prompt, layer, head, theme="light"):
     if theme not in ("light", "dark"):
         raise HTTPException(400, "theme must be light or dark")
     weights = folder.read_weights(folder.get_model(model), prompt, layer, head).astype(np.float32)
-    weights = _pool(weights, _find_side(weights.shape, THUMBNAIL_SIDE))
+    weights = pool_cells(weights, (_find_side(weights.shape, THUMBNAIL_SIDE),) * 2)
     future = np.triu(np.ones(weights.shape, bool), 1)
     roots = np.sqrt(np.maximum(weights, 0))  # small weights are what a small picture would lose
     if future.any() and not roots[future].any():

@@ -5,7 +5,8 @@ from architectures import build_model, make_ids
 
 from attn_viewer import capture_attention
 from attn_viewer.capture import collector
-from attn_viewer.capture.reduction import choose_cell, pool_matrix
+from attn_viewer.capture.reduction import pool_matrix
+from attn_viewer.cells import choose_cell
 from attn_viewer.errors import OptionError
 
 N = 40

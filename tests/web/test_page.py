@@ -9,10 +9,11 @@ import pytest
 from conftest import make_maps
 
 from attn_viewer import AttentionMaps, capture_attention, export_html, save_scores
+from attn_viewer.cells import pool_maps
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.web.encode import decode_head
-from attn_viewer.web.page import pool_maps, render_frame
+from attn_viewer.web.page import render_frame
 from attn_viewer.web.scripts import join_modules, read_style
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,0 +1,94 @@
+"""Pooling: the weights of neighbouring tokens put together in cells or groups."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import OptionError
+from .maps import AttentionMaps
+
+
+def choose_cell(n_query: int, n_key: int, max_cells: int) -> tuple[int, int]:
+    """Return the query rows and keys of the smallest cell that makes at most `max_cells` cells a side.
+
+    Raises
+    ------
+    OptionError
+        If `max_cells` is not a whole number from 1.
+    """
+    if not isinstance(max_cells, int) or isinstance(max_cells, bool) or max_cells < 1:
+        raise OptionError(f"max_cells must be a whole number from 1, got {max_cells!r}")
+    return math.ceil(n_query / max_cells), math.ceil(n_key / max_cells)
+
+
+def pool_cells(weights: npt.NDArray[Any], cell: Sequence[int]) -> npt.NDArray[Any]:
+    """Return the largest weight of each cell.
+
+    Parameters
+    ----------
+    weights
+        Axes ``(…, n_query, n_key)``; of a masked array, what is masked counts only where a cell has nothing else.
+    cell
+        Rows and columns of a cell; the last ones may be smaller.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes ``(…, ceil(n_query / rows), ceil(n_key / columns))``, masked if `weights` are.
+    """
+    if tuple(cell) == (1, 1):
+        return weights
+    starts = [range(0, n, size) for n, size in zip(weights.shape[-2:], cell, strict=True)]
+    if not isinstance(weights, np.ma.MaskedArray):
+        return merge_groups(np.maximum, weights, *starts)
+    nothing = -np.inf if weights.dtype.kind == "f" else np.iinfo(weights.dtype).min
+    hidden = ~merge_groups(np.maximum, ~np.ma.getmaskarray(weights), *starts)
+    return np.ma.masked_array(merge_groups(np.maximum, weights.filled(nothing), *starts), hidden)
+
+
+def merge_groups(
+    function: np.ufunc, weights: npt.NDArray[Any], queries: Sequence[int], keys: Sequence[int], **options: Any
+) -> npt.NDArray[Any]:
+    """Merge groups of keys, then of queries, with a function of two numbers.
+
+    Parameters
+    ----------
+    function
+        Such as `numpy.maximum` or `numpy.add`.
+    weights
+        Axes ``(…, n_query, n_key)``.
+    queries, keys
+        First row and column of each group, which reaches to the next.
+    **options
+        What `numpy.ufunc.reduceat` takes for the keys.
+
+    Returns
+    -------
+    numpy.ndarray
+        Axes ``(…, len(queries), len(keys))``.
+    """
+    return function.reduceat(function.reduceat(weights, keys, axis=-1, **options), queries, axis=-2)
+
+
+def pool_maps(maps: AttentionMaps, side: int) -> AttentionMaps:
+    """Return maps whose cells are blocks of `side` × `side` of these maps' cells.
+
+    They are pooled by the maximum, or by the mean where `maps` are means over cells already.
+    """
+    starts = [range(0, length, side) for length in maps.shape]
+    if maps.pooling == "mean":
+        sizes = [
+            np.diff([*range(0, len(tokens), old), len(tokens)])
+            for tokens, old in zip((maps.tokens_query, maps.tokens_key), maps.cell, strict=True)
+        ]
+        area = np.multiply.outer(*sizes).astype(np.float64)
+        total = merge_groups(np.add, area, *starts)
+        weights = [(merge_groups(np.add, w * area, *starts) / total).astype(np.float32) for w in maps.weights]
+    else:
+        weights = [pool_cells(w, (side, side)) for w in maps.weights]
+    cell = tuple(side * old for old in maps.cell)
+    pooling = maps.pooling or "max"
+    return AttentionMaps(weights, maps.facts, reduction="pooled", cell=cell, pooling=pooling)
