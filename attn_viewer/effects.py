@@ -6,8 +6,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .analysis.table import HeadScores
-from .choices import choose_numbers
 from .errors import OptionError
+from .selections import choose_numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

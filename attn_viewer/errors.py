@@ -46,6 +46,10 @@ class PageSizeError(OptionError):
     """A figure does not fit the page that it is for, a venue's or one of the caller's size."""
 
 
+class ArgumentError(OptionError, TypeError):
+    """An argument has the wrong type, or a name that is not known."""
+
+
 class InvalidMapsError(AttnViewerError, ValueError):
     """Arrays and labels do not make up valid `AttentionMaps`."""
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .choices import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
 from .errors import InvalidMapsError, shorten
+from .selections import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .attentions import check_rows, find_weights
-from .choices import choose_numbers
 from .errors import InvalidMapsError, shorten
 from .facts import MapFacts, document_facts, find_future
+from .selections import choose_numbers
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,11 +1,20 @@
 """Figures that show a whole model at once: numbers of `analysis`, drawn by `figures`."""
 
+import inspect
+from typing import TYPE_CHECKING, Any, get_args
+
 from .errors import OptionError
+from .options import Overview
 
-KINDS = ("birds_eye", "last_token", "sinks", "similarity")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .maps import AttentionMaps
+
+KINDS = get_args(Overview)
 
 
-def draw_overview(maps, kind, *, sink="keep", norm="power", cmap=None):
+def draw_overview(maps: "AttentionMaps", kind: Overview, **look: Any) -> "Figure":
     """Draw one figure of all heads.
 
     Parameters
@@ -15,12 +24,9 @@ def draw_overview(maps, kind, *, sink="keep", norm="power", cmap=None):
     kind : {"birds_eye", "last_token", "sinks", "similarity"}
         Every head as a thumbnail; what the last query looks at, layer by layer; the share of queries that look at the
         first token, with over 0.3 of their weight; which heads look alike.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token; the figure of sinks shows it always.
-    norm : {"linear", "power", "log"}
-        Scale from weights to colours, where weights are shown.
-    cmap : str, optional
-        A matplotlib colour map; left out, the one of this package.
+    **look
+        Of `sink`, `norm` and `cmap` (see `ColourOptions`) those that the figure uses, as `list_uses` names them; `norm`
+        is ``"power"`` unless said otherwise.
 
     Returns
     -------
@@ -34,24 +40,39 @@ def draw_overview(maps, kind, *, sink="keep", norm="power", cmap=None):
     UnsuitableMapsError
         If the maps do not hold what the figure shows.
     """
+    unused = [name for name in look if name not in list_uses(kind)]
+    if unused:
+        raise OptionError(f"the overview {kind!r} does not use {unused[0]}; it uses {', '.join(list_uses(kind))}")
+    figure: Figure = globals()[f"_draw_{kind}"](maps, **look)
+    return figure
+
+
+def list_uses(kind: Overview) -> list[str]:
+    """Return the names of the options that an overview uses.
+
+    Raises
+    ------
+    OptionError
+        If there is no such kind.
+    """
     if kind not in KINDS:
         raise OptionError(f"there is no overview {kind!r}; there are {', '.join(KINDS)}")
-    return globals()[f"_draw_{kind}"](maps, sink=sink, norm=norm, cmap=cmap)
+    return [name for name in inspect.signature(globals()[f"_draw_{kind}"]).parameters if name != "maps"]
 
 
-def _draw_birds_eye(maps, **look):
+def _draw_birds_eye(maps: "AttentionMaps", *, sink: str = "keep", norm: str = "power", cmap: Any = None) -> "Figure":
     from .figures.thumbnails import plot_birds_eye
 
-    return plot_birds_eye(maps, **look)
+    return plot_birds_eye(maps, sink=sink, norm=norm, cmap=cmap)
 
 
-def _draw_last_token(maps, **look):
+def _draw_last_token(maps: "AttentionMaps", *, sink: str = "keep", norm: str = "power", cmap: Any = None) -> "Figure":
     from .figures.running_text import plot_running_text
 
-    return plot_running_text(maps, **look)
+    return plot_running_text(maps, sink=sink, norm=norm, cmap=cmap)
 
 
-def _draw_sinks(maps, *, cmap, **_):
+def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None) -> "Figure":
     from .analysis.scores import EPSILON, score_heads
     from .figures.heads import plot_atlas
 
@@ -70,7 +91,7 @@ def _draw_sinks(maps, *, cmap, **_):
     )
 
 
-def _draw_similarity(maps, *, sink, cmap, **_):
+def _draw_similarity(maps: "AttentionMaps", *, sink: str = "keep", cmap: Any = None) -> "Figure":
     from .analysis.similarity import measure_similarity
     from .figures.clusters import plot_similarity
 

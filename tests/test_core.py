@@ -7,8 +7,9 @@ from conftest import PROMPT, make_maps
 
 import attn_viewer
 from attn_viewer import load_scores, save_scores, view_attention
-from attn_viewer.core import check_view_options
+from attn_viewer.core import check_view
 from attn_viewer.errors import CacheError, OptionError, OutputError, PromptError
+from attn_viewer.options import ViewOptions
 
 
 def list_files(folder):
@@ -127,9 +128,10 @@ def test_interruption_leaves_complete_files_only(demo, tmp_path, monkeypatch):
 
 
 def test_options_of_the_signature_are_checked_before_the_model_runs():
-    look, fmt = check_view_options(save_fig_path="vis", ignore_first_token=True, fig_format="JPEG", cmap="viridis")
-    assert look == {"sink": "hide", "cmap": "viridis"}
-    assert fmt == "jpg"
+    assert ViewOptions(save_fig_path="vis", fig_format="JPEG").fig_format == "jpg"
+    for wrong in ({"cmap": "jett"}, {"preset": "icml1066"}, {"figures": "raww"}, {"vmin": 2.0, "vmax": 1.0}):
+        with pytest.raises(OptionError):
+            check_view(ViewOptions(save_fig_path="vis", **wrong))
 
 
 def run_python(code):
@@ -189,7 +191,7 @@ def test_figure_functions_run_on_the_chosen_heads(demo, tmp_path):
     names = [path.relative_to(tmp_path / "d").as_posix() for path in paths]
     expected = [f"figures/L1/H{head}/{name}" for head in (2, 5) for name in ("raw.png", "svd_spectra.svgz")]
     assert names == ["all_layers_avg.jpg", *expected]
-    with pytest.raises(OptionError, match="figures need save_fig_path"):
+    with pytest.raises(OptionError, match="figures has no use without save_fig_path"):
         view_attention(*demo[:1], "d", demo[1], PROMPT, figures="raw", save_attention_scores=True,
                        save_attention_scores_path=tmp_path)  # fmt: skip
 
@@ -200,5 +202,5 @@ def test_text_in_svg_is_text_or_outlines(tmp_path):
         (path,) = view_attention(load_attention_scores_path=tmp_path / "random_attn_scores.pt", save_fig_path=tmp_path,
                                  fig_format="svg", text=text)  # fmt: skip
         assert ("<text" in path.read_text()) == has_text
-    with pytest.raises(OptionError, match="outlines"):
+    with pytest.raises(OptionError, match="'path', got 'x'"):
         view_attention(load_attention_scores_path=tmp_path / "random_attn_scores.pt", save_fig_path=tmp_path, text="x")

@@ -18,8 +18,8 @@ from attn_viewer import (
     roll_out_attention,
     save_scores,
 )
-from attn_viewer.choices import choose_numbers, describe_numbers
 from attn_viewer.errors import InvalidMapsError, OptionError
+from attn_viewer.selections import choose_numbers, describe_numbers
 from attn_viewer.web.encode import describe_maps
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from ..choices import describe_numbers
+from ..selections import describe_numbers
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
 from ..maps import AttentionMaps, Weights
 from .blocks import require_shares

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..cells import merge_groups
-from ..choices import check_spans
 from ..errors import OptionError, UnsuitableMapsError
 from ..maps import AttentionMaps
+from ..selections import check_spans
 from ..tokens import CONTINUES, NEWLINE, RETURN, SPACE, TAB, find_character_starts, join_labels
 
 UNITS = ("words", "sentences", "segments")

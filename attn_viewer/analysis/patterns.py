@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..choices import choose_numbers
 from ..errors import OptionError
+from ..selections import choose_numbers
 from .blocks import require_heads
 
 

@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from tqdm import tqdm
 
-from ..choices import choose_numbers
 from ..errors import OptionError, UnsuitableMapsError
+from ..selections import choose_numbers
 from .blocks import require_shares
 
 # Capacities are whole numbers to scipy; what leaves a node adds up to this, well inside 32 bits.

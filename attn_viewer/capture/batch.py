@@ -7,11 +7,11 @@ import torch
 from ..errors import CaptureError
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.signature import takes_argument
+from ..options import CaptureOptions
 from .collector import Collector
 from .guard import borrow_model
 from .mixtures import IN_FORCE, SDPA
 from .numbering import number_modules
-from .options import CaptureOptions
 from .prefill import get_model_id
 from .watch import AttentionWatch, ModuleStack
 

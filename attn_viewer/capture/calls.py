@@ -5,13 +5,14 @@ import contextlib
 import torch
 
 from ..errors import OptionError
+from ..options import CaptureOptions, takes_options
 from .collector import Collector
 from .numbering import get_kind
-from .options import CaptureOptions
 from .prefill import get_model_id, watch_attention
 
 
-def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batch_index=None, **options):
+@takes_options(CaptureOptions)
+def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batch_index=None, options: CaptureOptions):
     """Capture every scaled_dot_product_attention call that a program makes.
 
     Parameters
@@ -28,7 +29,7 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
     batch_index : int, optional
         Which element of a batch to take; left out, there must be no more than one.
     **options
-        What to keep: fields of `CaptureOptions`.
+        What to keep, as `CaptureOptions` declares it.
 
     Returns
     -------
@@ -50,7 +51,7 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
     if not callable(run):
         raise OptionError(f"run must be callable, got {type(run).__name__}; wrap the program: lambda: model(x)")
     model = torch.nn.Identity() if model is None else model
-    collector = Collector(model, CaptureOptions(**options), batch_index=batch_index)
+    collector = Collector(model, options, batch_index=batch_index)
     with _no_fast_path(), watch_attention(model, collector), torch.no_grad():
         run()
     # A decoder alone is named so, but is no side of two.

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from ..cells import choose_cell
-from ..choices import choose_numbers
 from ..errors import CaptureError
 from ..maps import AttentionMaps
+from ..selections import choose_numbers
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
 from .mixtures import IN_FORCE, iterate_mixed
 from .numbering import get_kind, is_attention, number_modules

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,25 +11,21 @@ from ..inputs.limits import explain_length
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
 from ..inputs.signature import call_model, find_inner, get_config
+from ..options import GenerationOptions, takes_options
 from .guard import borrow_model
-from .options import CaptureOptions
 from .prefill import capture_inputs, choose_kind
 
 
+@takes_options(GenerationOptions)
 def capture_generation(
-    model,
-    tokenizer,
-    prompt,
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompt: Any,
     *,
-    max_new_tokens,
-    generate_options=None,
-    kind=None,
-    decoder_prompt=None,
-    decoder_tokenizer=None,
-    batch_index=None,
-    model_id=None,
-    **options,
-):
+    batch_index: int | Literal["all"] | None = None,
+    model_id: str | None = None,
+    options: GenerationOptions,
+) -> Any:
     """Generate text and capture the attention over prompt and completion.
 
     The model generates on its fast attention with its key-value cache; then one pass over all tokens together, with
@@ -43,14 +39,10 @@ def capture_generation(
         Its tokenizer.
     prompt : str, tuple of str, list of dict, token ids or mapping
         As `capture_attention` takes it.
-    max_new_tokens : int
-        Most tokens to generate.
-    generate_options : dict, optional
-        More arguments of `model.generate`, such as ``do_sample`` and ``temperature``.
-    kind, decoder_prompt, decoder_tokenizer, batch_index, model_id
+    batch_index, model_id
         As `capture_attention` takes them.
     **options
-        Likewise.
+        As `GenerationOptions` declares them.
 
     Returns
     -------
@@ -61,31 +53,31 @@ def capture_generation(
     Raises
     ------
     OptionError
-        If the model cannot generate or `max_new_tokens` is not a number from 1.
+        If the model cannot generate or there is no `max_new_tokens`.
     PromptError
         If the prompt cannot be used, or prompt and completion are longer than the model's positions.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise OptionError(f"max_new_tokens must be a whole number from 1, got {max_new_tokens!r}")
-    options = CaptureOptions(**options)
+    if options.max_new_tokens is None:
+        raise OptionError("capture_generation needs max_new_tokens, the most tokens to generate")
     has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
-    kind = choose_kind(model, kind or ("cross" if has_decoder else None))
+    kind = choose_kind(model, options.kind or ("cross" if has_decoder else None))
     batch = prepare_inputs(
         model,
         tokenizer,
         prompt,
-        decoder_prompt=decoder_prompt,
-        decoder_tokenizer=decoder_tokenizer,
+        decoder_prompt=options.decoder_prompt,
+        decoder_tokenizer=options.decoder_tokenizer,
         batch_index=batch_index,
     )
-    has_begun = decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
+    has_begun = options.decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
+    arguments = {"max_new_tokens": options.max_new_tokens, **(options.generate_options or {})}
     maps = []
     for one in batch.prompts:
         inputs = take_prompt(batch, one)
         side = inputs.prompts[0].sides["decoder" if has_decoder else "self"]
-        ids = _generate(model, inputs, {"max_new_tokens": max_new_tokens, **(generate_options or {})}, has_begun)
+        ids = _generate(model, inputs, arguments, has_begun)
         if has_decoder:
-            whole = replace_decoder_tokens(inputs, decoder_tokenizer or tokenizer, ids)
+            whole = replace_decoder_tokens(inputs, options.decoder_tokenizer or tokenizer, ids)
         else:
             new = ids[:, side.total :] if "input_ids" in inputs.arguments else ids
             whole = append_tokens(model, tokenizer, inputs, new)

@@ -4,8 +4,8 @@ import threading
 import weakref
 from collections import Counter
 
-from ..choices import choose_numbers
 from ..errors import OptionError
+from ..selections import choose_numbers
 from .mixtures import Term
 from .surgery import Surgery
 from .targets import find_target

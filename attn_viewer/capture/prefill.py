@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from typing import Any, Literal
 
 import torch
 
@@ -10,29 +11,27 @@ from ..inputs.limits import explain_length
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
 from ..inputs.signature import call_model, check_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
+from ..options import CaptureOptions, PassOptions, takes_options
 from .collector import Collector, Stack
 from .eager import EagerHooks, EagerWeights
 from .guard import borrow_model
 from .numbering import get_kind, number_modules
-from .options import CaptureOptions
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
 from .watch import AttentionCall, AttentionWatch, ModuleStack
 
 
+@takes_options(PassOptions)
 def capture_attention(
-    model,
-    tokenizer=None,
-    prompt=None,
+    model: torch.nn.Module,
+    tokenizer: Any = None,
+    prompt: Any = None,
     *,
-    kind=None,
-    decoder_prompt=None,
-    decoder_tokenizer=None,
-    batch_index=None,
-    model_id=None,
-    **options,
-):
+    batch_index: int | Literal["all"] | None = None,
+    model_id: str | None = None,
+    options: PassOptions,
+) -> Any:
     """Capture the exact attention weights of every head for a prompt.
 
     The model runs once, on the attention it was loaded with; its result is bit for bit that of a plain forward
@@ -49,21 +48,12 @@ def capture_attention(
         Text; a pair of texts ``(a, b)``; chat messages, whose content is text or a list of parts; token ids as a list,
         array or tensor of axes ``(n,)`` or ``(1, n)``; or model inputs as a tokenizer or processor returned them.
         Padding at the ends, which their mask hides, is left out of the maps.
-    kind : {"self", "encoder", "decoder", "cross"}, optional
-        Which attention to return; left out, that over the prompt itself (``"encoder"`` for an encoder-decoder,
-        ``"self"`` for any other model).
-    decoder_prompt : str or token ids, optional
-        What an encoder-decoder has said so far. Token ids are taken as they are; before text goes the token with
-        which the decoder starts, which also stands in for nothing.
-    decoder_tokenizer : transformers tokenizer, optional
-        That of the decoder, where it has its own.
     batch_index : int or "all", optional
         Which prompt of a batch of model inputs, or all of them; left out, there must be one.
     model_id : str, optional
         Name for titles and files; left out, `get_model_id` finds one.
     **options
-        What to keep: fields of `CaptureOptions`, ``layers``, ``heads``, ``queries``, ``reduction``, ``max_cells``,
-        ``pooling``, ``dtype`` and ``weighting``.
+        As `PassOptions` declares them.
 
     Returns
     -------
@@ -82,14 +72,13 @@ def capture_attention(
         If a layer's weights could not be seen, or for ``weighting="value_norm"`` its values or output projection, or
         the model is being captured already.
     """
-    options = CaptureOptions(**options)
-    kind = choose_kind(model, kind)
+    kind = choose_kind(model, options.kind)
     inputs = prepare_inputs(
         model,
         tokenizer,
         prompt,
-        decoder_prompt=decoder_prompt,
-        decoder_tokenizer=decoder_tokenizer,
+        decoder_prompt=options.decoder_prompt,
+        decoder_tokenizer=options.decoder_tokenizer,
         batch_index=batch_index,
     )
     maps = capture_inputs(model, inputs, options, kind=kind, model_id=model_id)

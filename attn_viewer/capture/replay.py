@@ -9,10 +9,10 @@ from ..errors import OptionError, PromptError
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.rows import take_prompt
 from ..inputs.signature import takes_argument
+from ..options import CaptureOptions
 from .collector import Collector
 from .guard import borrow_model
 from .intervene import ablate_rows
-from .options import CaptureOptions
 from .prefill import run_watched
 from .targets import find_target
 

@@ -7,8 +7,8 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ..choices import describe_numbers
 from ..errors import CaptureError, OptionError
+from ..selections import describe_numbers
 from .numbering import get_kind, is_attention, is_called_attention, number_modules
 
 if TYPE_CHECKING:

@@ -3,12 +3,13 @@
 import torch
 
 from ..errors import CaptureError, PromptError
+from ..options import CaptureOptions, takes_options
 from .collector import Collector
-from .options import CaptureOptions
 from .prefill import get_model_id, run_watched
 
 
-def capture_image_attention(model, image, processor=None, *, model_id=None, **options):
+@takes_options(CaptureOptions)
+def capture_image_attention(model, image, processor=None, *, model_id=None, options: CaptureOptions):
     """Capture the exact attention weights of a vision encoder for an image.
 
     Parameters
@@ -22,7 +23,7 @@ def capture_image_attention(model, image, processor=None, *, model_id=None, **op
     model_id : str, optional
         Name for titles and files; left out, found as in `capture_attention`.
     **options
-        What to keep: fields of `CaptureOptions`.
+        What to keep, as `CaptureOptions` declares it.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def capture_image_attention(model, image, processor=None, *, model_id=None, **op
         raise PromptError(
             f"an image must be pixel values (1, channels, height, width) or come with a processor, got {came}"
         )
-    collector = Collector(model, CaptureOptions(**options))
+    collector = Collector(model, options)
     first = next(model.parameters())
     run_watched(model, [collector], {"pixel_values": pixels.to(first.device, first.dtype)})
     stack = collector.find_main()

@@ -2,29 +2,35 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from ..errors import CacheError, OptionError
 from ..files import check_folder, check_model_id
+from ..options import FilePath, GenerationOptions, takes_options
 from ..storage.pt import SUFFIX, load_scores, save_scores
 from .page import MAX_MB, check_page_options, export_html
 
+if TYPE_CHECKING:
+    import torch
 
+
+@takes_options(GenerationOptions)
 def save_completions(
-    model,
-    prompts,
-    prefixes,
-    max_new_tokens,
+    model: "torch.nn.Module",
+    prompts: Sequence[Any],
+    prefixes: Sequence[FilePath],
+    max_new_tokens: int | None = None,
     *,
-    tokenizer=None,
-    prettify_tokens=True,
-    model_id=None,
-    generate_options=None,
-    progress=None,
-    **options,
-):
+    tokenizer: Any = None,
+    prettify_tokens: bool = True,
+    model_id: str | None = None,
+    progress: bool | None = None,
+    options: GenerationOptions,
+) -> list[Path]:
     """Complete prompts and save the attention over prompt and completion, one file each.
 
     A file is a `.pt` cache of tensors and plain types, read without running code; nothing is unpickled.
@@ -37,20 +43,16 @@ def save_completions(
         Texts, chat messages or token ids.
     prefixes : sequence of path-like
         Where each goes: ``{prefix}_attn_scores.pt``.
-    max_new_tokens : int
-        Most tokens to generate.
     tokenizer : transformers tokenizer, optional
         The model's; not needed for token ids.
     prettify_tokens : bool
         Whether labels are text that a person reads; else the entries of the vocabulary, such as ``Ġcold``.
     model_id : str, optional
         The model's name for titles; left out, its own.
-    generate_options : dict, optional
-        More arguments of `model.generate`.
     progress : bool, optional
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
     **options
-        As `capture_attention` takes them; ``reduction="head_mean"`` keeps the mean over heads alone.
+        As `GenerationOptions` declares them; ``reduction="head_mean"`` keeps the mean over heads alone.
 
     Returns
     -------
@@ -66,6 +68,8 @@ def save_completions(
     """
     from ..capture.generation import capture_generation
 
+    if max_new_tokens is None:
+        raise OptionError("save_completions needs max_new_tokens, the most tokens to generate")
     if isinstance(prompts, str) or not prompts:
         raise OptionError(f"prompts must be a sequence of at least one prompt, got {prompts!r}")
     places = _split_prefixes(prefixes)
@@ -79,15 +83,7 @@ def save_completions(
     disable = None if progress is None else not progress
     pairs = zip(prompts, places, strict=True)
     for prompt, (folder, name) in tqdm(pairs, "completing", len(places), unit="prompt", disable=disable, leave=False):
-        maps = capture_generation(
-            model,
-            tokenizer,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            generate_options=generate_options,
-            model_id=model_id,
-            **options,
-        )
+        maps = capture_generation(model, tokenizer, prompt, model_id=model_id, options=options)
         written.append(save_scores(maps if prettify_tokens else _spell_raw(maps, tokenizer), folder, name=name))
     return written
 

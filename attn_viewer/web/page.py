@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from ..cells import pool_maps
-from ..choices import describe_numbers
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps
+from ..selections import describe_numbers
 from .encode import count_cells, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
 

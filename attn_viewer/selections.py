@@ -2,6 +2,7 @@
 
 import itertools
 import operator
+import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
@@ -139,3 +140,40 @@ def describe_numbers(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Read layer or head numbers such as ``0,4-7``: numbers and ranges, both ends included, divided by commas.
+
+    Raises
+    ------
+    OptionError
+        If it cannot be read.
+    """
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first or last > 100_000:
+            raise OptionError(f"expected numbers such as 0,4-7, got {text!r}")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+def parse_names(text: str) -> list[str]:
+    """Read names divided by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_spans(text: str) -> list[tuple[str, int, int]]:
+    """Read named spans of tokens such as ``system:0:25,user:25:40``, the end of each left out.
+
+    Raises
+    ------
+    OptionError
+        If it cannot be read.
+    """
+    spans = [re.fullmatch(r"\s*(.+):(\d+):(\d+)\s*", part) for part in text.split(",")]
+    if not all(spans):
+        raise OptionError(f"expected spans such as system:0:25,user:25:40, got {text!r}")
+    return [(span[1], int(span[2]), int(span[3])) for span in spans if span]

@@ -1,10 +1,10 @@
-import argparse
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer.words import parse_numbers, unescape
+from attn_viewer.commands.arguments import unescape
+from attn_viewer.errors import OptionError
+from attn_viewer.selections import parse_numbers
 
 
 def test_numbers_and_ranges():
@@ -14,7 +14,7 @@ def test_numbers_and_ranges():
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "0-999999999"])
 def test_what_is_no_number(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="0,4-7"):
+    with pytest.raises(OptionError, match="0,4-7"):
         parse_numbers(text)
 
 

@@ -1,0 +1,295 @@
+"""Options as words of a command line, and what several commands do with them."""
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ..errors import OptionError, PromptError
+from ..options import (
+    CACHE,
+    FilePath,
+    GenerationOptions,
+    Options,
+    captured,
+    get_declaration,
+    list_choices,
+    option,
+    read_type,
+)
+from ..selections import parse_names, parse_numbers
+
+if TYPE_CHECKING:
+    from ..maps import AttentionMaps
+    from ..pipeline.work import RunReport
+
+FAILED = 1
+_O = TypeVar("_O", bound=Options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, and what does it and returns the exit status (None is 0)."""
+
+    options: type[Options]
+    run: Callable[[Any], int | None]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A command of several steps: the line of each in ``--help``, and what it does."""
+
+    steps: dict[str, tuple[str, Command]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuietOptions(Options):
+    """Messages."""
+
+    quiet: bool = option(False, "no progress bars and messages on stderr")
+
+    @property
+    def bars(self) -> bool | None:
+        """Whether to show bars; None is only where stderr is a terminal."""
+        return False if self.quiet else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameOptions(Options):
+    """Names."""
+
+    model_id: str | None = option(None, "name for titles and output folder; left out, the model's", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(NameOptions):
+    """The model; left out, the demo model of this package."""
+
+    model_path: str | None = captured(None, "folder, .gguf file or hub name org/name", metavar="PATH")
+    model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = captured(
+        "auto", "precision that the model is loaded in", words="dtype"
+    )
+    device_map: str | None = captured(None, "as transformers takes it: auto, cpu, cuda:0, …", metavar="MAP")
+    revision: str | None = captured(None, "branch, tag or commit on the hub", metavar="NAME")
+    trust_remote_code: bool = captured(False, "let code of the checkpoint run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(Options):
+    """The prompt."""
+
+    prompt: str = option(
+        "Summer is warm. Winter is cold.\\n",
+        r"text; \n and \t become newline and tab",
+        metavar="TEXT",
+        apart=(CACHE, "prompt_file", "repeated", "prompts"),
+    )
+    prompt_file: str | None = option(
+        None, "UTF-8 text, taken as it is", metavar="FILE", apart=(CACHE, "repeated", "prompts")
+    )
+    chat: bool = option(False, "send the prompt as a user message through the chat template", apart=(CACHE, "repeated"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(GenerationOptions, reduction="auto"):
+    """What is generated, and what is kept."""
+
+    temperature: float | None = captured(
+        None, "sample the completion; left out, the likeliest tokens", metavar="T", above=0, needs="max_new_tokens"
+    )
+    seed: int | None = captured(
+        None, "seed of the sampling, or of random tokens", metavar="N", needs=("temperature", "repeated")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions(QuietOptions):
+    """How the work is shared among processes."""
+
+    parallel: int = option(1, "processes", metavar="N", at_least=1, apart="scheduler")
+    scheduler: str | None = option(
+        None, "address of a dask scheduler, or 'local' to start one", metavar="tcp://HOST:PORT"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(Options):
+    """The data folder."""
+
+    save_path: str = option("attn_data", "the data folder", metavar="DIR")
+    n_samples: int | None = option(None, "only the first N prompts; left out, all", metavar="N", at_least=1)
+
+
+def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Declare the words of all options of a command, grouped by the classes that declare them."""
+    kind = command.options
+    parser.set_defaults(job=command)
+    declared = set()
+    for group in reversed([base for base in kind.__mro__ if issubclass(base, Options)]):
+        names = [name for name in group.__dict__.get("_fields", {}) if name in kind._fields and name not in declared]
+        declared.update(names)
+        section = parser.add_argument_group(group.title) if names and group is not kind else parser
+        for name in names:
+            _add_option(section, name, kind._fields[name])
+
+
+def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> None:
+    declared, hint, choices = get_declaration(field), read_type(field), list_choices(field)
+    is_first = field.default is dataclasses.MISSING
+    words = (name,) if declared.words is None else declared.words
+    if not words:
+        return
+    text, default = declared.help, field.default
+    if not is_first and default not in (None, False, ""):
+        text += f" (default: '{default}')" if " " in str(default) else f" (default: {default})"
+    options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if hint is bool:
+        section.add_argument(*(f"--{word}" for word in words), dest=name, action="store_true", **options)
+        return
+    if choices and declared.parse is None and declared.read is None:
+        options |= {"choices": choices, "type": type(choices[0])}
+    else:
+        options |= {"type": _make_reader(declared.parse or _find_reader(hint)), "metavar": declared.metavar}
+    if choices and declared.read is not None:
+        options["metavar"] = f"{{{','.join(choices)}}}"
+    if is_first:
+        many = {"nargs": "+"} if hint is not str else {}
+        section.add_argument(name, **options | many)
+    else:
+        section.add_argument(*(f"--{word}" for word in words), dest=name, **options)
+
+
+def _find_reader(hint: Any) -> Callable[[str], Any]:
+    """Return what reads a word for a type."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for part in parts:
+        if part in (int, float, str):
+            return typing.cast(Callable[[str], Any], part)
+        if typing.get_origin(part) is not None and typing.get_args(part)[:1] == (int,):
+            return parse_numbers
+        if typing.get_origin(part) is not None and typing.get_args(part)[:1] == (str,):
+            return parse_names if len(parts) > 1 else str
+    return str
+
+
+def _make_reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let argparse tell what an error of ours says."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except OptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    read.__name__ = "number" if parse in (int, float) else parse.__name__
+    return read
+
+
+def read_options(kind: type[_O], given: argparse.Namespace) -> _O:
+    """Return the options that were typed, checked together."""
+    return kind.collect({name: value for name, value in vars(given).items() if name in kind._fields})
+
+
+@contextlib.contextmanager
+def show_messages(is_quiet: bool) -> Iterator[None]:
+    """Send the package's messages to stderr."""
+    log, handler = logging.getLogger(__package__.partition(".")[0]), logging.StreamHandler()
+    level = log.level
+    if not is_quiet:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def unescape(text: str) -> str:
+    r"""Turn ``\n`` and ``\t`` typed on a command line into newline and tab; other backslashes stay."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def read_prompt(asked: PromptOptions) -> str | list[dict[str, str]]:
+    """Return the prompt: text, or a chat message.
+
+    Raises
+    ------
+    PromptError
+        If the file cannot be read or the text is empty.
+    """
+    text = unescape(asked.prompt)
+    if asked.prompt_file is not None:
+        try:
+            with open(asked.prompt_file, encoding="utf-8", newline="") as file:
+                text = file.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PromptError(f"cannot read prompt file {asked.prompt_file!r} as UTF-8 text: {reason}") from error
+    if not text:
+        raise PromptError("the prompt is empty; give at least one character")
+    return [{"role": "user", "content": text}] if asked.chat else text
+
+
+def load_model(asked: LoadOptions, progress: bool | None) -> tuple[Any, Any]:
+    """Return the model and its tokenizer."""
+    from ..capture import loading
+
+    return loading.load_model(
+        asked.model_path,
+        dtype=asked.model_dtype,
+        device_map=asked.device_map,
+        revision=asked.revision,
+        trust_remote_code=asked.trust_remote_code,
+        progress=progress,
+    )
+
+
+def prepare_generation(asked: SamplingOptions) -> GenerationOptions:
+    """Return what is generated and kept, with how tokens are chosen; sampling starts from the given seed."""
+    chosen = GenerationOptions.pick(asked)
+    if asked.max_new_tokens is None:
+        return chosen
+    if asked.temperature is None:
+        return dataclasses.replace(chosen, generate_options={"do_sample": False})
+    if asked.seed is not None:
+        import torch
+
+        torch.manual_seed(asked.seed)
+    return dataclasses.replace(chosen, generate_options={"do_sample": True, "temperature": asked.temperature})
+
+
+def load_cache(path: FilePath, asked: SamplingOptions, model_id: str | None) -> "AttentionMaps":
+    """Return the chosen layers and heads of a cache."""
+    from ..storage.pt import load_scores
+
+    maps = load_scores(path).select(layers=asked.layers, heads=asked.heads)
+    return maps if model_id is None else dataclasses.replace(maps, model_id=model_id)
+
+
+def write_figures(folder: FilePath | None, model_id: str, fmt: str, figures: dict[str, Any]) -> Iterator[Any]:
+    """Draw all figures, then write them below the folder as ``{model_id}/{name}.{fmt}``; yield the paths."""
+    from pathlib import Path
+
+    from ..figures.formats import render_figure
+    from ..files import check_model_id, make_folder, write_whole
+
+    # What cannot be drawn is found out before anything is written.
+    contents = {name: render_figure(figure, fmt) for name, figure in figures.items()}
+    place = make_folder(Path(folder or ".") / check_model_id(model_id))
+    for name, data in contents.items():
+        yield write_whole(place / f"{name}.{fmt}", data)
+
+
+def report_run(report: "RunReport", unit: str) -> int:
+    """Print what a run did to its parts, which are `unit`; return its exit status, 1 if something failed."""
+    print(f"{unit}: {report.done} done, {report.skipped} there already, {len(report.failures)} failures")
+    for failure in report.failures:
+        print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
+    return FAILED if report.failures else 0

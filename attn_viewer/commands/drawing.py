@@ -1,0 +1,244 @@
+"""``attn-viewer view``, ``html``, ``overview`` and ``overlay``: from a prompt, an image or a cache to pictures."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..errors import FigureError, OptionError, PromptError
+from ..options import (
+    CacheOptions,
+    ColormapOptions,
+    ColourOptions,
+    FigureOptions,
+    Overview,
+    PageOptions,
+    ViewOptions,
+    captured,
+    option,
+)
+from ..selections import parse_names
+from .arguments import (
+    FAILED,
+    Command,
+    LoadOptions,
+    NameOptions,
+    PromptOptions,
+    QuietOptions,
+    SamplingOptions,
+    load_cache,
+    load_model,
+    prepare_generation,
+    read_prompt,
+    show_messages,
+    write_figures,
+)
+
+if TYPE_CHECKING:
+    from ..maps import AttentionMaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewWords(
+    LoadOptions,
+    PromptOptions,
+    SamplingOptions,
+    ViewOptions,
+    QuietOptions,
+    save_fig_path="./vis",
+    save_attention_scores_path="./attn_scores",
+):
+    """More figures."""
+
+    figures_from: str | None = option(
+        None,
+        "Python file that registers figure functions; it is run, and all of its run without --figures",
+        metavar="FILE",
+    )
+
+
+def _view(asked: ViewWords) -> int:
+    options = ViewOptions.pick(asked)
+    if asked.figures_from is not None:
+        from ..figures.registry import load_figure_funcs
+
+        loaded = load_figure_funcs(asked.figures_from)
+        options = dataclasses.replace(options, figures=loaded if asked.figures is None else asked.figures)
+    if not asked.save_attention_scores:
+        options = dataclasses.replace(options, save_attention_scores_path=None)
+    try:
+        _view_prompt(asked, options)
+    except FigureError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _view_prompt(asked: Any, options: ViewOptions) -> None:
+    """Call `view_attention` and print what it wrote, also where figure functions failed."""
+    from ..core import check_view, view_attention
+
+    check_view(options, asked.model_id)  # before minutes are spent on loading
+    model = tokenizer = prompt = None
+    if asked.load_attention_scores_path is None:
+        prompt = read_prompt(asked)
+        options = dataclasses.replace(options, generate_options=prepare_generation(asked).generate_options)
+        model, tokenizer = load_model(asked, asked.bars)
+    paths: list[Path] = []
+    try:
+        with show_messages(asked.quiet):
+            paths = view_attention(model, asked.model_id, tokenizer, prompt, options=options, progress=asked.bars)
+    except FigureError as error:
+        paths = error.paths
+        raise
+    finally:
+        for path in paths:
+            print(path)
+
+
+view = Command(ViewWords, _view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HtmlWords(LoadOptions, PromptOptions, SamplingOptions, CacheOptions, PageOptions, QuietOptions):
+    """The page."""
+
+    output: str = option("attention.html", "the file", metavar="FILE")
+
+
+def _html(asked: HtmlWords) -> None:
+    values = {name: value for name, value in asked.as_dict().items() if name in ViewOptions._fields}
+    _view_prompt(asked, ViewOptions(**values, html_path=asked.output))
+
+
+html = Command(HtmlWords, _html)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverviewWords(
+    LoadOptions,
+    PromptOptions,
+    SamplingOptions,
+    CacheOptions,
+    ColourOptions,
+    FigureOptions,
+    QuietOptions,
+    save_fig_path="./vis",
+    norm="power",
+):
+    """The figures."""
+
+    kinds: Sequence[Overview] = option(
+        get_args(Overview),
+        "figures to draw: thumbnails, what the last token looks at as text, first-token sinks, heads alike",
+        metavar="A,B",
+        parse=lambda text: list(dict.fromkeys(parse_names(text))),
+    )
+
+
+def _overview(asked: OverviewWords) -> None:
+    from ..figures.scales import get_colormap
+    from ..figures.venues import use_preset
+    from ..files import check_folder, check_model_id
+    from ..overview import draw_overview, list_uses
+
+    get_colormap(asked.cmap)
+    check_folder(asked.save_fig_path)
+    if asked.model_id is not None:
+        check_model_id(asked.model_id)
+    uses = {name for kind in asked.kinds for name in list_uses(kind)}
+    if unused := [name for name in asked.changes() if name in ColourOptions._fields and name not in uses]:
+        raise OptionError(f"{unused[0]} has no use for {', '.join(asked.kinds)}")
+    with use_preset(asked.preset, columns=asked.columns), show_messages(asked.quiet):
+        maps = _get_maps(asked)
+        look = {name: getattr(asked, name) for name in ColourOptions._fields}
+        figures = {
+            kind: draw_overview(maps, kind, **{name: look[name] for name in list_uses(kind)}) for kind in asked.kinds
+        }
+        for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, figures):
+            print(path)
+
+
+def _get_maps(asked: OverviewWords) -> "AttentionMaps":
+    if asked.load_attention_scores_path is not None:
+        return load_cache(asked.load_attention_scores_path, asked, asked.model_id)
+    from ..core import capture_prompt
+
+    prompt, options = read_prompt(asked), prepare_generation(asked)
+    if list(asked.kinds) == ["last_token"] and asked.queries is None and asked.max_new_tokens is None:
+        options = dataclasses.replace(options, queries=1)
+    model, tokenizer = load_model(asked, asked.bars)
+    return capture_prompt(model, asked.model_id, tokenizer, prompt, options)
+
+
+overview = Command(OverviewWords, _overview)
+
+
+def _parse_query(text: str) -> int | tuple[int, ...]:
+    parts = text.split(",")
+    try:
+        numbers = tuple(map(int, parts))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 2):
+        raise OptionError(f"expected a token such as 0 or a patch such as 3,5, got {text!r}")
+    return numbers if len(numbers) == 2 else numbers[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlayWords(NameOptions, CacheOptions, ColormapOptions, FigureOptions, QuietOptions, save_fig_path="./vis"):
+    """The image and its model."""
+
+    image: str = option(help="picture file that Pillow reads", metavar="IMAGE")
+    model_path: str | None = captured(None, "folder or hub name of a vision encoder with its processor", metavar="PATH")
+    layers: Sequence[int] | None = option(None, "layers to show; left out, all", metavar="0,4-7")
+    head: int | None = option(None, "one head; left out, the mean over heads", metavar="H", at_least=0)
+    query: int | tuple[int, int] | None = option(
+        None, "who looks: token or patch; left out, CLS, else the last", metavar="N|ROW,COLUMN", parse=_parse_query
+    )
+
+
+def _overlay(asked: OverlayWords) -> None:
+    from PIL import Image
+
+    from ..figures.scales import get_colormap
+    from ..figures.overlay import overlay_attention
+    from ..figures.venues import use_preset
+    from ..files import check_folder, check_model_id
+
+    get_colormap(asked.cmap)
+    check_folder(asked.save_fig_path)
+    if asked.model_id is not None:
+        check_model_id(asked.model_id)
+    try:
+        with Image.open(asked.image) as file:
+            image = file.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise PromptError(f"cannot read image {asked.image!r}: {error}; give a PNG or JPEG file") from error
+    maps = _get_image_maps(asked, image)
+    maps = maps if asked.model_id is None else dataclasses.replace(maps, model_id=asked.model_id)
+    with use_preset(asked.preset, columns=asked.columns):
+        figure = overlay_attention(
+            maps, image, layers=asked.layers, head=asked.head, query=asked.query, cmap=asked.cmap
+        )
+        for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, {"overlay": figure}):
+            print(path)
+
+
+def _get_image_maps(asked: OverlayWords, image: Any) -> "AttentionMaps":
+    if asked.load_attention_scores_path is not None:
+        from ..storage.pt import load_scores
+
+        return load_scores(asked.load_attention_scores_path)
+    if asked.model_path is None:
+        raise OptionError("overlay needs model_path, a vision encoder, or load_attention_scores_path")
+    from ..capture.loading import load_image_model
+    from ..capture.vision import capture_image_attention
+
+    model, processor = load_image_model(asked.model_path, progress=asked.bars)
+    return capture_image_attention(model, image, processor)
+
+
+overlay = Command(OverlayWords, _overlay)

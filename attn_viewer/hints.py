@@ -1,0 +1,196 @@
+"""Values against type hints: what a hint allows, in words, and one check of what came for it.
+
+Hints are read as they stand in the code. One that names what is not loaded, or that says more than this module reads,
+allows everything: what is checked here is what a caller can get wrong, not what the code can.
+"""
+
+import collections.abc
+import functools
+import inspect
+import math
+import numbers
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from .errors import ArgumentError, shorten
+
+# Elements of a collection that are looked at; the rest are taken to be alike.
+MOST_ELEMENTS = 1000
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    bytes: "bytes",
+    dict: "a dict",
+    os.PathLike: "a path",
+    types.NoneType: "None",
+}
+_OURS = {
+    "Module": "a loaded model (load_model gives it and its tokenizer)",
+    "AttentionMaps": "AttentionMaps (capture_attention and load_scores give them)",
+}
+_UNIONS = (typing.Union, types.UnionType)
+
+
+def describe_hint(hint: Any) -> str:
+    """Say in words what a hint allows, such as ``one of 'max', 'mean'``."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(map(repr, arguments))
+    if origin in _UNIONS:
+        parts = list(dict.fromkeys(describe_hint(part) for part in arguments if part is not types.NoneType))
+        return ", ".join(parts[:-1]) + " or " * (len(parts) > 1) + parts[-1]
+    if origin is tuple:
+        return f"({', '.join('…' if part is ... else describe_hint(part) for part in arguments)})"
+    if origin is collections.abc.Callable:
+        return "a function"
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        return "a dict"
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):
+        return f"a sequence, each {describe_hint(arguments[0])}" if arguments else "a sequence"
+    name = getattr(hint, "__name__", str(hint))
+    return _PLAIN.get(origin or hint) or _OURS.get(name, name)
+
+
+def fits_hint(value: object, hint: Any) -> bool:
+    """Tell whether a hint allows a value.
+
+    A whole number is anything that counts as one (numpy's too) but no bool; a number may be whole. Text is no sequence.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(known) and value == known for known in arguments)
+    if origin in _UNIONS:
+        return any(fits_hint(value, part) for part in arguments)
+    if hint is Any:
+        return True
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    if hint is bool:
+        return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
+    checked = origin or hint
+    if not isinstance(checked, type) or getattr(checked, "_is_protocol", False):
+        return True
+    if origin is None or not arguments or checked is type or not issubclass(checked, collections.abc.Iterable):
+        return callable(value) if origin is collections.abc.Callable else isinstance(value, checked)
+    if issubclass(checked, collections.abc.Iterator):
+        return isinstance(value, checked)
+    if checked is tuple and ... not in arguments:
+        if not isinstance(value, (tuple, list)) or len(value) != len(arguments):
+            return False
+        return all(fits_hint(part, one) for part, one in zip(value, arguments, strict=True))
+    if issubclass(checked, collections.abc.Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        return False
+    if issubclass(checked, collections.abc.Sequence) and not (
+        hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    ):
+        return False
+    if not hasattr(value, "__len__"):
+        return True  # looking at the elements of an iterator would use them up
+    return all(fits_hint(part, arguments[0]) for part, _ in zip(value, range(MOST_ELEMENTS), strict=False))
+
+
+def check_value(
+    name: str, value: object, hint: Any, *, at_least: float | None = None, above: float | None = None
+) -> None:
+    """Check a value against its hint and limits.
+
+    Raises
+    ------
+    ArgumentError
+        If it is of another type, out of its limits, or NaN where there are limits.
+    """
+    limit = "" if at_least is None else f" from {at_least:g}"
+    limit = limit if above is None else f" above {above:g}"
+    fits = fits_hint(value, hint)
+    if fits and limit and isinstance(value, (int, float)) and not isinstance(value, bool):
+        fits = (at_least is None or value >= at_least) and (above is None or above < value < math.inf)
+    if not fits:
+        raise ArgumentError(f"{name} must be {describe_hint(hint)}{limit}, got {shorten(value)}")
+
+
+# Packages that hints may name without loading them, by what they are called in code.
+_PACKAGES = {"torch": "torch", "transformers": "transformers", "np": "numpy", "matplotlib": "matplotlib", "PIL": "PIL"}
+
+
+class _Absent:
+    """A package that is not loaded: nothing can be an instance of its classes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return type(name, (), {}) if name[:1].isupper() or name == "ndarray" else self
+
+
+class _Namespace(dict[str, Any]):
+    """Names in hints that a module does not have at run time: packages, and public names of ours."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in _PACKAGES:
+            return sys.modules.get(_PACKAGES[name], _Absent())
+        package = sys.modules[__package__]
+        if name in package.__all__:
+            return getattr(package, name)
+        raise KeyError(name)
+
+
+def read_hint(hint: Any, scope: Mapping[str, Any]) -> Any:
+    """Return a hint that may be text as what it means; one that cannot be read allows everything."""
+    if not isinstance(hint, str):
+        return Any if hint is inspect.Parameter.empty else hint
+    try:
+        return eval(hint, {}, _Namespace(vars(typing) | vars(collections.abc) | dict(scope)))
+    except Exception:  # a name that is not loaded, or an attribute that this version lacks
+        return Any
+
+
+def find_nearest(name: str, known: Sequence[str]) -> str:
+    """Return ``; did you mean 'x'?``, or nothing where no known name is near."""
+    import difflib  # only for a message
+
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that checks what it is called with against its hints, then calls `function`.
+
+    Raises
+    ------
+    ArgumentError
+        From the new function, if an argument has the wrong type or a name that `function` does not know.
+    """
+
+    @functools.cache
+    def read() -> tuple[inspect.Signature, dict[str, Any]]:
+        signature = inspect.signature(function)
+        scope = getattr(inspect.unwrap(function), "__globals__", {})
+        return signature, {
+            name: read_hint(parameter.annotation, scope) for name, parameter in signature.parameters.items()
+        }
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        signature, hints = read()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
+            for name in kwargs.keys() - hints.keys():
+                near = find_nearest(name, list(hints))
+                raise ArgumentError(f"{function.__name__} takes no {name!r}{near}")
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            parameter = signature.parameters[name]
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                for part in value:
+                    check_value(name, part, hints[name])
+            elif parameter.kind is not parameter.VAR_KEYWORD and value is not parameter.default:
+                check_value(name, value, hints[name])
+        return function(*args, **kwargs)
+
+    return call
