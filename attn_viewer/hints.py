@@ -64,7 +64,7 @@ def fits_hint(value: object, hint: Any) -> bool:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return any(type(value) is type(known) and value == known for known in arguments)
+        return any(fits_hint(value, type(known)) and value == known for known in arguments)
     if origin in _UNIONS:
         return any(fits_hint(value, part) for part in arguments)
     if hint is Any:

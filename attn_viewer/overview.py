@@ -40,9 +40,9 @@ def draw_overview(maps: "AttentionMaps", kind: Overview, **look: Any) -> "Figure
     UnsuitableMapsError
         If the maps do not hold what the figure shows.
     """
-    unused = [name for name in look if name not in list_uses(kind)]
-    if unused:
-        raise OptionError(f"the overview {kind!r} does not use {unused[0]}; it uses {', '.join(list_uses(kind))}")
+    uses = list_uses(kind)
+    if unused := [name for name in look if name not in uses]:
+        raise OptionError(f"the overview {kind!r} does not use {unused[0]}; it uses {', '.join(uses)}")
     figure: Figure = globals()[f"_draw_{kind}"](maps, **look)
     return figure
 

@@ -172,5 +172,10 @@ def test_the_command_prints_draws_and_writes(tmp_path, capsys):
         assert main(["ablate", *wrong]) == 2
     with pytest.raises(SystemExit):
         main(["ablate", "--heads", "5"])
-    with pytest.raises(SystemExit):
-        main(["ablate"])
+    for wrong in (
+        [],
+        ["--heads", "1.2", "--rank"],
+        ["--merge", "1.2,1.3", "--mode", "mean"],
+        ["--rank", "--alpha", "1"],
+    ):
+        assert main(["ablate", *wrong]) == 2

@@ -8,7 +8,7 @@ from PIL import Image
 from attn_viewer import AttentionMaps, draw_overview, save_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
-from attn_viewer.overview import KINDS
+from attn_viewer.overview import KINDS, list_uses
 
 
 def test_the_share_of_queries_that_look_at_the_first_token(demo_maps):
@@ -22,10 +22,17 @@ def test_the_share_of_queries_that_look_at_the_first_token(demo_maps):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_without_the_first_token(demo_maps, kind):
-    words = [
-        t.get_text() for t in draw_overview(demo_maps, kind, sink="hide").findobj(lambda a: hasattr(a, "get_text"))
-    ]
+    look = {"sink": "hide"} if "sink" in list_uses(kind) else {}
+    words = [t.get_text() for t in draw_overview(demo_maps, kind, **look).findobj(lambda a: hasattr(a, "get_text"))]
     assert any("demo" in word for word in words)
+
+
+def test_an_option_that_a_kind_does_not_use_is_refused(demo_maps, capsys):
+    for kind, look in (("sinks", {"sink": "hide"}), ("similarity", {"norm": "log"})):
+        with pytest.raises(OptionError, match=f"does not use {next(iter(look))}"):
+            draw_overview(demo_maps, kind, **look)
+    assert main(["overview", "--kinds", "sinks,similarity", "--norm", "log"]) == 2
+    assert "norm has no use for sinks, similarity" in capsys.readouterr().err
 
 
 def test_an_unknown_kind_is_named():
@@ -67,8 +74,7 @@ def test_what_cannot_be_drawn_writes_nothing(tmp_path, monkeypatch, capsys, word
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(SystemExit):
-        main(["overview", "--kinds", "birds_eye,nope"])
+    assert main(["overview", "--kinds", "birds_eye,nope"]) == 2
 
 
 def test_an_image_on_the_command_line(tmp_path, monkeypatch, capsys):

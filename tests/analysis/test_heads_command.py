@@ -60,7 +60,7 @@ def test_all_files_from_a_cache(tmp_path, monkeypatch, capsys):
         ("--window 0", "window must be"),
         ("--epsilon 1", "epsilon must be"),
         ("--queries 0", "queries must be"),
-        ("--load_attention_scores_path {one} --queries 3", "--queries is for a model"),
+        ("--load_attention_scores_path {one} --queries 3", "queries has no use beside load_attention_scores_path"),
         ("--layers 99", "there is no layer 99"),
         ("--repeated 1", "length must be"),
         ("--fig_format bmp", "'bmp'"),

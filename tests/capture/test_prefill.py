@@ -118,7 +118,7 @@ def test_fifty_interruptions_leave_the_model_as_it_was():
         register = module.register_forward_hook if rng.random() < 0.5 else module.register_forward_pre_hook
         handle = register(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            capture_attention(model, prompt=ids, reduction=rng.choice(["full", "head_mean", "pooled"]), max_cells=4)
+            capture_attention(model, prompt=ids, reduction=rng.choice(["full", "head_mean", "pooled"]))
         handle.remove()
         assert describe_model(model) == before
         assert torch.equal(model(plain, use_cache=False).logits, logits)

@@ -53,9 +53,9 @@ def test_one_prompt_and_raw_labels(tmp_path, capsys):
         ("save --prompts out.jsonl", "cannot name a folder"),
         ("save --prompts twice.jsonl", "distinct"),
         ("save --max_new_tokens 0", "max_new_tokens must be"),
-        ("save --temperature 0", "temperature must be above 0"),
+        ("save --temperature 0", "temperature must be a number above 0"),
         ("render none", "does not exist"),
-        ("render none --max_mb -1", "does not exist"),
+        ("render none --max_mb -1", "max_mb must be a number above 0"),
     ],
 )
 def test_what_cannot_be_done_writes_nothing(tmp_path, monkeypatch, capsys, words, message):
