@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from ..selections import describe_numbers
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
 from ..maps import AttentionMaps, Weights
+from ..selections import describe_numbers
 from .blocks import require_shares
 
 

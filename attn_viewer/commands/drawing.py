@@ -203,8 +203,8 @@ class OverlayWords(NameOptions, CacheOptions, ColormapOptions, FigureOptions, Qu
 def _overlay(asked: OverlayWords) -> None:
     from PIL import Image
 
-    from ..figures.scales import get_colormap
     from ..figures.overlay import overlay_attention
+    from ..figures.scales import get_colormap
     from ..figures.venues import use_preset
     from ..files import check_folder, check_model_id
 
