@@ -399,9 +399,10 @@ class Collector:
         if stack.unscaled is not None:
             raise CaptureError(
                 f"the values of module {stack.unscaled!r} ({type(self.model.get_submodule(stack.unscaled)).__name__}) "
-                "cannot be scaled: it does not run on SDPA, or no linear module is fed its heads' outputs as they are "
-                "(a gate, a norm or an adapter stands between); load the model with attn_implementation='sdpa', merge "
-                "adapters, or capture with weighting='attention'"
+                "cannot be scaled: it does not run on SDPA, or no plain linear module makes its output from its heads' "
+                "outputs alone (a gate, a norm or an adapter stands between or beside, or the projection is quantised "
+                "or offloaded); load the model with attn_implementation='sdpa', whole and unquantised, merge adapters, "
+                "or capture with weighting='attention'"
             )
         rows = self.options.choose_rows(stack.size[0])
         chosen = choose_numbers(self.options.layers, sorted(stack.calls), "layer")

@@ -260,7 +260,7 @@ def watch_attention(model, *collectors):
         )
         hooks = EagerHooks(stack, take_weights, lambda name: name in watch.counts)
         finding = projections.install() if projections else contextlib.nullcontext()
-        with hooks.install(), sequences.install(), stack.follow(), watch, finding:
+        with hooks.install(), sequences.install(), finding, stack.follow(), watch:
             yield is_eager
     for collector in collectors:
         collector.check_complete(stack.seen)

@@ -1,41 +1,66 @@
-"""Which output projection follows an attention call: the one that is fed the heads' outputs, side by side.
+"""Which output projection follows an attention call: the one that makes a module's output from the heads' alone.
 
-Names differ from architecture to architecture, and where a gate or a norm stands between attention and projection the
-weights times the projected values are not what a head contributes. So nothing is looked up by name: a projection is
-believed only if its input is the call's output, number by number.
+Names differ from architecture to architecture, and where a gate or a norm stands between attention and projection, or
+an adapter beside it, the weights times the projected values are not what a head contributes. So nothing is looked up by
+name: a projection is believed only if its input is the call's output, number by number, and its weights make of that
+what the module puts out.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from .sequences import iterate_tensors
+
+if TYPE_CHECKING:
+    from .watch import AttentionCall, ModuleStack
+
+# Of the largest number of an output: how far one that was computed another way may be off.
+_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass
+class _Fed:
+    """A module that got the heads' outputs and nothing else, and what it made of them."""
+
+    module: torch.nn.Module
+    given: torch.Tensor
+    output: torch.Tensor | None = None
+
 
 class ProjectionWatch:
-    """Hold each attention call until its output projection runs, then hand on both.
+    """Hold each attention call until the next, to see which projection follows, then hand on both.
 
     Parameters
     ----------
     stack : watch.ModuleStack
-        Followed at the same time.
+        Followed at the same time, from later on, so that a module is still on it when its hook runs.
     on_call : callable
-        Takes a `watch.AttentionCall` with its `projection`, or without where none was fed its output.
+        Takes a `watch.AttentionCall` with its `projection`, or without where there is none that is certain.
     """
 
-    def __init__(self, stack, on_call):
+    def __init__(self, stack: ModuleStack, on_call: Callable[[AttentionCall], None]) -> None:
         self.stack, self.on_call = stack, on_call
-        self.held = None
+        self.held: AttentionCall | None = None
+        self.fed: dict[str, _Fed] = {}
+        self.total: torch.Tensor | None = None  # what the module that made the call put out
 
     @contextlib.contextmanager
-    def install(self):
-        """Keep the hooks on all linear modules while the block runs."""
+    def install(self) -> Iterator[ProjectionWatch]:
+        """Keep the hooks on all modules while the block runs."""
         handles = []
         try:
-            for module, (name, *_) in self.stack.known.items():
-                # What stands around a base layer adds something of its own to it (LoRA).
-                if type(module) in (torch.nn.Linear, Conv1D) and not name.endswith("base_layer"):
-                    handles.append(module.register_forward_pre_hook(self._compare))
+            for module in self.stack.known:
+                handles += [
+                    module.register_forward_pre_hook(self._enter, with_kwargs=True),
+                    module.register_forward_hook(self._leave),
+                ]
             yield self
             self._let_go()
         finally:
@@ -43,32 +68,83 @@ class ProjectionWatch:
             for handle in handles:
                 handle.remove()
 
-    def take_call(self, call):
+    def take_call(self, call: AttentionCall) -> None:
         """Take a call."""
         self._let_go()
         self.held = call
 
-    def _let_go(self):
+    def _let_go(self) -> None:
         call, self.held = self.held, None
         if call is not None:
-            self.on_call(call)
+            self.on_call(dataclasses.replace(call, projection=self._find(call.name)))
+        self.fed, self.total = {}, None
 
-    def _compare(self, module, args):
-        if self.held is None or not args or not isinstance(args[0], torch.Tensor):
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.held is None or not self.stack.names:
             return
-        output, given = self.held.output, args[0].detach()
-        if given.numel() != output.numel() or given.device != output.device or given.dtype != output.dtype:
+        tensors = [part.detach() for part in (*args, *kwargs.values()) if isinstance(part, torch.Tensor)]
+        if len(tensors) == 1 and _is_joined(self.held.output, tensors[0]):
+            self.fed[self.stack.names[-1]] = _Fed(module, tensors[0])
+
+    def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.held is None or not self.stack.names:
             return
-        # Where there is a single query, heads that share keys may be rows, which lie side by side already.
-        has_columns = given.shape[-1] == output.shape[-3] * output.shape[-1]
-        joined = output.transpose(-3, -2) if has_columns else output
-        if torch.equal(joined.reshape(given.shape), given):
-            weight = module.weight if isinstance(module, Conv1D) else module.weight.T
-            self.held = dataclasses.replace(self.held, projection=weight.detach())
-            self._let_go()
+        name = self.stack.names[-1]
+        if name in self.fed or name == self.held.name:
+            first = next((part.detach() for part in iterate_tensors(output)), None)
+            if name in self.fed:
+                self.fed[name].output = first
+            else:
+                self.total = first
+
+    def _find(self, caller: str) -> torch.Tensor | None:
+        """Return the weights that make the output of the module `caller`, or of the one fed its heads' outputs."""
+        outer = [name for name in self.fed if not any(name.startswith(f"{other}.") for other in self.fed)]
+        if not outer:
+            return None
+        if all(name.startswith(f"{caller}.") or not caller for name in outer):
+            made = self.total
+        else:
+            made = self.fed[outer[0]].output if len(outer) == 1 else None
+        for fed in self.fed.values():
+            weight = _get_weight(fed.module)
+            if made is None or weight is None or fed.output is None or fed.output.numel() != made.numel():
+                continue
+            bias = fed.module.bias
+            expected = fed.given.float() @ weight.float() + (0 if bias is None else bias.detach().float())
+            # Nothing may be added on the way, however little; the same by another way is rounded in another way.
+            is_whole = _is_close(made.reshape(fed.output.shape), fed.output, 1e-6)
+            if is_whole and _is_close(expected, fed.output, max(_TOLERANCE, 4 * torch.finfo(fed.output.dtype).eps)):
+                return weight
+        return None
 
 
-def measure_value_norms(value, projection):
+def _is_joined(output: torch.Tensor, given: torch.Tensor) -> bool:
+    """Tell whether a tensor holds the heads' outputs of a call, side by side."""
+    if given.numel() != output.numel() or given.device != output.device or given.dtype != output.dtype:
+        return False
+    # Where there is a single query, heads that share keys may be rows, which lie side by side already.
+    has_columns = given.shape[-1] == output.shape[-3] * output.shape[-1]
+    joined = output.transpose(-3, -2) if has_columns else output
+    return torch.equal(joined.reshape(given.shape), given)
+
+
+def _get_weight(module: torch.nn.Module) -> torch.Tensor | None:
+    """Return the weights of a plain linear module, axes ``(n_in, n_out)``; None of a quantised or offloaded one."""
+    weight = module.weight if isinstance(module, (torch.nn.Linear, Conv1D)) else None
+    if not isinstance(weight, torch.Tensor) or type(weight) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    if weight.is_meta or not weight.is_floating_point():
+        return None
+    return weight.detach() if isinstance(module, Conv1D) else weight.detach().T
+
+
+def _is_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:
+    theirs = theirs.float()
+    return bool((ours.float() - theirs).abs().max() <= tolerance * theirs.abs().max())
+
+
+def measure_value_norms(value: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
     """Return how long each value vector is once its head's slice of the output projection has been applied.
 
     Parameters

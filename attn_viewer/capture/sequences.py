@@ -102,7 +102,7 @@ class SequenceWatch:
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() == self.thread and self.stack.names:
-            self.results[self.stack.names[-1]] = [weakref.ref(part) for part in _iterate_tensors(output)]
+            self.results[self.stack.names[-1]] = [weakref.ref(part) for part in iterate_tensors(output)]
 
     def _measure_cache(self, cache: Any) -> int:
         """Return how many tokens a cache held when it was first seen: layers add to it while they run."""
@@ -120,7 +120,7 @@ def _is_vectors(part: torch.Tensor) -> bool:
     return part.is_floating_point() and part.numel() > 0
 
 
-def _iterate_tensors(output: Any) -> Iterator[torch.Tensor]:
+def iterate_tensors(output: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors that a module put out, one or in a tuple or a dictionary."""
     parts: tuple[Any, ...] | list[Any]
     if isinstance(output, dict):

@@ -136,6 +136,104 @@ def test_what_an_adapter_adds_is_not_left_out_in_silence():
         capture_attention(model, prompt=make_ids(), weighting="value_norm")
 
 
+class Beside(torch.nn.Module):
+    """A projection with an adapter beside it, which is no module around it."""
+
+    def __init__(self, attention, factor):
+        super().__init__()
+        self.o_proj, self.adapter, self.factor = attention.o_proj, torch.nn.Linear(32, 32), factor
+
+    def forward(self, x):
+        return self.o_proj(x) + self.factor * self.adapter(x)
+
+
+class Quantised(torch.nn.Module):
+    """A linear module whose weights are whole numbers."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.scale = float(linear.weight.abs().max()) / 127
+        self.register_buffer("weight", (linear.weight / self.scale).round().to(torch.int8))
+
+    def forward(self, x):
+        return x @ (self.weight.float() * self.scale).T
+
+
+def add_adapter(kind):
+    """Return a model whose output projections, or values, have an adapter."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    targets = ["v_proj"] if kind == "values" else ["o_proj"]
+    options = {"use_dora": kind == "dora", "init_lora_weights": kind == "idle"}
+    config = peft.LoraConfig(r=2, target_modules=targets, **options)
+    return peft.get_peft_model(build_model("llama"), config).base_model.model.eval()
+
+
+def capture_norms(model):
+    return np.stack(capture_attention(model, prompt=make_ids(), weighting="value_norm").weights)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_of_the_projection_has_to_be_merged(kind):
+    model = add_adapter(kind)
+    with pytest.raises(CaptureError, match="merge adapters"):
+        capture_norms(model)
+    for module in model.modules():
+        if hasattr(module, "merge"):
+            module.merge()
+    plain = build_model("llama")
+    for layer, merged in zip(plain.model.layers, model.model.layers, strict=True):
+        layer.self_attn.o_proj.weight.data = merged.self_attn.o_proj.base_layer.weight.data
+    np.testing.assert_allclose(capture_norms(model), capture_norms(plain), rtol=0, atol=1e-4)
+
+
+def test_an_adapter_that_adds_nothing_or_changes_values_alone_is_taken_as_it_is():
+    plain = capture_norms(build_model("llama"))
+    np.testing.assert_allclose(capture_norms(add_adapter("idle")), plain, rtol=0, atol=1e-5)
+    model = add_adapter("values")
+    changed = capture_norms(model)
+    assert np.abs(changed - plain).max() > 1e-2
+    for module in model.modules():
+        if hasattr(module, "merge"):
+            module.merge()
+    np.testing.assert_allclose(capture_norms(model), changed, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["quantised", "beside", "in the attention", "hook", "gate", "norm", "subclass"])
+def test_what_stands_between_heads_and_output_is_seen(where):
+    model = build_model("llama")
+    attention = model.model.layers[1].self_attn
+    projection = attention.o_proj
+    if where == "quantised":
+        attention.o_proj = Quantised(projection)
+    elif where == "beside":
+        attention.o_proj = Beside(attention, 0.01)
+    elif where == "in the attention":
+        attention.register_forward_hook(lambda module, args, output: (output[0] * 1.01, *output[1:]))
+    elif where == "hook":
+        projection.register_forward_hook(lambda module, args, output: output * 1.01)
+    elif where == "gate":
+        projection.register_forward_pre_hook(lambda module, args: (args[0] * torch.linspace(0.5, 1, 32),))
+    elif where == "norm":
+        attention.o_proj = torch.nn.Sequential(torch.nn.LayerNorm(32), projection)
+    else:
+        projection.__class__ = type("Scaled", (torch.nn.Linear,), {"forward": lambda self, x: 2 * (x @ self.weight.T)})
+    with pytest.raises(CaptureError, match=r"layers\.1\.self_attn.*merge adapters"):
+        capture_norms(model)
+
+
+def test_an_adapter_beside_that_adds_nothing_leaves_the_projection_certain():
+    model = build_model("llama")
+    model.model.layers[1].self_attn.o_proj = Beside(model.model.layers[1].self_attn, 0.0)
+    np.testing.assert_allclose(capture_norms(model), capture_norms(build_model("llama")), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_no_reason_to_refuse(dtype):
+    half = capture_norms(build_model("gpt2").to(dtype))
+    np.testing.assert_allclose(half, capture_norms(build_model("gpt2")), rtol=0.1, atol=0.1)
+
+
 def test_calls_without_a_model_have_no_projection():
     parts = torch.randn(3, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     run = lambda: torch.nn.functional.scaled_dot_product_attention(*parts)  # noqa: E731
