@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import OptionError
+from ..errors import OptionError, PromptError
 from ..inputs.limits import explain_length
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
@@ -90,6 +90,8 @@ def capture_generation(
 def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, Any], has_begun: bool) -> torch.Tensor:
     """Return the token ids that `generate` gives, axes ``(1, n_tokens)``; the model is left as it was found."""
     arguments = dict(inputs.arguments)
+    if "attention_mask" in arguments and arguments["attention_mask"].ndim > 2:
+        raise PromptError("a mask by query and key says nothing of what is generated; give one of axes (1, n)")
     if "decoder_input_ids" in arguments:
         # Left alone, the model begins as it was trained to; what is given is taken as it is.
         begun = arguments.pop("decoder_input_ids")

@@ -2,14 +2,17 @@
 
 import contextlib
 import io
+import json
 import os
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelLoadError, OptionError
 
 DEMO_MODEL = "demo"
+ADAPTER_CONFIG = "adapter_config.json"
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -39,7 +42,8 @@ def load_model(
     Parameters
     ----------
     model_path : str or path-like, optional
-        Hub name (``org/name``), folder, ``.gguf`` file, or ``"demo"``; left out, the demo model of this package.
+        Hub name (``org/name``), folder, ``.gguf`` file, or ``"demo"``; left out, the demo model of this package. Also
+        the folder of an adapter (PEFT), which names the model that it belongs to.
     dtype : {"auto", "float32", "float16", "bfloat16"}
         Type of the parameters; ``"auto"`` is that of the checkpoint (float32 for GGUF, which is dequantised).
     device_map : str or dict, optional
@@ -56,7 +60,8 @@ def load_model(
     Returns
     -------
     model : transformers.PreTrainedModel
-        In eval mode. Quantised checkpoints load as transformers loads them.
+        In eval mode, inside of a `peft.PeftModel` where the folder is an adapter's. Quantised checkpoints load as
+        transformers loads them.
     tokenizer : transformers.PreTrainedTokenizerBase
         Its tokenizer.
 
@@ -69,6 +74,18 @@ def load_model(
     """
     if dtype not in _DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    adapter = _find_adapter(model_path)
+    if adapter is not None:
+        base = load_model(
+            _read_base(adapter),
+            dtype=dtype,
+            device_map=device_map,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=attn_implementation,
+            progress=progress,
+        )
+        return _put_adapter(*base, adapter)
     where, arguments = _locate(model_path)
     import transformers
 
@@ -88,6 +105,48 @@ def load_model(
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelLoadError(f"cannot load {str(model_path)!r}: {reason}") from error
     return model.eval(), tokenizer
+
+
+def _find_adapter(model_path: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder of an adapter; None where the path is something else."""
+    folder = Path(os.path.expanduser(model_path or ""))
+    is_adapter = (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").exists()
+    return folder if model_path is not None and is_adapter else None
+
+
+def _read_base(adapter: Path) -> str:
+    """Return the path or hub name of the model that an adapter belongs to."""
+    try:
+        base = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ModelLoadError(f"adapter {str(adapter)!r} does not say to which model it belongs: {error}") from error
+    if not isinstance(base, str) or not base:
+        raise ModelLoadError(f"adapter {str(adapter)!r} does not say to which model it belongs, but {base!r:.80}")
+    beside = adapter / base
+    base = str(beside) if beside.is_dir() and not Path(base).is_dir() else base
+    if _find_adapter(base) is not None:
+        raise ModelLoadError(f"adapter {str(adapter)!r} belongs to {base!r}, which is an adapter too; merge that one")
+    return base
+
+
+def _put_adapter(model: Any, tokenizer: Any, adapter: Path) -> tuple[Any, Any]:
+    """Put an adapter into its model, which has as many words as the adapter was trained on."""
+    try:
+        import peft
+        import transformers
+    except ImportError as error:
+        raise ModelLoadError(
+            f"{str(adapter)!r} is an adapter, which peft loads: pip install 'attn-viewer[adapters]'"
+        ) from error
+    try:
+        if (adapter / "tokenizer_config.json").is_file():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(adapter))
+            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(len(tokenizer))
+        return peft.PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer
+    except Exception as error:  # as many types as `load_model` meets
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelLoadError(f"cannot load adapter {str(adapter)!r}: {reason}") from error
 
 
 def load_image_model(model_path, *, progress=None):

@@ -95,11 +95,6 @@ def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, i
     -------
     ModelInputs
         Of prompt and tokens.
-
-    Raises
-    ------
-    PromptError
-        If a mask by query and key came with the prompt.
     """
     (prompt,), count = inputs.prompts, ids.shape[1]
     name, side = next(iter(prompt.sides.items()))
@@ -113,8 +108,6 @@ def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, i
                 more = find_inner(model).get_input_embeddings()(ids.to(part.device))
             part = torch.cat([part, more.to(part.dtype)], 1)
         elif _goes_with_tokens(part, n_tokens):
-            if key == "attention_mask" and part.ndim > 2:
-                raise PromptError("a mask by query and key says nothing of what is generated; give one of axes (1, n)")
             steps = torch.arange(1, count + 1, device=part.device) * (key == "position_ids")
             part = torch.cat([part, part[..., -1:] + steps.to(part.dtype)], -1)
         arguments[key] = part

@@ -1,9 +1,14 @@
+import json
+import sys
+
+import numpy as np
+import peft
 import pytest
 import torch
 import transformers
-from architectures import build_model
+from architectures import build_model, make_ids
 
-from attn_viewer import load_model
+from attn_viewer import capture_attention, load_model
 from attn_viewer.capture.loading import choose_auto_class, get_demo_path
 from attn_viewer.errors import ModelLoadError, OptionError
 
@@ -47,6 +52,62 @@ def test_a_tokenizer_that_is_missing_is_an_error(tmp_path):
     build_model("llama").save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match="cannot load"):
         load_model(tmp_path)
+
+
+@pytest.fixture
+def adapter(tmp_path, demo):
+    """The folder of an adapter on a model in the folder beside it."""
+    model = build_model("llama")
+    model.save_pretrained(tmp_path / "base")
+    demo[1].save_pretrained(tmp_path / "base")
+    wrapper = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for name, part in wrapper.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(part, generator=torch.Generator().manual_seed(0))
+    wrapper.save_pretrained(tmp_path / "adapter")
+    set_base(tmp_path / "adapter", "../base")
+    return tmp_path / "adapter", wrapper.eval()
+
+
+def set_base(folder, base):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base}))
+
+
+def test_an_adapter_is_loaded_into_its_model(adapter, demo):
+    folder, wrapper = adapter
+    model, tokenizer = load_model(folder)
+    assert tokenizer.get_vocab() == demo[1].get_vocab()
+    assert not model.training
+    ours, theirs = (capture_attention(m, prompt=make_ids()) for m in (model, wrapper))
+    np.testing.assert_array_equal(np.stack(ours.weights), np.stack(theirs.weights))
+    bare = capture_attention(load_model(folder.parent / "base")[0], prompt=make_ids())
+    assert np.abs(ours.weights[0] - bare.weights[0]).max() > 0.01
+    assert ours.tokens_key == bare.tokens_key
+    assert load_model(str(folder), dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_an_adapter_whose_model_is_not_there(adapter, monkeypatch):
+    folder, _ = adapter
+    for base, words in [("./nowhere", "does not exist"), ("../adapter", "an adapter too"), (3, "does not say")]:
+        set_base(folder, base)
+        with pytest.raises(ModelLoadError, match=words):
+            load_model(folder)
+    (folder / "adapter_config.json").write_text("[")
+    with pytest.raises(ModelLoadError, match="does not say"):
+        load_model(folder)
+
+
+def test_an_adapter_without_the_library(adapter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelLoadError, match=r"attn-viewer\[adapters\]"):
+        load_model(adapter[0])
+
+
+def test_an_adapter_without_weights(adapter):
+    (adapter[0] / "adapter_model.safetensors").write_bytes(b"{")
+    with pytest.raises(ModelLoadError, match="cannot load adapter"):
+        load_model(adapter[0])
 
 
 def test_an_unknown_dtype():
