@@ -27,7 +27,7 @@ import torch
 from attn_viewer import load_model
 from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.figures import figures_main
-from attn_viewer.storage import dataset, patterns
+from attn_viewer.storage.folder import DataFolder, load_activations
 
 
 def collect_texts(n_texts):
@@ -51,7 +51,7 @@ def run_plain_loop(model, tokenizer, texts, folder, n_threads):
 def check_same(texts, ours, theirs):
     """Stop where the two ways wrote different weights."""
     for number, text in enumerate(texts):
-        _, mine = patterns.load_activations("smollm2", {"text": text}, ours)
+        _, mine = load_activations("smollm2", {"text": text}, ours)
         with np.load(theirs / f"{number}.npz") as plain:
             error = max(np.abs(mine[name] - plain[name]).max() for name in plain.files)
         if not error <= 1e-5:
@@ -128,7 +128,7 @@ def main():
         )
         check_same(texts, ours, plain)
         print(f"two processes are {seconds['ours, 1 process'] / seconds['ours, 2 processes']:.2f} times as fast as one")
-        lengths = [prompt["n_tokens"] for prompt in dataset.list_prompts("smollm2", ours)[0]]
+        lengths = [prompt["n_tokens"] for prompt in DataFolder(ours).get_model("smollm2").list_prompts()[0]]
         print(
             f"SmolLM2, {len(texts)} prompts of {min(lengths)} to {max(lengths)} tokens, medians of {args.turns} turns"
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from attn_viewer.storage.dataset import augment_prompt_with_hash
+from attn_viewer.storage.hashes import augment_prompt_with_hash
 
 LAYERS, HEADS, TOKENS = 40, 25, 128
 STACKED = "activations-blocks.-.attn.hook_pattern.npy"

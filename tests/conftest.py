@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from attn_viewer import AttentionMaps
+from attn_viewer.storage.folder import DataFolder
 
 mpl.use("Agg")
 # The same examples every time, and no limit on time, which a busy machine would break.
@@ -79,6 +80,13 @@ def make_maps(n_layers=2, n_heads=3, n_tokens=5, *, seed=0, tokens=None, **facts
     weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
     tokens = [f"t{i}" for i in range(n_tokens)] if tokens is None else tokens
     return AttentionMaps(list(weights), tokens, **{"model_id": "random", **facts})
+
+
+def store_prompt(maps, prompt, folder, **options):
+    """Write maps into a data folder, and return the file of the weights."""
+    model = DataFolder(folder).get_model(maps.model_id)
+    model.save_config(maps)
+    return model.get_prompt(prompt).save(maps, **options)
 
 
 @pytest.fixture(scope="session")

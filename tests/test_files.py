@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import make_maps
+from conftest import make_maps, store_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,9 +23,7 @@ from attn_viewer.files import (
     remove_leftovers,
     write_whole,
 )
-from attn_viewer.storage.dataset import save_model_cfg
 from attn_viewer.storage.objects import write_json
-from attn_viewer.storage.patterns import save_activations
 from attn_viewer.storage.pt import SUFFIX
 
 
@@ -130,8 +128,7 @@ def save_table(maps, _cache, folder):
 
 
 def save_prompt(maps, _cache, folder, **options):
-    save_model_cfg(maps, folder)
-    save_activations(maps, {"text": "A text."}, folder, **options)
+    store_prompt(maps, {"text": "A text."}, folder, **options)
 
 
 WRITERS = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
-from ..storage import dataset, patterns
-from ..storage.dataset import DATA_DIR
+from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model, load_activations
+from ..storage.hashes import compare_prompt_to_loaded
 from .batches import KEPT, capture_together, encode_text, group_prompts
 from .indexes import generate_functions_jsonl, generate_models_jsonl, generate_prompts_jsonl
 from .prompts import load_text_data, take_samples
@@ -105,8 +105,8 @@ def activations_main(
         Of the type that says what was wrong, if nothing can be done; what is wrong with one prompt is in the report.
     """
     name = check_model_id(model_id or name_model(model_name))
-    folder = dataset.find_folder(save_path)
-    check_folder(folder)
+    model = DataFolder(save_path).get_model(name)
+    folder = check_folder(model.folder.root)
     report = RunReport()
     if prompts_path is not None:
         errors = []
@@ -115,7 +115,7 @@ def activations_main(
         lacks = "text of a fitting length (--min-chars)" if raw_prompts else "line with a 'text'"
         hint = f"{str(prompts_path)!r} has no {lacks}"
     else:
-        prompts, errors = dataset.list_prompts(name, folder)
+        prompts, errors = model.list_prompts()
         if shuffle:
             random.Random(seed).shuffle(prompts)
         hint = f"{str(folder)!r} has none of model {name!r}; give a file (--prompts)"
@@ -124,12 +124,12 @@ def activations_main(
     todo, there = [], []
     for prompt in prompts:
         try:
-            is_there = patterns.activations_exist(name, prompt, folder, stacked=stacked_heads) and not force
+            is_there = model.get_prompt(prompt).is_whole(stacked=stacked_heads) and not force
         except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
             report.failures.append(str(error))
         else:
             (there if is_there else todo).append(prompt)
-    if there and not todo and not (dataset.find_model_folder(name, folder) / "model_cfg.json").exists():
+    if there and not todo and not (model.path / CONFIG).exists():
         todo.append(there.pop())  # with which it is written again
     report.skipped = len(there)
     compute = functools.partial(_compute_batch, str(model_name), name, str(folder.absolute()), device, stacked_heads)
@@ -143,27 +143,26 @@ def activations_main(
     outcomes = run_batches(
         compute, groups, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations"
     )
-    with clear_when_stopped(dataset.find_prompt_folder(name, prompt, folder) for prompt in todo):
+    with clear_when_stopped(model.get_prompt(prompt).path for prompt in todo):
         for outcome in note_untried(report, outcomes, len(todo)):
             if outcome.error is None:
                 report.done += 1
             else:
                 report.failures.append(f"prompt {outcome.item['hash']}: {outcome.error}")
-    update_indexes(name, folder, report)
+    update_indexes(model, report)
     return report
 
 
-def update_indexes(name, folder, report, funcs=()):
+def update_indexes(model: Model, report, funcs=()):
     """Write the indexes of models, of one model's prompts and of functions; what is wrong goes into the report."""
-    model_dir = dataset.find_model_folder(name, folder)
-    for place in (folder, model_dir):
+    for place in (model.folder.root, model.path):
         remove_leftovers(place)
-    if not (model_dir / "model_cfg.json").exists():
+    if not (model.path / CONFIG).exists():
         return
     try:
-        errors = [*generate_models_jsonl(folder), *generate_prompts_jsonl(model_dir)]
+        errors = [*generate_models_jsonl(model.folder.root), *generate_prompts_jsonl(model.path)]
         if funcs:
-            generate_functions_jsonl(folder, funcs)
+            generate_functions_jsonl(model.folder.root, funcs)
     except OutputError as error:  # a full disk must not hide what was done and what was not
         errors = [error]
     report.failures += [text for text in map(str, errors) if text not in report.failures]
@@ -174,7 +173,7 @@ def _drop_repeats(prompts, report):
     for prompt in prompts:
         first = kept.setdefault(prompt["hash"], prompt)
         try:
-            dataset.compare_prompt_to_loaded(prompt, first)
+            compare_prompt_to_loaded(prompt, first)
         except AttnViewerError as error:
             report.failures.append(str(error))
     return list(kept.values())
@@ -210,7 +209,7 @@ def _compute_batch(model_path, name, save_path, device, stacked, prompts):
 
 def _compute_part(model, tokenizer, name, save_path, stacked, known, prompt):
     # Of a worker that was killed over this very prompt.
-    remove_leftovers(dataset.find_prompt_folder(name, prompt, save_path))
+    remove_leftovers(DataFolder(save_path).get_model(name).get_prompt(prompt).path)
     maps = known.pop(prompt["hash"], None)
     if maps is None:
         compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
@@ -284,18 +283,19 @@ def compute_activations(
     path = _store(maps, prompt, model, tokenizer, save_path, stacked_heads)
     if return_cache is None:
         return path, None
-    return patterns.load_activations(maps.model_id, prompt, save_path, return_cache)
+    return load_activations(maps.model_id, prompt, save_path, return_cache)
 
 
 def _store(maps, prompt, model, tokenizer, save_path, stacked):
     d_model = getattr(model.config, "hidden_size", None)
-    dataset.save_model_cfg(maps, save_path, **({"d_model": d_model} if d_model else {}))
+    place = DataFolder(save_path).get_model(maps.model_id)
+    place.save_config(maps, **({"d_model": d_model} if d_model else {}))
     # pattern-lens counts tokens without the one that a model puts before the text.
     tokens = tokenizer.convert_ids_to_tokens(list(maps.ids_key))
     starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
     tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
     # A prompt may come with tokens that another model made of it.
-    return patterns.save_activations(maps, {"tokens": tokens} | prompt | {"tokens": tokens}, save_path, stacked=stacked)
+    return place.get_prompt({"tokens": tokens} | prompt | {"tokens": tokens}).save(maps, stacked=stacked)
 
 
 def get_activations(
@@ -333,7 +333,7 @@ def get_activations(
         model_name = name_model(model) if isinstance(model, str) else get_model_id(model)
     if allow_disk_cache:
         try:
-            path, activations = patterns.load_activations(model_name, prompt, save_path, return_cache or "numpy")
+            path, activations = load_activations(model_name, prompt, save_path, return_cache or "numpy")
             return path, None if return_cache is None else activations
         except (ActivationsMissingError, ActivationsDamagedError):
             pass

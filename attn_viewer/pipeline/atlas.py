@@ -13,8 +13,7 @@ from ..analysis.table import average_scores
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps
-from ..storage import dataset, patterns
-from ..storage.dataset import DATA_DIR
+from ..storage.folder import DATA_DIR, DataFolder, load_prompt_maps
 from ..storage.pt import save_scores
 from .prompts import take_samples
 from .work import RunReport, run_parts
@@ -76,9 +75,10 @@ def atlas_main(
     fmt = check_format(fmt)
     check_length(mean_maps)
     scores = None if scores is None else check_scores(scores)
-    folder = check_folder(dataset.find_folder(save_path))
-    dataset.load_model_cfg(model_name, folder)
-    prompts, errors = dataset.list_prompts(model_name, folder)
+    model = DataFolder(save_path).get_model(model_name)
+    folder = check_folder(model.folder.root)
+    _ = model.config  # or an error that says that the model is not there
+    prompts, errors = model.list_prompts()
     report = RunReport(failures=list(map(str, errors)))
     hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
     hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
@@ -108,7 +108,7 @@ def atlas_main(
     # In the order of the hashes, whichever was done first, so that sums round the same way.
     by_hash = dict(sorted(by_hash.items()))
     mean = average_scores([table for table, _ in by_hash.values()])
-    target = make_folder(dataset.find_model_folder(model_name, folder) / "atlas")
+    target = make_folder(model.path / "atlas")
     paths = [mean.to_csv(target / "scores.csv"), mean.to_json(target / "scores.json")]
     text = json.dumps(_find_strongest(by_hash, mean), ensure_ascii=False, indent=1) + "\n"
     paths.append(write_whole(target / "strongest.json", text.encode()))
@@ -136,7 +136,7 @@ def _save_mean(model_name: str, folder: Path, hashes: Iterable[str], length: int
 
     def read() -> Iterator[AttentionMaps]:
         for prompt_hash in hashes:
-            maps = patterns.load_prompt_maps(model_name, {"hash": prompt_hash}, folder)
+            maps = load_prompt_maps(model_name, {"hash": prompt_hash}, folder)
             if len(maps.tokens_key) >= length:
                 yield maps
 
@@ -166,7 +166,7 @@ def score_prompt(model_name, save_path, scores, prompt_hash):
         For each row of the table ``query``, ``key`` (positions), ``query_token``, ``key_token`` and ``weight`` of the
         largest weight past the first query and the first key, whose weights say nothing or only that it is a sink.
     """
-    maps = patterns.load_prompt_maps(model_name, {"hash": prompt_hash}, save_path)
+    maps = load_prompt_maps(model_name, {"hash": prompt_hash}, save_path)
     table = score_heads(maps, scores, progress=False)
     peaks = []
     for weights in maps.weights:

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 
 from ..errors import AttnViewerError, PromptError
-from ..storage import dataset
+from ..storage.hashes import augment_prompt_with_hash
 
 # Most characters of prompts that run together: past some 500 tokens a processor has enough to do.
 BATCH_CHARS = 2_000
@@ -112,7 +112,7 @@ def encode_text(prompt, model, tokenizer):
     PromptError
         If there is no text, half a character in it, or more tokens than the model was made for.
     """
-    if "text" not in dataset.augment_prompt_with_hash(prompt):
+    if "text" not in augment_prompt_with_hash(prompt):
         raise PromptError(f"prompt {prompt['hash']!r} has no 'text' to compute from")
     try:
         prompt["text"].encode()  # half a surrogate pair is no text: no tokenizer takes it

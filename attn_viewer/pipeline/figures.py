@@ -14,8 +14,7 @@ from ..errors import OptionError, OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
 from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
-from ..storage import dataset, patterns
-from ..storage.dataset import DATA_DIR, FAILED
+from ..storage.folder import DATA_DIR, FAILED, DataFolder
 from .activations import update_indexes
 from .prompts import take_samples
 from .work import RunReport, clear_when_stopped, note_untried, run_parts
@@ -96,9 +95,9 @@ def figures_main(
     AttnViewerError
         Of the type that says what was wrong, if nothing can be done.
     """
-    folder = check_folder(dataset.find_folder(save_path))
-    config = dataset.load_model_cfg(model_name, folder)
-    dataset.get_head_counts(config)
+    model = DataFolder(save_path).get_model(model_name)
+    folder = check_folder(model.folder.root)
+    _ = model.heads  # or an error that says that the model is not there
     report = RunReport()
     from_file = registry.load_figure_funcs(figures_from) if figures_from is not None else []
     funcs = registry.select_attn_figure_funcs(
@@ -114,7 +113,7 @@ def figures_main(
         None if figures_from is None else hashlib.sha256(Path(figures_from).read_bytes()).hexdigest(),
         force,
     )
-    prompts, errors = dataset.list_prompts(model_name, folder)
+    prompts, errors = model.list_prompts()
     report.failures += map(str, errors)
     hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
     hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
@@ -126,7 +125,7 @@ def figures_main(
         progress=progress,
         desc="figures",
     )
-    with clear_when_stopped(dataset.find_prompt_folder(model_name, {"hash": name}, folder) for name in hashes):
+    with clear_when_stopped(model.get_prompt({"hash": name}).path for name in hashes):
         for outcome in note_untried(report, outcomes, len(hashes)):
             if outcome.error is not None:
                 report.failures.append(f"prompt {outcome.item}: {outcome.error}")
@@ -135,7 +134,7 @@ def figures_main(
             report.failures += [f"prompt {outcome.item}: {failure}" for failure in failures]
             report.done += bool(n_drawn)
             report.skipped += not n_drawn and not failures
-    update_indexes(model_name, folder, report, funcs)
+    update_indexes(model, report, funcs)
     return report
 
 
@@ -164,9 +163,10 @@ def draw_prompt(job, prompt_hash):
     if job.figures_from is not None:
         _load_functions(job.figures_from, job.version)
     funcs = [*(registry.select_attn_figure_funcs(job.names) if job.names else ()), *job.funcs]
-    folder = dataset.find_prompt_folder(job.model_name, {"hash": prompt_hash}, job.save_path)
+    prompt = DataFolder(job.save_path).get_model(job.model_name).get_prompt({"hash": prompt_hash})
+    folder = prompt.path
     remove_leftovers(folder)
-    maps = patterns.load_prompt_maps(job.model_name, {"hash": prompt_hash}, job.save_path)
+    maps = prompt.read_maps()
     if maps.reduction == "pooled":
         raise OptionError(
             "figure functions take whole attention patterns, and those of this long prompt are pooled; split its text "

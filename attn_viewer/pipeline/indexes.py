@@ -5,11 +5,12 @@ import inspect
 import json
 from pathlib import Path
 
-from ..errors import AttnViewerError, GetActivationsError
+from ..errors import AttnViewerError
 from ..figures.registry import get_figure_names, select_attn_figure_funcs
 from ..files import write_whole
-from ..storage.dataset import EXTRA, find_folder, get_head_counts, list_models, list_prompts, load_model_cfg
+from ..storage.folder import DataFolder, find_folder
 from ..storage.objects import load_plain
+from ..storage.stored import EXTRA
 
 
 def generate_models_jsonl(path):
@@ -26,10 +27,10 @@ def generate_models_jsonl(path):
         What was wrong with models: left out if their config cannot be read, kept if it contradicts itself.
     """
     configs, errors = [], []
-    for name in list_models(path):
+    for model in DataFolder(path).list_models():
         try:
-            configs.append(load_model_cfg(name, path))
-            get_head_counts(configs[-1])
+            configs.append(model.config)
+            _ = model.heads
         except AttnViewerError as error:  # noqa: PERF203 - one bad model must not hide the others
             errors.append(error)
     _write_lines(find_folder(path) / "models.jsonl", configs)
@@ -53,7 +54,7 @@ def generate_prompts_jsonl(model_dir):
         What was wrong with prompts that had to be left out.
     """
     model_dir = find_folder(model_dir)
-    prompts, errors = list_prompts(model_dir.name, model_dir.parent)
+    prompts, errors = DataFolder(model_dir.parent).get_model(model_dir.name).list_prompts()
     _write_lines(model_dir / "prompts.jsonl", map(_shorten_facts, prompts))
     return errors
 
@@ -116,30 +117,6 @@ def generate_functions_jsonl(path, funcs=None):
     for func in select_attn_figure_funcs() if funcs is None else funcs:
         known.update((facts["name"], facts) for facts in get_func_metadata(func))
     _write_lines(target, (facts for _, facts in sorted(known.items())))
-
-
-def read_prompts_jsonl(path):
-    """Read prompts from an index.
-
-    Parameters
-    ----------
-    path : path-like
-        A ``prompts.jsonl``.
-
-    Returns
-    -------
-    list of dict
-        The prompts.
-
-    Raises
-    ------
-    GetActivationsError
-        If the file cannot be read as JSON lines.
-    """
-    try:
-        return [load_plain(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise GetActivationsError(f"cannot read {str(path)!r}: {error}; run attn-viewer activations again") from error
 
 
 def _write_lines(path, objects):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import ActivationsMissingError, InvalidPromptError, OptionError, shorten
-from ..storage.dataset import augment_prompt_with_hash
+from ..storage.hashes import augment_prompt_with_hash
 from ..storage.objects import load_plain
 
 # Where a text may be cut, best first; a cut comes after the match.

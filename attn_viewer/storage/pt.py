@@ -5,6 +5,7 @@ A dictionary with ``attention_scores`` (a list, one tensor of axes ``(1, n_heads
 are ever read, so that a cache from a stranger cannot run code.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ MOST_LAYERS = 10_000
 LONGEST_LABEL = 10_000
 
 
-def save_scores(maps, folder, *, name=None):
+def save_scores(maps: AttentionMaps, folder: str | os.PathLike[str], *, name: str | None = None) -> Path:
     """Write attention maps as ``{folder}/{model_id}_attn_scores.pt``.
 
     Parameters
@@ -61,7 +62,7 @@ def save_scores(maps, folder, *, name=None):
     return path
 
 
-def load_scores(path):
+def load_scores(path: str | os.PathLike[str]) -> AttentionMaps:
     """Read attention maps from a `.pt` cache, ours or Attention-Viewer's.
 
     Parameters
@@ -82,7 +83,7 @@ def load_scores(path):
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        what = "is a folder, not a file" if path.is_dir() else "is no plain file" if path.exists() else "does not exist"
         raise CacheError(f"cache {str(path)!r} {what}; give the .pt file that --save_attention_scores wrote")
     try:
         archive = TensorArchive(path)
@@ -101,7 +102,7 @@ def load_scores(path):
         raise CacheError(f"cache {str(path)!r} does not fit together: {error}; write it again") from error
 
 
-def _read_content(archive, path):
+def _read_content(archive: TensorArchive, path: Path) -> AttentionMaps:
     content = archive.content
     if not isinstance(content, dict):
         raise CacheError(f"cache {str(path)!r} holds a {type(content).__name__}, expected a dictionary")

@@ -12,7 +12,7 @@ _SHORTEST_WRAPPED = 60
 _ITEM = re.compile(r"[-=*~^+•]+|\(?\w{1,3}[.)]|\.\.")
 
 
-def parse_functions(data):
+def parse_functions(data: bytes) -> list[dict[str, str]]:
     """Read the content of ``figures.jsonl``.
 
     Parameters
@@ -30,20 +30,20 @@ def parse_functions(data):
         name = line.get("name")
         if isinstance(name, str) and FIGURE_NAME.fullmatch(name):
             texts = {key: line.get(key) for key in ("func_name", "doc", "code")}
-            texts = {k: inspect.cleandoc(text) if isinstance(text, str) else "" for k, text in texts.items()}
-            found[name] = {"name": name, **texts, "doc": _join_lines(texts["doc"])}
+            clean = {k: inspect.cleandoc(text) if isinstance(text, str) else "" for k, text in texts.items()}
+            found[name] = {"name": name, **clean, "doc": _join_lines(clean["doc"])}
     return [found[name] for name in sorted(found)]
 
 
-def _join_lines(doc):
+def _join_lines(doc: str) -> str:
     """Undo the wrapping of a docstring, so that it can be wrapped anew.
 
     A line goes on with the next where both are indented alike and the next word would not have fitted: a break that
     comes sooner is meant, as in lists and below headings.
     """
-    joined = []
-    for _, lines in itertools.groupby(doc.splitlines(), lambda line: len(line) - len(line.lstrip())):
-        lines = list(lines)
+    joined: list[str] = []
+    for _, group in itertools.groupby(doc.splitlines(), lambda line: len(line) - len(line.lstrip())):
+        lines = list(group)
         longest = max(_SHORTEST_WRAPPED, *map(len, lines))
         is_example = any(line.lstrip().startswith(">>>") for line in lines)
         for before, line in zip(["", *lines], lines, strict=False):

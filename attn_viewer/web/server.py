@@ -1,6 +1,6 @@
 """A browser over a data folder on a local port: `serve`.
 
-Nothing is trusted: requests name things and never paths (`folder`), pages of strangers must not read replies (Host
+Nothing is trusted: requests name things and never paths (`listing`), pages of strangers must not read replies (Host
 header, resource policy: `guard`), and figures, which may come from strangers, run nothing (sandbox).
 """
 
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from ..cells import pool_cells
-from ..errors import AttnViewerError, OptionError
+from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
 from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
 from ..figures.style import DARK
+from ..storage.folder import MAX_BYTES
 from .encode import DISPLAY_SCORES, describe_facts, encode_head, round_scores, score_for_display
-from .folder import FIGURE_TYPES, MAX_BYTES, DataFolder
-from .safe import DamagedError, NotInFolderError
+from .listing import FIGURE_TYPES, Listing, open_figure
 
 try:
     import uvicorn
@@ -77,11 +77,11 @@ def make_app(path, *, allowed_hosts=()):
     OptionError
         If the path is no folder.
     """
-    folder = DataFolder(path)
+    listing = Listing(path)
 
     def answer(function, **kinds):
         def endpoint(request):
-            return function(folder, request, **_read_words(request, kinds))
+            return function(listing, request, **_read_words(request, kinds))
 
         return endpoint
 
@@ -111,9 +111,9 @@ def make_app(path, *, allowed_hosts=()):
 async def _explain(_request, error):
     if isinstance(error, HTTPException):
         return make_error(error.status_code, error.detail, error.headers)
-    if isinstance(error, NotInFolderError):
+    if isinstance(error, (ActivationsMissingError, OptionError)):
         return make_error(404, str(error))
-    if isinstance(error, DamagedError):
+    if isinstance(error, GetActivationsError):
         return make_error(422, str(error))
     # The words of other errors may name paths of this machine.
     _log.warning("%s", error)
@@ -172,27 +172,28 @@ def _send_file(request, data, media_type, headers=None):
     return Response(data, headers=headers, media_type=media_type)
 
 
-def _describe_folder(folder, _request):
+def _describe_folder(listing, _request):
     models = [
         {
             "name": model.name,
             "title": model.title,
             "heads": [[layer, heads] for layer, heads in model.heads.items()],
-            "n_prompts": len(folder.read_prompts(model)),
+            "n_prompts": len(listing.read_prompts(model)),
         }
-        for model in folder.read_models().values()
+        for model in listing.list_models()
     ]
-    return send_json({"name": folder.root.name, "models": models, "functions": folder.read_functions()})
+    name = listing.folder.root.resolve().name
+    return send_json({"name": name, "models": models, "functions": listing.read_functions()})
 
 
-def _list_prompts(folder, _request, models=(), q="", sort="text", offset=0, limit=100):
+def _list_prompts(listing, _request, models=(), q="", sort="text", offset=0, limit=100):
     """Search the prompts of some models; those of one hash are one row."""
     key = sort.removeprefix("-")
     if key not in SORTS or not 0 < limit <= MAX_PROMPTS or len(models) > 100:
         raise HTTPException(400, f"sort must be one of {', '.join(SORTS)}, limit 1 to {MAX_PROMPTS}")
     rows = {}
     for name in models:
-        for hash_, prompt in folder.read_prompts(folder.get_model(name)).items():
+        for hash_, prompt in listing.read_prompts(listing.get_model(name)).items():
             rows.setdefault(hash_, {**prompt, "models": []})["models"].append(name)
     words = q.lower().split()
     found = [row for row in rows.values() if all(w in row["text"].lower() or w == row["hash"].lower() for w in words)]
@@ -201,21 +202,24 @@ def _list_prompts(folder, _request, models=(), q="", sort="text", offset=0, limi
     return send_json({"total": len(found), "of": len(rows), "offset": offset, "prompts": page})
 
 
-def _describe_prompt(folder, _request, model, prompt):
-    found = folder.get_model(model)
-    stored = folder.read_prompt(found, prompt)
-    text = stored.get("text")
-    figures = folder.list_figures(found, prompt)
+def _describe_prompt(listing, _request, model, prompt):
+    found = listing.get_prompt(model, prompt)
+    text = found.read().get("text")
+    figures = listing.list_figures(found)
     reply = {"text": text[:5_000] if isinstance(text, str) else "", "figures": figures, "meta": None, "error": None}
     try:
-        reply["meta"] = _describe_weights(folder, found, prompt)
-    except (NotInFolderError, DamagedError) as error:
+        with found.open_maps() as opened:
+            reply["meta"] = _describe_weights(opened)
+    except GetActivationsError as error:
         reply["error"] = str(error)
     return send_json(reply)
 
 
-def _describe_weights(folder, model, prompt):
-    facts, scale = folder.describe_prompt(model, prompt)
+def _describe_weights(opened):
+    facts, scale = opened.describe(), 1.0
+    if facts.weighting != "attention":  # then weights may be larger than 1
+        every = [(layer, head) for layer, heads in zip(facts.layers, facts.heads, strict=True) for head in heads]
+        scale = max(float(opened.read_head(*place).weights[0].max()) for place in every) or 1.0
     if facts.reduction != "pooled" and (side := _find_side(facts.shape, HEAD_SIDE)) > 1:
         notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
         facts = dataclasses.replace(facts, reduction="pooled", pooling="max", cell=(side, side))
@@ -226,9 +230,10 @@ def _describe_weights(folder, model, prompt):
     return meta
 
 
-def _score_layer(folder, _request, model, prompt, layer):
+def _score_layer(listing, _request, model, prompt, layer):
     """Score the heads of one layer; the front end asks for a layer after another."""
-    maps = folder.read_layer(folder.get_model(model), prompt, layer)
+    with listing.get_prompt(model, prompt).open_maps() as opened:
+        maps = opened.read_layers([layer])
     scores = score_for_display(maps) if maps.weights[0].size <= MAX_SCORED else {}
     return send_json({name: round_scores(rows)[0] for name, rows in scores.items()})
 
@@ -237,19 +242,20 @@ def _find_side(shape, most):
     return -(-max(shape) // most)
 
 
-def _send_weights(folder, _request, model, prompt, layer, head):
-    found = folder.get_model(model)
-    meta = _describe_weights(folder, found, prompt)
-    weights = folder.read_weights(found, prompt, layer, head)
+def _send_weights(listing, _request, model, prompt, layer, head):
+    with listing.get_prompt(model, prompt).open_maps() as opened:
+        meta = _describe_weights(opened)
+        weights = opened.read_head(layer, head).weights[0][0]
     if weights.shape != (meta["rows"], meta["columns"]):
         weights = pool_cells(weights, (_find_side(weights.shape, HEAD_SIDE),) * 2)
     return Response(encode_head(weights, meta), media_type="application/octet-stream")
 
 
-def _send_thumbnail(folder, request, model, prompt, layer, head, theme="light"):
+def _send_thumbnail(listing, request, model, prompt, layer, head, theme="light"):
     if theme not in ("light", "dark"):
         raise HTTPException(400, "theme must be light or dark")
-    weights = folder.read_weights(folder.get_model(model), prompt, layer, head).astype(np.float32)
+    with listing.get_prompt(model, prompt).open_maps() as opened:
+        weights = opened.read_head(layer, head).weights[0][0].astype(np.float32)
     weights = pool_cells(weights, (_find_side(weights.shape, THUMBNAIL_SIDE),) * 2)
     future = np.triu(np.ones(weights.shape, bool), 1)
     roots = np.sqrt(np.maximum(weights, 0))  # small weights are what a small picture would lose
@@ -263,8 +269,8 @@ def _send_thumbnail(folder, request, model, prompt, layer, head, theme="light"):
     return _send_file(request, data, "image/png")
 
 
-def _send_figure(folder, request, model, prompt, layer, head, name):
-    file, ending = folder.open_figure(folder.get_model(model), prompt, layer, head, name)
+def _send_figure(listing, request, model, prompt, layer, head, name):
+    file, ending = open_figure(listing.get_prompt(model, prompt), layer, head, name)
     with file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise HTTPException(422, "this figure is too large to be served")

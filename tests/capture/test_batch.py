@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import store_prompt
 from transformers import AutoConfig, AutoModel
 
 from attn_viewer import capture_attention, load_model
 from attn_viewer.capture.batch import capture_batch
 from attn_viewer.errors import CaptureError, PromptError
 from attn_viewer.pipeline import activations, batches
-from attn_viewer.storage import patterns
 
 TEXTS = [
     "Summer is warm. Winter is cold and long.",
@@ -76,7 +76,7 @@ def test_the_pipeline_stores_what_prompts_have_alone(tmp_path, implementation):
     for prompt in prompts:
         alone, _ = activations.compute_activations(dict(prompt), model, tokenizer, tmp_path / "a", model_name="demo")
         if maps := known.get(prompt["hash"]):
-            there = patterns.save_activations(maps, dict(prompt), tmp_path / "b")
+            there = store_prompt(maps, dict(prompt), tmp_path / "b")
             assert there.read_bytes() == alone.read_bytes()
     assert batches._agreed[model] == (len(known) == len(prompts))
 

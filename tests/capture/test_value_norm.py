@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ENCODER_DECODERS, build_model, make_ids
+from conftest import store_prompt
 
 from attn_viewer import (
     AttentionMaps,
@@ -24,10 +25,9 @@ from attn_viewer import (
 )
 from attn_viewer.cli import main
 from attn_viewer.errors import CaptureError, OptionError, UnsuitableMapsError
-from attn_viewer.storage.dataset import save_model_cfg
-from attn_viewer.storage.patterns import save_activations
+from attn_viewer.storage.folder import DataFolder
 from attn_viewer.web.encode import describe_maps
-from attn_viewer.web.folder import DataFolder
+from attn_viewer.web.server import _describe_weights
 
 # Modules that make values, and the output projection; `None` where one module makes queries, keys and values.
 PLACES = {
@@ -272,13 +272,13 @@ def test_storage_keeps_what_was_done(scaled, tmp_path):
     )
     assert load_scores(save_scores(scaled, tmp_path)).remarks == remarks
     prompt = {"text": "some"}
-    save_model_cfg(scaled, tmp_path / "data")
-    save_activations(scaled, prompt, tmp_path / "data")
+    store_prompt(scaled, prompt, tmp_path / "data")
     assert load_prompt_maps("tiny", prompt, tmp_path / "data").remarks == remarks
-    folder = DataFolder(tmp_path / "data")
-    facts, scale = folder.describe_prompt(folder.get_model("tiny"), prompt["hash"])
-    assert facts == scaled.facts
-    assert scale == max(float(layer.max()) for layer in scaled.weights)
+    with DataFolder(tmp_path / "data").get_model("tiny").get_prompt(prompt).open_maps() as opened:
+        assert opened.describe() == scaled.facts
+        encoding = _describe_weights(opened)["encoding"]
+    largest = max(float(layer.max()) for layer in scaled.weights)
+    assert encoding == {"type": "float32"} or encoding["scale"] == largest
 
 
 def test_figures_and_pages_say_so(scaled):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from attn_viewer.cli import main
-from attn_viewer.storage import dataset, patterns
+from attn_viewer.storage.folder import DataFolder
 
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep.", "One day a dog came home.", "The sky is high.")
 NOBODY = 65534
@@ -178,11 +178,12 @@ def test_a_disk_that_is_full_and_is_not_any_more(small_disk, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "No space left on device; free some space" in err
     assert "not tried: " in err
-    stored, errors = dataset.list_prompts("demo", small_disk / "d")
+    model = DataFolder(small_disk / "d").get_model("demo")
+    stored, errors = model.list_prompts()
     assert (len(stored) < len(TEXTS), errors) == (True, [])
     assert f"prompts: {len(stored)} done, 0 there already" in out
     for prompt in stored:
-        patterns.load_prompt_maps("demo", prompt, small_disk / "d")
+        model.get_prompt(prompt).read_maps()
     assert [name for name in list_files(small_disk) if name.endswith(".part")] == []
     filler.unlink()
     assert main(words) == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from attn_viewer import capture_attention, load_scores
+from attn_viewer import capture_attention, load_prompt_maps, load_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError, PromptError
 from attn_viewer.pipeline.activations import activations_main, compute_activations, get_activations, name_model
@@ -27,8 +27,9 @@ from attn_viewer.pipeline.indexes import (
     get_func_metadata,
 )
 from attn_viewer.pipeline.work import run_parts
-from attn_viewer.storage import dataset, patterns
+from attn_viewer.storage import folder as data_folder
 from attn_viewer.storage.arrays import write_npz
+from attn_viewer.storage.hashes import augment_prompt_with_hash
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep and the sky is high.", "One day a dog came home.")
@@ -61,7 +62,7 @@ def copy(made, tmp_path):
 
 
 def test_stored_weights_are_those_of_the_model(made, demo):
-    maps = patterns.load_prompt_maps("demo", {"text": TEXTS[2]}, made)
+    maps = load_prompt_maps("demo", {"text": TEXTS[2]}, made)
     direct = capture_attention(*demo, TEXTS[2], model_id="demo")
     assert (maps.tokens_key, maps.ids_key, maps.layers) == (direct.tokens_key, direct.ids_key, direct.layers)
     for ours, theirs in zip(maps.weights, direct.weights, strict=True):
@@ -218,7 +219,7 @@ def test_what_is_wrong_with_a_prompt_does_not_stop_the_others(tmp_path, capsys):
     assert out == "prompts: 2 done, 0 there already, 4 failures\n"
     for words in ("line 2 of", "line 3 of", "tokens are more than the", "stored with another text"):
         assert words in err
-    assert len(dataset.list_prompts("demo", tmp_path / "d")[0]) == 2
+    assert len(data_folder.DataFolder(tmp_path / "d").get_model("demo").list_prompts()[0]) == 2
     assert max(map(len, err.splitlines())) < 400
 
 
@@ -236,11 +237,13 @@ def test_prompts_that_another_model_has_seen(made, tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(line | {"tokens": ["other"], "n_tokens": 1}) + "\n" for line in lines))
     assert activations_main("demo", tmp_path / "d", path).done == 4
-    assert [p["tokens"] for p in dataset.list_prompts("demo", tmp_path / "d")[0]] == [p["tokens"] for p in lines]
+    assert [p["tokens"] for p in data_folder.DataFolder(tmp_path / "d").get_model("demo").list_prompts()[0]] == [
+        p["tokens"] for p in lines
+    ]
 
 
 def test_the_prompts_of_a_folder_are_shuffled_too(copy):
-    hashes = [prompt["hash"] for prompt in dataset.list_prompts("demo", copy)[0]]
+    hashes = [prompt["hash"] for prompt in data_folder.DataFolder(copy).get_model("demo").list_prompts()[0]]
     paths = {name: copy / "demo" / "prompts" / name / "activations.npz" for name in hashes}
     done = set()
     for seed in range(8):
@@ -349,7 +352,7 @@ def test_atlas_averages_maps_by_position(copy, capsys):
     target = copy / "demo" / "atlas"
     assert f"{target / 'mean_maps_attn_scores.pt'}\n{target / 'mean_maps.png'}\n" in capsys.readouterr().out
     mean = load_scores(target / "mean_maps_attn_scores.pt")
-    maps = [patterns.load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
+    maps = [load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
     long = [one for one in maps if len(one.tokens_key) >= 6]
     assert (mean.n_prompts, mean.shape) == (len(long), (6, 6))
     for number, layer in enumerate(mean.weights):
@@ -365,13 +368,13 @@ def test_atlas_is_the_mean_over_prompts(copy):
     assert [p.name for p in paths] == ["scores.csv", "scores.json", "strongest.json", "entropy.png", "sink_mass.png"]
     from attn_viewer import score_heads
 
-    maps = [patterns.load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
+    maps = [load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
     expected = np.mean([score_heads(m, ["entropy"])["entropy"] for m in maps], axis=0)
     table = json.loads((copy / "demo" / "atlas" / "scores.json").read_text())
     np.testing.assert_allclose(table["scores"]["entropy"], expected, rtol=1e-12)
     first = json.loads((copy / "demo" / "atlas" / "strongest.json").read_text())["entropy"][0]["prompts"][0]
     best = max(maps, key=lambda m: score_heads(m, ["entropy"])["entropy"][0])
-    assert first["hash"] == dataset.augment_prompt_with_hash({"text": TEXTS[maps.index(best)]})["hash"]
+    assert first["hash"] == augment_prompt_with_hash({"text": TEXTS[maps.index(best)]})["hash"]
     assert best.weights[0][0, first["query"], first["key"]] == pytest.approx(first["weight"])
     assert best.tokens_key[first["key"]] == first["key_token"]
 
@@ -430,13 +433,13 @@ def test_a_full_disk_stops_the_run_and_says_so(tmp_path, monkeypatch, capsys):
         written.append(path)
         return write_npz(path, arrays)
 
-    monkeypatch.setattr(patterns, "write_npz", run_out)
+    monkeypatch.setattr(data_folder, "write_npz", run_out)
     words = ["activations", "--prompts", prompts, "--save-path", str(tmp_path / "d"), "--quiet"]
     assert main(words) == 1
     out, err = capsys.readouterr()
     assert out == "prompts: 1 done, 0 there already, 2 failures\n"
     assert "not tried: 2" in err
-    assert len(dataset.list_prompts("demo", tmp_path / "d")[0]) == 1
+    assert len(data_folder.DataFolder(tmp_path / "d").get_model("demo").list_prompts()[0]) == 1
     monkeypatch.undo()
     assert main(words) == 0
     assert capsys.readouterr().out == "prompts: 3 done, 1 there already, 0 failures\n"

@@ -7,11 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import make_maps
+from conftest import make_maps, store_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps
+from attn_viewer import AttentionMaps, load_activations, load_prompt_maps
 from attn_viewer.errors import (
     ActivationsDamagedError,
     ActivationsMismatchError,
@@ -20,16 +20,23 @@ from attn_viewer.errors import (
     InvalidPromptError,
     OptionError,
 )
-from attn_viewer.storage import dataset, patterns
 from attn_viewer.storage.arrays import KEY
+from attn_viewer.storage.folder import DataFolder, find_folder
+from attn_viewer.storage.hashes import augment_prompt_with_hash
 
 
 def store(tmp_path, maps=None, text="A text.", **options):
     maps = make_maps() if maps is None else maps
     prompt = {"text": text}
-    dataset.save_model_cfg(maps, tmp_path)
-    path = patterns.save_activations(maps, prompt, tmp_path, **options)
-    return maps, prompt, path
+    return maps, prompt, store_prompt(maps, prompt, tmp_path, **options)
+
+
+def is_whole(name, prompt, folder, **options):
+    return DataFolder(folder).get_model(name).get_prompt(prompt).is_whole(**options)
+
+
+def list_prompts(name, folder):
+    return DataFolder(folder).get_model(name).list_prompts()
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.booleans())
@@ -40,15 +47,15 @@ def test_what_is_written_is_read(tmp_path_factory, n_layers, n_heads, n, stacked
     maps = AttentionMaps(made.weights, made.tokens_key, causal=causal, softcap=3.5, **facts)
     _, prompt, path = store(tmp_path, maps, stacked=stacked)
     assert path.parent == tmp_path / "org--name" / "prompts" / prompt["hash"]
-    again = patterns.load_prompt_maps("org/name", {"hash": prompt["hash"]}, tmp_path)
+    again = load_prompt_maps("org/name", {"hash": prompt["hash"]}, tmp_path)
     for name in ("tokens_key", "tokens_query", "ids_key", "layers", "heads", "causal", "prompt_length", "model_id"):
         assert getattr(again, name) == getattr(maps, name)
     for ours, theirs in zip(again.weights, maps.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    one = patterns.load_prompt_maps("org/name", prompt, tmp_path, layers=[2])
+    one = load_prompt_maps("org/name", prompt, tmp_path, layers=[2])
     assert one.layers == (2,)
-    assert patterns.activations_exist("org/name", prompt, tmp_path, stacked=stacked)
-    assert not patterns.activations_exist("org/name", prompt, tmp_path, stacked=not stacked)
+    assert is_whole("org/name", prompt, tmp_path, stacked=stacked)
+    assert not is_whole("org/name", prompt, tmp_path, stacked=not stacked)
 
 
 def test_the_layout_is_pattern_lenss(tmp_path):
@@ -71,16 +78,16 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
 
 def test_weights_as_tensors_and_mapped(tmp_path):
     maps, prompt, _ = store(tmp_path)
-    path, tensors = patterns.load_activations("random", prompt, tmp_path, return_fmt="torch")
+    path, tensors = load_activations("random", prompt, tmp_path, return_fmt="torch")
     assert path.suffix == ".npz"
     assert torch.equal(tensors["blocks.0.attn.hook_pattern"][0], torch.from_numpy(maps.weights[0].copy()))
-    patterns.save_activations(maps, prompt, tmp_path, stacked=True)
-    path, arrays = patterns.load_activations("random", prompt, tmp_path)
+    store_prompt(maps, prompt, tmp_path, stacked=True)
+    path, arrays = load_activations("random", prompt, tmp_path)
     assert path.suffix == ".npy"
     assert not path.with_name("activations.npz").exists()
     assert isinstance(arrays["blocks.1.attn.hook_pattern"].base, np.memmap)
     with pytest.raises(OptionError, match="'jax'"):
-        patterns.load_activations("random", prompt, tmp_path, return_fmt="jax")
+        load_activations("random", prompt, tmp_path, return_fmt="jax")
 
 
 def test_pooled_weights_say_so(tmp_path):
@@ -88,11 +95,11 @@ def test_pooled_weights_say_so(tmp_path):
     maps = AttentionMaps(cells, list("abc"), reduction="pooled", cell=(2, 2), pooling="max")
     _, prompt, path = store(tmp_path, maps)
     assert json.loads((path.parent / "prompt.json").read_text())["attn_viewer"]["reduction"] == "pooled"
-    assert patterns.load_prompt_maps("model", prompt, tmp_path).cell == (2, 2)
+    assert load_prompt_maps("model", prompt, tmp_path).cell == (2, 2)
 
 
 def write_pattern_lens(tmp_path, tokens, n=4, name="gpt2"):
-    folder = tmp_path / name / "prompts" / dataset.augment_prompt_with_hash({"text": "T"})["hash"]
+    folder = tmp_path / name / "prompts" / augment_prompt_with_hash({"text": "T"})["hash"]
     folder.mkdir(parents=True)
     arrays = {f"blocks.{i}.attn.hook_pattern": w[None] for i, w in enumerate(make_maps(12, 2, n).weights)}
     np.savez_compressed(folder / "activations.npz", **arrays)
@@ -106,10 +113,10 @@ def write_pattern_lens(tmp_path, tokens, n=4, name="gpt2"):
 @pytest.mark.parametrize("name", ["gpt2", "org/gpt2"])
 def test_a_folder_of_pattern_lens_is_read(tmp_path, name):
     write_pattern_lens(tmp_path, ["ĠSummer", "Ġis", "Ċ"], name=name)
-    assert dataset.list_models(tmp_path) == [name]
-    prompts, errors = dataset.list_prompts(name, tmp_path)
+    assert [model.name for model in DataFolder(tmp_path).list_models()] == [name]
+    prompts, errors = list_prompts(name, tmp_path)
     assert not errors
-    maps = patterns.load_prompt_maps(name, prompts[0], tmp_path)
+    maps = load_prompt_maps(name, prompts[0], tmp_path)
     assert maps.tokens_key == ("<bos>", "␣Summer", "␣is", "⏎")
     assert (maps.layers, maps.causal, maps.model_id) == (tuple(range(12)), True, name)
 
@@ -117,7 +124,7 @@ def test_a_folder_of_pattern_lens_is_read(tmp_path, name):
 def test_tokens_that_do_not_fit_are_told(tmp_path):
     write_pattern_lens(tmp_path, ["a"])
     with pytest.raises(ActivationsMismatchError, match="do not fit together"):
-        patterns.load_prompt_maps("gpt2", {"text": "T"}, tmp_path)
+        load_prompt_maps("gpt2", {"text": "T"}, tmp_path)
 
 
 def damage(path, how):
@@ -169,7 +176,7 @@ def test_what_an_archive_unpacks_to_is_bounded_by_its_size(tmp_path, options, wo
     _, prompt, path = store(tmp_path, make_maps(2, 3, 5))
     write_bomb(path, **options)
     with pytest.raises(ActivationsDamagedError, match=words):
-        patterns.load_prompt_maps("random", prompt, tmp_path)
+        load_prompt_maps("random", prompt, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +186,9 @@ def test_damaged_files_are_told(tmp_path, how):
     _, prompt, path = store(tmp_path, make_maps(2, 3, 5))
     damage(path, how)
     with pytest.raises(ActivationsDamagedError, match=r"activations\.npz"):
-        patterns.load_prompt_maps("random", prompt, tmp_path)
+        load_prompt_maps("random", prompt, tmp_path)
     if how != "middle":  # which the headers do not show
-        assert not patterns.activations_exist("random", prompt, tmp_path)
+        assert not is_whole("random", prompt, tmp_path)
 
 
 def test_weights_of_another_prompt_are_to_be_computed_again(tmp_path):
@@ -196,9 +203,9 @@ def test_weights_of_another_prompt_are_to_be_computed_again(tmp_path):
         {key(0): first, key(1): second, key(2): second},
     ):
         np.savez(path, **arrays)
-        assert not patterns.activations_exist("random", prompt, tmp_path)
+        assert not is_whole("random", prompt, tmp_path)
         with pytest.raises(ActivationsMismatchError, match="do not fit together"):
-            patterns.load_prompt_maps("random", prompt, tmp_path)
+            load_prompt_maps("random", prompt, tmp_path)
 
 
 def test_a_layer_that_pattern_lens_did_not_write_is_missed(tmp_path):
@@ -208,23 +215,23 @@ def test_a_layer_that_pattern_lens_did_not_write_is_missed(tmp_path):
     del arrays["blocks.11.attn.hook_pattern"]
     np.savez(folder / "activations.npz", **arrays)
     with pytest.raises(ActivationsMismatchError, match=r"\{11: 0\}"):
-        patterns.load_prompt_maps("gpt2", {"text": "T"}, tmp_path)
+        load_prompt_maps("gpt2", {"text": "T"}, tmp_path)
 
 
 def test_what_stands_in_the_place_of_weights_is_told(tmp_path):
     _, prompt, path = store(tmp_path)
     path.unlink()
     path.symlink_to(path)
-    assert not patterns.activations_exist("random", prompt, tmp_path)
+    assert not is_whole("random", prompt, tmp_path)
     path.unlink()
     path.mkdir()
-    assert not patterns.activations_exist("random", prompt, tmp_path)
+    assert not is_whole("random", prompt, tmp_path)
 
 
 def test_bytes_in_another_order_become_tensors(tmp_path):
     maps, prompt, path = store(tmp_path)
     np.savez(path, **{f"blocks.{i}.attn.hook_pattern": w[None].astype(">f4") for i, w in enumerate(maps.weights)})
-    tensors = patterns.load_activations("random", prompt, tmp_path, "torch")[1]
+    tensors = load_activations("random", prompt, tmp_path, "torch")[1]
     assert torch.equal(tensors["blocks.1.attn.hook_pattern"][0], torch.from_numpy(maps.weights[1].copy()))
 
 
@@ -232,27 +239,27 @@ def test_a_damaged_prompt_is_replaced(tmp_path):
     maps, prompt, path = store(tmp_path)
     whole = (path.parent / "prompt.json").read_bytes()
     (path.parent / "prompt.json").write_bytes(b"")
-    assert not patterns.activations_exist("random", prompt, tmp_path)
-    patterns.save_activations(maps, prompt, tmp_path)
+    assert not is_whole("random", prompt, tmp_path)
+    store_prompt(maps, prompt, tmp_path)
     assert (path.parent / "prompt.json").read_bytes() == whole
 
 
 def test_facts_about_a_prompt_that_are_of_another_kind(tmp_path):
     maps, _, path = store(tmp_path)
-    patterns.save_activations(maps, {"text": "B", "tokens": 5, "n_tokens": "x", "meta": None}, tmp_path)
-    stored = dataset.list_prompts("random", tmp_path)[0]
+    store_prompt(maps, {"text": "B", "tokens": 5, "n_tokens": "x", "meta": None}, tmp_path)
+    stored = list_prompts("random", tmp_path)[0]
     assert [(p["n_tokens"], p["tokens"], p["meta"]) for p in stored] == [(5, list(maps.tokens_key), {})] * 2
     with pytest.raises(InvalidPromptError, match="keys must be str"):
-        patterns.save_activations(maps, {"text": "C", "meta": {(1, 2): 3}}, tmp_path)
+        store_prompt(maps, {"text": "C", "meta": {(1, 2): 3}}, tmp_path)
     assert {p.name for p in path.parent.parent.iterdir()} == {p["hash"] for p in stored}
 
 
 def test_a_stacked_file_cut_short(tmp_path):
     _, prompt, path = store(tmp_path, stacked=True)
     path.write_bytes(path.read_bytes()[:-8])
-    assert not patterns.activations_exist("random", prompt, tmp_path, stacked=True)
+    assert not is_whole("random", prompt, tmp_path, stacked=True)
     with pytest.raises(ActivationsDamagedError):
-        patterns.load_activations("random", prompt, tmp_path)
+        load_activations("random", prompt, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -272,13 +279,13 @@ def test_a_config_that_lies_is_found_out(tmp_path, change, error):
     path = tmp_path / "random" / "model_cfg.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(error):
-        patterns.load_prompt_maps("random", prompt, tmp_path)
+        load_prompt_maps("random", prompt, tmp_path)
 
 
 def test_another_model_of_the_same_name_is_refused(tmp_path):
     store(tmp_path)
     with pytest.raises(ActivationsMismatchError, match="another model"):
-        dataset.save_model_cfg(make_maps(2, 4, 5), tmp_path)
+        store_prompt(make_maps(2, 4, 5), {"text": "B"}, tmp_path)
 
 
 def test_another_text_under_the_hash_is_refused(tmp_path):
@@ -286,9 +293,9 @@ def test_another_text_under_the_hash_is_refused(tmp_path):
     before = path.read_bytes()
     other = {"text": "B", "hash": prompt["hash"]}
     for call in (
-        lambda: patterns.save_activations(maps, other, tmp_path),
-        lambda: patterns.load_activations("random", other, tmp_path),
-        lambda: patterns.activations_exist("random", other, tmp_path),
+        lambda: store_prompt(maps, other, tmp_path),
+        lambda: load_activations("random", other, tmp_path),
+        lambda: is_whole("random", other, tmp_path),
     ):
         with pytest.raises(ActivationsMismatchError, match="another text"):
             call()
@@ -299,11 +306,11 @@ def test_what_is_missing_is_a_file_not_found(tmp_path):
     assert issubclass(ActivationsMissingError, FileNotFoundError)
     assert issubclass(ActivationsMissingError, GetActivationsError)
     with pytest.raises(FileNotFoundError, match="run attn-viewer activations"):
-        patterns.load_activations("none", {"text": "a"}, tmp_path)
+        load_activations("none", {"text": "a"}, tmp_path)
     _, prompt, path = store(tmp_path)
     path.unlink()
-    with pytest.raises(ActivationsMissingError, match="neither"):
-        patterns.load_activations("random", prompt, tmp_path)
+    with pytest.raises(ActivationsMissingError, match="no weights"):
+        load_activations("random", prompt, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -311,12 +318,12 @@ def test_what_is_missing_is_a_file_not_found(tmp_path):
 )
 def test_prompts_that_are_none(prompt):
     with pytest.raises(InvalidPromptError):
-        dataset.augment_prompt_with_hash(prompt)
+        augment_prompt_with_hash(prompt)
 
 
 def test_only_folders_of_this_machine(tmp_path):
-    assert dataset.find_folder(tmp_path.as_uri()) == tmp_path
-    assert dataset.find_folder("file:///a%20b").as_posix() == "/a b"
+    assert find_folder(tmp_path.as_uri()) == tmp_path
+    assert find_folder("file:///a%20b").as_posix() == "/a b"
     for url in (
         "memory://x",
         "s3://bucket/x",
@@ -330,7 +337,7 @@ def test_only_folders_of_this_machine(tmp_path):
         None,
     ):
         with pytest.raises(OptionError, match="no folder of this machine"):
-            dataset.find_folder(url)
+            find_folder(url)
 
 
 def test_one_bad_prompt_does_not_hide_the_others(tmp_path):
@@ -339,6 +346,6 @@ def test_one_bad_prompt_does_not_hide_the_others(tmp_path):
         (path.parent.parent / name).mkdir()
     (path.parent.parent / "other" / "prompt.json").write_text("{")
     (path.parent.parent / "copy" / "prompt.json").write_bytes((path.parent / "prompt.json").read_bytes())
-    prompts, errors = dataset.list_prompts("random", tmp_path)
+    prompts, errors = list_prompts("random", tmp_path)
     assert [p["hash"] for p in prompts] == [prompt["hash"]]
     assert len(errors) == 2

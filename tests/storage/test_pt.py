@@ -1,4 +1,3 @@
-import io
 import os
 import pickle
 import subprocess
@@ -9,13 +8,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from archives import write_archive
 from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer import AttentionMaps, load_scores, save_scores
 from attn_viewer.errors import CacheError, OptionError, OutputError
-from attn_viewer.storage.tensors import Storage, Tensor
 
 
 def make_legacy(n_layers=2, n_heads=3, n=4):
@@ -210,39 +209,6 @@ def write_pickle(data):
             archive.writestr("a/data.pkl", data)
 
     return write
-
-
-def write_archive(path, *, shape=(1, 1, 2, 2), offset=0, kind="f4", order="<", compression=zipfile.ZIP_STORED):
-    """Write what torch.save would make of one layer of four weights, or what a stranger would put in its place."""
-    tensor = Tensor(Storage(kind, "0"), offset, shape, (4, 4, 2, 1))
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("a/data.pkl", dump_tensors({"attention_scores": [tensor], "tokens_list": ["a", "b"]}))
-        archive.writestr("a/byteorder", {"<": "little", ">": "big"}[order])
-        archive.writestr("a/data/0", np.array([1, 0, 0.25, 0.75], f"{order}f4").tobytes())
-
-
-def dump_tensors(content):
-    """Pickle plain types and `Tensor` as torch.save does; a storage's kind that torch lacks stays as it is."""
-    file = io.BytesIO()
-    pickler = pickle._Pickler(file, 2)  # the one of pure Python can be taught to write names of torch
-    names = {"f4": "torch FloatStorage"}
-
-    def save_tensor(self, tensor):
-        self.write(b"ctorch._utils\n_rebuild_tensor_v2\n(")
-        kind, key = tensor.storage
-        self.write(b"(")
-        self.save("storage")
-        self.write(b"c" + names[kind].replace(" ", "\n").encode() + b"\n") if kind in names else self.save(kind)
-        for word in (key, "cpu", 4):
-            self.save(word)
-        self.write(b"tQ")
-        for word in tensor[1:]:
-            self.save(word)
-        self.write(b"tR")
-
-    pickler.dispatch = pickle._Pickler.dispatch | {Tensor: save_tensor}
-    pickler.dump(content)
-    return file.getvalue()
 
 
 ONE = torch.ones(1, 1, 1, 1)

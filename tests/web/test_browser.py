@@ -221,14 +221,15 @@ def test_a_figure_that_failed_says_why(tmp_path, browser):
 def test_what_is_missing_is_said_once_and_in_words(browser, url):
     page = browser.new_page()
     alert = page.locator(".ab-alert")
-    for place, words in (
-        (f"0.0.{'A' * 22}.demo", "There is no such prompt."),
-        (f"0.0.{FIRST}.no", "There is no such model."),
+    no_prompt, no_model = "A" * 22, "no"
+    for place, what in (
+        (f"0.0.{no_prompt}.demo", f"prompt '{no_prompt}' of model 'demo'"),
+        (f"0.0.{FIRST}.{no_model}", f"model '{no_model}'"),
     ):
         page.goto("about:blank")
         page.goto(f"{url}/#open={place}")
         alert.wait_for()
-        assert alert.inner_text() == words
+        assert alert.inner_text() == f"There is no {what} in the data folder; run attn-viewer activations first."
         assert page.locator(".ab-viewer").inner_text() == ""
         page.get_by_text("← All figures").click()
         wait_until(page, "document.querySelectorAll('.ab-row input').length > 0")

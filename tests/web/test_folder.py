@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from data_folder import write_model
 
-from attn_viewer.web.folder import DataFolder
-from attn_viewer.web.safe import DamagedError, NotInFolderError
+from attn_viewer.errors import ActivationsMissingError, GetActivationsError
+from attn_viewer.web.listing import Listing, open_figure
 
 
 def damage(folder, demo_maps, write):
     tokens = list(demo_maps.tokens_key)
     place = write_model(folder, "m", 4, 8, [{"text": "t", "tokens": tokens}])[0]
     write(place / "activations.npz")
-    return DataFolder(folder), place.name
+    return Listing(folder).get_prompt("m", place.name)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def damage(folder, demo_maps, write):
     ],
 )
 def test_damaged_weights_are_told(tmp_path, demo_maps, write):
-    folder, name = damage(tmp_path, demo_maps, write)
-    with pytest.raises(DamagedError) as caught:
-        folder.describe_prompt(folder.get_model("m"), name)
+    prompt = damage(tmp_path, demo_maps, write)
+    with pytest.raises(GetActivationsError) as caught, prompt.open_maps():
+        pass
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -39,12 +39,11 @@ def test_true_numbers_of_heads_are_kept(tmp_path, demo_maps):
     prompt = {"text": "t", "tokens": list(few.tokens_key), "attn_viewer": facts}
     place = write_model(tmp_path, "m", 4, 8, [prompt])[0]
     np.save(place / "activations-blocks.-.attn.hook_pattern.npy", np.stack(few.weights))
-    folder = DataFolder(tmp_path)
-    model = folder.get_model("m")
-    assert folder.describe_prompt(model, place.name)[0].heads == ((2, 5), (2, 5))
-    np.testing.assert_array_equal(folder.read_weights(model, place.name, 3, 5), demo_maps.get_layer(3)[5])
-    with pytest.raises(NotInFolderError):
-        folder.read_weights(model, place.name, 3, 4)
+    with Listing(tmp_path).get_prompt("m", place.name).open_maps() as opened:
+        assert opened.describe().heads == ((2, 5), (2, 5))
+        np.testing.assert_array_equal(opened.read_head(3, 5).weights[0][0], demo_maps.get_layer(3)[5])
+        with pytest.raises(ActivationsMissingError):
+            opened.read_head(3, 4)
 
 
 def test_figures_are_those_that_some_head_has_or_failed_to_get(tmp_path):
@@ -63,15 +62,15 @@ def test_figures_are_those_that_some_head_has_or_failed_to_get(tmp_path):
     outside.mkdir()
     (outside / "secret.png").touch()
     (place / "L0" / "H0").symlink_to(outside)
-    folder = DataFolder(tmp_path / "data")
-    model = folder.get_model("m")
-    assert folder.list_figures(model, place.name) == ["f", "g.one", "h"]
+    listing = Listing(tmp_path / "data")
+    prompt = listing.get_prompt("m", place.name)
+    assert listing.list_figures(prompt) == ["f", "g.one", "h"]
     for figure, words in (("f", "failed: TypeError: no"), ("g.one", "failed: TypeError: no"), ("h", "not made yet")):
-        with pytest.raises(NotInFolderError) as caught:
-            folder.open_figure(model, place.name, 0, 1, figure)
+        with pytest.raises(ActivationsMissingError) as caught:
+            open_figure(prompt, 0, 1, figure)
         assert str(caught.value) == words
-    with pytest.raises(NotInFolderError, match="no such model"):
-        folder.get_model("other")
+    with pytest.raises(ActivationsMissingError, match="there is no model 'other'"):
+        listing.get_model("other")
 
 
 def test_a_thousand_prompts_of_a_thousand_heads(tmp_path):
@@ -86,9 +85,10 @@ def test_a_thousand_prompts_of_a_thousand_heads(tmp_path):
                 places[0] / "activations-blocks.-.attn.hook_pattern.npy",
                 place / "activations-blocks.-.attn.hook_pattern.npy",
             )
-    folder = DataFolder(tmp_path)
-    model = folder.get_model("big")
-    first = folder.read_prompts(model)
+    listing = Listing(tmp_path)
+    model = listing.folder.get_model("big")
+    first = listing.read_prompts(model)
     assert len(first) == 1000
-    assert folder.read_prompts(model) is first  # read once
-    np.testing.assert_array_equal(folder.read_weights(model, places[999].name, 39, 24), weights[39, 24])
+    assert listing.read_prompts(model) is first  # read once
+    with listing.get_prompt("big", places[999].name).open_maps() as opened:
+        np.testing.assert_array_equal(opened.read_head(39, 24).weights[0][0], weights[39, 24])

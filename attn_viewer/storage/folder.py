@@ -1,0 +1,550 @@
+"""The data folder: attention weights and figures of many prompts and models, in the layout of pattern-lens 0.6.
+
+::
+
+    attn_data/
+      models.jsonl  figures.jsonl
+      {model}/model_cfg.json  prompts.jsonl
+      {model}/prompts/{hash}/prompt.json  activations.npz  L{l}/H{h}/{figure}.{fmt}
+
+`DataFolder` → `Model` → `Prompt` → `StoredMaps`, which reads facts, maps and heads. What facts there are beyond the
+layout stands in ``model_cfg.json`` and ``prompt.json`` under the key `EXTRA`. The latter is written last: where it is,
+the rest is. Errors call files by their names below the folder.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from ..errors import (
+    ActivationsDamagedError,
+    ActivationsMismatchError,
+    ActivationsMissingError,
+    AttnViewerError,
+    GetActivationsError,
+    InvalidPromptError,
+    OptionError,
+    shorten,
+)
+from ..files import check_model_id, make_folder, open_whole, remove_leftovers, write_whole
+from ..maps import AttentionMaps
+from .arrays import KEY, Archive, Stack, write_npz
+from .hashes import augment_prompt_with_hash, compare_prompt_to_loaded
+from .objects import dump_object, parse_object, write_json
+from .opening import open_file
+from .stored import EXTRA, StoredMaps, get_facts, read_facts
+
+DATA_DIR = "attn_data"
+CONFIG, PROMPT = "model_cfg.json", "prompt.json"
+ACTIVATIONS = "activations.npz"
+STACKED = "activations-blocks.-.attn.hook_pattern.npy"
+# The file names of weights, the quicker to read first.
+KINDS: dict[str, type[Archive] | type[Stack]] = {STACKED: Stack, ACTIVATIONS: Archive}
+# No model has more layers, and no layer more heads.
+MOST = 100_000
+# Of a file that is read whole.
+MAX_BYTES = 64 * 2**20
+# Ends the name of a file that says, in place of a figure, why its function failed.
+FAILED = ".error.txt"
+
+PathLike = str | os.PathLike[str]
+Prompts = dict[str, Any]
+Opener = Callable[..., io.BufferedReader]
+
+
+def find_folder(save_path: PathLike) -> Path:
+    """Return the data folder that a path or a ``file://`` URL names.
+
+    Parameters
+    ----------
+    save_path : path-like
+        The folder, which need not exist. Figures are written and arrays mapped there, so it must be a folder that
+        the operating system knows: other URLs are refused.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    OptionError
+        If it is a URL of another kind, or no path.
+    """
+    text = os.fspath(save_path) if isinstance(save_path, (str, os.PathLike)) else ""
+    try:
+        if "://" in text:
+            url = urlsplit(text)
+            text = unquote(url.path) if url.scheme == "file" and url.netloc in ("", "localhost") else ""
+        if text and "\0" not in text:
+            return Path(text).expanduser()
+    except (RuntimeError, ValueError):  # no such user, half an address
+        pass
+    raise OptionError(f"save_path {save_path!r} is no folder of this machine; give a path, or mount it and give that")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFolder:
+    """A data folder, which need not exist.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of this machine, as `find_folder` takes it.
+    opener : callable
+        Opens each file that is read, as `opening.open_file`, or `opening.open_inside` where strangers ask.
+    """
+
+    path: dataclasses.InitVar[PathLike] = DATA_DIR
+    opener: Opener = open_file
+    root: Path = dataclasses.field(init=False)
+
+    def __post_init__(self, path: PathLike) -> None:
+        object.__setattr__(self, "root", find_folder(path))
+
+    def open(self, *parts: str, what: str = "") -> io.BufferedReader:
+        """Open a file by its path below the folder, or raise `GetActivationsError`, which may say what is not there."""
+        name = "/".join(parts)
+        try:
+            return self.opener(self.root, *parts)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ActivationsMissingError(
+                f"there is no {what or repr(name)} in the data folder; run attn-viewer activations first"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ActivationsDamagedError(
+                f"{name!r} cannot be read: {getattr(error, 'strerror', error)}; delete it and compute it again"
+            ) from error
+
+    def read_json(self, *parts: str, what: str) -> dict[str, Any]:
+        """Read the JSON object in a file, or raise `GetActivationsError`."""
+        with self.open(*parts, what=what) as file:
+            return parse_object(file.read(MAX_BYTES), repr("/".join(parts)))
+
+    def get_model(self, name: str) -> "Model":
+        """Return a model by name, which need not be there; `OptionError` if it cannot name a folder.
+
+        ``org/name`` is the folder ``org--name``, or ``org/name`` where pattern-lens made that.
+        """
+        is_nested = (self.root / check_model_id(name) / CONFIG).is_file()
+        return Model(self, name if is_nested else name.replace("/", "--"))
+
+    def list_models(self) -> list["Model"]:
+        """Return the models that have a ``model_cfg.json``, sorted by name."""
+        found = (*self.root.glob(f"*/{CONFIG}"), *self.root.glob(f"*/*/{CONFIG}"))
+        return [Model(self, name) for name in sorted(path.parent.relative_to(self.root).as_posix() for path in found)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model of a data folder.
+
+    Attributes
+    ----------
+    folder : DataFolder
+        Where it is.
+    name : str
+        Its folder below that.
+    """
+
+    folder: DataFolder
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder.root / self.name
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """Content of ``model_cfg.json``: at least ``model_name``, ``n_layers`` and ``n_heads``.
+
+        Raises `ActivationsMissingError` if there is none, `ActivationsDamagedError` if it lacks one of the three.
+        """
+        name = f"{self.name}/{CONFIG}"
+        config = self.folder.read_json(self.name, CONFIG, what=f"model {self.name!r}")
+        counts = [config.get(key) for key in ("n_layers", "n_heads")]
+        if not isinstance(config.get("model_name"), str) or not all(type(c) is int and 0 < c <= MOST for c in counts):
+            raise ActivationsDamagedError(
+                f"{name!r} must hold model_name, n_layers and n_heads (numbers from 1 to {MOST:,}), got "
+                f"{shorten({key: config.get(key) for key in ('model_name', 'n_layers', 'n_heads')})}"
+            )
+        if not isinstance(config.get(EXTRA, {}), dict):
+            raise ActivationsDamagedError(f"{name!r} has {shorten(config[EXTRA])} under {EXTRA!r}, not an object")
+        return config
+
+    @property
+    def heads(self) -> dict[int, int]:
+        """Number of heads by true layer number; layers without attention are left out where that is known.
+
+        Raises `ActivationsDamagedError` if the config contradicts itself.
+        """
+        extra = self.config.get(EXTRA, {})
+        if not {"layers", "n_heads"} <= extra.keys():
+            return dict.fromkeys(range(self.config["n_layers"]), self.config["n_heads"])
+        try:
+            counts: dict[int, int] = dict(zip(extra["layers"], extra["n_heads"], strict=True))
+            if (max(counts) + 1, max(counts.values())) == (self.config["n_layers"], self.config["n_heads"]):
+                return counts
+        except (TypeError, ValueError):
+            pass
+        raise ActivationsDamagedError(
+            f"model_cfg.json of {self.name!r} says {self.config['n_layers']} layers and {self.config['n_heads']} "
+            f"heads, and {shorten(extra)} under {EXTRA!r}; delete it and run attn-viewer activations again"
+        )
+
+    @property
+    def title(self) -> str:
+        """Its name for readers."""
+        title = self.config.get(EXTRA, {}).get("model_id", self.config["model_name"])
+        return title if isinstance(title, str) else self.name
+
+    def save_config(self, maps: AttentionMaps, **facts: Any) -> Path:
+        """Write what the folder must know about the model, once.
+
+        Parameters
+        ----------
+        maps : AttentionMaps
+            Of any prompt, all layers and heads of the model.
+        **facts
+            More to keep, such as ``d_model``.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        ActivationsMismatchError
+            If another model is stored under the name.
+        OutputError
+            If it cannot be written.
+        """
+        counts = {"n_layers": max(maps.layers) + 1, "n_heads": max(maps.n_heads)}
+        extra = {"model_id": maps.model_id, "layers": list(maps.layers), "n_heads": list(maps.n_heads)}
+        path = self.path / CONFIG
+        if path.is_file():
+            stored = self.config
+            for mine, theirs in ((counts, stored), (extra, stored.get(EXTRA, extra))):
+                if any(value != theirs.get(key) for key, value in mine.items()):
+                    raise ActivationsMismatchError(
+                        f"{str(path)!r} is of another model: it says {shorten({k: theirs.get(k) for k in mine})}, this "
+                        f"model has {shorten(mine)}; give this one another name (--model-id), or delete that folder"
+                    )
+            return path
+        make_folder(self.path)
+        # The name is the one by which pattern-lens goes back to this folder.
+        write_json(path, {"model_name": self.name, **counts, **facts, EXTRA: extra})
+        return path
+
+    def get_prompt(self, prompt: Prompts) -> "Prompt":
+        """Return a prompt, which need not be there, by its ``text`` or ``hash``; it gets its hash in place."""
+        return Prompt(self, augment_prompt_with_hash(prompt))
+
+    def list_prompts(self) -> tuple[list[Prompts], list[AttnViewerError]]:
+        """Read the prompts that are stored whole.
+
+        Returns
+        -------
+        prompts : list of dict
+            What each ``prompt.json`` holds, sorted by hash.
+        errors : list of AttnViewerError
+            What was wrong with those that cannot be read.
+        """
+        prompts: list[Prompts] = []
+        errors: list[AttnViewerError] = []
+        for path in sorted(self.path.glob(f"prompts/*/{PROMPT}")):
+            try:
+                prompts.append(Prompt(self, {"hash": path.parent.name}).read())
+            except AttnViewerError as error:  # noqa: PERF203 - one bad prompt must not hide the others
+                errors.append(error)
+        return prompts, errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt of a model.
+
+    Attributes
+    ----------
+    model : Model
+        Its model.
+    asked : dict
+        With ``hash``; a ``text`` must be the one that is stored.
+    """
+
+    model: Model
+    asked: Prompts
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.model.path.joinpath("prompts", self.asked["hash"])
+
+    def open_file(self, *parts: str) -> io.BufferedReader:
+        """Open a file of its folder, or raise `GetActivationsError`."""
+        return self.model.folder.open(self.model.name, "prompts", self.asked["hash"], *parts)
+
+    def read(self) -> Prompts:
+        """Return the content of its ``prompt.json``.
+
+        Raises `GetActivationsError` if it is missing, damaged, or that of another prompt.
+        """
+        what = f"prompt {self.asked['hash']!r} of model {self.model.name!r}"
+        stored = self.model.folder.read_json(self.model.name, "prompts", self.asked["hash"], PROMPT, what=what)
+        try:
+            augment_prompt_with_hash(stored)
+        except InvalidPromptError as error:
+            raise ActivationsDamagedError(f"{PROMPT!r} of prompt {self.asked['hash']!r} is none: {error}") from error
+        compare_prompt_to_loaded(self.asked, stored)
+        return stored
+
+    @contextlib.contextmanager
+    def open_maps(self, names: Sequence[str] = tuple(KINDS)) -> Iterator["StoredMaps"]:
+        """Open its weights, of which nothing is read yet but what they are.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Files that may hold them, the first that is there.
+
+        Yields
+        ------
+        StoredMaps
+            What is stored.
+
+        Raises
+        ------
+        ActivationsMissingError
+            If prompt or weights are not there.
+        ActivationsMismatchError
+            If another text is stored under the hash, or weights and ``prompt.json`` do not fit together.
+        ActivationsDamagedError
+            If a file is truncated, holds objects, no attention weights or no facts.
+        """
+        with self.open_weights(names) as (stored, weights):
+            yield StoredMaps(stored, weights, read_facts(stored, weights.shapes, self.model.title))
+
+    @contextlib.contextmanager
+    def open_weights(self, names: Sequence[str] = tuple(KINDS)) -> Iterator[tuple[Prompts, Archive | Stack]]:
+        """Open its ``prompt.json`` and its weights as `open_maps` does, but do not compare them."""
+        stored = self.read()
+        layers = get_facts(stored).get("layers")
+        for name in names:
+            try:
+                file = self.open_file(name)
+            except ActivationsMissingError:
+                continue
+            with KINDS[name](file, f"{name!r} of prompt {self.asked['hash']!r}", layers) as weights:
+                yield stored, weights
+                return
+        raise ActivationsMissingError(
+            f"this prompt has no weights, no {' and no '.join(names)}; compute them with attn-viewer activations"
+        )
+
+    def read_maps(self, layers: Sequence[int] | None = None) -> AttentionMaps:
+        """Return its attention weights with all that is known about them.
+
+        Parameters
+        ----------
+        layers : sequence of int, optional
+            True numbers of the layers to read; left out, all.
+
+        Returns
+        -------
+        AttentionMaps
+            The weights, checked.
+
+        Raises
+        ------
+        GetActivationsError
+            As `open_maps`; also if layers and heads are not as many as ``model_cfg.json`` says.
+        OptionError
+            If a layer is not there.
+        """
+        expected = self.model.heads
+        with self.open_maps() as opened:
+            facts = opened.facts.select_layers(layers)
+            found = dict.fromkeys(expected if layers is None else (), 0)
+            found |= dict(zip(facts.layers, facts.n_heads, strict=True))
+            if wrong := {layer: count for layer, count in found.items() if expected.get(layer) != count}:
+                raise ActivationsMismatchError(
+                    f"prompt {self.asked['hash']!r} has (layer: heads) {shorten(wrong)}, model_cfg.json says "
+                    f"{shorten({layer: expected.get(layer) for layer in wrong})}; one of them is of another model"
+                )
+            return opened.read_layers(facts.layers)
+
+    def is_whole(self, *, stacked: bool = False) -> bool:
+        """Tell whether its weights are there and whole; leftovers of killed runs are removed.
+
+        Parameters
+        ----------
+        stacked : bool
+            Whether to look for the ``.npy``.
+
+        Returns
+        -------
+        bool
+            False also for a file that is truncated or does not fit its ``prompt.json``: it is to be written again.
+
+        Raises
+        ------
+        ActivationsMismatchError
+            If another text is stored under the hash.
+        """
+        remove_leftovers(self.path)
+        try:
+            self.read()
+        except (ActivationsMissingError, ActivationsDamagedError):
+            return False
+        try:
+            with self.open_weights([STACKED if stacked else ACTIVATIONS]) as (stored, weights):
+                read_facts(stored, weights.shapes, self.model.name)
+                return True
+        except GetActivationsError:
+            return False
+
+    def save(self, maps: AttentionMaps, *, stacked: bool = False) -> Path:
+        """Write its attention weights; older ones are replaced.
+
+        Parameters
+        ----------
+        maps : AttentionMaps
+            The weights. What was reduced is marked in ``prompt.json``, where all of the prompt that was asked for is
+            kept; ``tokens``, raw tokens without a special one at the start, and ``n_tokens`` are added where they are
+            missing.
+        stacked : bool
+            Whether to write one ``.npy``, which can be memory-mapped, in place of the ``.npz``. pattern-lens does not
+            read it.
+
+        Returns
+        -------
+        pathlib.Path
+            The file of the weights.
+
+        Raises
+        ------
+        ActivationsMismatchError
+            If another text is stored under the prompt's hash.
+        InvalidPromptError
+            If something in the prompt cannot be written as JSON.
+        OptionError
+            If weights are to be stacked whose layers differ in heads.
+        OutputError
+            If a file cannot be written.
+        """
+        with contextlib.suppress(ActivationsMissingError, ActivationsDamagedError):  # which are replaced
+            self.read()
+        if stacked and len(set(maps.n_heads)) > 1:
+            raise OptionError(
+                f"layers with {sorted(set(maps.n_heads))} heads cannot be stacked; leave out stacked heads"
+            )
+        tokens = self.asked.get("tokens")
+        tokens = tokens if isinstance(tokens, (list, tuple)) else list(maps.tokens_key)
+        # pattern-lens's page stops at a prompt without "meta", also where that is null.
+        meta = {} if self.asked.get("meta") is None else self.asked["meta"]
+        facts = {"meta": meta, "n_tokens": len(tokens), "tokens": tokens, EXTRA: maps.to_plain()}
+        description = dump_object({"meta": {}} | self.asked | facts)
+        make_folder(self.path)
+        path, other = self.path / ACTIVATIONS, self.path / STACKED
+        if stacked:
+            path, other = other, path
+            with open_whole(path) as file:
+                np.lib.format.write_array(file, np.stack(maps.weights), allow_pickle=False)
+        else:
+            write_npz(path, {KEY.format(n): w[None] for n, w in zip(maps.layers, maps.weights, strict=True)})
+        other.unlink(missing_ok=True)
+        write_whole(self.path / PROMPT, description)
+        return path
+
+
+def load_activations(
+    model_name: str, prompt: Prompts, save_path: PathLike = DATA_DIR, return_fmt: str = "numpy"
+) -> tuple[Path, dict[str, Any]]:
+    """Read the attention weights of a prompt.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of the model.
+    prompt : dict
+        With ``text``, or ``hash`` alone; gets its hash in place.
+    save_path : path-like
+        The data folder.
+    return_fmt : {"numpy", "torch"}
+        Type of the arrays.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The file that was read.
+    activations : dict of str to numpy.ndarray or torch.Tensor
+        Under ``blocks.{l}.attn.hook_pattern`` axes ``(1, n_heads, n_query, n_key)``. From a stacked file they are
+        read-only views of it, read when used.
+
+    Raises
+    ------
+    ActivationsMissingError
+        If prompt or activations are not there.
+    ActivationsMismatchError
+        If another text is stored under the hash.
+    ActivationsDamagedError
+        If a file is truncated, holds objects or no attention weights.
+    OptionError
+        If `return_fmt` is unknown.
+    """
+    if return_fmt not in ("numpy", "torch"):
+        raise OptionError(f"return_fmt must be 'numpy' or 'torch', got {return_fmt!r}")
+    place = DataFolder(save_path).get_model(model_name).get_prompt(prompt)
+    with place.open_weights() as (_, weights):
+        path = place.path / (STACKED if isinstance(weights, Stack) else ACTIVATIONS)
+        activations: dict[str, Any] = {KEY.format(layer): weights.read_layer(layer)[None] for layer in weights.shapes}
+    if return_fmt == "torch":
+        import torch
+
+        # Memory-mapped weights cannot be written to, which a tensor does not know, nor does it another order of bytes.
+        for name, array in activations.items():
+            activations[name] = torch.from_numpy(np.array(array, array.dtype.newbyteorder("=")))
+    return path, activations
+
+
+def load_prompt_maps(
+    model_name: str, prompt: Prompts, save_path: PathLike = DATA_DIR, *, layers: Sequence[int] | None = None
+) -> AttentionMaps:
+    """Read the attention weights of a prompt with all that is known about them.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of the model.
+    prompt : dict
+        With ``text``, or ``hash`` alone.
+    save_path : path-like
+        The data folder.
+    layers : sequence of int, optional
+        True numbers of the layers to read; left out, all.
+
+    Returns
+    -------
+    AttentionMaps
+        The weights, checked. Where pattern-lens wrote them, they count as causal if no weight lies above the diagonal,
+        and a first token that it does not name is ``<bos>``.
+
+    Raises
+    ------
+    GetActivationsError
+        As `load_activations`; also if layers, heads or tokens are not as many as ``model_cfg.json`` and
+        ``prompt.json`` say.
+    OptionError
+        If a layer is not there.
+    """
+    return DataFolder(save_path).get_model(model_name).get_prompt(prompt).read_maps(layers)

@@ -1,0 +1,148 @@
+"""What is stored of a prompt: weights, not yet read, and what ``prompt.json`` says of them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import (
+    ActivationsDamagedError,
+    ActivationsMismatchError,
+    ActivationsMissingError,
+    InvalidMapsError,
+    shorten,
+)
+from ..facts import MapFacts
+from ..maps import AttentionMaps
+from ..tokens import show_raw_token
+from .arrays import Archive, Shape, Stack
+
+# The key of what only this package reads.
+EXTRA = "attn_viewer"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredMaps:
+    """The open weights of a prompt.
+
+    Attributes
+    ----------
+    stored : dict
+        Content of ``prompt.json``.
+    weights : Archive or Stack
+        The weights.
+    facts : MapFacts
+        What is known of them. Where pattern-lens wrote the prompt, a first token that it does not name is ``<bos>``,
+        and `causal` is yet to be read from weights.
+    """
+
+    stored: Mapping[str, Any]
+    weights: Archive | Stack
+    facts: MapFacts
+
+    def read_layers(self, layers: Sequence[int] | None = None) -> AttentionMaps:
+        """Return layers by true number, all where they are left out, as `Prompt.open_maps` and `OptionError` allow."""
+        facts = self.facts.select_layers(layers)
+        return self._make_maps(facts, [self.weights.read_layer(layer) for layer in facts.layers])
+
+    def read_head(self, layer: int, head: int) -> AttentionMaps:
+        """Return one head by true numbers; no other is read where they are stored so."""
+        heads = dict(zip(self.facts.layers, self.facts.heads, strict=True)).get(layer, ())
+        if head not in heads:
+            raise ActivationsMissingError(f"there is no head {head} in layer {layer}")
+        facts = dataclasses.replace(self.facts, layers=(layer,), heads=((head,),))
+        return self._make_maps(facts, [self.weights.read_head(layer, heads.index(head))[None]])
+
+    def describe(self) -> MapFacts:
+        """Return what is known of the weights, `causal` too, which one head shows where nothing says it."""
+        sample = self.read_head(self.facts.layers[0], self.facts.heads[0][0])
+        return dataclasses.replace(self.facts, causal=sample.causal, first_query=sample.first_query)
+
+    def _make_maps(self, facts: MapFacts, weights: Sequence[npt.NDArray[Any]]) -> AttentionMaps:
+        with np.errstate(over="ignore"):  # to infinity, which no weight is
+            layers = [w if w.dtype == np.float16 else w.astype(np.float32, copy=False) for w in weights]
+        unsaid = {} if "causal" in get_facts(self.stored) else {"causal": None, "first_query": None}
+        try:
+            return AttentionMaps(layers, facts, **unsaid)
+        except InvalidMapsError as error:
+            raise ActivationsDamagedError(
+                f"what is stored of prompt {self.stored['hash']!r} are no attention weights: {error}; "
+                "compute them again (--force)"
+            ) from error
+
+
+def get_facts(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this package wrote into a ``prompt.json``; nothing where pattern-lens wrote it.
+
+    Parameters
+    ----------
+    stored : dict
+        Its content.
+
+    Returns
+    -------
+    dict
+        Facts of `AttentionMaps` by name.
+
+    Raises
+    ------
+    ActivationsDamagedError
+        If they are no object, or the numbers of the layers are none.
+    """
+    facts: Any = stored.get(EXTRA, {})
+    layers = facts.get("layers", [0]) if isinstance(facts, dict) else None
+    if not (isinstance(layers, list) and layers and all(type(n) is int and n >= 0 for n in layers)):
+        raise ActivationsDamagedError(
+            f"prompt {shorten(stored.get('hash'))} has {shorten(facts)} under {EXTRA!r}, not facts about its weights"
+        )
+    return dict(facts)
+
+
+def read_facts(stored: Mapping[str, Any], shapes: Mapping[int, Shape], model_id: str) -> MapFacts:
+    """Say what the weights of a prompt are, before they are read.
+
+    Parameters
+    ----------
+    stored : dict
+        Content of ``prompt.json``.
+    shapes : mapping of int to tuple of int
+        Axes ``(n_heads, n_query, n_key)`` of the weights by true number of the layer, ascending.
+    model_id : str
+        Name of the model.
+
+    Returns
+    -------
+    MapFacts
+        The facts. Where pattern-lens wrote the prompt, a first token that it does not name is ``<bos>``, and `causal`
+        is for `StoredMaps` to read from the weights.
+
+    Raises
+    ------
+    ActivationsMismatchError
+        If the weights are of other layers, heads or tokens.
+    ActivationsDamagedError
+        If facts are missing, or of a wrong type or range.
+    """
+    plain = get_facts(stored)
+    if "tokens_key" not in plain:
+        tokens = stored.get("tokens")
+        labels = [show_raw_token(str(token)) for token in tokens] if isinstance(tokens, list) else []
+        if any(len(labels) == shape[-1] - 1 for shape in shapes.values()):
+            labels.insert(0, "<bos>")
+        plain = {"tokens_key": labels} | plain
+    found = {"layers": list(shapes), "heads": [list(range(shape[0])) for shape in shapes.values()]}
+    try:
+        facts = MapFacts.from_plain(found | plain | {"model_id": model_id})
+    except InvalidMapsError as error:
+        raise ActivationsDamagedError(
+            f"prompt.json of {shorten(stored.get('hash'))} does not describe its weights: {error}; compute them again"
+        ) from error
+    expected = {layer: (n, *facts.shape) for layer, n in zip(facts.layers, facts.n_heads, strict=True)}
+    if expected != shapes:
+        raise ActivationsMismatchError(
+            f"weights and prompt.json of {shorten(stored.get('hash'))} do not fit together: (layer: heads, queries, "
+            f"keys) {shorten(shapes)} there, {shorten(expected)} here; run attn-viewer activations again"
+        )
+    return facts
