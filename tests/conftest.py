@@ -28,8 +28,12 @@ CHROMIUM_FLAGS = [
 PROMPT = "Summer is warm. Winter is cold.\n"
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
-    """Run slow things last, so that simple faults show first."""
+    """Run slow things last, so that simple faults show first, and mark what drives a browser."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
     items.sort(key=lambda item: "smollm2" in getattr(item, "fixturenames", ()))
 
 

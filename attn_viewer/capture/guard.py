@@ -93,16 +93,11 @@ def use_visible_attention(model):
         for config, implementation in zip(configs, implementations, strict=True):
             if implementation not in ("sdpa", "eager", None):
                 config._attn_implementation_internal = fallback
-        with _leave_compiled_aside():
+        with torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for config, implementation in zip(configs, implementations, strict=True):
             config._attn_implementation_internal = implementation
-
-
-def _leave_compiled_aside():
-    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
-    return contextlib.nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 def _find_configs(modules):

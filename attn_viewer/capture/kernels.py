@@ -414,7 +414,7 @@ def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, **option
     query, key, value, mask, dropout, is_causal, scale
         As `torch.nn.functional.scaled_dot_product_attention` takes them.
     **options
-        What else it takes; ``enable_gqa``, from torch 2.5 on.
+        What else it takes: ``enable_gqa``.
 
     Returns
     -------
@@ -432,7 +432,7 @@ def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, **option
     return flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)
 
 
-_FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION) if hasattr(torch.nn, "attention") else 1
+_FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)
 
 
 def blocks_future(mask: torch.Tensor, n_query: int, n_key: int, first: int = 0) -> bool:

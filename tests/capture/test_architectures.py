@@ -3,7 +3,6 @@ import inspect
 import numpy as np
 import pytest
 import torch
-import transformers
 from architectures import (
     ARCHITECTURES,
     ENCODER_DECODERS,
@@ -33,12 +32,6 @@ ENCODERS = {
 }
 
 
-def build_or_skip(name, table=ARCHITECTURES, **options):
-    if not hasattr(transformers, table[name][0]):
-        pytest.skip(f"transformers {transformers.__version__} has no {table[name][0]}")
-    return build_model(name, table, **options)
-
-
 def run(model, **arguments):
     """Run a model as a capture does, with as many of the arguments as it knows."""
     known = inspect.signature(model.forward).parameters
@@ -57,7 +50,7 @@ def get_attentions(model, layers):
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_AS_EAGER])
 def test_weights_equal_those_of_eager_attention(name):
-    model, reference = build_or_skip(name), build_or_skip(name, attn_implementation="eager")
+    model, reference = build_model(name), build_model(name, attn_implementation="eager")
     expected = run(model)[0].clone()
     outputs = []
     model.register_forward_hook(lambda module, args, output: outputs.append(output[0].clone()))
@@ -85,13 +78,13 @@ def test_weights_equal_those_of_eager_attention(name):
 # Queries of heads that share keys become rows; axes in an order of their own; and neither.
 @pytest.mark.parametrize("name", ["gemma4_unified_text", "xlnet", "llama"])
 def test_one_token_sees_itself(name):
-    maps = capture_attention(build_or_skip(name), prompt=make_ids(1), reduction="pooled")
+    maps = capture_attention(build_model(name), prompt=make_ids(1), reduction="pooled")
     assert [layer.tolist() for layer in maps.weights] == [[[[1.0]]] * 4] * 3
 
 
 @pytest.mark.parametrize("name", NOT_AS_EAGER)
 def test_weights_equal_those_of_torch(name):
-    model, weights = build_or_skip(name, NOT_AS_EAGER), []
+    model, weights = build_model(name, NOT_AS_EAGER), []
 
     def keep(call):  # with one-hot values, attention returns its weights
         values = torch.eye(call.key.shape[2]).expand(*call.key.shape[:2], -1, -1)
@@ -112,7 +105,7 @@ def test_weights_equal_those_of_torch(name):
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # Funnel's, in transformers before 5
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_without_weights_to_see_are_refused(name):
-    model = build_or_skip(name, REFUSED)
+    model = build_model(name, REFUSED)
     with pytest.raises(CaptureError):
         capture_attention(model, prompt=make_ids())
 
@@ -121,7 +114,7 @@ def test_models_without_weights_to_see_are_refused(name):
     ("name", "table"), [(name, table) for table in (ENCODER_DECODERS, VISION, SPEECH) for name in table]
 )
 def test_each_kind_of_attention_is_seen(name, table):
-    model, reference = (build_or_skip(name, table, **o) for o in ({}, {"attn_implementation": "eager"}))
+    model, reference = (build_model(name, table, **o) for o in ({}, {"attn_implementation": "eager"}))
     inputs = make_inputs(table)
     with torch.no_grad():
         # Asked for weights, an eager model may take another path, with other rounding.

@@ -151,8 +151,6 @@ def test_rows_without_any_key_are_padding():
 @pytest.mark.parametrize("masking", ["none", "causal", "bool", "float"])
 @pytest.mark.parametrize("options", [{}, {"enable_gqa": True}])
 def test_output_with_lse_is_that_of_torch_to_the_bit(dtype, masking, options):
-    if options and torch.__version__ < "2.5":
-        pytest.skip("torch before 2.5 wants as many heads of keys as of queries")
     generator = torch.Generator().manual_seed(5)
     for n in (1, 2, 33, 130, 515):
         query = torch.randn(1, 4, n, 16, generator=generator).to(dtype)
