@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -23,7 +23,7 @@ from .page import BETWEEN, LINE, MARGIN, PIXEL, Caption, Page, measure_title, sn
 from .scales import Scale
 from .sinks import count_hidden
 from .style import BANDS, SMALLEST_LABEL, PageStyle
-from .ticks import LINE_ROOM, MOST_INDICES, TickChoice, choose_ticks, label_axis, write_labels
+from .ticks import LINE_ROOM, TickChoice, choose_ticks, label_axis, write_labels
 
 SMALLEST_PANEL, LARGEST_PANEL, LARGEST_LONE_PANEL, INDEX_PANEL = 100.0, 400.0, 640.0, 201.6
 THINNEST_PANEL = 72.0
@@ -243,7 +243,7 @@ class GridFitter:
             for has_tokens in (True, False):
                 grid = self._try(columns, has_tokens)
                 if grid is not None:
-                    rank = MOST_INDICES * 10 if grid.has_indices else grid.step
+                    rank = 2 if grid.has_indices else int(grid.step > 1)
                     # As many side by side as was wished; or else a page of good proportions.
                     rest = -columns if isinstance(self.wish, int) else self._rate(grid, self.style.width or 0.0)
                     found.append(((rank, rest), grid))
@@ -264,34 +264,33 @@ class GridFitter:
         if has_tokens and not all(side.has_tokens for side in self.sides):
             return None
         labels = self._label((1e6, 1e6) if has_tokens else (page / columns, page / columns), style.label, has_tokens)
-        wide = max(one.width for one in labels[0])
-        left, gap = snap(MARGIN + style.axis * LINE + wide), snap(BETWEEN + wide * (not self.is_outer))
-        width = math.floor((page - MARGIN - left - (columns - 1) * gap) / columns / PIXEL) * PIXEL
-        height = width / n_key * n_query
-        if not has_tokens:
-            height = max(min(height, TALLEST_PAGE / 2), min(n_query * style.label, THINNEST_PANEL, width))
-        if width <= 0:
-            return None
         limit = style.height or (TALLEST_PAGE if has_tokens else math.inf)
-        # Labels say how much room they need once it is known how many there are, so try twice.
-        for _ in range(2):
-            grid = self._make(columns, panel=(width, height), labels=labels)
-            head = self.measure_head(grid.has_indices, grid.step)
-            over = snap(2 * MARGIN + head + grid.size[1]) + PIXEL - limit
+        # How much room labels need is known when it is known how many there are, and the other way round.
+        for _ in range(3):
+            wide = max(one.width for one in labels[0])
+            left, gap = MARGIN + snap(style.axis * LINE + wide), snap(BETWEEN + wide * (not self.is_outer))
+            width = math.floor((page - MARGIN - left - (columns - 1) * gap) / columns / PIXEL) * PIXEL
+            height = width / n_key * n_query
+            if not has_tokens:
+                height = max(min(height, TALLEST_PAGE / 2), min(n_query * style.label, THINNEST_PANEL, width))
+            over = self._measure_height(self._make(columns, panel=(width, height), labels=labels)) - limit
             if over > 0:
-                lower = height - over / grid.rows
+                lower = height - over / math.ceil(self.n_panels / columns)
                 width, height = (width * lower / height if n_query > 2 else width), lower
-            if height < LOWEST_PANEL or (width < min(self.title_width, page) - 1e-6 and columns > self.fewest):
+            if height < LOWEST_PANEL or width < LOWEST_PANEL:
                 return None
             labels = self._label((width, height), style.label, has_tokens)
             if has_tokens and any(one.is_index for side in labels for one in side):
                 return None
         grid = self._make(columns, panel=(width, height), labels=labels)
-        head = self.measure_head(grid.has_indices, grid.step)
-        is_high = snap(2 * MARGIN + head + grid.size[1]) > limit + PIXEL
-        if is_high or (width < max(self.title_width, NARROWEST_PANEL) and columns > self.fewest):
-            return None
-        return grid if not has_tokens or width >= self.title_width else None
+        narrowest = self.title_width if has_tokens else max(self.title_width, NARROWEST_PANEL)
+        is_narrow = width < narrowest and (has_tokens or columns > self.fewest)
+        fits = grid.size[0] + 2 * MARGIN <= page + 1e-6 and self._measure_height(grid) <= limit + PIXEL
+        return grid if fits and not is_narrow else None
+
+    def _measure_height(self, grid: Grid) -> float:
+        """Return the height of the page in points."""
+        return snap(2 * MARGIN + self.measure_head(grid.has_indices, grid.step) + grid.size[1]) + PIXEL
 
     def _make(self, columns: int, *, panel: tuple[float, float], labels: Labels) -> Grid:
         return Grid(self.n_panels, columns, panel, *labels, self.is_outer, self.style)
@@ -436,12 +435,12 @@ class PanelPage:
             image.set_cmap(scale.cmap)
         self.titles[index].set_text(title)
 
-    def mark_segments(self, maps: AttentionMaps) -> None:
-        """Draw a band beside the axes for each segment of the prompt, one colour a name."""
+    def mark_segments(self, maps: AttentionMaps, panels: Iterable[int] | None = None) -> None:
+        """Draw a band beside the axes of some or all panels for each segment of the prompt, one colour a name."""
         bars: list[Rectangle] = []
         colours: list[str] = []
         names = list(dict.fromkeys(name for name, *_ in maps.segments))
-        for index in range(self.grid.n_panels):
+        for index in range(self.grid.n_panels) if panels is None else panels:
             side, to_page = self.sides[index], self.cells_to_page(index)
             rows, columns = side.shape
             for name, *ends in maps.segments:
@@ -458,12 +457,12 @@ class PanelPage:
         if bars:
             self.axes.add_collection(PatchCollection(bars, facecolor=colours, linewidth=0, zorder=2))
 
-    def mark_completion(self, maps: AttentionMaps) -> None:
-        """Draw lines where the generated text begins, on the axes that hold it."""
+    def mark_completion(self, maps: AttentionMaps, panels: Iterable[int] | None = None) -> None:
+        """Draw lines where the generated text begins, on the axes of some or all panels that hold it."""
         if maps.kind == "cross" or maps.prompt_length == len(maps.tokens_key):
             return
         lines = []
-        for index in range(self.grid.n_panels):
+        for index in range(self.grid.n_panels) if panels is None else panels:
             side = self.sides[index]
             rows, columns = side.shape
             row, column = ((maps.prompt_length - f) / c - 0.5 for f, c in zip(side.first, side.cell, strict=True))

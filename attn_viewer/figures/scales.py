@@ -23,6 +23,10 @@ LOG_FLOOR = 1e-4
 POWER = 0.5
 # Queries that see fewer keys than this, or than a tenth of all, have large weights for want of choice.
 FEW_KEYS = 10
+# Where the largest weight is so many times the `QUANTILE`, nothing else would show on a linear scale up to it.
+OUTLIER = 4.0
+# A quantile is found from no more cells than this.
+MOST_CELLS = 1_000_000
 BAR_HEIGHT = 6.0
 _TICKS = 5
 # Ends of scales, and how many steps up to them are round.
@@ -205,7 +209,8 @@ def measure_weights(weights: Iterable[np.ndarray], seen: np.ndarray, norm: str |
     seen : numpy.ndarray
         Bool, axes ``(n_query, n_key)``: the cells that show a weight.
     norm : str or matplotlib.colors.Normalize
-        ``"quantile"`` ends at the `QUANTILE` of the weights in place of the largest.
+        ``"quantile"`` ends at the `QUANTILE` of the weights in place of the largest; so does ``"linear"`` where the
+        largest is more than `OUTLIER` times that.
 
     Returns
     -------
@@ -216,16 +221,26 @@ def measure_weights(weights: Iterable[np.ndarray], seen: np.ndarray, norm: str |
     if not has_choice.any():
         has_choice[:] = True
     chosen = seen & has_choice[:, None]
-    ends, largest, shown = [0.0], 0.0, []
-    for array in weights:
-        largest = max(largest, float(array.max(initial=0, where=seen)))
-        if isinstance(norm, str) and norm == "quantile":
-            shown.append(np.asarray(array[..., chosen], np.float32).ravel())
-        else:
-            ends.append(float(array[..., has_choice, :].max(initial=0, where=seen[has_choice])))
-    if shown and sum(map(len, shown)):
-        ends.append(float(np.quantile(np.concatenate(shown), QUANTILE)))
-    return Extent(max(ends) or largest or 1.0, largest or 1.0)
+    arrays = list(weights)
+    largest = max((float(array.max(initial=0, where=seen)) for array in arrays), default=0.0)
+    rest = max(
+        (float(array[..., has_choice, :].max(initial=0, where=seen[has_choice])) for array in arrays), default=0.0
+    )
+    usual = _find_quantile(arrays, chosen)
+    has_outliers = isinstance(norm, str) and (norm == "quantile" or (norm == "linear" and rest > OUTLIER * usual > 0))
+    return Extent((usual if has_outliers and usual > 0 else rest) or largest or 1.0, largest or 1.0)
+
+
+def _find_quantile(arrays: Sequence[np.ndarray], chosen: np.ndarray) -> float:
+    """Return the `QUANTILE` of the chosen cells of all arrays; of evenly spaced ones where there are very many."""
+    places = np.flatnonzero(chosen)
+    rows = [array.reshape(-1, array.shape[-2] * array.shape[-1]) for array in arrays]
+    total = len(places) * sum(map(len, rows))
+    if not total:
+        return 0.0
+    # An odd step, so that it does not fall on the same column again and again.
+    places = places[:: max(1, -(-total // MOST_CELLS) | 1)] if total > MOST_CELLS else places
+    return float(np.quantile(np.concatenate([row[:, places].ravel() for row in rows]).astype(np.float32), QUANTILE))
 
 
 def round_end(end: float, norm: str | Normalize = "linear") -> float:
