@@ -61,6 +61,8 @@ _HOMES = {
     "plot_effect": "figures.effects",
     "plot_heads": "figures.grids",
     "plot_layer_averages": "figures.grids",
+    "plot_lines": "figures.lines",
+    "plot_panels": "figures.chosen_heads",
     "plot_running_text": "figures.running_text",
     "plot_similarity": "figures.clusters",
     "rank_heads_by_effect": "effects",
