@@ -41,10 +41,10 @@ def view_attention(
         prompt are not needed, nor used, where a cache is loaded.
     model_id : str, optional
         Name for titles, folder and cache; left out, the name of the model or the one in the cache.
-    tokenizer : transformers tokenizer, optional
-        The model's tokenizer.
-    prompt : str, list of dict or list of int, optional
-        Text, chat messages or token ids.
+    tokenizer : transformers tokenizer or processor, optional
+        The model's.
+    prompt : str, tuple of str, list of dict, token ids or mapping, optional
+        Text, a pair of texts, chat messages, token ids, or model inputs; as `capture_attention` takes it.
     **options
         As `ViewOptions` declares them.
 
@@ -95,6 +95,7 @@ def check_view(options: ViewOptions, model_id: str | None = None) -> None:
     """
     from .figures.options import GridOptions
 
+    options.check_single()
     if model_id is not None:
         check_model_id(model_id)
     GridOptions(**PanelOptions.pick(options).as_dict())

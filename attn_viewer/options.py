@@ -145,6 +145,7 @@ class Options:
             declared, value = get_declaration(field), getattr(self, name)
             if declared.read is not None and value is not None:
                 value = declared.read(value)
+                value = field.default if value == field.default else value  # a default that was read is no choice
                 object.__setattr__(self, name, value)
             if value is not field.default:
                 check_value(name, value, read_type(field), at_least=declared.at_least, above=declared.above)
@@ -432,6 +433,22 @@ class PassOptions(CaptureOptions):
         metavar="TEXT",
     )
     decoder_tokenizer: Any = captured(None, "tokenizer of the decoder, where it has its own", words=())
+    batch_index: int | Literal["all"] | None = captured(
+        None,
+        "which prompt of a batch of model inputs, or all, for a list of maps; left out, there must be one prompt",
+        words=(),
+    )
+
+    def check_single(self) -> None:
+        """Refuse all prompts of a batch where one at a time is shown or written.
+
+        Raises
+        ------
+        OptionError
+            If they are asked for.
+        """
+        if self.batch_index == "all":
+            raise OptionError("batch_index='all' is for capture_attention and capture_generation; give a number here")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,7 +22,6 @@ def capture_generation(
     tokenizer: Any,
     prompt: Any,
     *,
-    batch_index: int | Literal["all"] | None = None,
     model_id: str | None = None,
     options: GenerationOptions,
 ) -> Any:
@@ -39,8 +38,8 @@ def capture_generation(
         Its tokenizer.
     prompt : str, tuple of str, list of dict, token ids or mapping
         As `capture_attention` takes it.
-    batch_index, model_id
-        As `capture_attention` takes them.
+    model_id : str, optional
+        As `capture_attention` takes it.
     **options
         As `GenerationOptions` declares them.
 
@@ -67,7 +66,7 @@ def capture_generation(
         prompt,
         decoder_prompt=options.decoder_prompt,
         decoder_tokenizer=options.decoder_tokenizer,
-        batch_index=batch_index,
+        batch_index=options.batch_index,
     )
     has_begun = options.decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
     arguments = {"max_new_tokens": options.max_new_tokens, **(options.generate_options or {})}

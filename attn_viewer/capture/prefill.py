@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -28,7 +28,6 @@ def capture_attention(
     tokenizer: Any = None,
     prompt: Any = None,
     *,
-    batch_index: int | Literal["all"] | None = None,
     model_id: str | None = None,
     options: PassOptions,
 ) -> Any:
@@ -48,8 +47,6 @@ def capture_attention(
         Text; a pair of texts ``(a, b)``; chat messages, whose content is text or a list of parts; token ids as a list,
         array or tensor of axes ``(n,)`` or ``(1, n)``; or model inputs as a tokenizer or processor returned them.
         Padding at the ends, which their mask hides, is left out of the maps.
-    batch_index : int or "all", optional
-        Which prompt of a batch of model inputs, or all of them; left out, there must be one.
     model_id : str, optional
         Name for titles and files; left out, `get_model_id` finds one.
     **options
@@ -79,7 +76,7 @@ def capture_attention(
         prompt,
         decoder_prompt=options.decoder_prompt,
         decoder_tokenizer=options.decoder_tokenizer,
-        batch_index=batch_index,
+        batch_index=options.batch_index,
     )
     maps = capture_inputs(model, inputs, options, kind=kind, model_id=model_id)
     return maps if inputs.is_batch else maps[0]

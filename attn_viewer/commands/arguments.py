@@ -7,7 +7,7 @@ import logging
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -80,6 +80,14 @@ class LoadOptions(NameOptions):
     trust_remote_code: bool = captured(False, "let code of the checkpoint run")
 
 
+def parse_ids(text: str) -> list[int]:
+    """Read token ids such as ``5,17,5``, in their order."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError(f"token ids are whole numbers such as 5,17,5, got {text!r:.80}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions(Options):
     """The prompt."""
@@ -88,10 +96,23 @@ class PromptOptions(Options):
         "Summer is warm. Winter is cold.\\n",
         r"text; \n and \t become newline and tab",
         metavar="TEXT",
-        apart=(CACHE, "prompt_file", "repeated", "prompts"),
+        apart=(CACHE, "prompt_file", "prompt_ids", "repeated", "prompts"),
     )
     prompt_file: str | None = option(
-        None, "UTF-8 text, taken as it is", metavar="FILE", apart=(CACHE, "repeated", "prompts")
+        None, "UTF-8 text, taken as it is", metavar="FILE", apart=(CACHE, "prompt_ids", "repeated", "prompts")
+    )
+    pair: str | None = option(
+        None,
+        "a second text, which goes in with the first as pairs of texts did when the model was trained",
+        metavar="TEXT",
+        apart=(CACHE, "prompt_ids", "chat", "repeated", "prompts"),
+    )
+    prompt_ids: Sequence[int] | None = option(
+        None,
+        "token ids, taken as they are, in place of text",
+        metavar="5,17,…",
+        parse=parse_ids,
+        apart=(CACHE, "chat", "repeated", "prompts"),
     )
     chat: bool = option(False, "send the prompt as a user message through the chat template", apart=(CACHE, "repeated"))
 
@@ -216,14 +237,16 @@ def unescape(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def read_prompt(asked: PromptOptions) -> str | list[dict[str, str]]:
-    """Return the prompt: text, or a chat message.
+def read_prompt(asked: PromptOptions) -> str | tuple[str, str] | list[int] | list[dict[str, str]]:
+    """Return the prompt: text, a pair of texts, token ids, or a chat message.
 
     Raises
     ------
     PromptError
         If the file cannot be read or the text is empty.
     """
+    if asked.prompt_ids is not None:
+        return list(asked.prompt_ids)
     text = unescape(asked.prompt)
     if asked.prompt_file is not None:
         try:
@@ -234,6 +257,8 @@ def read_prompt(asked: PromptOptions) -> str | list[dict[str, str]]:
             raise PromptError(f"cannot read prompt file {asked.prompt_file!r} as UTF-8 text: {reason}") from error
     if not text:
         raise PromptError("the prompt is empty; give at least one character")
+    if asked.pair is not None:
+        return text, unescape(asked.pair)
     return [{"role": "user", "content": text}] if asked.chat else text
 
 

@@ -70,6 +70,7 @@ def save_completions(
 
     if max_new_tokens is None:
         raise OptionError("save_completions needs max_new_tokens, the most tokens to generate")
+    options.check_single()
     if isinstance(prompts, str) or not prompts:
         raise OptionError(f"prompts must be a sequence of at least one prompt, got {prompts!r}")
     places = _split_prefixes(prefixes)

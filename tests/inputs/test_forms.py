@@ -168,7 +168,7 @@ def test_one_prompt_of_a_batch_or_all(side, bert):
     single = capture_attention(fast, tokenizer, A, batch_index="all")
     assert len(single) == 1
     for wrong in (3, -4, True, "first", 1.0):
-        with pytest.raises(PromptError):
+        with pytest.raises(AttnViewerError):
             capture_attention(fast, tokenizer, inputs, batch_index=wrong)
 
 
