@@ -25,7 +25,7 @@ def choose_cell(n_query: int, n_key: int, max_cells: int) -> tuple[int, int]:
 
 
 def pool_cells(weights: npt.NDArray[Any], cell: Sequence[int]) -> npt.NDArray[Any]:
-    """Return the largest weight of each cell.
+    """Return the largest weight of each cell; where some are below 0, the one that is furthest from 0.
 
     Parameters
     ----------
@@ -42,6 +42,16 @@ def pool_cells(weights: npt.NDArray[Any], cell: Sequence[int]) -> npt.NDArray[An
     if tuple(cell) == (1, 1):
         return weights
     starts = [range(0, n, size) for n, size in zip(weights.shape[-2:], cell, strict=True)]
+    highest = _merge_largest(weights, starts)
+    if weights.dtype.kind != "f" or not weights.min() < 0:
+        return highest
+    lowest = -_merge_largest(-weights, starts)
+    chosen: npt.NDArray[Any] = np.ma.where(highest >= -lowest, highest, lowest)
+    return chosen if isinstance(weights, np.ma.MaskedArray) else np.asarray(chosen)
+
+
+def _merge_largest(weights: npt.NDArray[Any], starts: Sequence[Sequence[int]]) -> npt.NDArray[Any]:
+    """Return the largest of each group; masked where all of it is."""
     if not isinstance(weights, np.ma.MaskedArray):
         return merge_groups(np.maximum, weights, *starts)
     nothing = -np.inf if weights.dtype.kind == "f" else np.iinfo(weights.dtype).min

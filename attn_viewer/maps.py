@@ -1,8 +1,11 @@
 """`AttentionMaps`, the only type that the rooms of this package hand to each other."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,7 @@ from .selections import choose_numbers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Weights = npt.NDArray[np.float32 | np.float16]
 
 
@@ -259,6 +263,38 @@ class AttentionMaps(MapFacts):
             reduction="head_mean" if self.reduction == "full" else self.reduction,
             averaged_heads=self.mean_heads,
         )
+
+
+def takes_maps(function: Function) -> Function:
+    """Make a function that is handed something else than maps say so, and which call turns it into maps.
+
+    Parameters
+    ----------
+    function
+        Whose arguments `maps`, or `first` and `second`, are `AttentionMaps`.
+
+    Returns
+    -------
+    callable
+        The function; it raises `InvalidMapsError` before it does anything.
+    """
+    names = list(inspect.signature(function).parameters)
+    places = [(names.index(name), name) for name in ("maps", "first", "second") if name in names]
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        for place, name in places:
+            if place < len(args) or name in options:
+                came = args[place] if place < len(args) else options[name]
+                if not isinstance(came, AttentionMaps):
+                    raise InvalidMapsError(
+                        f"{function.__name__} needs AttentionMaps, got {type(came).__name__} {shorten(came)}; "
+                        "AttentionMaps.from_attentions(attentions, tokens) makes them of a model's output, of arrays, "
+                        "tensors or lists, and capture_attention(model, tokenizer, prompt) captures them"
+                    )
+        return function(*args, **options)
+
+    return typing.cast(Function, call)
 
 
 def _read_labels(tokens: Any, name: str) -> list[str]:

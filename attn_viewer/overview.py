@@ -4,17 +4,17 @@ import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 from .errors import OptionError
+from .maps import AttentionMaps, takes_maps
 from .options import Overview
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .maps import AttentionMaps
-
 KINDS = get_args(Overview)
 
 
-def draw_overview(maps: "AttentionMaps", kind: Overview, **look: Any) -> "Figure":
+@takes_maps
+def draw_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
     """Draw one figure of all heads.
 
     Parameters

@@ -1,3 +1,4 @@
+import inspect
 import types
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 import transformers
 from conftest import make_maps
 
+import attn_viewer
 from attn_viewer import AttentionMaps, capture_attention
 from attn_viewer.errors import InvalidMapsError
 
@@ -193,3 +195,25 @@ def test_sinks_and_padding_may_take_a_row():
     rows[:, 3] = 0
     assert not AttentionMaps.from_attentions(rows, TOKENS).has_sinks
     assert AttentionMaps.from_attentions(rows / 2, TOKENS, has_sinks=True).has_sinks
+
+
+def list_readers():
+    """All public functions that take maps."""
+    for name in attn_viewer.__all__:
+        function = getattr(attn_viewer, name)
+        if inspect.isfunction(function):
+            parameters = list(inspect.signature(function).parameters)
+            if parameters[:1] in (["maps"], ["first"]) and name != "average_maps":
+                yield pytest.param(function, len([p for p in parameters if p in ("maps", "first", "second")]), id=name)
+
+
+@pytest.mark.parametrize(("function", "count"), list_readers())
+def test_whoever_is_handed_arrays_says_what_makes_maps_of_them(function, count):
+    needed = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+    ]
+    for arrays in (BATCHED, LAYERS[0], list(LAYERS), None, "maps"):
+        with pytest.raises(InvalidMapsError, match=rf"{function.__name__} needs AttentionMaps, got .*from_attentions"):
+            function(*[arrays] * count, *[0] * (len(needed) - count))

@@ -34,13 +34,18 @@ def require_shares(maps: MapFacts, what: str) -> None:
     UnsuitableMapsError
         If they were scaled by their values, are a rollout or a flow, or have a sign.
     """
-    if maps.signed:
-        raise UnsuitableMapsError(f"{what} needs attention weights, whose rows sum to 1, but these maps are signed")
+    require_unsigned(maps, what)
     if maps.weighting != "attention":
         raise UnsuitableMapsError(
             f"{what} needs attention weights, whose rows sum to 1, but these maps hold {maps.weighting}; capture with "
             "weighting='attention'"
         )
+
+
+def require_unsigned(maps: MapFacts, what: str) -> None:
+    """Raise `UnsuitableMapsError` for maps whose numbers may be below 0; `what` asks."""
+    if maps.signed:
+        raise UnsuitableMapsError(f"{what} needs weights that are not negative, but these maps are signed")
 
 
 def require_heads(maps, what, *, least_keys=1):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
-from ..maps import AttentionMaps, Weights
+from ..maps import AttentionMaps, Weights, takes_maps
 from ..selections import describe_numbers
 from .blocks import require_shares
 
@@ -49,6 +49,7 @@ class AttentionComparison:
         return self.second.get_layer(layer).astype(np.float32) - self.first.get_layer(layer)
 
 
+@takes_maps
 def compare_attention(first: AttentionMaps, second: AttentionMaps) -> AttentionComparison:
     """Compare two attention maps of the same prompt.
 

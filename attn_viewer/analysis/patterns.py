@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import OptionError
+from ..maps import takes_maps
 from ..selections import choose_numbers
 from .blocks import require_heads
 
@@ -17,6 +18,7 @@ class AttendedToken(NamedTuple):
     weight: float
 
 
+@takes_maps
 def attention_pattern(maps, layer, head):
     """Return the weights of one head.
 
@@ -46,6 +48,7 @@ def attention_pattern(maps, layer, head):
     return weights[numbers.index(chosen)]
 
 
+@takes_maps
 def top_attended(maps, layer, head, query=-1, k=5):
     """Return the keys that a query of a head puts most weight on.
 

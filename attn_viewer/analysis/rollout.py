@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import maximum_flow
 from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
+from ..maps import takes_maps
 from ..selections import choose_numbers
 from .blocks import require_shares
 
@@ -24,6 +25,7 @@ UNITS = 2**29
 EDGES = 2**16
 
 
+@takes_maps
 def roll_out_attention(maps, *, residual=0.5):
     """Multiply attention through the layers.
 
@@ -57,6 +59,7 @@ def roll_out_attention(maps, *, residual=0.5):
     return _make_maps(maps, layers, maps.layers, "rollout")
 
 
+@takes_maps
 def compute_attention_flow(maps, *, residual=0.5, layers=None, progress=None):
     """Compute the largest flow from each position to each input token.
 

@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
-from .blocks import EPSILON, WINDOW, Frame, divide, iterate_blocks, require_heads
+from ..maps import takes_maps
+from .blocks import EPSILON, WINDOW, Frame, divide, iterate_blocks, require_heads, require_unsigned
 from .spectra import compute_effective_rank
 from .table import HeadScores
 
@@ -56,6 +57,7 @@ def _register(label, *, upper=None, needs_positions=False, needs_all_queries=Fal
     return register
 
 
+@takes_maps
 def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=None):
     """Score every head.
 
@@ -87,6 +89,7 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
         If there is no such score, or `window` or `epsilon` cannot be used.
     """
     require_heads(maps, "a score of a head", least_keys=2)
+    require_unsigned(maps, "a score of a head")
     frame = Frame(maps, window, epsilon)
     chosen = _choose_scores(scores, frame)
     columns = {name: [] for name in chosen}

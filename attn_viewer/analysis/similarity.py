@@ -3,11 +3,14 @@
 import numpy as np
 
 from ..errors import OptionError
+from ..maps import takes_maps
+from .blocks import require_unsigned
 
 # Bytes of float32 weights that are multiplied at a time.
 BLOCK_BYTES = 64 * 2**20
 
 
+@takes_maps
 def measure_similarity(maps, *, ignore_first_token=False):
     """Measure the cosine similarity between the weights of every two heads.
 
@@ -31,6 +34,7 @@ def measure_similarity(maps, *, ignore_first_token=False):
     OptionError
         If nothing is left without the first token.
     """
+    require_unsigned(maps, "the similarity of heads")
     first = int(ignore_first_token)
     n_rows, n_columns = maps.shape
     if n_columns <= first:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..maps import takes_maps
 from .blocks import EPSILON, Frame, iterate_blocks, require_heads, require_shares
 from .scores import score_heads
 
@@ -18,6 +19,7 @@ class Sink(NamedTuple):
     mass: float
 
 
+@takes_maps
 def find_sinks(maps, *, epsilon=EPSILON):
     """Find the keys that heads put most of their weight on.
 
@@ -53,6 +55,7 @@ def find_sinks(maps, *, epsilon=EPSILON):
     ]
 
 
+@takes_maps
 def measure_sink_heads(maps, *, epsilon=EPSILON):
     """Measure how many heads of each layer have the first token as their sink.
 
@@ -81,6 +84,7 @@ def measure_sink_heads(maps, *, epsilon=EPSILON):
     return np.array([np.mean(part > epsilon) for part in np.split(masses, ends)])
 
 
+@takes_maps
 def accumulate_columns(maps):
     """Sum the weight that each key gets from all queries.
 

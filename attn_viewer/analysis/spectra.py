@@ -4,9 +4,11 @@ import numpy as np
 from scipy.special import entr
 
 from ..errors import UnsuitableMapsError
+from ..maps import takes_maps
 from .blocks import Frame, divide, find_singular_values, require_heads
 
 
+@takes_maps
 def compute_singular_values(maps):
     """Compute the singular values of every head's pattern.
 

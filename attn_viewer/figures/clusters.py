@@ -11,6 +11,7 @@ from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 
 from ..errors import OptionError
+from ..maps import takes_maps
 from .labels import TICK
 from .options import PageOptions, check_names
 from .page import MARGIN, Caption, Page, PageFigure, choose_width
@@ -20,6 +21,7 @@ from .style import SMALLEST_LABEL
 SIDE, DENDROGRAM, ROW = 168.0, 30.0, 1.2  # points, but rows are in font sizes
 
 
+@takes_maps
 def plot_similarity(
     similarity: ArrayLike,
     *,

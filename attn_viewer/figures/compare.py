@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from .grids import treat_mask
 from .heatmap import limit_cells
 from .options import describe_data, measure_maps, split_options
@@ -20,6 +20,7 @@ from .style import shorten_label
 NAMES = ("A", "B", "B − A")
 
 
+@takes_maps
 def plot_comparison(first: AttentionMaps, second: AttentionMaps, **options: Any) -> PageFigure:
     """Draw the layer averages of two models and their difference, a row a layer.
 
@@ -50,7 +51,7 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, **options: Any)
     triples = []
     for a, b in zip(one.weights, other.weights, strict=True):
         a, b = (np.ma.masked_array(treat_sink(w[0].astype(np.float32), one, look.sink), future) for w in (a, b))
-        triples.append((limit_cells(a)[0], limit_cells(b)[0], _limit_signed(b - a)))
+        triples.append((limit_cells(a)[0], limit_cells(b)[0], limit_cells(b - a)[0]))
     names = [f"A: {first.model_id}", f"B: {second.model_id}"]
     style = page_options.make_style().fit_fonts(
         [*sides.tokens_query, *sides.tokens_key, *names, page_options.title or "", *page_options.phrases]
@@ -113,9 +114,3 @@ def describe_changes(first: AttentionMaps, second: AttentionMaps) -> list[str]:
         Each begins with ``A`` or ``B``.
     """
     return [f"{side} changed: {words}" for side, maps in (("A", first), ("B", second)) for words in maps.interventions]
-
-
-def _limit_signed(difference: np.ma.MaskedArray) -> np.ma.MaskedArray:
-    """Pool as `limit_cells` does, keeping of each block what is furthest from 0."""
-    highest, lowest = limit_cells(difference)[0], -limit_cells(-difference)[0]
-    return np.ma.where(highest >= -lowest, highest, lowest)

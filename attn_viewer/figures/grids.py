@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..facts import DERIVED, WEIGHTINGS
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from .heatmap import BAND, limit_cells
 from .options import GridOptions, PageOptions, describe_data, measure_maps, split_options
 from .page import Caption, PageFigure
@@ -20,6 +20,7 @@ MOST_NAMES = 6
 OWN_SCALE = "   (to {:.2g})"
 
 
+@takes_maps
 def plot_layer_averages(maps: AttentionMaps, **options: Any) -> PageFigure:
     """Draw the mean over the heads of every layer.
 
@@ -50,6 +51,7 @@ def plot_layer_averages(maps: AttentionMaps, **options: Any) -> PageFigure:
     return made.show(matrices, [f"layer {number}" for number in maps.layers], title)
 
 
+@takes_maps
 def plot_heads(maps: AttentionMaps, layer: int, **options: Any) -> PageFigure:
     """Draw every head of one layer.
 
@@ -77,6 +79,7 @@ def plot_heads(maps: AttentionMaps, layer: int, **options: Any) -> PageFigure:
     return next(iterate_head_pages(maps.select(layers=[layer]), **options))[1]
 
 
+@takes_maps
 def iterate_head_pages(
     maps: AttentionMaps, *, extent: Extent | None = None, **options: Any
 ) -> Iterator[tuple[int, PageFigure]]:
@@ -216,8 +219,11 @@ def choose_panel_scale(shown: np.ma.MaskedArray, shared: Scale, look: GridOption
     """Return the scale of a panel and its title, which says where the scale ends if it is the panel's own."""
     if look.scale == "shared":
         return shared, title
-    end = measure_weights([shown.filled(0)], ~np.ma.getmaskarray(shown), look.norm).end if look.vmax is None else None
-    norm = shared.norm if end is None else make_norm(look.norm, look.vmin, end)
+    if look.vmax is not None:
+        norm = shared.norm
+    else:
+        end = measure_weights([shown.filled(0)], ~np.ma.getmaskarray(shown), look.norm).end
+        norm = make_norm(look.norm, -end if shared.smallest < 0 else look.vmin, end)
     return Scale(norm, shared.cmap), title + OWN_SCALE.format(norm.vmax)
 
 

@@ -18,7 +18,7 @@ from ..errors import OptionError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps
 from .page import PageFigure
-from .scales import Extent, Scale, get_colormap, make_norm, make_scale, measure_weights, set_bar_ticks
+from .scales import Extent, Scale, make_scale, measure_weights, set_bar_ticks
 from .sinks import count_hidden, treat_sink
 from .style import BANDS, DARK, LIGHT, PageStyle, Palette
 from .ticks import set_token_ticks
@@ -42,7 +42,7 @@ def limit_cells(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     Returns
     -------
     matrix : numpy.ndarray
-        At most `MOST_CELLS` cells a side, each the maximum over its block.
+        At most `MOST_CELLS` cells a side, each the largest over its block, or what is furthest from 0 below it.
     factors : tuple of int
         Rows and columns of a block; (1, 1) when nothing was pooled.
     """
@@ -68,6 +68,8 @@ class Heatmap:
         ``segments`` and ``completion`` in numbers of tokens, and ``has_rows`` where queries are tokens of the keys.
     label : str
         Name of the quantity.
+    is_signed : bool
+        Whether the scale is centred on 0, whatever these numbers are.
     """
 
     cells: np.ma.MaskedArray
@@ -79,6 +81,7 @@ class Heatmap:
     completion: int | None = None
     is_self: bool = True
     label: str = ""
+    is_signed: bool = False
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -134,6 +137,7 @@ def read_head(maps: AttentionMaps, layer: int | None, head: int | None, *, sink:
         maps.prompt_length if is_self and maps.prompt_length < len(maps.tokens_key) else None,
         is_self,
         WEIGHTINGS[maps.weighting],
+        maps.signed,
     )
 
 
@@ -313,14 +317,8 @@ def _choose_scale(
     palette: Palette,
 ) -> Scale:
     cells = shown.cells
-    smallest = float(cells.min()) if cells.count() else 0.0
-    if vmin is None and smallest < 0 and not isinstance(norm, Normalize):
-        if norm not in ("linear", "quantile"):
-            raise OptionError(f"numbers below 0 are drawn on a linear scale around 0, got norm={norm!r}")
-        end = float(abs(cells).max()) if vmax is None else vmax
-        colours = get_colormap(cmap, diverging=True, palette=palette)
-        return Scale(make_norm("linear", -end, end), colours, shown.label, float(cells.max()), smallest)
     extent = measure_weights([cells.filled(0)], ~np.ma.getmaskarray(cells), norm) if cells.count() else Extent(1.0, 1.0)
+    extent = dataclasses.replace(extent, is_signed=vmin is None and (extent.is_signed or shown.is_signed))
     look: dict[str, Any] = {"norm": norm, "cmap": cmap, "palette": palette, "label": shown.label}
     return make_scale(extent, vmin=vmin or 0.0, vmax=vmax, **look)
 

@@ -11,8 +11,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.patches import Rectangle
 
+from ..analysis.blocks import require_unsigned
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from .options import PageOptions, check_names
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
 from .sinks import count_hidden, treat_sink
@@ -33,6 +34,7 @@ class Side:
     labels: tuple[str, ...]
 
 
+@takes_maps
 def plot_lines(
     maps: AttentionMaps,
     layer: int,
@@ -76,6 +78,7 @@ def plot_lines(
     PageSizeError
         If the tokens do not fit the page.
     """
+    require_unsigned(maps, "a line whose strength is a weight")
     if maps.reduction == "pooled":
         raise UnsuitableMapsError("lines need a weight for every pair of tokens, but these maps are pooled")
     check_names(options, {field.name for field in dataclasses.fields(PageOptions)})

@@ -206,7 +206,8 @@ def measure_maps(maps: AttentionMaps, look: GridOptions) -> Extent:
     """Find where the scale of a page of these maps ends, after the first token was hidden or rows renormalised."""
     rows, columns = count_hidden(maps, look.sink)
     seen = ~maps.future[rows:, columns:]
-    return measure_weights((treat_sink(weights, maps, look.sink) for weights in maps.weights), seen, look.norm)
+    extent = measure_weights((treat_sink(weights, maps, look.sink) for weights in maps.weights), seen, look.norm)
+    return dataclasses.replace(extent, is_signed=maps.signed)
 
 
 def describe_data(

@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from .options import PageOptions, check_names
 from .page import BETWEEN, MARGIN, Caption, Page, PageFigure, measure_title
-from .scales import Scale, get_colormap, make_norm, round_end
+from .scales import Extent, Scale, make_scale
 from .style import PageStyle
 
 # Width of an image in points; how wide the coloured square on a patch is; from which share of the scale on it is drawn.
@@ -25,6 +25,7 @@ PANEL, COVER, FAINTEST = 108.0, 0.7, 0.01
 DARKEST = 0.35
 
 
+@takes_maps
 def overlay_attention(
     maps: AttentionMaps,
     image: Any,
@@ -94,11 +95,11 @@ def overlay_attention(
     weights = np.stack(
         [w[:, query, -n_patches:].mean(axis=0, dtype=np.float32).reshape(rows, n_columns) for w in maps.weights]
     )
-    largest = float(weights.max()) or 1.0
+    largest = float(np.abs(weights).max()) or 1.0
     who = maps.tokens_query[query] if patch is None else f"patch {patch[0]},{patch[1]}"
     style = page_options.make_style().fit_fonts([maps.model_id, who, page_options.title or "", *page_options.phrases])
-    norm = make_norm("linear", 0.0, round_end(largest) if vmax is None else vmax)
-    scale = Scale(norm, get_colormap(cmap, palette=style.palette), WEIGHTINGS[maps.weighting], largest)
+    look = {"vmax": vmax, "cmap": cmap, "palette": style.palette, "label": WEIGHTINGS[maps.weighting]}
+    scale = make_scale(Extent(largest, largest, maps.signed), **look)
     caption = Caption(
         heading=page_options.title or "image patches",
         model_id=maps.model_id,

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..errors import OptionError, OutputError
 from ..files import check_folder, make_folder
+from ..maps import takes_maps
 from .registry import get_figure_names, select_attn_figure_funcs
 
 # Characters of an exception's text that are kept: it is said for every head.
@@ -42,6 +43,7 @@ class FigureFailure:
         return f"{self.func} at L{self.layer} H{self.head}: {self.error}"
 
 
+@takes_maps
 def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overwrite=True, progress=None):
     """Run figure functions on every head of some layers.
 

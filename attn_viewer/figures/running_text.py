@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from ..tokens import NEWLINE, SPACE
 from .options import GridOptions, describe_data, split_options
 from .page import LINE, MARGIN, Caption, Page, PageFigure
@@ -87,6 +87,7 @@ def measure_advance(text: str, style: PageStyle) -> float:
     return style.measure(f"|{text}|", style.label)[0] - style.measure("||", style.label)[0]
 
 
+@takes_maps
 def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -> PageFigure:
     """Write the prompt once a layer, each token coloured by the weight that one query gives it.
 
@@ -113,7 +114,7 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     OptionError
         If there is no such query, or the text is too long for a page.
     """
-    look, page_options = split_options(options, norm="power")
+    look, page_options = split_options(options, norm="linear" if maps.signed else "power")
     _check_text(maps, query)
     query %= len(maps.tokens_query)
     style = page_options.make_style().fit_fonts(
@@ -151,17 +152,19 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
         )
 
     count = min(len(maps.layers), max(1, MOST_WORDS // len(maps.tokens_key)))
-    head = make_caption(1, look.make_scale(Extent(1.0, 1.0), style, name)).lay_out(
+    head = make_caption(1, look.make_scale(Extent(1.0, 1.0, maps.signed), style, name)).lay_out(
         style, style.width or left + room + 2 * MARGIN
     )
     limit = (style.height or math.inf) - head.height - 2 * MARGIN - 1
     count = max(1, int(min(count, (limit + BETWEEN) // paragraph)))
     layers, weights = _gather_rows(maps, query, look, count)
     if is_panel:
-        weights = weights / np.maximum(weights.max(axis=1, keepdims=True), np.float32(1e-30))
-    largest = float(weights.max()) or 1.0
-    scale = look.make_scale(Extent(largest, largest), style, name)
-    scale = Scale(make_norm(look.norm, look.vmin, 1.0), scale.cmap, name) if is_panel else scale
+        weights = weights / np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.float32(1e-30))
+    largest = float(np.abs(weights).max()) or 1.0
+    scale = look.make_scale(Extent(largest, largest, maps.signed), style, name)
+    scale = (
+        Scale(make_norm(look.norm, -1.0 if maps.signed else look.vmin, 1.0), scale.cmap, name) if is_panel else scale
+    )
     page = Page(style, left + room, paragraph * len(layers) - BETWEEN, make_caption(len(layers), scale))
     shown = np.ma.masked_all((len(layers), len(maps.tokens_key)))
     shown[:, count_hidden(maps, look.sink)[1] :] = weights

@@ -189,10 +189,13 @@ class Extent:
         Where an automatic scale ends, not yet rounded: the largest weight of queries that have a choice, or a quantile.
     largest : float
         The largest of all.
+    is_signed : bool
+        Whether numbers may be below 0; both are then of sizes, and the scale is diverging and centred on 0.
     """
 
     end: float
     largest: float
+    is_signed: bool = False
 
 
 def measure_weights(weights: Iterable[np.ndarray], seen: np.ndarray, norm: str | Normalize = "linear") -> Extent:
@@ -222,13 +225,15 @@ def measure_weights(weights: Iterable[np.ndarray], seen: np.ndarray, norm: str |
         has_choice[:] = True
     chosen = seen & has_choice[:, None]
     arrays = list(weights)
+    is_signed = any(float(array.min(initial=0, where=seen)) < 0 for array in arrays)
+    arrays = [np.abs(array) for array in arrays] if is_signed else arrays
     largest = max((float(array.max(initial=0, where=seen)) for array in arrays), default=0.0)
     rest = max(
         (float(array[..., has_choice, :].max(initial=0, where=seen[has_choice])) for array in arrays), default=0.0
     )
     usual = _find_quantile(arrays, chosen)
     has_outliers = isinstance(norm, str) and (norm == "quantile" or (norm == "linear" and rest > OUTLIER * usual > 0))
-    return Extent((usual if has_outliers and usual > 0 else rest) or largest or 1.0, largest or 1.0)
+    return Extent((usual if has_outliers and usual > 0 else rest) or largest or 1.0, largest or 1.0, is_signed)
 
 
 def _find_quantile(arrays: Sequence[np.ndarray], chosen: np.ndarray) -> float:
@@ -273,7 +278,18 @@ def make_scale(
         As `get_colormap` takes them.
     label : str
         Name of the quantity.
+
+    Raises
+    ------
+    OptionError
+        If the ends make no scale, or numbers with a sign are wanted on a curved one.
     """
+    if extent.is_signed and vmin == 0 and not isinstance(norm, Normalize):
+        if norm not in ("linear", "quantile"):
+            raise OptionError(f"numbers below 0 are drawn on a linear scale around 0, got norm={norm!r}")
+        end = round_end(extent.end) if vmax is None else vmax
+        colours = get_colormap(cmap, diverging=True, palette=palette)
+        return Scale(make_norm("linear", -end, end), colours, label, extent.largest, -extent.largest)
     end = round_end(max(extent.end, vmin + 1e-9), norm) if vmax is None else vmax
     end = vmin + 1.0 if vmax is None and end <= vmin else end
     made = make_norm(norm, vmin, end)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..cells import pool_cells
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from .grids import name_layer_map
 from .heads import GridPage, find_grid_room, label_numbers, measure_column_numbers
 from .options import describe_data, measure_maps, split_options
@@ -21,6 +21,7 @@ SMALLEST, LARGEST = 10.0, 40.0
 PAGE_WIDTH, PAGE_HEIGHT = 460.0, 640.0
 
 
+@takes_maps
 def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     """Draw every head as a thumbnail, layers down and heads across.
 
@@ -44,14 +45,14 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     PageSizeError
         If it does not fit the page.
     """
-    look, page_options = split_options(options, norm="power")
+    look, page_options = split_options(options, norm="linear" if maps.signed else "power")
     has_own = look.scale == "panel"
     picture, is_gap, pooling = tile_heads(maps, sink=look.sink, has_own_scale=has_own)
     style = page_options.make_style().fit_fonts([maps.model_id, page_options.title or "", *page_options.phrases])
     name = "share of the head's largest weight" if has_own else WEIGHTINGS[maps.weighting]
     scale = look.make_scale(measure_maps(maps, look), style, name)
     if has_own:
-        scale = Scale(make_norm(look.norm, look.vmin, 1.0), scale.cmap, name)
+        scale = Scale(make_norm(look.norm, -1.0 if maps.signed else look.vmin, 1.0), scale.cmap, name)
     columns = sorted(set().union(*maps.heads))
     caption = Caption(
         heading=page_options.title or (name_layer_map(maps) if maps.is_mean else "all heads"),
@@ -127,7 +128,7 @@ def tile_heads(
     for row, (weights, heads) in enumerate(zip(maps.weights, maps.heads, strict=True)):
         thumbnails = pool_cells(treat_sink(weights, maps, sink), pooling).repeat(zoom, 1).repeat(zoom, 2)
         if has_own_scale:
-            thumbnails = thumbnails / np.maximum(thumbnails.max(axis=(1, 2), keepdims=True), np.float32(1e-30))
+            thumbnails = thumbnails / np.maximum(np.abs(thumbnails).max(axis=(1, 2), keepdims=True), np.float32(1e-30))
         for column, thumbnail in zip(np.searchsorted(columns, heads), thumbnails, strict=True):
             place = np.s_[
                 row * down : row * down + masked.shape[0], column * across : column * across + masked.shape[1]

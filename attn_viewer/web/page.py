@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..cells import pool_maps
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, takes_maps
 from ..selections import describe_numbers
 from .encode import count_cells, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
@@ -43,6 +43,7 @@ class _OverBudgetError(Exception):
         self.size = size
 
 
+@takes_maps
 def export_html(maps, path, *, max_mb=MAX_MB, fit="pool", scores=None, state="", theme="auto", progress=None):
     """Write attention maps as one HTML file that opens in any browser, without a network.
 
@@ -136,6 +137,7 @@ def _check_look(state: object, theme: object) -> None:
         raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
 
 
+@takes_maps
 def show_attention(maps: AttentionMaps, *, state: str = "", theme: str = "auto") -> "AttentionWidget":
     """Show attention maps in a notebook.
 
