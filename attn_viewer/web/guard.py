@@ -3,8 +3,10 @@
 import ipaddress
 import json
 import re
+from collections.abc import Collection, Mapping
 
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -31,15 +33,15 @@ class Guard:
         Names by which browsers may address the server, besides ``localhost`` and plain addresses.
     """
 
-    def __init__(self, app, names):
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
         self.app, self.names = app, names
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             return
 
-        async def send_marked(message):
+        async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *HEADERS]
@@ -52,7 +54,7 @@ class Guard:
         reply = self._refuse(scope) or self.app
         await reply(scope, receive, send_marked)
 
-    def _refuse(self, scope):
+    def _refuse(self, scope: Scope) -> Response | None:
         headers = scope["headers"]
         names = [name for name, _ in headers]
         if scope["http_version"] not in ("1.0", "1.1"):
@@ -72,7 +74,7 @@ class Guard:
             return make_error(400, "a request has no body")
         return None
 
-    def _is_allowed(self, host):
+    def _is_allowed(self, host: str) -> bool:
         match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?", host)
         if match is None:
             return False
@@ -86,12 +88,12 @@ class Guard:
         return True
 
 
-def make_error(status, message, headers=None):
+def make_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return a reply that says what was wrong."""
     return send_json({"error": message}, status, headers)
 
 
-def send_json(content, status=200, headers=None):
+def send_json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a reply of JSON."""
-    data = json.dumps(content, separators=(",", ":")).encode()
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
     return Response(data, status, headers, media_type="application/json")

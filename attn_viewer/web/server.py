@@ -11,7 +11,9 @@ import math
 import os
 import re
 import socket
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsErr
 from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
 from ..figures.style import DARK
 from ..storage.folder import MAX_BYTES
+from ..storage.stored import StoredMaps
 from .encode import DISPLAY_SCORES, describe_facts, encode_head, round_scores, score_for_display
 from .listing import FIGURE_TYPES, Listing, open_figure
 
@@ -27,6 +30,7 @@ try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route
 
@@ -53,10 +57,11 @@ EXACT_SIDE = 256
 # Weights of a layer that are scored while somebody waits.
 MAX_SCORED = 2**26
 SORTS = ("text", "n_tokens", "hash")
+_Reader = Callable[[str, str], Any]
 _NAME = re.compile(r"[a-zA-Z0-9.-]{1,253}")
 
 
-def make_app(path, *, allowed_hosts=()):
+def make_app(path: str | os.PathLike[str], *, allowed_hosts: Sequence[str] = ()) -> Guard:
     """Make the web application over a data folder.
 
     Parameters
@@ -79,14 +84,14 @@ def make_app(path, *, allowed_hosts=()):
     """
     listing = Listing(path)
 
-    def answer(function, **kinds):
-        def endpoint(request):
+    def answer(function: Callable[..., Response], **kinds: _Reader) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
             return function(listing, request, **_read_words(request, kinds))
 
         return endpoint
 
-    prompt = {"model": _read_text, "prompt": _read_text}
-    head = {**prompt, "layer": _read_number, "head": _read_number}
+    prompt: dict[str, _Reader] = {"model": _read_text, "prompt": _read_text}
+    head: dict[str, _Reader] = {**prompt, "layer": _read_number, "head": _read_number}
     routes = [
         Route("/", lambda request: _send_static(request, "browser.html")),
         Route("/static/{name}", lambda request: _send_static(request, request.path_params["name"])),
@@ -108,7 +113,7 @@ def make_app(path, *, allowed_hosts=()):
     return Guard(app, {name.lower() for name in allowed_hosts})
 
 
-async def _explain(_request, error):
+async def _explain(_request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return make_error(error.status_code, error.detail, error.headers)
     if isinstance(error, (ActivationsMissingError, OptionError)):
@@ -120,43 +125,43 @@ async def _explain(_request, error):
     return make_error(422, "what is stored for this request does not fit together")
 
 
-def _read_words(request, kinds):
+def _read_words(request: Request, kinds: Mapping[str, _Reader]) -> dict[str, Any]:
     """Read the words of a query, each known, well-formed and at most once."""
-    words = {}
+    words: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name not in kinds or (name in words and kinds[name] is not _read_list):
             raise HTTPException(400, "an unknown or repeated word in the query")
         if len(value) > 1_000 or not value.isprintable():
             raise HTTPException(400, f"{name} cannot be read")
-        value = kinds[name](name, value)
-        words[name] = words.get(name, []) + value if kinds[name] is _read_list else value
+        read = kinds[name](name, value)
+        words[name] = words.get(name, []) + read if kinds[name] is _read_list else read
     required = {"model", "prompt", "layer", "head", "name"} & kinds.keys()
     if missing := sorted(required - words.keys()):
         raise HTTPException(400, f"the query lacks {', '.join(missing)}")
     return words
 
 
-def _read_number(name, value):
+def _read_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,7}", value):
         raise HTTPException(400, f"{name} must be a number from 0")
     return int(value)
 
 
-def _read_text(name, value):
+def _read_text(name: str, value: str) -> str:
     if not value:
         raise HTTPException(400, f"{name} is empty")
     return value
 
 
-def _read_any(_name, value):
+def _read_any(_name: str, value: str) -> str:
     return value
 
 
-def _read_list(name, value):
+def _read_list(name: str, value: str) -> list[str]:
     return [_read_text(name, value)]
 
 
-def _send_static(request, name):
+def _send_static(request: Request, name: str) -> Response:
     # Compared with what is there, never joined: a name cannot lead elsewhere.
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in _TYPES}
     if request.query_params or name not in files:
@@ -164,15 +169,15 @@ def _send_static(request, name):
     return _send_file(request, files[name].read_bytes(), _TYPES[files[name].suffix])
 
 
-def _send_file(request, data, media_type, headers=None):
+def _send_file(request: Request, data: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Response:
     tag = f'"{hashlib.sha256(data).hexdigest()[:24]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"} | (headers or {})
+    headers = {"ETag": tag, "Cache-Control": "no-cache", **(headers or {})}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type=media_type)
 
 
-def _describe_folder(listing, _request):
+def _describe_folder(listing: Listing, _request: Request) -> Response:
     models = [
         {
             "name": model.name,
@@ -186,12 +191,20 @@ def _describe_folder(listing, _request):
     return send_json({"name": name, "models": models, "functions": listing.read_functions()})
 
 
-def _list_prompts(listing, _request, models=(), q="", sort="text", offset=0, limit=100):
+def _list_prompts(
+    listing: Listing,
+    _request: Request,
+    models: Sequence[str] = (),
+    q: str = "",
+    sort: str = "text",
+    offset: int = 0,
+    limit: int = 100,
+) -> Response:
     """Search the prompts of some models; those of one hash are one row."""
     key = sort.removeprefix("-")
     if key not in SORTS or not 0 < limit <= MAX_PROMPTS or len(models) > 100:
         raise HTTPException(400, f"sort must be one of {', '.join(SORTS)}, limit 1 to {MAX_PROMPTS}")
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in models:
         for hash_, prompt in listing.read_prompts(listing.get_model(name)).items():
             rows.setdefault(hash_, {**prompt, "models": []})["models"].append(name)
@@ -202,11 +215,12 @@ def _list_prompts(listing, _request, models=(), q="", sort="text", offset=0, lim
     return send_json({"total": len(found), "of": len(rows), "offset": offset, "prompts": page})
 
 
-def _describe_prompt(listing, _request, model, prompt):
+def _describe_prompt(listing: Listing, _request: Request, model: str, prompt: str) -> Response:
     found = listing.get_prompt(model, prompt)
     text = found.read().get("text")
     figures = listing.list_figures(found)
-    reply = {"text": text[:5_000] if isinstance(text, str) else "", "figures": figures, "meta": None, "error": None}
+    reply: dict[str, Any] = {"text": text[:5_000] if isinstance(text, str) else "", "figures": figures}
+    reply |= {"meta": None, "error": None}
     try:
         with found.open_maps() as opened:
             reply["meta"] = _describe_weights(opened)
@@ -215,7 +229,7 @@ def _describe_prompt(listing, _request, model, prompt):
     return send_json(reply)
 
 
-def _describe_weights(opened):
+def _describe_weights(opened: StoredMaps) -> dict[str, Any]:
     facts, scale = opened.describe(), 1.0
     if facts.weighting != "attention":  # then weights may be larger than 1
         every = [(layer, head) for layer, heads in zip(facts.layers, facts.heads, strict=True) for head in heads]
@@ -223,14 +237,15 @@ def _describe_weights(opened):
     if facts.reduction != "pooled" and (side := _find_side(facts.shape, HEAD_SIDE)) > 1:
         notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
         facts = dataclasses.replace(facts, reduction="pooled", pooling="max", cell=(side, side))
-        return describe_facts(facts, scale=scale, notes=notes)
-    meta = describe_facts(facts, scale=scale, exact=max(facts.shape) <= EXACT_SIDE)
+        pooled: dict[str, Any] = describe_facts(facts, scale=scale, notes=notes)
+        return pooled
+    meta: dict[str, Any] = describe_facts(facts, scale=scale, exact=max(facts.shape) <= EXACT_SIDE)
     if facts.reduction == "full" and max(facts.n_heads) * math.prod(facts.shape) <= MAX_SCORED:
         meta["scores"] = [{"name": name, "values": None} for name in DISPLAY_SCORES]
     return meta
 
 
-def _score_layer(listing, _request, model, prompt, layer):
+def _score_layer(listing: Listing, _request: Request, model: str, prompt: str, layer: int) -> Response:
     """Score the heads of one layer; the front end asks for a layer after another."""
     with listing.get_prompt(model, prompt).open_maps() as opened:
         maps = opened.read_layers([layer])
@@ -238,11 +253,11 @@ def _score_layer(listing, _request, model, prompt, layer):
     return send_json({name: round_scores(rows)[0] for name, rows in scores.items()})
 
 
-def _find_side(shape, most):
+def _find_side(shape: tuple[int, ...], most: int) -> int:
     return -(-max(shape) // most)
 
 
-def _send_weights(listing, _request, model, prompt, layer, head):
+def _send_weights(listing: Listing, _request: Request, model: str, prompt: str, layer: int, head: int) -> Response:
     with listing.get_prompt(model, prompt).open_maps() as opened:
         meta = _describe_weights(opened)
         weights = opened.read_head(layer, head).weights[0][0]
@@ -251,7 +266,9 @@ def _send_weights(listing, _request, model, prompt, layer, head):
     return Response(encode_head(weights, meta), media_type="application/octet-stream")
 
 
-def _send_thumbnail(listing, request, model, prompt, layer, head, theme="light"):
+def _send_thumbnail(
+    listing: Listing, request: Request, model: str, prompt: str, layer: int, head: int, theme: str = "light"
+) -> Response:
     if theme not in ("light", "dark"):
         raise HTTPException(400, "theme must be light or dark")
     with listing.get_prompt(model, prompt).open_maps() as opened:
@@ -269,7 +286,9 @@ def _send_thumbnail(listing, request, model, prompt, layer, head, theme="light")
     return _send_file(request, data, "image/png")
 
 
-def _send_figure(listing, request, model, prompt, layer, head, name):
+def _send_figure(
+    listing: Listing, request: Request, model: str, prompt: str, layer: int, head: int, name: str
+) -> Response:
     file, ending = open_figure(listing.get_prompt(model, prompt), layer, head, name)
     with file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
@@ -281,7 +300,14 @@ def _send_figure(listing, request, model, prompt, layer, head, name):
     return _send_file(request, data, FIGURE_TYPES[ending], headers)
 
 
-def serve(path="attn_data", *, host="127.0.0.1", port=8000, allowed_hosts=(), ready=None):
+def serve(
+    path: str | os.PathLike[str] = "attn_data",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allowed_hosts: Sequence[str] = (),
+    ready: Callable[[str], None] | None = None,
+) -> None:
     """Serve a browser over a data folder until interrupted.
 
     Parameters

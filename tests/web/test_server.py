@@ -16,7 +16,8 @@ import httpx
 import numpy as np
 import pytest
 from conftest import PROMPT
-from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server
+from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
+from starlette.testclient import TestClient
 
 from attn_viewer import capture_attention, score_heads
 from attn_viewer.cli import main
@@ -414,6 +415,26 @@ def test_folders_in_the_place_of_files_cost_nothing(data):
         place.rmdir()
         process.terminate()
         process.communicate()
+
+
+@pytest.mark.parametrize(("value", "stacked"), [(np.nan, False), (np.inf, True), (-0.5, True), (np.nan, True)])
+def test_numbers_that_are_no_weights_are_refused(tmp_path, demo_maps, value, stacked):
+    (place,) = write_model(tmp_path, "m", 4, 8, [{"text": "t", "tokens": list(demo_maps.tokens_key)}])
+    weights = np.stack(demo_maps.weights)
+    weights[1, 2, 3, 1] = value
+    if stacked:
+        np.save(place / "activations-blocks.-.attn.hook_pattern.npy", weights)
+    else:
+        np.savez(place / "activations.npz", **{f"blocks.{n}.attn.hook_pattern": w[None] for n, w in enumerate(weights)})
+    client = TestClient(make_app(tmp_path), base_url="http://localhost")
+    words = f"model=m&prompt={place.name}"
+    for name in ("/api/weights", "/thumbnail"):
+        assert client.get(f"{name}?{words}&layer=1&head=2").status_code == 422
+        assert client.get(f"{name}?{words}&layer=1&head=3").status_code == 200
+    reply = client.get(f"/api/scores?{words}&layer=1")
+    assert reply.status_code == 422
+    assert "are no attention weights" in reply.json()["error"]
+    assert client.get(f"/api/scores?{words}&layer=0").status_code == 200
 
 
 def test_what_cannot_be_served(tmp_path, capsys):
