@@ -9,8 +9,8 @@ from ..inputs.model_inputs import prepare_inputs
 from ..inputs.signature import takes_argument
 from ..options import CaptureOptions
 from .collector import Collector
-from .guard import borrow_model
-from .mixtures import IN_FORCE, SDPA
+from .guard import borrow_model, list_implementations
+from .mixtures import IN_FORCE
 from .numbering import number_modules
 from .prefill import get_model_id
 from .watch import AttentionWatch, ModuleStack
@@ -69,12 +69,13 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
         arguments["attention_mask"] = torch.ones_like(arguments["position_ids"])
     if takes_argument(body, "use_cache"):
         arguments["use_cache"] = False
-    with borrow_model(body) as is_eager:
-        if is_eager:
+    with borrow_model(body) as loan:
+        if "eager" in list_implementations(body):
             raise _refuse(model)
         stack = ModuleStack(body)
-        with stack.follow(), BatchWatch(stack, collectors, lengths), torch.no_grad():
-            body(**arguments)
+        stack.follow(loan)
+        loan.enter_mode(BatchWatch(stack, collectors, lengths))
+        body(**arguments)
     collectors[0].check_complete(stack.seen)  # the others saw the same modules
     return [
         collector.make_maps(
@@ -106,15 +107,10 @@ class BatchWatch(AttentionWatch):
         super().__init__(stack, None, None, wants_lse=collectors[0].wants_lse)
         self.collectors, self.lengths = collectors, lengths
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Run `func`; attention a prompt at a time."""
-        if func is SDPA:
-            return self._attend_each(*args, **kwargs or {})
-        if func is torch.nn.functional.multi_head_attention_forward:
-            raise _refuse(self.stack.model)
-        return func(*args, **kwargs or {})
+    def _see_multihead(self, *args, **kwargs):
+        raise _refuse(self.stack.model)
 
-    def _attend_each(self, query, key, value, attn_mask=None, *args, **kwargs):
+    def _see_call(self, query, key, value, attn_mask=None, *args, **kwargs):
         shape = 1, sum(self.lengths)
         parts = (query, key, value)
         # A mask that depends on the whole row's length would not be there for a prompt alone.

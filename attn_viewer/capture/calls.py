@@ -1,12 +1,14 @@
 """Capturing the attention of any PyTorch program, also one that has nothing to do with transformers."""
 
-import contextlib
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from ..errors import OptionError
 from ..options import CaptureOptions, takes_options
 from .collector import Collector
+from .guard import Switch
 from .numbering import get_kind
 from .prefill import get_model_id, watch_attention
 
@@ -52,7 +54,8 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
         raise OptionError(f"run must be callable, got {type(run).__name__}; wrap the program: lambda: model(x)")
     model = torch.nn.Identity() if model is None else model
     collector = Collector(model, options, batch_index=batch_index)
-    with _no_fast_path(), watch_attention(model, collector), torch.no_grad():
+    with watch_attention(model, collector) as loan:
+        _SLOW_PATH.turn(loan)
         run()
     # A decoder alone is named so, but is no side of two.
     has_sides = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
@@ -73,11 +76,10 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
     return maps
 
 
-@contextlib.contextmanager
-def _no_fast_path():
+def _leave_fast_path() -> Callable[[], object]:
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_enabled)
+    return partial(torch.backends.mha.set_fastpath_enabled, was_enabled)
+
+
+_SLOW_PATH = Switch(_leave_fast_path)

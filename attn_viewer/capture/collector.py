@@ -3,6 +3,7 @@
 import dataclasses
 import weakref
 from collections import Counter
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ import torch
 from ..cells import choose_cell
 from ..errors import CaptureError
 from ..maps import AttentionMaps
-from ..selections import choose_numbers
+from ..selections import choose_numbers, describe_numbers
+from .guard import list_implementations
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
 from .mixtures import IN_FORCE, iterate_mixed
-from .numbering import get_kind, is_attention, number_modules
+from .numbering import get_kind, has_no_softmax, is_attention, number_modules
 from .padding import WHOLE, Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
 from .projections import measure_value_norms
@@ -174,7 +176,7 @@ class Collector:
 
         Parameters
         ----------
-        seen : eager.EagerWeights
+        seen : watch.ModuleWeights
             The weights.
         """
         self._note(seen.name)
@@ -371,6 +373,9 @@ class Collector:
         main = max(stacks, key=lambda stack: (stack.depth, len(stack.calls)), default=None)
         if main is None:
             raise CaptureError(f"no {kind} attention was seen; there is {', '.join(self.stacks) or 'none at all'}")
+        for other in stacks:
+            if other is not main and _are_layers_of_one(main, other):
+                self._absorb(main, other)
         if main.elsewhere:
             layer, (n_query, n_key) = next(iter(main.elsewhere.items()))
             raise CaptureError(
@@ -378,6 +383,23 @@ class Collector:
                 f"{main.name!r}), which are not the tokens of the prompt; this architecture is not supported yet"
             )
         return main
+
+    @staticmethod
+    def _absorb(main: Stack, other: Stack) -> None:
+        """Add layers whose attention goes by another name (one of them is wrapped, or of another class)."""
+        if (main.shape, main.reduction, main.cell) != (other.shape, other.reduction, other.cell):
+            raise CaptureError(
+                f"layers {describe_numbers(sorted(other.calls))} attend in {other.name!r} from {other.shape[0]} to "
+                f"{other.shape[1]} positions and layers {describe_numbers(sorted(main.calls))} in {main.name!r} from "
+                f"{main.shape[0]} to {main.shape[1]}, which make no one map; capture_attention_calls shows each"
+            )
+        main.calls |= other.calls
+        main.kept |= other.kept
+        main.sources |= other.sources
+        main.causal &= other.causal
+        main.has_sinks |= other.has_sinks
+        main.softcap = other.softcap if main.softcap is None else main.softcap
+        main.unscaled = main.unscaled or other.unscaled
 
     def make_maps(self, stack, tokens_query, tokens_key, **facts):
         """Return what was kept of a stack.
@@ -431,40 +453,95 @@ class Collector:
             **facts,
         )
 
-    def check_complete(self, seen):
-        """Raise for attention modules that ran and whose weights nobody saw.
+    def check_complete(self, seen: set[str], unclear: Collection[str] = ()) -> None:
+        """Raise for modules that ran and whose weights nobody saw.
 
         Parameters
         ----------
         seen : set of str
             Names of the modules that ran.
+        unclear : collection of str
+            Names of those that multiply scores with values, but in a way that does not tell the weights.
 
         Raises
         ------
         CaptureError
-            If there is one, or if no attention was seen at all.
+            If an attention module is among them, or one between layers whose weights were seen that is of their kind
+            or unclear; or if no attention was seen at all.
         """
         modules = dict(self.model.named_modules(remove_duplicate=False))
-        attention = {name for name in seen if name and is_attention(self.model, modules[name])}
-        blind = sorted(
+        blind = {name for name in seen if name and is_attention(self.model, modules[name])}
+        blind |= {name for path in self.stacks for name in self._find_gaps(path, seen, unclear, modules)}
+        blind = {
             name
-            for name in attention
+            for name in blind
             if not any(
                 other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.")
                 for other in self.accounted
             )
-        )
-        if blind:
-            raise CaptureError(
-                f"the weights of {len(blind)} attention modules could not be seen (first: {blind[0]!r}, "
-                f"{type(modules[blind[0]]).__name__}); load the model with attn_implementation='eager'"
-            )
-        if not self.accounted:
-            raise CaptureError(
-                f"{type(self.model).__name__} showed no attention weights: it neither calls "
-                "scaled_dot_product_attention nor hands weights out; if it has either, load it with "
-                "attn_implementation='eager' or 'sdpa'"
-            )
+        }
+        if blind or not self.accounted:
+            raise CaptureError(describe_blind(self.model, modules, sorted(blind)))
+
+    def _find_gaps(
+        self, path: str, seen: set[str], unclear: Collection[str], modules: dict[str, torch.nn.Module]
+    ) -> list[str]:
+        """Return the modules of a stack that ran between those that were seen and may be attention as they are."""
+        numbers = {name: number for name, (stack, number) in self.numbers.items() if stack == path and name in seen}
+        shown = {name: number for name, number in numbers.items() if name in self.accounted}
+        kinds = {type(modules[name]) for name in shown}
+        return [
+            name
+            for name, number in numbers.items()
+            if shown and min(shown.values()) < number < max(shown.values())
+            if not has_no_softmax(self.model, modules[name])
+            if type(modules[name]) in kinds or any(f"{other}.".startswith(f"{name}.") for other in unclear)
+        ]
+
+
+def describe_blind(model: torch.nn.Module, modules: dict[str, torch.nn.Module], names: Sequence[str]) -> str:
+    """Say whose weights could not be seen, and what would help.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    modules : dict of str to torch.nn.Module
+        Its modules by name.
+    names : sequence of str
+        Those that nobody saw; empty where there was nothing to see.
+
+    Returns
+    -------
+    str
+        For a `CaptureError`.
+    """
+    subject = (
+        f"the weights of {len(names)} attention modules could not be seen (first: {names[0]!r}, "
+        f"{type(modules[names[0]]).__name__})"
+        if names
+        else f"{type(model).__name__} showed no attention weights"
+    )
+    ways = (
+        "it neither calls torch.nn.functional.scaled_dot_product_attention, nor returns weights, nor multiplies a "
+        "softmax over keys with values by functions of torch"
+    )
+    used = list_implementations(model)
+    others = [name for name in used if name not in ("sdpa", "eager")]
+    if others:
+        advice = f"; the model runs {others[0]!r}: call model.set_attn_implementation('sdpa') first"
+    elif "sdpa" in used:
+        advice = "; model.set_attn_implementation('eager') may show them"
+    else:
+        advice = ""
+    return f"{subject}: {ways}{advice}"
+
+
+def _are_layers_of_one(stack: Stack, other: Stack) -> bool:
+    """Tell whether two stacks take turns in the same list of layers."""
+    (prefix, _, rest), (other_prefix, _, other_rest) = (one.name.partition("*") for one in (stack, other))
+    is_list = prefix == other_prefix and "*" in stack.name and "*" not in rest + other_rest
+    return is_list and bool(other.calls) and stack.calls.isdisjoint(other.calls)
 
 
 def _is_same(earlier, tensor):

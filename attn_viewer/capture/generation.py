@@ -103,11 +103,7 @@ def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, An
         options = {"pad_token_id": (end[0] if isinstance(end, list) else end) or 0} | options
     before = settings.to_dict()
     n_tokens = max(side.total or 0 for side in inputs.prompts[0].sides.values()) + options["max_new_tokens"]
-    with (
-        explain_length(model, inputs.arguments, n_tokens),
-        borrow_model(model, keeps_attention=True),
-        torch.no_grad(),
-    ):
+    with explain_length(model, inputs.arguments, n_tokens), borrow_model(model, keeps_attention=True):
         try:
             output = generator.generate(**arguments, **options)
         finally:
@@ -130,7 +126,7 @@ def _find_generator(model: torch.nn.Module, inputs: ModelInputs) -> Any:
 
 
 def _are_alike(model: torch.nn.Module, inner: torch.nn.Module, arguments: Mapping[str, Any]) -> bool:
-    with borrow_model(model), torch.no_grad():
+    with borrow_model(model):
         outputs = (call_model(one, arguments) for one in (model, inner))
         one, other = (getattr(output, "logits", None) for output in outputs)
     return one is not None and other is not None and torch.equal(one, other)

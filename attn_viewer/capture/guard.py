@@ -1,34 +1,231 @@
-"""Leaving a model exactly as it was found."""
+"""Leaving a model exactly as it was found, whoever interrupts a pass and whoever else runs the model meanwhile."""
 
 import contextlib
 import threading
+import traceback
 import weakref
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from ..errors import CaptureError
 
-_busy = weakref.WeakSet()
-_busy_lock = threading.Lock()
-_HOOK_TABLES = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
-# What transformers leaves on modules when it collects weights: before 5 a `forward` of its own, which an exception
-# keeps in place and which holds on to all it saw; later a note that its hooks are there.
-_TRACES = ("forward", "_output_capturing_hooks_installed")
+_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks")
+_MARKS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+_IMPLEMENTATION = "_attn_implementation_internal"
+# Functions that compute the weights that SDPA computes: those of transformers, whichever library or kernel they call.
+_FUSED = ("transformers.integrations.flash_attention", "transformers.integrations.flex_attention")
+
+
+class Loan:
+    """Changes that are undone, the last first, when a block ends.
+
+    An interrupt may fall between any two instructions, also while changes are undone; what is left is undone when
+    nobody holds the loan any more, which is as soon as the interrupt has been dealt with. So an undoing is noted before
+    the change is made, and each can be done twice. Nothing that it refers to may refer to the loan.
+    """
+
+    _undoings: "list[Callable[[], object]]" = []  # noqa: RUF012 - of one that an interrupt kept from being made
+
+    def __init__(self) -> None:
+        self._undoings = []
+        self._thread = threading.get_ident()
+        self._hooked: list[torch.nn.Module] = []
+
+    def __enter__(self) -> "Loan":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, Exception):
+            # What an interrupt left half done in torch is done when its frames go: a watch comes back then.
+            traceback.clear_frames(trace)
+        self.close()
+
+    def close(self) -> None:
+        """Undo what has not been undone."""
+        while self._undoings:
+            self._undoings[-1]()
+            self._undoings.pop()
+
+    __del__ = close
+
+    def pass_on(self) -> "Loan":
+        """Return a loan of all that this one holds, which then holds nothing."""
+        other = Loan()
+        other._undoings, self._undoings = self._undoings, []
+        return other
+
+    def note(self, undoing: Callable[[], object]) -> None:
+        """Note how to undo a change that is about to be made."""
+        self._undoings.append(undoing)
+
+    def add_hook(self, register: Callable[..., object], function: Callable[..., object], **options: bool) -> None:
+        """Put a forward hook on a module that acts in this thread alone: other threads run the same modules.
+
+        Parameters
+        ----------
+        register : callable
+            ``register_forward_hook`` or ``register_forward_pre_hook`` of the module.
+        function : callable
+            The hook.
+        **options
+            Of `register`.
+        """
+        module = register.__self__  # type: ignore[attr-defined]
+        if not self._hooked:
+            self.note(partial(_remove_hooks, self._hooked))
+        if not self._hooked or self._hooked[-1] is not module:
+            self._hooked.append(module)
+        register(_Hook(function, self._hooked), **options)
+
+    def enter_mode(self, mode: "Watch") -> None:
+        """Have a watch see all torch functions of this thread."""
+        self.note(mode.take_off)
+        mode.__enter__()
+
+    def stop_gradients(self) -> None:
+        """Compute without gradients in this thread."""
+        self.note(partial(_set_gradients, torch.is_grad_enabled(), self._thread))
+        torch.set_grad_enabled(False)
+
+
+class _Hook:
+    """A hook that acts in the thread that made it; its owner is known by a list of modules."""
+
+    __slots__ = ("function", "owner", "thread")
+
+    def __init__(self, function: Callable[..., object], owner: list[torch.nn.Module]) -> None:
+        self.function, self.owner, self.thread = function, owner, threading.get_ident()
+
+    def __call__(self, *args: object) -> object:
+        # Another thread may find the hook before torch has marked how it is to be called.
+        return self.function(*args) if threading.get_ident() == self.thread else None
+
+
+def _remove_hooks(owner: list[torch.nn.Module]) -> None:
+    """Remove the hooks of an owner, and no others: users and other threads may have added some meanwhile."""
+    for module in owner:
+        for table in _HOOK_TABLES:
+            # A handle would not do: an interrupt can fall between putting the hook there and returning one.
+            for key, hook in list(getattr(module, table).items()):
+                if isinstance(hook, _Hook) and hook.owner is owner:
+                    for mark in (*_MARKS, table):
+                        getattr(module, mark).pop(key, None)
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Tell whether anybody has put a forward hook on a module itself."""
+    return any(getattr(module, table) for table in _HOOK_TABLES)
+
+
+def _set_gradients(is_enabled: bool, thread: int) -> None:
+    if threading.get_ident() == thread:
+        torch.set_grad_enabled(is_enabled)
+
+
+class Watch(TorchFunctionMode):
+    """Sees all torch functions that its thread calls.
+
+    Attributes
+    ----------
+    handlers : dict of callable to callable
+        Takes, for functions that matter, their arguments in the place of those; all others run as they are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+        self._probe, self._was_probed = torch.empty(0), False
+        self.handlers: dict[Callable[..., Any], Callable[..., Any]] = {torch.Tensor.is_neg: self._see_probe}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`, or what handles it."""
+        return self.handlers.get(func, func)(*args, **kwargs or {})
+
+    def _see_probe(self, tensor: torch.Tensor) -> bool:
+        self._was_probed = True
+        return tensor.is_neg()
+
+    def take_off(self) -> None:
+        """Stop watching; nothing happens where an interrupt came before the watch began, or after it ended."""
+        if threading.get_ident() != self._thread:
+            return
+        self._was_probed = False
+        self._probe.is_neg()
+        if self._was_probed:
+            self.__exit__(None, None, None)
+
+
+class PatientLock:
+    """A lock that an interrupt may leave locked: nobody holds it for as much as a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire(timeout=1)
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock.locked():
+            self._lock.release()
+
+
+class Switch:
+    """A setting of the whole process that several passes want changed: the first changes it, the last puts it back.
+
+    Parameters
+    ----------
+    change : callable
+        Makes the change; returns how to undo it.
+    """
+
+    def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
+        self._change = change
+        self._users: set[object] = set()
+        self._undo: Callable[[], object] | None = None
+        self._lock = PatientLock()
+
+    def turn(self, loan: Loan) -> None:
+        """Have it changed as long as a loan is open."""
+        user = object()
+        loan.note(partial(self._set, user, self._users.discard))
+        self._set(user, self._users.add)
+
+    def _set(self, user: object, note: Callable[[object], object]) -> None:
+        with self._lock:
+            note(user)
+            if self._users and self._undo is None:
+                self._undo = self._change()
+            elif not self._users and self._undo is not None:
+                self._undo()
+                self._undo = None
+
+
+def _leave_compiled_aside() -> Callable[[], object]:
+    return partial(torch.compiler.set_stance("force_eager").__exit__, None, None, None)
+
+
+_EAGER_STANCE = Switch(_leave_compiled_aside)
+# Modules that are on loan, by id: who has them.
+_HOLDERS: "dict[int, weakref.ref[Loan]]" = {}
+_RECLAIM, _VIEWING = PatientLock(), PatientLock()
 
 
 @contextlib.contextmanager
-def borrow_model(model, *, keeps_attention=False):
-    """Have a model for one pass: in eval mode, on attention that can be seen, and put back afterwards.
+def borrow_model(model: torch.nn.Module, *, keeps_attention: bool = False) -> Iterator[Loan]:
+    """Have a model for one pass: in eval mode, without gradients, on attention that can be seen, and put back after.
 
-    Training flags, forward hooks and attention implementations are restored one by one, whatever happens in the
-    block. Flash and flex attention are set to SDPA config by config for the time of the pass, because both compute
-    the same weights; a model that has no SDPA is set to eager.
+    Training flags, forward hooks and attention implementations are put back one by one, whatever happens in the
+    block and wherever it is interrupted; what others added meanwhile stays.
 
     Parameters
     ----------
@@ -39,72 +236,160 @@ def borrow_model(model, *, keeps_attention=False):
 
     Yields
     ------
-    bool
-        Whether any part of the model runs eager attention.
+    Loan
+        Takes further changes, which end with the block.
 
     Raises
     ------
     CaptureError
-        If another capture is running on this model.
+        If another capture is running on this model or on a part of it.
     """
-    with _busy_lock:
-        if model in _busy:
-            raise CaptureError(
-                "this model is being captured already; wait for that capture to end, or load the model twice"
-            )
-        _busy.add(model)
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    hooks = [{table: getattr(module, table).copy() for table in _HOOK_TABLES} for module in modules]
-    traces = [{name: vars(module)[name] for name in _TRACES if name in vars(module)} for module in modules]
-    try:
-        model.eval()
-        with contextlib.nullcontext() if keeps_attention else use_visible_attention(model):
-            yield any(config._attn_implementation_internal == "eager" for config in _find_configs(modules))
-    finally:
-        for module, was_training, tables, known in zip(modules, training, hooks, traces, strict=True):
-            module.training = was_training
-            for table, entries in tables.items():
-                getattr(module, table).clear()
-                getattr(module, table).update(entries)
-            for name in _TRACES:
-                vars(module).pop(name, None)
-            vars(module).update(known)
-        with _busy_lock:
-            _busy.discard(model)
+    with Loan() as loan:
+        modules = list(model.modules())
+        _claim(loan, modules)
+        loan.stop_gradients()
+        training = [module for module in modules if module.training]
+        loan.note(partial(_set_training, training, True))
+        _set_training(training, False)
+        if not keeps_attention:
+            use_visible_attention(model, loan)
+        yield loan
 
 
-@contextlib.contextmanager
-def use_visible_attention(model):
-    """Have a model compute flash and flex attention as SDPA (eager where it has none) while the block runs.
+def _claim(loan: Loan, modules: list[torch.nn.Module]) -> None:
+    mine = weakref.ref(loan)
+    loan.note(partial(_let_go, modules, mine))
+    for module in modules:
+        while (holder := _HOLDERS.setdefault(id(module), mine)) is not mine:
+            if holder() is not None:
+                raise CaptureError(
+                    "this model is being captured already; wait for that capture to end, or load the model twice"
+                )
+            with _RECLAIM:  # from one that an interrupt ended
+                if _HOLDERS.get(id(module)) is holder:
+                    del _HOLDERS[id(module)]
 
-    What `torch.compile` made of it is left aside meanwhile: compiled code shows nobody its calls, and tracing it anew
-    takes longer than the pass.
+
+def _let_go(modules: list[torch.nn.Module], holder: "weakref.ref[Loan]") -> None:
+    for module in modules:
+        if _HOLDERS.get(id(module)) is holder:
+            _HOLDERS.pop(id(module), None)
+
+
+def _set_training(modules: list[torch.nn.Module], is_training: bool) -> None:
+    # Not `eval()`: modules may do more than they are asked for there (merge adapters).
+    for module in modules:
+        module.training = is_training
+
+
+def use_visible_attention(model: torch.nn.Module, loan: Loan) -> None:
+    """Have this thread compute flash and flex attention of a model as SDPA (eager where it has none).
+
+    Both compute the same weights. Other threads go on with what the model has. A function that somebody registered
+    under any name is theirs, and runs as it is. What `torch.compile` made of the model is left aside meanwhile:
+    compiled code shows nobody its calls, and tracing it anew takes longer than the pass.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model.
+    loan : Loan
+        Ends it.
     """
-    configs = _find_configs(model.modules())
-    implementations = [config._attn_implementation_internal for config in configs]
     fallback = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
-    try:
-        for config, implementation in zip(configs, implementations, strict=True):
-            if implementation not in ("sdpa", "eager", None):
-                config._attn_implementation_internal = fallback
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for config, implementation in zip(configs, implementations, strict=True):
-            config._attn_implementation_internal = implementation
+    for config in find_configs(model.modules()):
+        if _is_fused(getattr(config, _IMPLEMENTATION)):
+            if not _is_of_transformers(fallback):
+                raise CaptureError(
+                    f"{type(model).__name__} runs {getattr(config, _IMPLEMENTATION)!r}, which shows no weights, and "
+                    f"{fallback!r}, in whose place it could run, is a function that was registered here; call "
+                    "model.set_attn_implementation with the name of a function that calls "
+                    "torch.nn.functional.scaled_dot_product_attention"
+                )
+            _view_as(config, fallback, loan)
+    _EAGER_STANCE.turn(loan)
 
 
-def _find_configs(modules):
+def _is_fused(name: str | None) -> bool:
+    """Tell whether an implementation is transformers' own flash or flex attention, under whichever name."""
+    functions = AttentionInterface()
+    if name is not None and name not in functions:
+        name = name.removeprefix("paged|")
+    function = functions.get(name)
+    return getattr(_unwrap(function), "__module__", None) in _FUSED and _is_of_transformers(name)
+
+
+def _is_of_transformers(name: str | None) -> bool:
+    """Tell whether nobody has put functions of their own behind the name of an implementation."""
+    functions = (interface().get(name) for interface in (AttentionInterface, AttentionMaskInterface))
+    return all(
+        function is None or getattr(_unwrap(function), "__module__", "").startswith("transformers.")
+        for function in functions
+    )
+
+
+def _unwrap(function: Any) -> Any:
+    while isinstance(function, partial):  # a kernel is bound to transformers' function
+        function = function.func
+    return function
+
+
+def _view_as(config: Any, name: str, loan: Loan) -> None:
+    """Have this thread read another attention implementation in a config, for which other threads see no change.
+
+    The config's class is replaced by one that has the attribute's name as a property.
+    """
+    key = threading.get_ident(), object()
+    loan.note(partial(_end_view, config, key))
+    with _VIEWING:
+        if not hasattr(type(config), "attn_viewer_views"):
+            object.__setattr__(config, "__class__", _make_view(type(config)))
+        type(config).attn_viewer_views[key] = name
+
+
+def _make_view(kind: type) -> type:
+    views: dict[tuple[int, object], str] = {}
+
+    def get(config: Any) -> Any:
+        thread = threading.get_ident()
+        return next((name for key, name in list(views.items()) if key[0] == thread), vars(config)[_IMPLEMENTATION])
+
+    def reduce(config: Any, protocol: Any) -> Any:
+        """Copy and pickle it as what it is to everybody else."""
+        made = object.__reduce_ex__(config, protocol)
+        return (object.__new__, (kind,), *made[2:])
+
+    names = {
+        _IMPLEMENTATION: property(get, lambda config, value: vars(config).__setitem__(_IMPLEMENTATION, value)),
+        "attn_viewer_views": views,
+        "__reduce_ex__": reduce,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    return type(kind)(kind.__name__, (kind,), names)
+
+
+def _end_view(config: Any, key: tuple[int, object]) -> None:
+    with _VIEWING:
+        kind = type(config)
+        views = getattr(kind, "attn_viewer_views", None)
+        if views is not None:
+            views.pop(key, None)
+            if not views:
+                object.__setattr__(config, "__class__", kind.__base__)
+
+
+def list_implementations(model: torch.nn.Module) -> list[str | None]:
+    """Return the names of the attention implementations that parts of a model run."""
+    return [getattr(config, _IMPLEMENTATION) for config in find_configs(model.modules())]
+
+
+def find_configs(modules: Iterable[torch.nn.Module]) -> list[Any]:
     """Return the distinct configs that say which attention runs; sub-models may share one or have their own."""
     configs = {}
     for module in modules:
         config = getattr(module, "config", None)
-        if hasattr(config, "_attn_implementation_internal"):
+        if hasattr(config, _IMPLEMENTATION):
             configs[id(config)] = config
     return list(configs.values())

@@ -1,18 +1,18 @@
 """Interventions: what a model does when some of its heads attend otherwise, or not at all."""
 
-import threading
 import weakref
 from collections import Counter
 
 from ..errors import OptionError
 from ..selections import choose_numbers
+from .guard import PatientLock
 from .mixtures import Term
 from .surgery import Surgery
 from .targets import find_target
 
 MODES = ("zero", "mean", "uniform", "bos")
 _active = weakref.WeakKeyDictionary()
-_active_lock = threading.Lock()
+_active_lock = PatientLock()
 
 
 class Intervention:
@@ -52,19 +52,24 @@ class Intervention:
 
     def __enter__(self):
         """Put it in force."""
-        with _active_lock:
-            surgery = _active.setdefault(self.model, Surgery(self.model))
-            try:
-                surgery.add(self)
-            finally:
-                if not surgery.interventions:
-                    del _active[self.model]
+        try:
+            with _active_lock:
+                surgery = _active.setdefault(self.model, Surgery(self.model))
+                try:
+                    surgery.add(self)
+                finally:
+                    if not surgery.interventions:
+                        del _active[self.model]
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error):
         """End it."""
         with _active_lock:
-            if _active[self.model].remove(self):
+            surgery = _active.get(self.model)
+            if surgery is not None and surgery.remove(self):
                 del _active[self.model]
 
     def fold(self, layer, mixtures, row):

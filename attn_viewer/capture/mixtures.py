@@ -14,6 +14,7 @@ import torch
 from .kernels import ROWS, iterate_weights
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
+SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 class Term(NamedTuple):

@@ -2,7 +2,10 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import takewhile
+
+import torch
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 _CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder", re.IGNORECASE)
@@ -12,7 +15,7 @@ _ATTENTION_NAME = re.compile(r"(^|[._])(attn|attention)(\.\d+)*$")
 _NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv", "residual")
 
 
-def number_modules(model):
+def number_modules(model: torch.nn.Module) -> dict[str, tuple[str, int]]:
     """Give every module of a model its stack and its true layer number.
 
     Modules whose names differ in nothing but indices form a stack: ``model.layers.*.self_attn``. Where one index
@@ -29,7 +32,7 @@ def number_modules(model):
     dict of str to tuple of (str, int)
         For each qualified module name: the stack (its name with ``*`` for indices) and the layer number.
     """
-    stacks = defaultdict(list)
+    stacks: dict[str, list[str]] = defaultdict(list)
     for name, _ in model.named_modules(remove_duplicate=False):
         stacks[_INDEX.sub("*", name)].append(name)
     numbers = {}
@@ -47,7 +50,7 @@ def number_modules(model):
     return numbers
 
 
-def is_attention(model, module):
+def is_attention(model: torch.nn.Module, module: torch.nn.Module) -> bool:
     """Tell by its class name whether a module computes attention weights.
 
     Parameters
@@ -62,13 +65,32 @@ def is_attention(model, module):
     bool
         False also for attention without a softmax over keys (linear attention, state spaces, attention residuals).
     """
+    name = type(module).__name__.lower()
+    return any(word in name for word in ("attention", "attn")) and not has_no_softmax(model, module)
+
+
+def has_no_softmax(model: torch.nn.Module, module: torch.nn.Module) -> bool:
+    """Tell by its class name whether a module does another thing in the place of attention (a state space).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; a prefix that its class and the module's share (``KimiLinear``, ``ConvBert``) counts for nothing.
+    module : torch.nn.Module
+        A module of it.
+
+    Returns
+    -------
+    bool
+        True if the name says so.
+    """
     name = type(module).__name__
     pairs = zip(name, type(model).__name__, strict=False)
     own = name[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :].lower()
-    return any(word in name.lower() for word in ("attention", "attn")) and not any(word in own for word in _NO_WEIGHTS)
+    return any(word in own for word in _NO_WEIGHTS)
 
 
-def is_called_attention(model, module, names):
+def is_called_attention(model: torch.nn.Module, module: torch.nn.Module, names: Iterable[str]) -> bool:
     """Tell by its class or by its own name whether a module may compute attention weights.
 
     Parameters
@@ -88,7 +110,7 @@ def is_called_attention(model, module, names):
     return is_attention(model, module) or any(_ATTENTION_NAME.search(name) for name in names)
 
 
-def get_kind(name):
+def get_kind(name: str) -> str:
     """Return the kind of attention of a module, by the names that libraries give it.
 
     Parameters

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from ..inputs.signature import call_model, check_model, find_device, find_inner,
 from ..maps import AttentionMaps
 from ..options import CaptureOptions, PassOptions, takes_options
 from .collector import Collector, Stack
-from .eager import EagerHooks, EagerWeights
-from .guard import borrow_model
+from .eager import EagerHooks
+from .guard import Loan, borrow_model, has_hooks
 from .numbering import get_kind, number_modules
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
-from .watch import AttentionCall, AttentionWatch, ModuleStack
+from .watch import AttentionCall, AttentionWatch, ModuleStack, ModuleWeights
 
 
 @takes_options(PassOptions)
@@ -192,8 +193,8 @@ def run_watched(model, collectors, inputs, *, keeps_logits=False):
     collectors : sequence of Collector
         Each takes all that is seen; complete afterwards.
     inputs : dict
-        Arguments of the forward pass. Caches and all but the last logits are left out where the model allows.
-
+        Arguments of the forward pass. Caches and all but the last logits are left out where the model allows; all
+        logits stay where a hook would miss them.
     keeps_logits : bool
         Whether to compute the logits of all positions, not of the last alone.
 
@@ -207,18 +208,25 @@ def run_watched(model, collectors, inputs, *, keeps_logits=False):
     CaptureError
         If some attention was not seen, or the model is being captured already.
     """
+    # Whoever listens to the model's head hears what it says in a plain pass.
+    keeps_logits = keeps_logits or any(map(has_hooks, {*model.modules()} - {*_get_body(model).modules()}))
     # A position, not how many of the last: told that, layers that share keys (Gemma 4) leave out all other queries.
     last = {} if keeps_logits else {"logits_to_keep": torch.tensor([-1], device=find_device(model))}
     wanted = {"use_cache": False} | last
     arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | inputs
-    with watch_attention(model, *collectors) as is_eager, torch.no_grad():
-        if is_eager and takes_argument(model, "output_attentions"):
-            arguments["output_attentions"] = True
+    with watch_attention(model, *collectors):
         return call_model(model, arguments)
 
 
+def _get_body(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model without its head."""
+    inner = find_inner(model)
+    body = getattr(inner, "base_model", None)
+    return body if isinstance(body, torch.nn.Module) and body is not inner else torch.nn.Identity()
+
+
 @contextlib.contextmanager
-def watch_attention(model, *collectors):
+def watch_attention(model: torch.nn.Module, *collectors: Collector) -> Iterator[Loan]:
     """Hand all attention that runs in the block to collectors.
 
     Parameters
@@ -230,21 +238,21 @@ def watch_attention(model, *collectors):
 
     Yields
     ------
-    bool
-        Whether any part of the model runs eager attention.
+    Loan
+        Takes further changes, which end with the block.
     """
 
     def take_call(call: AttentionCall) -> None:
         for collector in collectors:
             collector.take_call(call)
 
-    with borrow_model(model) as is_eager:
+    with borrow_model(model) as loan:
         stack = ModuleStack(model)
         sequences = SequenceWatch(stack)
         projections = ProjectionWatch(stack, take_call) if collectors[0].wants_projections else None
         on_call = take_call if projections is None else projections.take_call
 
-        def take_weights(seen: EagerWeights) -> None:
+        def take_weights(seen: ModuleWeights) -> None:
             placed = dataclasses.replace(seen, given=sequences.find())
             for collector in collectors:
                 collector.take_weights(placed)
@@ -255,12 +263,18 @@ def watch_attention(model, *collectors):
             take_weights,
             wants_lse=collectors[0].wants_lse,
         )
-        hooks = EagerHooks(stack, take_weights, lambda name: name in watch.counts)
-        finding = projections.install() if projections else contextlib.nullcontext()
-        with hooks.install(), sequences.install(), finding, stack.follow(), watch:
-            yield is_eager
+        hooks = EagerHooks(stack, take_weights)
+        hooks.install(loan, watch)
+        sequences.install(loan)
+        if projections is not None:
+            projections.install(loan)
+        stack.follow(loan)
+        loan.enter_mode(watch)
+        yield loan
+        if projections is not None:
+            projections.let_go()
     for collector in collectors:
-        collector.check_complete(stack.seen)
+        collector.check_complete(stack.seen, hooks.unclear)
 
 
 def get_model_id(model):

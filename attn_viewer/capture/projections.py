@@ -8,9 +8,8 @@ what the module puts out.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from .sequences import iterate_tensors
 
 if TYPE_CHECKING:
+    from .guard import Loan
     from .watch import AttentionCall, ModuleStack
 
 # Of the largest number of an output: how far one that was computed another way may be off.
@@ -51,45 +51,35 @@ class ProjectionWatch:
         self.fed: dict[str, _Fed] = {}
         self.total: torch.Tensor | None = None  # what the module that made the call put out
 
-    @contextlib.contextmanager
-    def install(self) -> Iterator[ProjectionWatch]:
-        """Keep the hooks on all modules while the block runs."""
-        handles = []
-        try:
-            for module in self.stack.known:
-                handles += [
-                    module.register_forward_pre_hook(self._enter, with_kwargs=True),
-                    module.register_forward_hook(self._leave),
-                ]
-            yield self
-            self._let_go()
-        finally:
-            self.held = None
-            for handle in handles:
-                handle.remove()
+    def install(self, loan: Loan) -> None:
+        """Look at what all modules are given and put out as long as a loan is open; `let_go` ends it."""
+        for module in self.stack.known:
+            loan.add_hook(module.register_forward_pre_hook, self._enter, with_kwargs=True)
+            loan.add_hook(module.register_forward_hook, self._leave)
 
     def take_call(self, call: AttentionCall) -> None:
         """Take a call."""
-        self._let_go()
+        self.let_go()
         self.held = call
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Hand on the last call."""
         call, self.held = self.held, None
         if call is not None:
             self.on_call(dataclasses.replace(call, projection=self._find(call.name)))
         self.fed, self.total = {}, None
 
     def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.held is None or not self.stack.names:
+        if self.held is None:
             return
         tensors = [part.detach() for part in (*args, *kwargs.values()) if isinstance(part, torch.Tensor)]
         if len(tensors) == 1 and _is_joined(self.held.output, tensors[0]):
-            self.fed[self.stack.names[-1]] = _Fed(module, tensors[0])
+            self.fed[self.stack.name] = _Fed(module, tensors[0])
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.held is None or not self.stack.names:
+        if self.held is None:
             return
-        name = self.stack.names[-1]
+        name = self.stack.name
         if name in self.fed or name == self.held.name:
             first = next((part.detach() for part in iterate_tensors(output)), None)
             if name in self.fed:

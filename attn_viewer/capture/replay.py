@@ -1,6 +1,8 @@
 """Many slightly different passes of one prompt, which share what they have in common."""
 
 import contextlib
+import threading
+from functools import partial
 
 import torch
 from torch.utils import _pytree as pytree
@@ -11,7 +13,7 @@ from ..inputs.rows import take_prompt
 from ..inputs.signature import takes_argument
 from ..options import CaptureOptions
 from .collector import Collector
-from .guard import borrow_model
+from .guard import Loan, borrow_model
 from .intervene import ablate_rows
 from .prefill import run_watched
 from .targets import find_target
@@ -144,7 +146,7 @@ def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_si
     ids = inputs["input_ids"][0]
     arguments = {"use_cache": False} if takes_argument(model, "use_cache") else {}
     blocks = _find_blocks(model, target)
-    with borrow_model(model), torch.no_grad():
+    with borrow_model(model):
         with _keep_outputs(blocks.values()) as outputs:
             logits = model(**inputs, **arguments).logits
         others = inputs | {"input_ids": torch.cat([ids[:-1], (ids[-1:] + 1) % logits.shape[-1]])[None]}
@@ -199,17 +201,15 @@ def _can_hand_out(model, inputs, arguments, blocks, outputs, logits):
 
 @contextlib.contextmanager
 def _keep_outputs(modules):
-    outputs, handles = {}, []
+    outputs = {}
 
     def keep(module, args, output):
         outputs[module] = output
 
-    try:
-        handles += [module.register_forward_hook(keep) for module in modules]
+    with Loan() as loan:
+        for module in modules:
+            loan.add_hook(module.register_forward_hook, keep)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -220,14 +220,25 @@ def _hand_out(outputs, n_batch):
         is_batched = isinstance(part, torch.Tensor) and part.ndim and len(part) == 1
         return part.expand(n_batch, *part.shape[1:]) if is_batched else part
 
-    before = {module: vars(module).get("forward") for module in outputs}
-    try:
+    thread = threading.get_ident()
+
+    def make_forward(compute, output):
+        def forward(*args, **kwargs):
+            if threading.get_ident() != thread:  # others run the same modules
+                return compute(*args, **kwargs)
+            return pytree.tree_map(widen, output)
+
+        return forward
+
+    with Loan() as loan:
         for module, output in outputs.items():
-            module.forward = lambda *args, output=output, **kwargs: pytree.tree_map(widen, output)
+            loan.note(partial(_restore_forward, module, vars(module).get("forward")))
+            module.forward = make_forward(module.forward, output)
         yield
-    finally:
-        for module, forward in before.items():
-            if forward is None:
-                vars(module).pop("forward", None)
-            else:
-                module.forward = forward
+
+
+def _restore_forward(module, forward):
+    if forward is None:
+        vars(module).pop("forward", None)
+    else:
+        module.forward = forward

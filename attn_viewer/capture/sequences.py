@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 if TYPE_CHECKING:
+    from .guard import Loan
     from .watch import ModuleStack
 
 
@@ -54,26 +53,16 @@ class SequenceWatch:
 
     def __init__(self, stack: ModuleStack) -> None:
         self.stack = stack
-        self.thread = threading.get_ident()
         self.given: dict[str, Given] = {}
         self.runs: Counter[str] = Counter()
         self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
         self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
 
-    @contextlib.contextmanager
-    def install(self) -> Iterator[SequenceWatch]:
-        """Keep the hooks on all modules while the block runs."""
-        handles = []
-        try:
-            for module in self.stack.known:
-                handles += [
-                    module.register_forward_pre_hook(self._enter, with_kwargs=True),
-                    module.register_forward_hook(self._leave),
-                ]
-            yield self
-        finally:
-            for handle in handles:
-                handle.remove()
+    def install(self, loan: Loan) -> None:
+        """Look at what all modules are given as long as a loan is open."""
+        for module in self.stack.known:
+            loan.add_hook(module.register_forward_pre_hook, self._enter, with_kwargs=True)
+            loan.add_hook(module.register_forward_hook, self._leave)
 
     def find(self) -> Given:
         """Return what the innermost running module that got rows of tokens was given."""
@@ -83,11 +72,9 @@ class SequenceWatch:
         return found._replace(follows=again.follows)
 
     def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != self.thread or not self.stack.names:
-            return
-        if len(self.stack.names) == 1:  # another pass
+        if len(self.stack.frames) == 1:  # another pass
             self.lengths.clear()
-        name = self.stack.names[-1]
+        name = self.stack.name
         values = (*args, *kwargs.values())
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         rows = [part.numel() // part.shape[-1] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
@@ -101,8 +88,7 @@ class SequenceWatch:
         )
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if threading.get_ident() == self.thread and self.stack.names:
-            self.results[self.stack.names[-1]] = [weakref.ref(part) for part in iterate_tensors(output)]
+        self.results[self.stack.name] = [weakref.ref(part) for part in iterate_tensors(output)]
 
     def _measure_cache(self, cache: Any) -> int:
         """Return how many tokens a cache held when it was first seen: layers add to it while they run."""

@@ -1,26 +1,24 @@
 """Doing interventions: a watch that puts other patterns in the place of those that heads compute."""
 
-import contextlib
 import threading
 from collections import Counter
+from functools import partial
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptureError
 from ..inputs.signature import takes_argument
-from .guard import use_visible_attention
+from .guard import Loan, Watch, use_visible_attention
 from .kernels import blocks_future
-from .mixtures import IN_FORCE, SDPA, Change, FusedAttention, Queries, mix_outputs, mix_weights
+from .mixtures import IN_FORCE, SDPA, SOFTMAX, Change, FusedAttention, Queries, mix_outputs, mix_weights
 from .watch import ModuleStack
 
-_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 _JOINS = (torch.cat, torch.concat)
 # Scores so far below the largest of their row are masked, whichever number the model masks with.
 _MASKED_BY = 5000.0
 
 
-class Surgery(TorchFunctionMode):
+class Surgery(Watch):
     """All interventions on one model that are in force, done to each of its attention calls.
 
     Parameters
@@ -34,10 +32,14 @@ class Surgery(TorchFunctionMode):
         self.model = model
         self.interventions = []
         self.thread = threading.get_ident()
+        self.loan = Loan()
         self.places = {}  # name of a module -> (attention module it belongs to, target)
         self.runs, self.touched = Counter(), set()
         self.run, self.is_cached = 0, False
         self.sunk = None  # shape of the last scores that a column of sinks was put beside
+        self.handlers |= {SDPA: self._see_call}
+        self.handlers |= {function: partial(self._see_softmax, function) for function in SOFTMAX}
+        self.handlers |= {function: partial(self._see_join, function) for function in _JOINS}
 
     def add(self, intervention):
         """Put an intervention in force, on top of the others."""
@@ -54,11 +56,12 @@ class Surgery(TorchFunctionMode):
                 self.places[name] = module, intervention.target
 
     def remove(self, intervention):
-        """End an intervention; tell whether it was the last."""
-        self.interventions.remove(intervention)
-        IN_FORCE.interventions.remove(intervention)
+        """End an intervention, where it is in force; tell whether none is left."""
+        for listed in (IN_FORCE.interventions, self.interventions):
+            if intervention in listed:
+                listed.remove(intervention)
         if not self.interventions:
-            self.resources.close()
+            self.loan.close()
         return not self.interventions
 
     def _names_below(self, module):
@@ -66,29 +69,28 @@ class Surgery(TorchFunctionMode):
         return [name for name in names if name == module or name.startswith(f"{module}.")]
 
     def _open(self):
-        with contextlib.ExitStack() as resources:
-            resources.enter_context(use_visible_attention(self.model))
-            self.stack = ModuleStack(self.model)
+        self.stack = ModuleStack(self.model)
+        with Loan() as loan:
+            use_visible_attention(self.model, loan)
             # Before the names of ended modules are taken off, as the hook asks which one ended.
             for module in self.stack.known:
-                resources.callback(module.register_forward_hook(self._leave).remove)
-            resources.enter_context(self.stack.follow())
+                loan.add_hook(module.register_forward_hook, self._leave)
+            self.stack.follow(loan)
             for module in self.stack.known:
                 if takes_argument(module, "past_key_values"):
-                    hook = module.register_forward_pre_hook(self._note_cache, with_kwargs=True)
-                    resources.callback(hook.remove)
-            resources.enter_context(self)
-            self.resources = resources.pop_all()
+                    loan.add_hook(module.register_forward_pre_hook, self._note_cache, with_kwargs=True)
+            loan.enter_mode(self)
+            self.loan = loan.pass_on()
 
     def _note_cache(self, module, args, kwargs):
         """See whether a pass goes on where another ended."""
-        if len(self.stack.names) == 1:
+        if len(self.stack.frames) == 1:
             past = kwargs.get("past_key_values")
             length = getattr(past, "get_seq_length", lambda: len(past or ()))
             self.is_cached = bool(length())
 
     def _leave(self, module, args, output):
-        name = self.stack.names[-1]
+        name = self.stack.name
         place = self.places.get(name)
         if place is None or place[0] != name:
             return
@@ -101,7 +103,8 @@ class Surgery(TorchFunctionMode):
     def _refuse(self, name: str) -> CaptureError:
         return CaptureError(
             f"the attention of module {name!r} ({type(self.model.get_submodule(name)).__name__}) is computed where it "
-            "cannot be changed; load the model with attn_implementation='sdpa' or 'eager' if it has another"
+            "cannot be changed; it must call torch.nn.functional.scaled_dot_product_attention, or a softmax over axes "
+            "(batch, head, query, key)"
         )
 
     def _fold(self, name, target):
@@ -120,26 +123,35 @@ class Surgery(TorchFunctionMode):
                 folded[row] = mixtures
         return folded
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Run `func`; change its result if it is attention of a changed head."""
-        kwargs = kwargs or {}
-        if func is SDPA:
-            IN_FORCE.last = None
-        elif func not in _SOFTMAX and func not in _JOINS:
-            return func(*args, **kwargs)
-        name, target = self.places.get(self.stack.names[-1] if self.stack.names else "", (None, None))
-        folded = self._fold(name, target) if name is not None else {}
-        if folded and func is SDPA:
-            self.touched.add(name)
-            return self._change_call(target, folded, *args, **kwargs)
-        output = func(*args, **kwargs)
+    def _find_changes(self):
+        """Return the module whose heads run, its target, and what is made of them; nothing where nothing is."""
+        name, target = self.places.get(self.stack.name, (None, None))
+        return name, target, self._fold(name, target) if name is not None else {}
+
+    def _see_call(self, *args, **kwargs):
+        """Compute an attention call, that of changed heads otherwise."""
+        IN_FORCE.last = None
+        name, target, folded = self._find_changes()
+        if not folded:
+            return SDPA(*args, **kwargs)
+        self.touched.add(name)
+        return self._change_call(target, folded, *args, **kwargs)
+
+    def _see_join(self, function, *args, **kwargs):
+        """Note where a column of sinks is put beside scores."""
+        output = function(*args, **kwargs)
+        parts = args[0] if args else next(iter(kwargs.values()))
+        if self._find_changes()[2] and parts[-1].ndim == output.ndim and parts[-1].shape[-1] == 1 < output.shape[-1]:
+            self.sunk = output.shape
+        return output
+
+    def _see_softmax(self, function, *args, **kwargs):
+        """Compute a softmax, and change it where it is that of changed heads."""
+        name, target, folded = self._find_changes()
+        output = function(*args, **kwargs)
         if not folded:
             return output
-        first = args[0] if args else next(iter(kwargs.values()))
-        if func in _JOINS:
-            if first[-1].ndim == output.ndim and first[-1].shape[-1] == 1 < output.shape[-1]:
-                self.sunk = output.shape
-            return output
+        scores = args[0] if args else next(iter(kwargs.values()))
         n_heads = target.n_heads or output.shape[-3]
         is_flat = output.ndim == 3 and len(output) % n_heads == 0  # batch and heads on one axis
         by_head = output.unflatten(0, (-1, n_heads)) if is_flat else output
@@ -148,7 +160,7 @@ class Surgery(TorchFunctionMode):
         if by_head.ndim != 4 or by_head.shape[1] != n_heads:
             return output
         self.touched.add(name)
-        return self._change_weights(by_head, first.view(by_head.shape), target, folded).view(output.shape)
+        return self._change_weights(by_head, scores.view(by_head.shape), target, folded).view(output.shape)
 
     def _check_means(self, folded, target, n_query, n_key):
         terms = (t for mixtures in folded.values() for mixture in mixtures.values() for t in mixture)

@@ -17,6 +17,7 @@ from architectures import (
 )
 
 from attn_viewer import capture_attention, capture_attention_calls
+from attn_viewer.capture.guard import Loan
 from attn_viewer.capture.reduction import pool_matrix
 from attn_viewer.capture.watch import AttentionWatch, ModuleStack
 from attn_viewer.errors import CaptureError
@@ -33,9 +34,9 @@ ENCODERS = {
 
 
 def run(model, **arguments):
-    """Run a model as a capture does, with as many of the arguments as it knows."""
-    known = inspect.signature(model.forward).parameters
-    arguments |= {k: v for k, v in {"use_cache": False, "logits_to_keep": 1}.items() if k in known}
+    """Run a model on one prompt, without a cache where it knows of one."""
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        arguments["use_cache"] = False
     with torch.no_grad():
         return model(torch.tensor([make_ids()]), **arguments)
 
@@ -93,7 +94,9 @@ def test_weights_equal_those_of_torch(name):
         ))  # fmt: skip
 
     watch = AttentionWatch(ModuleStack(model), keep, None)
-    with watch.stack.follow(), watch:
+    with Loan() as loan:
+        watch.stack.follow(loan)
+        loan.enter_mode(watch)
         run(model)
     maps = capture_attention(model, prompt=make_ids())
     assert maps.layers == LAYERS.get(name, (0, 1, 2))

@@ -227,26 +227,40 @@ def test_what_cannot_be_captured_is_refused(prompt, options, error, words, demo)
         capture_attention(build_model("llama"), prompt=prompt, **options)
 
 
+class WrittenAttention(torch.nn.Module):
+    """One head, without anything that torch fuses."""
+
+    def __init__(self, normalise=lambda scores: torch.softmax(scores, -1)):
+        super().__init__()
+        self.normalise = normalise
+
+    def forward(self, x):
+        return self.normalise(x @ x.transpose(1, 2)) @ x
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, inner, blind):
+        super().__init__()
+        self.inner = inner
+        self.blind = blind
+
+    def forward(self, hidden, **options):
+        return self.inner(hidden + 0 * self.blind(hidden), **options)
+
+
 def test_a_model_whose_weights_nobody_sees_is_an_error():
-    class BlindAttention(torch.nn.Module):
-        def forward(self, x):
-            return torch.softmax(x @ x.transpose(1, 2), -1) @ x
-
     model = build_model("llama")
-    model.model.layers[1].self_attn.inner_attention = BlindAttention()
-
-    class Layer(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
-            self.blind = BlindAttention()
-
-        def forward(self, hidden, **options):
-            return self.inner(hidden + 0 * self.blind(hidden), **options)
-
-    model.model.layers[1] = Layer(model.model.layers[1])
+    model.model.layers[1] = Layer(model.model.layers[1], WrittenAttention(torch.sigmoid))
     with pytest.raises(CaptureError, match=r"1 attention modules could not be seen .*layers\.1\.blind"):
         capture_attention(model, prompt=make_ids())
+
+
+def test_a_layer_that_goes_by_another_name_is_not_missing():
+    model, plain = build_model("llama"), build_model("llama")
+    model.model.layers[1] = Layer(model.model.layers[1], torch.nn.Identity())
+    maps = capture_attention(model, prompt=make_ids())
+    assert maps.layers == (0, 1, 2)
+    assert measure_difference(maps, capture_attention(plain, prompt=make_ids()).weights) == 0
 
 
 def test_a_model_without_attention_is_an_error():

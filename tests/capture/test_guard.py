@@ -1,0 +1,306 @@
+"""A model is left as it was found, whoever interrupts a capture and whoever else runs the model."""
+
+import copy
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from architectures import build_model, make_ids
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from attn_viewer import ablate_heads, capture_attention, capture_attention_calls
+from attn_viewer.capture.guard import Loan, Switch, borrow_model
+from attn_viewer.errors import CaptureError
+
+
+def describe(model):
+    """Return all that a capture might leave behind, in the model, the thread and the process."""
+    modules = [
+        (name, module.training, sorted(vars(module)), [len(table) for table in list_tables(module)])
+        for name, module in model.named_modules()
+    ]
+    config = type(model.config), model.config._attn_implementation
+    return modules, config, torch.is_grad_enabled(), torch.overrides._len_torch_function_stack()
+
+
+def list_tables(module):
+    return [table for name, table in vars(module).items() if name.startswith("_forward_")]
+
+
+class Interruption:
+    """Raises a KeyboardInterrupt at the given line that runs, counted over all code; counts them with none."""
+
+    def __init__(self, at=None):
+        self.at, self.count = at, 0
+
+    def __enter__(self):
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *error):
+        sys.settrace(None)
+
+    def _trace(self, frame, event, argument):
+        self.count += event == "line"
+        if self.count == self.at:
+            self.at = None
+            raise KeyboardInterrupt
+        return self._trace
+
+
+WAYS = {
+    "sdpa": lambda model, ids: capture_attention(model, prompt=ids),
+    "eager": lambda model, ids: capture_attention(model, prompt=ids),
+    "flash_attention_2": lambda model, ids: capture_attention(model, prompt=ids, layers=[1], reduction="head_mean"),
+    "value_norm": lambda model, ids: capture_attention(model, prompt=ids, weighting="value_norm"),
+    "ablated": lambda model, ids: capture_ablated(model, ids),
+}
+
+
+def capture_ablated(model, ids):
+    with ablate_heads(model, [(1, 2)]):
+        return capture_attention(model, prompt=ids)
+
+
+N_INTERRUPTS = 6  # a way
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(way):
+    model, ids = build_model("llama"), make_ids(4)
+    model.config._attn_implementation_internal = way if way in ("eager", "flash_attention_2") else "sdpa"
+    model.model.layers[1].train()
+    capture = WAYS[way]
+    expected, before = capture(model, ids), describe(model)
+    with Interruption() as counted:
+        capture(model, ids)
+    rng = np.random.default_rng(len(way))
+    for at in rng.integers(1, counted.count, N_INTERRUPTS):
+        try:
+            with Interruption(at):
+                capture(model, ids)
+        except KeyboardInterrupt:
+            pass
+        assert describe(model) == before, at
+        again = capture(model, ids)
+        assert again.interventions == expected.interventions
+        assert all(np.array_equal(a, b) for a, b in zip(again.weights, expected.weights, strict=True)), at
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("other", ["forward", "ablate", "attentions"])
+def test_another_thread_neither_sees_nor_disturbs_a_capture(implementation, other):
+    model, ids = build_model("llama", attn_implementation=implementation), make_ids()
+    inputs = torch.tensor([make_ids(7)])
+
+    def work():
+        with torch.no_grad():
+            if other == "ablate":
+                with ablate_heads(model, [(0, 1)]):
+                    return [model(inputs, use_cache=False).logits]
+            is_asked = other == "attentions" and implementation == "eager"
+            output = model(inputs, use_cache=False, output_attentions=is_asked)
+            return [output.logits, *(output.attentions or ())]
+
+    expected, alone, came, raised = capture_attention(model, prompt=ids), work(), [], []
+    stop = threading.Event()
+
+    def serve():
+        try:
+            while not stop.is_set():
+                came.append(all(map(torch.equal, work(), alone)))
+        except Exception as error:
+            raised.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        captured = [capture_attention(model, prompt=ids) for _ in range(20)]
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not raised
+    assert came
+    assert all(came)
+    for maps in captured:
+        assert maps.interventions == ()
+        assert all(np.array_equal(a, b) for a, b in zip(maps.weights, expected.weights, strict=True))
+
+
+def test_hooks_that_others_add_meanwhile_stay():
+    model = build_model("llama")
+    with borrow_model(model) as loan:
+        loan.add_hook(model.model.register_forward_hook, lambda *_: None, with_kwargs=True, always_call=True)
+        handle = model.model.register_forward_hook(lambda *_: None)
+    assert list(model.model._forward_hooks) == [handle.id]
+    assert [len(table) for table in list_tables(model.model)].count(1) == 1
+
+
+def test_another_thread_reads_the_attention_that_the_model_has():
+    model, read = build_model("llama"), []
+    kind = type(model.config)
+    model.config._attn_implementation_internal = "flash_attention_2"
+
+    def look():
+        config = model.config
+        copies = copy.deepcopy(config), pickle.loads(pickle.dumps(config))
+        read.append((config._attn_implementation, isinstance(config, kind), [type(each) for each in copies]))
+
+    with borrow_model(model):
+        assert model.config._attn_implementation == "sdpa"
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        with ablate_heads(model, [(0, 0)]):
+            assert model.config._attn_implementation == "sdpa"
+    assert read == [("flash_attention_2", True, [kind, kind])]
+    assert type(model.config) is kind
+    assert model.config._attn_implementation == "flash_attention_2"
+
+
+def test_a_loan_undoes_the_rest_when_it_was_interrupted():
+    undone = []
+
+    def fail():
+        if not undone:
+            undone.append("interrupted")
+            raise KeyboardInterrupt
+        undone.append("last")
+
+    try:
+        with Loan() as loan:
+            loan.note(lambda: undone.append("first"))
+            loan.note(fail)
+    except KeyboardInterrupt:
+        pass
+    del loan
+    assert undone == ["interrupted", "last", "first"]
+
+
+def test_a_switch_is_turned_back_by_the_last_who_wanted_it():
+    changes = []
+    switch = Switch(lambda: changes.append("on") or (lambda: changes.append("off")))
+    with Loan() as first:
+        with Loan() as second:
+            switch.turn(first)
+            switch.turn(second)
+        assert changes == ["on"]
+    assert changes == ["on", "off"]
+
+
+def test_parts_of_a_model_are_borrowed_once():
+    model = build_model("llama")
+    with borrow_model(model.model), pytest.raises(CaptureError, match="being captured already"):
+        capture_attention(model, prompt=make_ids())
+    assert len(capture_attention(model, prompt=make_ids()).layers) == 3
+
+
+def forward_scaled(module, query, key, value, mask, **options):
+    return sdpa_attention_forward(module, query, key, value, mask, **(options | {"scaling": 0.01}))
+
+
+def forward_written(module, query, key, value, mask, scaling=None, **options):
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(-1, -2) * 0.01
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+def forward_hidden(module, query, key, value, mask, **options):
+    return query.transpose(1, 2).contiguous() * 0.5, None
+
+
+@pytest.fixture
+def registry():
+    """Register attention functions until the test ends."""
+    functions = transformers.AttentionInterface._global_mapping
+    before = dict(functions)
+    yield transformers.AttentionInterface.register
+    functions.clear()
+    functions.update(before)
+
+
+# Under a name of its own, and under one that transformers has.
+@pytest.mark.parametrize("name", ["mine", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("function", [forward_scaled, forward_written])
+def test_a_registered_function_is_run_and_seen_as_it_is(registry, name, function):
+    registry(name, function)
+    model, ids = build_model("llama"), make_ids()
+    model.config._attn_implementation_internal = name
+    with torch.no_grad():
+        expected = model(torch.tensor([ids]), use_cache=False).logits
+    outputs = []
+    model.register_forward_hook(lambda module, args, output: outputs.append(output.logits))
+    maps = capture_attention(model, prompt=ids)
+    assert torch.equal(outputs[0], expected)
+    plain = build_model("llama")
+    for layer in plain.model.layers:
+        layer.self_attn.scaling = 0.01
+    for ours, theirs in zip(maps.weights, capture_attention(plain, prompt=ids).weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_registered_function_that_shows_nothing_is_refused_by_name(registry):
+    registry("mine", forward_hidden)
+    model = build_model("llama")
+    model.config._attn_implementation_internal = "mine"
+    with pytest.raises(CaptureError, match=r"runs 'mine'.*set_attn_implementation\('sdpa'\)"):
+        capture_attention(model, prompt=make_ids())
+    model.config._attn_implementation_internal = "flash_attention_2"
+    registry("sdpa", forward_scaled)
+    with pytest.raises(CaptureError, match="registered here"):
+        capture_attention(model, prompt=make_ids())
+
+
+class Pruning(torch.nn.Module):
+    """Drops the tokens that the layer before it attends to least, as FastV does."""
+
+    def __init__(self, layer, weights):
+        super().__init__()
+        self.layer, self.weights = layer, weights
+
+    def forward(self, hidden, **options):
+        rank = self.weights[-1].mean(1)[:, -1].argsort(descending=True)
+        hidden = hidden.clone()
+        hidden[:, rank[0, hidden.shape[1] // 2 :]] = 0
+        return self.layer(hidden, **options)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_a_model_that_prunes_by_its_weights_puts_out_what_it_does(name):
+    model, weights = build_model(name, attn_implementation="eager"), []
+    layers = model.model.layers
+    layers[0].self_attn.register_forward_hook(lambda module, args, output: weights.append(output[1]))
+    layers[1] = Pruning(layers[1], weights)
+    for attribute in ("attention_type", "is_sliding"):
+        if hasattr(layers[1].layer, attribute):
+            setattr(layers[1], attribute, getattr(layers[1].layer, attribute))
+    ids, outputs = torch.tensor([make_ids()]), []
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits
+    model.register_forward_hook(lambda module, args, output: outputs.append(output.logits))
+    maps = capture_attention(model, prompt=ids[0].tolist())
+    assert torch.equal(outputs[0], expected)
+    assert torch.equal(weights[0], weights[1])
+    np.testing.assert_array_equal(maps.weights[0], weights[1][0])
+    assert maps.layers == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "xlnet"])
+def test_a_caller_who_asks_for_weights_gets_them(name):
+    model, outputs = build_model(name, attn_implementation="eager"), []
+    ids = torch.tensor([make_ids()])
+    with torch.no_grad():
+        expected = model(ids, output_attentions=True).attentions
+    maps = capture_attention_calls(lambda: outputs.append(model(ids, output_attentions=True)), model=model)
+    assert all(map(torch.equal, outputs[0].attentions, expected))
+    assert sum(len(each.layers) for each in maps.values()) == len(expected)
