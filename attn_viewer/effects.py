@@ -77,8 +77,8 @@ def measure_effect(model, tokenizer, prompt, intervention, *, k=5, model_id=None
         A causal language model with its head.
     tokenizer : transformers tokenizer or None
         For prompts in words and readable tokens.
-    prompt : str, list of dict or list of int
-        Text, chat messages or token ids, at least two tokens.
+    prompt : str, tuple of str, list of dict, token ids or mapping
+        As `capture_attention` takes it, at least two tokens.
     intervention : Intervention
         What `ablate_heads` or `merge_heads` returned for this model, not entered.
     k : int
@@ -162,8 +162,8 @@ def rank_heads_by_effect(
         A causal language model with its head.
     tokenizer : transformers tokenizer or None
         For prompts in words.
-    prompt : str, list of dict or list of int
-        Text, chat messages or token ids, at least two tokens.
+    prompt : str, tuple of str, list of dict, token ids or mapping
+        As `capture_attention` takes it, at least two tokens.
     mode : {"zero", "mean", "uniform", "bos"}
         As `ablate_heads` takes it.
     layers : sequence of int, optional

@@ -81,14 +81,14 @@ def capture_generation(
             new = ids[:, side.total :] if "input_ids" in inputs.arguments else ids
             whole = append_tokens(model, tokenizer, inputs, new)
         found = capture_inputs(model, whole, options, kind=kind, model_id=model_id)[0]
-        is_over_completion = kind in ("self", "decoder")
-        maps.append(dataclasses.replace(found, prompt_length=side.total) if is_over_completion else found)
+        n_prompt = None if kind in ("encoder", "cross") else side.total
+        maps.append(found if n_prompt is None else dataclasses.replace(found, prompt_length=n_prompt))
     return maps if batch.is_batch else maps[0]
 
 
 def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, Any], has_begun: bool) -> torch.Tensor:
     """Return the token ids that `generate` gives, axes ``(1, n_tokens)``; the model is left as it was found."""
-    arguments = dict(inputs.arguments)
+    arguments: dict[str, Any] = dict(inputs.arguments)
     if "attention_mask" in arguments and arguments["attention_mask"].ndim > 2:
         raise PromptError("a mask by query and key says nothing of what is generated; give one of axes (1, n)")
     if "decoder_input_ids" in arguments:

@@ -172,7 +172,7 @@ def _make_collector(
         return kind in ("self", get_kind(stack.name))
 
     def fits(stack: Stack, shape: tuple[int, int]) -> bool:
-        return not is_own(stack) or all(n in (count, None) for n, count in zip(shape, counts, strict=True))
+        return not is_own(stack) or all(count in (n, None) for n, count in zip(shape, counts, strict=True))
 
     def find_kept(stack: Stack, shape: tuple[int, int]) -> Kept:
         return Kept(query.kept, key.kept) if is_own(stack) else WHOLE

@@ -165,7 +165,7 @@ def _find_first_turn(tokenizer: Any, messages: Sequence[Message], ids: Sequence[
     first = messages[0]
     if first["role"] == "system":
         return 0
-    other = {"role": ANSWER if first["role"] == "user" else "user", "content": "x"}
+    other: dict[str, Any] = {"role": ANSWER if first["role"] == "user" else "user", "content": "x"}
     if not isinstance(first["content"], str):
         other["content"] = [{"type": "text", "text": "x"}]
     try:

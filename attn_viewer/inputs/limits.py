@@ -35,9 +35,11 @@ def check_vocabulary(model: torch.nn.Module, ids: torch.Tensor, *, is_decoder: b
         If one is outside.
     """
     inner = find_inner(model)
-    part = getattr(inner, "get_decoder", lambda: None)() if is_decoder else None
+    owner: Any = inner
+    if is_decoder and callable(getattr(inner, "get_decoder", None)):
+        owner = owner.get_decoder()
     try:
-        size = getattr((inner if part is None else part).get_input_embeddings(), "num_embeddings", None)
+        size = getattr(owner.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):  # models of images and texts (CLIP) have no single one
         config = get_config(model)
         text = config.get_text_config() if hasattr(config, "get_text_config") else None

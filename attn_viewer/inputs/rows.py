@@ -105,7 +105,8 @@ def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, i
             part = torch.cat([part, ids.to(part.device)], 1)
         elif key == "inputs_embeds":
             with torch.no_grad():
-                more = find_inner(model).get_input_embeddings()(ids.to(part.device))
+                inner: Any = find_inner(model)
+                more = inner.get_input_embeddings()(ids.to(part.device))
             part = torch.cat([part, more.to(part.dtype)], 1)
         elif _goes_with_tokens(part, n_tokens):
             steps = torch.arange(1, count + 1, device=part.device) * (key == "position_ids")

@@ -39,8 +39,8 @@ def save_completions(
     ----------
     model : torch.nn.Module
         A transformers model that can generate.
-    prompts : sequence of str, of list of dict or of list of int
-        Texts, chat messages or token ids.
+    prompts : sequence of prompts
+        Each in any form that `capture_attention` takes.
     prefixes : sequence of path-like
         Where each goes: ``{prefix}_attn_scores.pt``.
     tokenizer : transformers tokenizer, optional

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from conftest import PROMPT
@@ -262,3 +263,38 @@ def test_what_is_no_prompt_is_refused(prompt, words, bert):
 def test_text_that_the_tokenizer_refuses(demo):
     with pytest.raises(AttnViewerError):
         capture_attention(*demo, "half a pair \ud800")
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+def test_sound_goes_in_as_its_features(kind):
+    sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in
+             {"layers": 2, "attention_heads": 4, "ffn_dim": 32}.items()}  # fmt: skip
+    fast, eager = make_twins(
+        transformers.WhisperForConditionalGeneration, transformers.WhisperConfig, vocab_size=16, d_model=32,
+        num_mel_bins=8, max_source_positions=20, max_target_positions=30, decoder_start_token_id=1, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, **sides,
+    )  # fmt: skip
+    inputs = {"input_features": torch.randn(1, 8, 40, generator=torch.Generator().manual_seed(0))}
+    maps = capture_attention(fast, None, inputs, kind=kind, decoder_prompt=[1, 5, 6])
+    layers = run_eager(eager, inputs | {"decoder_input_ids": torch.tensor([[1, 5, 6]])}, f"{kind}_attentions")
+    assert measure_difference(maps, [layer[0] for layer in layers]) < 1e-5
+    assert len(maps.tokens_key) == (3 if kind == "decoder" else 20)
+
+
+def test_a_picture_goes_in_as_its_pixels():
+    fast, eager = make_twins(transformers.ViTModel, transformers.ViTConfig, hidden_size=32, num_hidden_layers=2,
+                             num_attention_heads=4, intermediate_size=32, image_size=24, patch_size=6)  # fmt: skip
+    inputs = {"pixel_values": torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))}
+    maps = check(capture_attention(fast, None, inputs), eager, inputs)
+    assert maps.tokens_key == tuple(map(str, range(17)))
+
+
+def test_separators_of_two_tokens_belong_to_the_first_sentence():
+    tokenizer = make_tokenizer(model_input_names=["input_ids", "attention_mask"])
+    tokenizer._tokenizer.post_processor = tokenizers.processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast, eager = make_twins(transformers.RobertaModel, transformers.RobertaConfig, vocab_size=16, hidden_size=32,
+                             num_hidden_layers=2, num_attention_heads=4, intermediate_size=32, type_vocab_size=1,
+                             pad_token_id=0)  # fmt: skip
+    maps = check(capture_attention(fast, tokenizer, (A, B)), eager, tokenizer(A, B, return_tensors="pt"))
+    assert maps.tokens_key[6:10] == ("mat", "[SEP]", "[SEP]", "a")
+    assert maps.segments == (("sentence A", 0, 9), ("sentence B", 9, 14))
