@@ -265,6 +265,17 @@ class AttentionMaps(MapFacts):
         )
 
 
+def require_maps(came: Any, what: str) -> AttentionMaps:
+    """Return maps, or raise `InvalidMapsError`, which says what makes maps of arrays; `what` needs them."""
+    if isinstance(came, AttentionMaps):
+        return came
+    raise InvalidMapsError(
+        f"{what} needs AttentionMaps, got {type(came).__name__} {shorten(came)}; "
+        "AttentionMaps.from_attentions(attentions, tokens) makes them of a model's output, arrays, tensors or lists, "
+        "and capture_attention(model, tokenizer, prompt) captures them"
+    )
+
+
 def takes_maps(function: Function) -> Function:
     """Make a function that is handed something else than maps say so, and which call turns it into maps.
 
@@ -286,12 +297,7 @@ def takes_maps(function: Function) -> Function:
         for place, name in places:
             if place < len(args) or name in options:
                 came = args[place] if place < len(args) else options[name]
-                if not isinstance(came, AttentionMaps):
-                    raise InvalidMapsError(
-                        f"{function.__name__} needs AttentionMaps, got {type(came).__name__} {shorten(came)}; "
-                        "AttentionMaps.from_attentions(attentions, tokens) makes them of a model's output, of arrays, "
-                        "tensors or lists, and capture_attention(model, tokenizer, prompt) captures them"
-                    )
+                require_maps(came, function.__name__)
         return function(*args, **options)
 
     return typing.cast(Function, call)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
-from ..maps import AttentionMaps, Weights, takes_maps
+from ..maps import AttentionMaps, Weights, require_maps, takes_maps
 from ..selections import describe_numbers
 from .blocks import require_shares
 
@@ -155,11 +155,10 @@ def average_maps(maps: Iterable[AttentionMaps], *, length: int | None = None) ->
     """
     check_length(length)
     if isinstance(maps, (AttentionMaps, str)) or not isinstance(maps, Iterable):
-        raise OptionError(f"to average, give a sequence of AttentionMaps, got {shorten(maps)}")
+        raise OptionError(f"average_maps needs a sequence of AttentionMaps, got {shorten(maps)}")
     first, sums, labels, n_prompts = None, [], [], 0
     for one in maps:
-        if not isinstance(one, AttentionMaps):
-            raise OptionError(f"to average, give a sequence of AttentionMaps, got {shorten(one)} in it")
+        one = require_maps(one, "average_maps")
         one = one if length is None else _cut(one, length)
         sides = [one.tokens_query, one.tokens_key]
         if first is None:

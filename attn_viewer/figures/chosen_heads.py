@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps
+from ..maps import AttentionMaps, require_maps
 from .grids import choose_panel_scale, name_segments
 from .heatmap import BAND, limit_cells, read_head
 from .options import describe_data, split_options
@@ -72,7 +72,7 @@ def plot_panels(
     PageSizeError
         If the panels do not fit the page.
     """
-    several = [maps] if isinstance(maps, AttentionMaps) else list(maps)
+    several = [require_maps(one, "plot_panels") for one in (maps if isinstance(maps, (list, tuple)) else [maps])]
     if columns is not None:
         if "num_figs_per_row" in options:
             raise OptionError("columns and num_figs_per_row are the same; give one of them")
@@ -86,7 +86,8 @@ def plot_panels(
     all_sides = list(kinds_of)
     sides = [described[place.which][0] for place in places]
     extents = [measure_weights([one.cells.filled(0)], ~np.ma.getmaskarray(one.cells), look.norm) for one in shown]
-    extent = Extent(max(e.end for e in extents), max(e.largest for e in extents))
+    is_signed = any(several[p.which].signed for p in places)
+    extent = Extent(max(e.end for e in extents), max(e.largest for e in extents), is_signed)
     segments = [phrase for one in several for phrase in name_segments(one)]
     names = list(dict.fromkeys(one.model_id for one in several))
     style = page_options.make_style().fit_fonts(
