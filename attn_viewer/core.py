@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import GenerationOptions, PageOptions, PanelOptions, PassOptions, ViewOptions, takes_options
+from .options import (
+    FigurePageOptions,
+    GenerationOptions,
+    PageOptions,
+    PanelOptions,
+    PassOptions,
+    ViewOptions,
+    takes_options,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -93,12 +101,13 @@ def check_view(options: ViewOptions, model_id: str | None = None) -> None:
     OptionError, OutputError
         For the first option that cannot be used.
     """
-    from .figures.options import GridOptions
+    from .figures.options import PageLook, PanelLook
 
     options.check_single()
     if model_id is not None:
         check_model_id(model_id)
-    GridOptions(**PanelOptions.pick(options).as_dict())
+    PanelLook.pick(options)
+    PageLook.pick(options)
     if options.preset is not None:
         from .figures.venues import find_venue
 
@@ -164,7 +173,9 @@ def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple
 
     if options.save_fig_path is None:
         return iter(())
-    look = PanelOptions.pick(options).as_dict()
+    look = PanelOptions.pick(options).as_dict() | FigurePageOptions.pick(options).as_dict()
+    # The pages are drawn inside of `use_preset`, as figure functions are.
+    del look["preset"], look["columns"]
     if options.ignore_first_token and options.sink == "keep":
         look["sink"] = "hide"
     drawn = maps if options.group is None else group_attention(maps, options.group, summary=options.group_summary)
@@ -172,6 +183,7 @@ def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple
         drawn,
         look,
         options.fig_format,
+        panels=options.panels,
         has_heads=options.plot_figs_per_head,
         text_as_path=options.text == "path",
         parallel=options.parallel,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get
 
 from .errors import ArgumentError, OptionError
 from .hints import check_value, describe_hint, find_nearest, read_hint
-from .selections import check_numbers, parse_names, parse_spans
+from .selections import check_numbers, parse_heads, parse_names, parse_spans
 
 if TYPE_CHECKING:
     import matplotlib.colors
@@ -149,6 +149,11 @@ class Options:
                 object.__setattr__(self, name, value)
             if value is not field.default:
                 check_value(name, value, read_type(field), at_least=declared.at_least, above=declared.above)
+
+    @classmethod
+    def list_names(cls) -> list[str]:
+        """Return the names of all options."""
+        return list(cls._fields)
 
     @classmethod
     def check_names(cls, names: Collection[str], also: Collection[str] = (), caller: str | None = None) -> None:
@@ -517,28 +522,72 @@ class PanelOptions(ColourOptions):
     )
     vmin: float = option(0.0, "weight where the scale begins", metavar="W", needs="save_fig_path")
     vmax: float | None = option(
-        None, "weight where the scale ends; left out, the largest shown", metavar="W", needs="save_fig_path"
+        None,
+        "weight where the scale ends; left out, a round number from the largest up, not counting queries that see "
+        "almost no keys, nor a few weights that would hide all others",
+        metavar="W",
+        needs="save_fig_path",
     )
     scale: Literal["shared", "panel"] = option(
         "shared",
-        "one scale for all panels, or one for each with its largest weight in the title",
+        "one scale for all panels, or one for each with its end in the title",
         needs="save_fig_path",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class VenueOptions(Options):
-    """The format of figures, and the venue they are made for."""
+class PresetOptions(Options):
+    """The venue that figures are made for."""
 
-    fig_format: Format = option("jpg", "file format of the figures", read=read_format, needs="save_fig_path")
     preset: str | None = option(
         None,
-        "a venue such as icml2024 or neurips2024: figures as wide as its columns, in its fonts and font sizes "
-        "(needs tueplots)",
+        "a venue such as icml2024 or neurips2024: figures as wide as its columns and no higher than its pages, in its "
+        "fonts and font sizes (needs tueplots)",
         metavar="NAME",
         needs="save_fig_path",
     )
     columns: Literal[1, 2] = option(1, "columns of the venue's page that a figure spans", needs="preset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VenueOptions(PresetOptions):
+    """The format of figures, and the venue they are made for."""
+
+    fig_format: Format = option("jpg", "file format of the figures", read=read_format, needs="save_fig_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigurePageOptions(PresetOptions):
+    """How the page of a figure looks."""
+
+    title: str | None = option(
+        None,
+        "what a page shows, after the model's name; left out, what is drawn",
+        metavar="TEXT",
+        needs="save_fig_path",
+    )
+    heading: bool = option(
+        True, "whether model and title stand above a figure; in a paper the caption says them", words=()
+    )
+    notes: bool | Sequence[str] = option(
+        True, "whether what was done to the data stands above a figure, or phrases to add to it", words=()
+    )
+    figsize: tuple[float, float] | None = option(None, "width and height of a page in inches", words=(), apart="width")
+    width: float | None = option(
+        None,
+        "width of a page in inches; left out, as the venue has it, or what the page needs",
+        metavar="INCHES",
+        above=0,
+        needs="save_fig_path",
+    )
+    dark: bool = option(False, "light on dark, as dark presets are anyway", needs="save_fig_path")
+    fontsize: float | None = option(
+        None,
+        "font size of labels in points; everything else grows with it",
+        metavar="POINTS",
+        above=0,
+        needs="save_fig_path",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -549,8 +598,16 @@ class FigureOptions(VenueOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookOptions(PanelOptions, FigureOptions):
+class LookOptions(PanelOptions, FigurePageOptions, FigureOptions):
     """How the figures of a prompt look."""
+
+    panels: Sequence[tuple[int, int]] | None = option(
+        None,
+        "chosen heads to draw on a page of their own, (layer, head) each",
+        metavar="5.2,18.6",
+        parse=parse_heads,
+        needs="save_fig_path",
+    )
 
     group: Grouping | None = option(
         None,

@@ -160,6 +160,23 @@ def parse_numbers(text: str) -> list[int]:
     return sorted(numbers)
 
 
+def parse_heads(text: str) -> list[tuple[int, int]]:
+    """Read heads as a person writes them: ``5.2,18.6`` is head 2 of layer 5 and head 6 of layer 18.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    heads = []
+    for word in parse_names(text):
+        layer, dot, head = word.partition(".")
+        if not (dot and layer.isdecimal() and head.isdecimal()):
+            raise ValueError(f"heads are written as layer.head, such as 5.2,18.6; got {word!r}")
+        heads.append((int(layer), int(head)))
+    return heads
+
+
 def parse_names(text: str) -> list[str]:
     """Read names divided by commas."""
     return [name.strip() for name in text.split(",")]

@@ -58,7 +58,7 @@ def plot_panels(
         What to frame in every panel, or in each: ``"rows"`` and ``"columns"``, numbers of tokens, and ``"cells"``,
         pairs of a query and a key.
     **options
-        Fields of `GridOptions` and `PageOptions`; columns of a venue's page are those of `use_preset`.
+        Options of `PanelLook` and `PageLook`; columns of a venue's page are those of `use_preset`.
 
     Returns
     -------

@@ -1,6 +1,5 @@
 """Which heads look alike, as a clustered heatmap."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from ..errors import OptionError
 from ..maps import takes_maps
 from .labels import TICK
-from .options import PageOptions, check_names
+from .options import PageLook
 from .page import MARGIN, Caption, Page, PageFigure, choose_width
 from .scales import Scale, get_colormap, make_norm
 from .style import SMALLEST_LABEL
@@ -52,7 +51,7 @@ def plot_similarity(
     cmap : str or matplotlib.colors.Colormap, optional
         A matplotlib colour map; left out, the one of this package.
     **options
-        Fields of `PageOptions`.
+        Options of `PageLook`.
 
     Returns
     -------
@@ -70,8 +69,7 @@ def plot_similarity(
     from scipy.cluster.hierarchy import dendrogram, linkage
     from scipy.spatial.distance import squareform
 
-    check_names(options, {field.name for field in dataclasses.fields(PageOptions)})
-    page_options = PageOptions(title=title, notes=notes, **options)
+    page_options = PageLook(title=title, notes=notes, **options)
     distances = squareform(np.clip(1 - values, 0, None), checks=False)
     tree = dendrogram(linkage(distances, "average", optimal_ordering=True), no_plot=True)
     order = tree["leaves"]

@@ -29,7 +29,7 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, **options: Any)
     first, second : AttentionMaps
         A and B: the same tokens and layers, as `compare_attention` checks.
     **options
-        Fields of `GridOptions` and `PageOptions`. The scale of A and B is shared; that of B − A is centred at 0.
+        Options of `PanelLook` and `PageLook`. The scale of A and B is shared; that of B − A is centred at 0.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from .heads import arrange_scores, draw_scores, fit_cells, label_numbers, make_score_scale
 from .labels import GAP, TICK
-from .options import PageOptions
+from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure
 from .style import SMALLEST_LABEL, PageStyle, shorten_label
 
@@ -28,7 +28,7 @@ def plot_effect(effect: "HeadEffect", **options: Any) -> PageFigure:
     effect : HeadEffect
         What `measure_effect` returned.
     **options
-        Fields of `PageOptions`.
+        Options of `PageLook`.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def plot_effect(effect: "HeadEffect", **options: Any) -> PageFigure:
         f"mean KL {effect.divergence.mean():.3f} nats",
         "changed heads framed, colours end at the largest change of another",
     ]
-    page_options = PageOptions(**options)
+    page_options = PageLook(**options)
     labels = [shorten_label(label, LONGEST) for label in effect.tokens]
     names = [shorten_label(label, LONGEST) for label in likeliest]
     style = page_options.make_style().fit_fonts(

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import PageSizeError
 from ..facts import DERIVED, WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
+from ..selections import describe_numbers
 from .heatmap import BAND, limit_cells
-from .options import GridOptions, PageOptions, describe_data, measure_maps, split_options
+from .options import PageLook, PanelLook, describe_data, measure_maps, split_options
 from .page import Caption, PageFigure
 from .panels import GridFitter, PanelPage, describe_sides
 from .scales import Extent, Scale, make_norm, measure_weights
@@ -29,7 +31,7 @@ def plot_layer_averages(maps: AttentionMaps, **options: Any) -> PageFigure:
     maps : AttentionMaps
         The weights.
     **options
-        Fields of `GridOptions` and `PageOptions`.
+        Options of `PanelLook` and `PageLook`.
 
     Returns
     -------
@@ -43,12 +45,55 @@ def plot_layer_averages(maps: AttentionMaps, **options: Any) -> PageFigure:
     PageSizeError
         If the panels do not fit the page.
     """
+    (figure,) = _draw_averages(maps, 1, options)
+    return figure
+
+
+def iterate_average_pages(maps: AttentionMaps, **options: Any) -> Iterator[PageFigure]:
+    """Draw the mean over the heads of every layer, on as few pages as hold them, all on one scale.
+
+    Parameters
+    ----------
+    maps : AttentionMaps
+        The weights.
+    **options
+        Options of `PanelLook` and `PageLook`.
+
+    Yields
+    ------
+    PageFigure
+        A page.
+
+    Raises
+    ------
+    PageSizeError
+        If one panel alone does not fit.
+    """
+    for n_pages in range(1, len(maps.layers) + 1):
+        try:
+            figures = _draw_averages(maps, n_pages, options)
+            first = next(figures)
+        except PageSizeError:
+            if n_pages == len(maps.layers):
+                raise
+            continue
+        yield first
+        yield from figures
+        return
+
+
+def _draw_averages(maps: AttentionMaps, n_pages: int, options: dict[str, Any]) -> Iterator[PageFigure]:
     look, page = split_options(options)
     means = maps.average_heads()
+    extent = measure_maps(means, look)
     title = page.title or (f"attention {maps.weighting}" if maps.weighting in DERIVED else "layer averages")
-    matrices = [layer[0] for layer in means.weights]
-    made = HeatmapPage(maps, len(matrices), measure_maps(means, look), [*page.phrases, maps.averaged], look, page)
-    return made.show(matrices, [f"layer {number}" for number in maps.layers], title)
+    size = -(-len(maps.layers) // n_pages)
+    for start in range(0, len(maps.layers), size):
+        matrices = [layer[0] for layer in means.weights[start : start + size]]
+        layers = maps.layers[start : start + size]
+        made = HeatmapPage(maps, len(matrices), extent, [*page.phrases, maps.averaged], look, page)
+        part = "" if size >= len(maps.layers) else f", layers {describe_numbers(layers)}"
+        yield made.show(matrices, [f"layer {number}" for number in layers], title + part)
 
 
 @takes_maps
@@ -62,7 +107,7 @@ def plot_heads(maps: AttentionMaps, layer: int, **options: Any) -> PageFigure:
     layer : int
         True layer number.
     **options
-        Fields of `GridOptions` and `PageOptions`.
+        Options of `PanelLook` and `PageLook`.
 
     Returns
     -------
@@ -92,7 +137,7 @@ def iterate_head_pages(
     extent : Extent, optional
         How large weights are; left out, from `measure_maps`.
     **options
-        Fields of `GridOptions` and `PageOptions`.
+        Options of `PanelLook` and `PageLook`.
 
     Yields
     ------
@@ -130,9 +175,9 @@ class HeatmapPage:
         How large the weights are that will be shown.
     notes : sequence of str
         What was done to the weights before.
-    look : GridOptions
+    look : PanelLook
         How weights are shown.
-    options : PageOptions
+    options : PageLook
         How the page looks.
     """
 
@@ -142,8 +187,8 @@ class HeatmapPage:
         n_panels: int,
         extent: Extent,
         notes: Sequence[str],
-        look: GridOptions,
-        options: PageOptions,
+        look: PanelLook,
+        options: PageLook,
     ) -> None:
         self.maps, self.look = maps, look
         sides, pooling = describe_sides(maps, look.sink)
@@ -215,7 +260,7 @@ def treat_mask(maps: AttentionMaps, sink: str) -> np.ndarray:
     return treat_sink(maps.future, maps, "hide" if sink != "keep" else sink)
 
 
-def choose_panel_scale(shown: np.ma.MaskedArray, shared: Scale, look: GridOptions, title: str) -> tuple[Scale, str]:
+def choose_panel_scale(shown: np.ma.MaskedArray, shared: Scale, look: PanelLook, title: str) -> tuple[Scale, str]:
     """Return the scale of a panel and its title, which says where the scale ends if it is the panel's own."""
     if look.scale == "shared":
         return shared, title

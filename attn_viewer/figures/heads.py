@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from ..errors import OptionError
 from .labels import GAP, TICK
-from .options import PageOptions, check_names
+from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
 from .scales import QUANTILE, Scale, get_colormap, make_norm, round_end
 from .style import LIGHT, PageStyle, Palette
@@ -191,7 +191,7 @@ def plot_atlas(
     layer_means : bool
         Whether to draw the mean over the heads of each layer beside them, as bars on the same scale.
     **options
-        `diverging`, `cmap`, `norm`, `vmin`, `vmax` and `marks`, as `draw_atlas` takes them; fields of `PageOptions`.
+        `diverging`, `cmap`, `norm`, `vmin`, `vmax` and `marks`, as `draw_atlas` takes them; options of `PageLook`.
 
     Returns
     -------
@@ -242,12 +242,10 @@ def plot_atlas(
     return page.figure
 
 
-def _split_options(options: dict[str, Any], **others: Any) -> tuple[dict[str, Any], PageOptions]:
+def _split_options(options: dict[str, Any], **others: Any) -> tuple[dict[str, Any], PageLook]:
     known = {"diverging", "cmap", "norm", "vmin", "vmax", "marks"}
-    names = {field.name for field in dataclasses.fields(PageOptions)}
-    check_names(options, known | names)
     look = {name: value for name, value in options.items() if name in known}
-    return look, PageOptions(**others, **{name: value for name, value in options.items() if name in names})
+    return look, PageLook(**others, **{name: value for name, value in options.items() if name not in known})
 
 
 def _draw_means(page: "GridPage", scale: Scale, means: np.ma.MaskedArray) -> None:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from ..analysis.blocks import require_unsigned
 from ..errors import OptionError, UnsuitableMapsError
 from ..maps import AttentionMaps, takes_maps
-from .options import PageOptions, check_names
+from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
 from .sinks import count_hidden, treat_sink
 from .style import BANDS, PageStyle, shorten_label
@@ -62,7 +62,7 @@ def plot_lines(
     sink : {"keep", "hide", "renormalise"}
         What happens to the first token.
     **options
-        Fields of `PageOptions`.
+        Options of `PageLook`.
 
     Returns
     -------
@@ -81,8 +81,7 @@ def plot_lines(
     require_unsigned(maps, "a line whose strength is a weight")
     if maps.reduction == "pooled":
         raise UnsuitableMapsError("lines need a weight for every pair of tokens, but these maps are pooled")
-    check_names(options, {field.name for field in dataclasses.fields(PageOptions)})
-    page_options = PageOptions(**options)
+    page_options = PageLook(**options)
     one = maps.select(layers=[layer], heads=heads)
     left, right = _choose_sides(one, segments, sink)
     if max(len(left.labels), len(right.labels)) > MOST_TOKENS:

@@ -1,70 +1,29 @@
 """How heatmaps and pages are shown: the options, and what a reader must be told of the data."""
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-from matplotlib.colors import Colormap, Normalize
 
 from ..errors import OptionError
 from ..maps import AttentionMaps
+from ..options import FigurePageOptions, PanelOptions
 from .scales import QUANTILE, Extent, Scale, get_colormap, make_norm, make_scale, measure_weights
-from .sinks import SINKS, count_hidden, treat_sink
+from .sinks import count_hidden, treat_sink
 from .style import PageStyle
 from .venues import adapt_style, find_venue, get_style
 
-SCALES = ("shared", "panel")
 AUTO = "auto"
 FIGS_PER_ROW = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GridOptions:
-    """How weights are shown.
-
-    Parameters
-    ----------
-    num_figs_per_row : int or "auto", optional
-        Panels side by side, ``"auto"`` for a page without empty places that is about as high as wide; left out, 4, and
-        on pages of a given width as many as fit them best.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token, which often takes most of the weight: nothing; its column and its own row
-        are left out; the same, and each row is divided by what is left of it.
-    cmap : str or matplotlib.colors.Colormap, optional
-        A matplotlib colour map; left out, the one of this package.
-    norm : {"linear", "power", "log", "quantile"} or matplotlib.colors.Normalize
-        Scale from weights to colours; ``"quantile"`` is linear and ends at the 99 % quantile of what is shown.
-    vmin, vmax : float, optional
-        Ends of the scale; left out, 0 and a round number from the largest weight up, not counting queries that see
-        almost no keys.
-    scale : {"shared", "panel"}
-        One scale and colour bar for all panels, or a scale for each, its end in the title.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be used.
-    """
-
-    num_figs_per_row: int | str | None = None
-    sink: str = "keep"
-    cmap: str | Colormap | None = None
-    norm: str | Normalize = "linear"
-    vmin: float = 0.0
-    vmax: float | None = None
-    scale: str = "shared"
+class PanelLook(PanelOptions):
+    """How weights are shown."""
 
     def __post_init__(self) -> None:
         """Check all values, so that a wrong one is found before any work is done."""
-        per_row = self.num_figs_per_row
-        is_count = isinstance(per_row, int) and not isinstance(per_row, bool) and per_row >= 1
-        if not (is_count or per_row is None or per_row == AUTO):
-            raise OptionError(f"num_figs_per_row must be a whole number from 1 or 'auto', got {per_row!r}")
-        for name, known in (("sink", SINKS), ("scale", SCALES)):
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        super().__post_init__()
         get_colormap(self.cmap)
         make_norm(self.norm, self.vmin, max(1.0, self.vmin + 1) if self.vmax is None else self.vmax)
 
@@ -82,67 +41,16 @@ class GridOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PageOptions:
-    """How a page looks; every function that makes one takes these.
-
-    Parameters
-    ----------
-    title : str, optional
-        What the page shows; the model's name goes before it. Left out, what the function draws.
-    heading : bool
-        Whether title and model stand above the figure; in a paper the caption says them.
-    notes : bool or sequence of str
-        Whether what was done to the data stands above the figure; phrases to add to it.
-    figsize : tuple of float, optional
-        Width and height of the page in inches.
-    width : float, optional
-        Width of the page in inches; its height is what it needs.
-    dark : bool, optional
-        Whether the page is dark; left out, as the preset has it.
-    fontsize : float, optional
-        Font size of labels in points; everything else grows with it.
-    preset : str, optional
-        A venue such as ``"icml2024"``: its width, fonts and font sizes; left out, that of `use_preset` around the call.
-    columns : {1, 2}
-        Columns of the venue's page that the figure spans.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be used.
-    """
-
-    title: str | None = None
-    heading: bool = True
-    notes: bool | Sequence[str] = True
-    figsize: tuple[float, float] | None = None
-    width: float | None = None
-    dark: bool | None = None
-    fontsize: float | None = None
-    preset: str | None = None
-    columns: int = 1
+class PageLook(FigurePageOptions):
+    """How a page looks; every function that makes one takes these."""
 
     def __post_init__(self) -> None:
         """Check all values."""
-        for name in ("width", "fontsize"):
-            value = getattr(self, name)
-            if value is not None and not _is_length(value):
-                raise OptionError(f"{name} must be a number above 0, got {value!r}")
-        if self.figsize is not None:
-            try:
-                size = tuple(self.figsize)
-            except TypeError:
-                size = ()
-            if len(size) != 2 or not all(map(_is_length, size)):
-                raise OptionError(f"figsize must be width and height in inches, got {self.figsize!r}")
-            if self.width is not None:
-                raise OptionError("width is for pages as high as they need; figsize has a width of its own")
-        if isinstance(self.notes, str) or not (
-            isinstance(self.notes, bool) or all(isinstance(note, str) for note in self.notes)
-        ):
-            raise OptionError(f"notes must be True, False or a sequence of phrases, got {self.notes!r}")
-        if self.title is not None and not isinstance(self.title, str):
-            raise OptionError(f"title must be text, got {self.title!r}")
+        super().__post_init__()
+        if self.figsize is not None and not all(0 < side < math.inf for side in self.figsize):
+            raise OptionError(f"figsize must be width and height in inches, got {self.figsize!r}")
+        if self.figsize is not None and self.width is not None:
+            raise OptionError("width is for pages as high as they need; figsize has a width of its own")
 
     @property
     def phrases(self) -> list[str]:
@@ -160,25 +68,21 @@ class PageOptions:
         return adapt_style(style, width=self.width, figsize=self.figsize, dark=self.dark, fontsize=self.fontsize)
 
 
-def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def split_options(options: dict[str, Any], **defaults: Any) -> tuple[GridOptions, PageOptions]:
+def split_options(options: dict[str, Any], **defaults: Any) -> tuple[PanelLook, PageLook]:
     """Part the options of a page of heatmaps.
 
     Parameters
     ----------
     options : dict
-        Fields of `GridOptions` and of `PageOptions`.
+        Options of `PanelLook` and of `PageLook`.
     **defaults
         Values of options that are left out.
 
     Returns
     -------
-    look : GridOptions
+    look : PanelLook
         How weights are shown.
-    page : PageOptions
+    page : PageLook
         How the page looks.
 
     Raises
@@ -187,22 +91,13 @@ def split_options(options: dict[str, Any], **defaults: Any) -> tuple[GridOptions
         If one is unknown or has a wrong value.
     """
     options = defaults | options
-    names = [{field.name for field in dataclasses.fields(kind)} for kind in (GridOptions, PageOptions)]
-    check_names(options, names[0] | names[1])
-    look, page = ({key: value for key, value in options.items() if key in known} for known in names)
-    return GridOptions(**look), PageOptions(**page)
+    PanelLook.check_names(options, also=PageLook.list_names(), caller="a page of heatmaps")
+    names = PanelLook.list_names()
+    look = {key: value for key, value in options.items() if key in names}
+    return PanelLook(**look), PageLook(**{key: value for key, value in options.items() if key not in names})
 
 
-def check_names(options: dict[str, Any], known: set[str]) -> None:
-    """Refuse options that are not known, with the nearest one that is."""
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
-            raise OptionError(f"there is no option {name}; {hint}")
-
-
-def measure_maps(maps: AttentionMaps, look: GridOptions) -> Extent:
+def measure_maps(maps: AttentionMaps, look: PanelLook) -> Extent:
     """Find where the scale of a page of these maps ends, after the first token was hidden or rows renormalised."""
     rows, columns = count_hidden(maps, look.sink)
     seen = ~maps.future[rows:, columns:]
@@ -212,7 +107,7 @@ def measure_maps(maps: AttentionMaps, look: GridOptions) -> Extent:
 
 def describe_data(
     maps: AttentionMaps,
-    options: GridOptions,
+    options: PanelLook,
     pooling: tuple[int, int] = (1, 1),
     *,
     has_indices: bool = False,
@@ -225,7 +120,7 @@ def describe_data(
     ----------
     maps : AttentionMaps
         The weights.
-    options : GridOptions
+    options : PanelLook
         How they are shown.
     pooling : tuple of int
         Rows and columns of the maps that were drawn as one cell.

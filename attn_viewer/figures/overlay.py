@@ -1,6 +1,5 @@
 """Attention over the patches of an image, laid over the image."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from matplotlib.patches import Rectangle
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
-from .options import PageOptions, check_names
+from .options import PageLook
 from .page import BETWEEN, MARGIN, Caption, Page, PageFigure, measure_title
 from .scales import Extent, Scale, make_scale
 from .style import PageStyle
@@ -67,7 +66,7 @@ def overlay_attention(
     cover : float
         Sides of the squares, as a share of those of a patch, from 0 to 1.
     **options
-        Fields of `PageOptions`.
+        Options of `PageLook`.
 
     Returns
     -------
@@ -87,8 +86,7 @@ def overlay_attention(
         raise OptionError(
             f"cover must be from 0 to 1 and num_figs_per_row from 1, got {cover!r} and {num_figs_per_row!r}"
         )
-    check_names(options, {field.name for field in dataclasses.fields(PageOptions)})
-    page_options = PageOptions(**options)
+    page_options = PageLook(**options)
     maps = maps.select(layers=layers, heads=None if head is None else [head])
     query, patch = _find_query(maps, query)
     n_patches = rows * n_columns

@@ -5,24 +5,44 @@ Nothing here loads a model, so worker processes start as quickly as matplotlib d
 
 import functools
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import joblib
 import matplotlib as mpl
 from tqdm import tqdm
 
+from ..maps import AttentionMaps
+from .chosen_heads import plot_panels
 from .formats import render_figure
-from .grids import iterate_head_pages, plot_layer_averages
+from .grids import iterate_average_pages, iterate_head_pages
 from .options import measure_maps, split_options
+from .page import PageFigure
+from .scales import Extent
+from .style import PageStyle
 from .venues import get_style, use_style
 
-AVERAGES = "all_layers_avg"
+AVERAGES, PANELS = "all_layers_avg", "panels"
 # Measured on two cores, in seconds: two worker processes start in 1.5, and are 3.7 behind by the time each has laid
 # out its first pages (31 JPGs of 64 tokens: 10.2 in one process, 8.8 in two). Less drawing is not worth sharing.
 START = 3.7
 PARTS_A_PROCESS = 4
 
+Render = Callable[[PageFigure], bytes]
+Pages = list[tuple[int, bytes]]
 
-def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parallel=1, progress=None):
+
+def render_pages(
+    maps: AttentionMaps,
+    look: dict[str, Any],
+    fmt: str,
+    *,
+    panels: Sequence[tuple[int, int]] | None = None,
+    has_heads: bool = False,
+    text_as_path: bool = False,
+    parallel: bool | int = 1,
+    progress: bool | None = None,
+) -> Iterator[tuple[str, bytes]]:
     """Draw the pages of a prompt one after another.
 
     Parameters
@@ -30,9 +50,11 @@ def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parall
     maps : AttentionMaps
         The weights.
     look : dict
-        Fields of `GridOptions` and `PageOptions`.
+        Options of `PanelLook` and `PageLook`.
     fmt : str
         Format of the files.
+    panels : sequence of (int, int), optional
+        Chosen heads to draw on a page of their own, as `plot_panels` takes them.
     has_heads : bool
         Whether to draw a page of heads for each layer too.
     text_as_path : bool
@@ -46,7 +68,7 @@ def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parall
     Yields
     ------
     name : str
-        Name of the file, without its ending.
+        Name of the file, without its ending; layer averages that do not fit one page are numbered from 1.
     data : bytes
         Its content.
     """
@@ -55,14 +77,22 @@ def render_pages(maps, look, fmt, *, has_heads=False, text_as_path=False, parall
     disable = None if progress is None else not progress
     count = 1 + len(maps.layers) * has_heads
     with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
-        yield AVERAGES, render(plot_layer_averages(maps, **look))
+        if panels is not None:
+            yield PANELS, render(plot_panels(maps, panels, **look))
+        averages = iterate_average_pages(maps, **look)
+        first, second = next(averages), next(averages, None)
+        yield AVERAGES if second is None else f"{AVERAGES}_1", render(first)
+        for number, figure in enumerate([] if second is None else [second, *averages], 2):
+            yield f"{AVERAGES}_{number}", render(figure)
         bar.update()
         for layer, data in _render_heads(maps, look, render, parallel) if has_heads else ():
             yield f"layer_{layer}", data
             bar.update()
 
 
-def _render_heads(maps, look, render, parallel):
+def _render_heads(
+    maps: AttentionMaps, look: dict[str, Any], render: Render, parallel: bool | int
+) -> Iterator[tuple[int, bytes]]:
     draw = functools.partial(_draw_layers, look, measure_maps(maps, split_options(look)[0]), render)
     (first, *others), start = maps.layers, time.perf_counter()
     pages = list(draw(maps.select(layers=[first])))
@@ -82,12 +112,19 @@ def _render_heads(maps, look, render, parallel):
         yield from pages
 
 
-def _draw_layers(look, extent, render, maps):
+def _draw_layers(
+    look: dict[str, Any], extent: Extent, render: Render, maps: AttentionMaps
+) -> Iterator[tuple[int, bytes]]:
     for layer, figure in iterate_head_pages(maps, extent=extent, **look):
         yield layer, render(figure)
 
 
-def _draw_elsewhere(draw, maps, style, settings):
+def _draw_elsewhere(
+    draw: Callable[[AttentionMaps], Iterator[tuple[int, bytes]]],
+    maps: AttentionMaps,
+    style: PageStyle,
+    settings: dict[Any, Any],
+) -> Pages:
     """Draw under the settings of the process that asks."""
     with use_style(style), mpl.rc_context(settings):
         return list(draw(maps))

@@ -15,7 +15,7 @@ from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
 from ..tokens import NEWLINE, SPACE
-from .options import GridOptions, describe_data, split_options
+from .options import PanelLook, describe_data, split_options
 from .page import LINE, MARGIN, Caption, Page, PageFigure
 from .scales import Extent, Scale, make_norm
 from .sinks import count_hidden, treat_sink
@@ -98,7 +98,7 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     query : int
         Position among the queries of the maps; -1 is the last, from which the next token comes.
     **options
-        Fields of `GridOptions` and `PageOptions`; `norm` is ``"power"`` unless said otherwise, and panels are not set
+        Options of `PanelLook` and `PageLook`; `norm` is ``"power"`` unless said otherwise, and panels are not set
         in rows.
 
     Returns
@@ -199,7 +199,7 @@ def _check_text(maps: AttentionMaps, query: int) -> None:
         raise OptionError(f"a text of {n_key} tokens is too long for a page of at most {MOST_WORDS}; draw heatmaps")
 
 
-def _gather_rows(maps: AttentionMaps, query: int, look: GridOptions, count: int) -> tuple[list[int], np.ndarray]:
+def _gather_rows(maps: AttentionMaps, query: int, look: PanelLook, count: int) -> tuple[list[int], np.ndarray]:
     """Return numbers of `count` layers and the mean over heads of their row of one query: axes ``(count, n_key)``."""
     chosen = np.unique(np.linspace(0, len(maps.layers) - 1, count).round().astype(int))
     skipped = count_hidden(maps, look.sink)[0]

@@ -221,6 +221,8 @@ def measure_weights(weights: Iterable[np.ndarray], seen: np.ndarray, norm: str |
         Never 0.
     """
     has_choice = seen.sum(axis=1) >= max(2, min(FEW_KEYS, seen.shape[1] // 10))
+    if not seen.any():
+        return Extent(1.0, 1.0)
     if not has_choice.any():
         has_choice[:] = True
     chosen = seen & has_choice[:, None]

@@ -30,7 +30,7 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     maps : AttentionMaps
         The weights.
     **options
-        Fields of `GridOptions` and `PageOptions`; `norm` is ``"power"`` unless said otherwise, and panels are not set
+        Options of `PanelLook` and `PageLook`; `norm` is ``"power"`` unless said otherwise, and panels are not set
         in rows.
 
     Returns

@@ -122,7 +122,7 @@ def adapt_style(
     *,
     width: float | None = None,
     figsize: tuple[float, float] | None = None,
-    dark: bool | None = None,
+    dark: bool = False,
     fontsize: float | None = None,
 ) -> PageStyle:
     """Return a style with what a caller wishes else.
@@ -135,8 +135,8 @@ def adapt_style(
         Width of the page in inches.
     figsize : tuple of float, optional
         Width and height of the page in inches.
-    dark : bool, optional
-        Whether the page is dark.
+    dark : bool
+        Whether the page is dark even where the style is not.
     fontsize : float, optional
         Font size of labels in points; everything else grows with it.
     """
@@ -146,6 +146,6 @@ def adapt_style(
         style = dataclasses.replace(style, width=width * _POINTS)
     if figsize is not None:
         style = dataclasses.replace(style, width=figsize[0] * _POINTS, height=figsize[1] * _POINTS, is_exact=True)
-    if dark is not None:
-        style = dataclasses.replace(style, palette=DARK if dark else LIGHT)
+    if dark:
+        style = dataclasses.replace(style, palette=DARK)
     return style

@@ -45,7 +45,7 @@ def test_a_mean_and_what_is_not_there():
             plot_panels(maps, heads)
     with pytest.raises(OptionError, match="columns and num_figs_per_row"):
         plot_panels(maps, HEADS, columns=2, num_figs_per_row=2)
-    with pytest.raises(OptionError, match="there is no option leters"):
+    with pytest.raises(OptionError, match="no option 'leters'"):
         plot_panels(maps, HEADS, leters=False)
     with pytest.raises(PageSizeError):
         plot_panels(maps, HEADS, figsize=(2, 1))

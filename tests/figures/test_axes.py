@@ -1,0 +1,227 @@
+"""Heatmaps in anybody's axes: what layout engines, styles and people do to any other axes, they do to these."""
+
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from conftest import make_maps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from attn_viewer import AttentionMaps, draw_atlas, draw_heatmap
+from attn_viewer.errors import OptionError
+from attn_viewer.figures.scales import round_end
+from attn_viewer.figures.style import DARK, LIGHT
+from attn_viewer.tokens import show_text
+
+TOKENS = ["<s>", "␣Summer", "␣is", "␣warm", ".", "␣Winter", "␣is", "␣cold"]
+
+
+def draw(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def get_texts(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def make_three_by_two(kind):
+    """Return a figure and its six axes, as layout engines and mosaics make them."""
+    if kind == "mosaic":
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        return figure, list(figure.subplot_mosaic("abc\ndef").values())
+    if kind == "subfigure":
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        return figure, [*figure.subfigures(2, 1)[0].subplots(1, 3), *figure.subfigures(2, 1)[1].subplots(1, 3)][:3]
+    figure = Figure(figsize=(7, 5), layout=kind if kind == "constrained" else None)
+    return figure, list(figure.subplots(2, 3).flat)
+
+
+@pytest.mark.parametrize("kind", ["constrained", "tight", "mosaic", "subfigure"])
+def test_six_panels_with_letters_one_bar_and_a_framed_row(kind):
+    maps = make_maps(2, 3, 8, tokens=TOKENS)
+    figure, axes = make_three_by_two(kind)
+    for letter, ax, (layer, head) in zip("abcdef", axes, itertools.product(range(2), range(3)), strict=False):
+        draw_heatmap(maps, layer, head, ax=ax, vmax=1, highlight={"rows": [3]} if letter == "a" else None)
+        ax.set_title(f"({letter}) {layer}.{head}", loc="left")
+    if kind == "tight":
+        figure.tight_layout()
+    else:
+        figure.colorbar(axes[0].images[-1], ax=axes, label="attention weight")
+    renderer = draw(figure)
+    boxes = [ax.get_tightbbox(renderer) for ax in axes]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.shrunk(0.98, 0.98).overlaps(other)
+    for box in boxes:
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y1 <= figure.bbox.y1 + 1
+    (frame,) = axes[0].patches
+    assert frame.get_bbox().extents.tolist() == [-0.5, 2.5, 7.5, 3.5]
+
+
+def test_tight_layout_leaves_room_for_labels():
+    figure = Figure(figsize=(7, 3))
+    axes = figure.subplots(1, 3)
+    for ax in axes:
+        draw_heatmap(np.tri(6), [f"a-long-token-{i}" for i in range(6)], ax=ax)
+    figure.tight_layout()
+    renderer = draw(figure)
+    boxes = [ax.get_tightbbox(renderer) for ax in axes]
+    assert all(one.x1 <= other.x0 + 1 for one, other in itertools.pairwise(boxes))
+    assert boxes[0].x0 >= -1
+    assert boxes[-1].x1 <= figure.bbox.x1 + 1
+
+
+def test_what_people_do_to_axes():
+    figure = Figure(figsize=(4, 4))
+    ax = draw_heatmap(np.tri(8), TOKENS, ax=figure.add_subplot())
+    ax.set_xlabel("keys")
+    draw(figure)
+    assert get_texts(ax.xaxis) == get_texts(ax.yaxis) == TOKENS
+    ax.tick_params(labelsize=4, labelcolor="red", axis="y")
+    ax.tick_params(axis="x", labelrotation=30)
+    draw(figure)
+    assert {label.get_fontsize() for label in ax.get_yticklabels()} == {4}
+    assert {label.get_color() for label in ax.get_yticklabels()} == {"red"}
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {30}
+    ax.set_xlim(1.5, 4.5)  # zoom
+    draw(figure)
+    assert get_texts(ax.xaxis) == TOKENS[2:5]
+    assert ax.format_xdata(3) == "␣warm"
+    ax.set_visible(False)
+    assert ax.get_tightbbox(draw(figure)) is None
+    ax.set_visible(True)
+    ax.clear()
+    draw(figure)
+    assert not set(get_texts(ax.xaxis)) & set(TOKENS)
+
+
+def test_shared_and_inset_axes():
+    figure = Figure(figsize=(6, 3))
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax in (left, right):
+        draw_heatmap(np.tri(8), TOKENS, ax=ax)
+    right.label_outer()
+    inset = draw_heatmap(np.tri(2), ["a", "b"], ax=left.inset_axes((0.6, 0.6, 0.35, 0.35)))
+    draw(figure)
+    assert get_texts(left.yaxis) == TOKENS
+    assert not any(label.get_visible() for label in right.get_yticklabels())
+    assert get_texts(inset.xaxis) == ["a", "b"]
+
+
+def test_labels_give_way_as_axes_shrink_and_come_back():
+    figure = Figure(figsize=(8, 8), dpi=72)
+    ax = draw_heatmap(np.tri(40), [f"word{i}" for i in range(40)], ax=figure.add_axes((0.2, 0.2, 0.75, 0.75)))
+    draw(figure)
+    assert len(get_texts(ax.yaxis)) == 40
+    figure.set_size_inches(3, 3)
+    draw(figure)
+    some = get_texts(ax.yaxis)
+    assert 4 <= len(some) <= 20
+    assert some[0] == "word0"
+    figure.set_size_inches(0.8, 0.8)
+    draw(figure)
+    assert all(text.isdigit() for text in get_texts(ax.yaxis))
+    figure.set_size_inches(8, 8)
+    draw(figure)
+    assert len(get_texts(ax.yaxis)) == 40
+
+
+def test_style_sheets_act():
+    with pyplot.style.context("dark_background"):
+        figure = Figure()
+        ax = draw_heatmap(np.tri(3), list("abc"), ax=figure.add_subplot(), causal=True)
+        draw(figure)
+    assert mpl.colors.to_hex(ax.images[0].cmap(np.ma.masked)) == DARK.masked
+    assert {label.get_color() for label in ax.get_xticklabels()} == {"white"}
+    with mpl.rc_context({"ytick.labelsize": 3, "font.family": "serif"}):
+        ax = draw_heatmap(np.tri(3), list("abc"), ax=Figure().add_subplot())
+        draw(ax.figure)
+        assert {label.get_fontsize() for label in ax.get_yticklabels()} == {3}
+        assert {tuple(label.get_fontfamily()) for label in ax.get_yticklabels()} == {("serif",)}
+    assert mpl.colors.to_hex(ax.images[0].cmap(np.ma.masked)) == LIGHT.masked
+
+
+def test_maps_bring_their_mask_segments_sink_and_completion():
+    maps = make_maps(1, 2, 6, segments=[("system", 0, 2), ("user", 2, 5)], prompt_length=4)
+    ax = draw_heatmap(maps, 0, 1, ax=Figure().add_subplot(), sink="hide")
+    shown = ax.images[0].get_array()
+    np.testing.assert_array_equal(shown.mask, maps.future[1:, 1:])
+    np.testing.assert_array_equal(shown.data, maps.weights[0][1, 1:, 1:])
+    assert ax.images[0].get_extent() == [0.5, 5.5, 5.5, 0.5]
+    draw(ax.figure)
+    assert get_texts(ax.xaxis) == [f"t{i}" for i in range(1, 6)]
+    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dashed] == [(3.5, 0), (0, 3.5)]
+    bands = sorted((*line.get_xdata(), *line.get_ydata()) for line in ax.lines if line not in dashed)
+    assert bands == sorted([(0.5, 1.5, 0, 0), (1.5, 4.5, 0, 0), (0, 0, 0.5, 1.5), (0, 0, 1.5, 4.5)])
+    mean = draw_heatmap(maps, ax=Figure().add_subplot())
+    np.testing.assert_allclose(mean.images[0].get_array().data, maps.weights[0].mean(0), rtol=1e-6)
+    with pytest.raises(OptionError, match="say which to draw"):
+        draw_heatmap(make_maps(2))
+
+
+def test_scales_and_bars():
+    weights = np.tril(np.full((30, 30), 0.03)) + np.eye(30) * 0.2
+    weights[0, 0] = 1
+    figure = Figure()
+    ax = draw_heatmap(weights, causal=True, ax=figure.add_subplot(), cbar=True, cmap=mpl.colormaps["viridis"])
+    (bar,) = [one for one in figure.axes if one is not ax]
+    assert ax.images[0].norm.vmax == round_end(0.23) == 0.25
+    assert ax.images[0].colorbar.extend == "max"
+    assert (bar.get_yticks()[0], bar.get_yticks()[-1]) == (0, 0.25)
+    own, place = LogNorm(1e-3, 1), Figure().add_subplot()
+    ax = draw_heatmap(weights, ax=Figure().add_subplot(), norm=own, cbar=place)
+    assert ax.images[0].norm is own
+    assert ax.images[0].colorbar.ax is place
+    signed = draw_heatmap(weights - 0.1, ax=Figure().add_subplot())
+    assert (signed.images[0].norm.vmin, signed.images[0].norm.vmax) == pytest.approx((-0.9, 0.9))
+    assert draw_heatmap(np.tri(3), list("abc")).figure._repr_png_().startswith(b"\x89PNG")
+    assert draw_atlas(np.eye(3)).figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_wrong_options_are_named():
+    for wrong in ({"layer": 0}, {"sink": "hide"}, {"kausal": True}):
+        with pytest.raises(OptionError, match="of a matrix, draw_heatmap takes"):
+            draw_heatmap(np.tri(3), **wrong)
+    with pytest.raises(OptionError, match="of maps, draw_heatmap takes layer, head, sink; got causal"):
+        draw_heatmap(make_maps(), 0, causal=True)
+    with pytest.raises(OptionError, match="queries of a causal map"):
+        draw_heatmap(np.ones((4, 3)), causal=True)
+    with pytest.raises(OptionError, match="real numbers"):
+        draw_heatmap([["a"]])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.floats(0.6, 6),
+    st.floats(0.6, 6),
+    st.integers(1, 300),
+    st.lists(st.text(max_size=12) | st.sampled_from(["", "$x_{", "\\frac", "%", "中文", "😀"]), min_size=1, max_size=9),
+)
+def test_any_tokens_are_labelled_without_overlap(width, height, n_tokens, tokens):
+    tokens = [show_text(tokens[i % len(tokens)]) for i in range(n_tokens)]
+    figure = Figure(figsize=(width + 1, height + 1), dpi=72)
+    ax = figure.add_axes((1 / (width + 1), 1 / (height + 1), 0.98 - 1 / (width + 1), 0.98 - 1 / (height + 1)))
+    draw_heatmap(AttentionMaps([np.tri(n_tokens, dtype=np.float32)[None]], tokens, causal=True), 0, 0, ax=ax)
+    ax.set_aspect("auto")
+    renderer = draw(figure)
+    for axis in (ax.xaxis, ax.yaxis):
+        boxes = [label.get_window_extent(renderer) for label in axis.get_ticklabels() if label.get_text()]
+        if not boxes:
+            assert not any(tokens)
+            continue
+        side = 0 if axis is ax.xaxis else 1
+        ends = sorted((box.min[side], box.max[side]) for box in boxes)
+        assert all(one[1] <= other[0] + 1.5 for one, other in itertools.pairwise(ends))
+        assert ends[0][0] >= (ax.bbox.min[side] - 12)
+        assert ends[-1][1] <= (ax.bbox.max[side] + 12)
