@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
 from threadpoolctl import threadpool_limits
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import MapFacts
+from ..maps import AttentionMaps
 
 WINDOW = 8
 EPSILON = 0.3
@@ -48,7 +52,7 @@ def require_unsigned(maps: MapFacts, what: str) -> None:
         raise UnsuitableMapsError(f"{what} needs weights that are not negative, but these maps are signed")
 
 
-def require_heads(maps, what, *, least_keys=1):
+def require_heads(maps: MapFacts, what: str, *, least_keys: int = 1) -> None:
     """Raise unless the maps hold every weight of single heads.
 
     Parameters
@@ -78,7 +82,7 @@ def require_heads(maps, what, *, least_keys=1):
         )
 
 
-def check_limits(window=WINDOW, epsilon=EPSILON):
+def check_limits(window: int = WINDOW, epsilon: float = EPSILON) -> None:
     """Check what a person may have chosen, before a model runs.
 
     Parameters
@@ -116,22 +120,22 @@ class Frame:
         If `window` or `epsilon` cannot be used.
     """
 
-    maps: object
+    maps: MapFacts
     window: int = WINDOW
     epsilon: float = EPSILON
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check what a person may have chosen."""
         check_limits(self.window, self.epsilon)
 
     @property
-    def has_positions(self):
+    def has_positions(self) -> bool:
         """Whether queries are some of the key tokens, so that one can be before another."""
         maps = self.maps
         return maps.kind != "cross" and maps.first_query + len(maps.tokens_query) <= len(maps.tokens_key)
 
     @property
-    def has_all_queries(self):
+    def has_all_queries(self) -> bool:
         """Whether no query row was left out, as far as maps can tell."""
         maps = self.maps
         return maps.first_query == maps.queries_after == 0 and (
@@ -139,39 +143,42 @@ class Frame:
         )
 
     @functools.cached_property
-    def positions(self):
+    def positions(self) -> NDArray[np.int64]:
         """Position of each query among the keys: int, axes ``(n_query, 1)``."""
         return self.maps.first_query + np.arange(len(self.maps.tokens_query))[:, None]
 
     @functools.cached_property
-    def keys(self):
+    def keys(self) -> NDArray[np.int64]:
         """Position of each key: int, axes ``(n_key,)``."""
         return np.arange(len(self.maps.tokens_key))
 
     @functools.cached_property
-    def sees(self):
+    def sees(self) -> NDArray[np.bool_]:
         """Which keys a query may look at: bool, axes ``(n_query, n_key)``."""
         return ~self.maps.future
 
     @functools.cached_property
-    def distances(self):
+    def distances(self) -> NDArray[np.int64]:
         """Tokens between query and key: int, axes ``(n_query, n_key)``."""
-        return np.abs(self.positions - self.keys)
+        distances: NDArray[np.int64] = np.abs(self.positions - self.keys)
+        return distances
 
     @functools.cached_property
-    def repeats(self):
+    def repeats(self) -> NDArray[np.bool_]:
         """Earlier keys that hold the query's own token: bool, axes ``(n_query, n_key)``."""
-        maps, numbers = self.maps, {}
-        tokens = maps.tokens_key if maps.ids_key is None else maps.ids_key
+        maps, numbers = self.maps, dict[str | int, int]()
+        tokens: Sequence[str | int] = maps.tokens_key if maps.ids_key is None else maps.ids_key
         names = np.array([numbers.setdefault(token, len(numbers)) for token in tokens])
-        return (names[self.positions] == names) & (self.keys < self.positions)
+        repeats: NDArray[np.bool_] = (names[self.positions] == names) & (self.keys < self.positions)
+        return repeats
 
     @functools.cached_property
-    def followers(self):
+    def followers(self) -> NDArray[np.bool_]:
         """Keys right behind one of `repeats`, the query itself not counted: bool, axes ``(n_query, n_key)``."""
         followers = np.zeros_like(self.repeats)
         followers[:, 1:] = self.repeats[:, :-1]
-        return followers & (self.keys < self.positions)
+        earlier: NDArray[np.bool_] = followers & (self.keys < self.positions)
+        return earlier
 
 
 class HeadBlock:
@@ -187,21 +194,22 @@ class HeadBlock:
         Where they stand.
     """
 
-    def __init__(self, weights, frame):
+    def __init__(self, weights: NDArray[Any], frame: Frame) -> None:
         self.weights, self.frame = weights.astype(np.float64), frame
 
     @functools.cached_property
-    def masses(self):
+    def masses(self) -> NDArray[np.float64]:
         """Sum of each row: axes ``(n_heads, n_query)``; less than 1 where a learned sink took its share."""
-        return self.weights.sum(-1)
+        masses: NDArray[np.float64] = self.weights.sum(-1)
+        return masses
 
     @functools.cached_property
-    def is_query(self):
+    def is_query(self) -> NDArray[np.bool_]:
         """Rows that are no padding: bool, axes ``(n_heads, n_query)``."""
         return self.masses > 0
 
     @functools.cached_property
-    def column_means(self):
+    def column_means(self) -> NDArray[np.float64]:
         """Mean weight on each key over the queries that see it: axes ``(n_heads, n_key)``.
 
         NaN for keys past the first that fewer than `LEAST_QUERIES` see.
@@ -211,22 +219,24 @@ class HeadBlock:
         return divide(self.weights.sum(1), counts)
 
     @functools.cached_property
-    def cumulated(self):
+    def cumulated(self) -> NDArray[np.float64]:
         """Running sum of each row's weights from the largest on: axes ``(n_heads, n_query, n_key)``."""
         return np.cumsum(-np.sort(-self.weights, axis=-1), axis=-1)
 
     @functools.cached_property
-    def entropies(self):
+    def entropies(self) -> NDArray[np.float64]:
         """Entropy of each row in nats: axes ``(n_heads, n_query)``; a learned sink counts as one more key."""
-        entropies = entr(self.weights).sum(-1)
-        return entropies + entr(np.clip(1 - self.masses, 0, 1)) if self.frame.maps.has_sinks else entropies
+        entropies: NDArray[np.float64] = entr(self.weights).sum(-1)
+        if self.frame.maps.has_sinks:
+            entropies += entr(np.clip(1 - self.masses, 0, 1))
+        return entropies
 
     @functools.cached_property
-    def singular_values(self):
+    def singular_values(self) -> NDArray[np.float64]:
         """Singular values of each head, descending: axes ``(n_heads, min(n_query, n_key))``."""
         return find_singular_values(self.weights)
 
-    def sum_over(self, keys):
+    def sum_over(self, keys: NDArray[Any]) -> NDArray[np.float64]:
         """Return each query's weight on a set of keys.
 
         Parameters
@@ -239,9 +249,10 @@ class HeadBlock:
         numpy.ndarray
             Axes ``(n_heads, n_query)``.
         """
-        return np.einsum("hqk,qk->hq", self.weights, keys.astype(np.float64))
+        sums: NDArray[np.float64] = np.einsum("hqk,qk->hq", self.weights, keys.astype(np.float64))
+        return sums
 
-    def average(self, values, counted=True):
+    def average(self, values: NDArray[Any], counted: NDArray[np.bool_] | np.bool_ | bool = True) -> NDArray[np.float64]:
         """Return the mean over queries.
 
         Parameters
@@ -260,7 +271,7 @@ class HeadBlock:
         return divide(np.where(counted, values, 0).sum(-1), counted.sum(-1))
 
 
-def iterate_blocks(maps, frame):
+def iterate_blocks(maps: AttentionMaps, frame: Frame) -> Iterator[HeadBlock]:
     """Yield the heads of all layers, a bounded number at a time, in the order of `list_heads`.
 
     Parameters
@@ -281,7 +292,7 @@ def iterate_blocks(maps, frame):
             yield HeadBlock(layer[start : start + step], frame)
 
 
-def find_singular_values(weights):
+def find_singular_values(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the singular values of patterns.
 
     Parameters
@@ -296,10 +307,11 @@ def find_singular_values(weights):
     """
     # Threads that share a matrix of some hundred rows wait for each other several times as long as one would take.
     with threadpool_limits(1, user_api="blas"):
-        return np.linalg.svd(weights, compute_uv=False)
+        values: NDArray[np.float64] = np.linalg.svd(weights, compute_uv=False)
+    return values
 
 
-def divide(sums, counts):
+def divide(sums: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
     """Divide, NaN where there was nothing to count.
 
     Parameters
@@ -313,4 +325,5 @@ def divide(sums, counts):
         ``sums / counts``, NaN where `counts` is 0.
     """
     shape = np.broadcast_shapes(np.shape(sums), np.shape(counts))
-    return np.divide(sums, counts, out=np.full(shape, np.nan), where=np.not_equal(counts, 0))
+    quotients: NDArray[np.float64] = np.divide(sums, counts, out=np.full(shape, np.nan), where=np.not_equal(counts, 0))
+    return quotients

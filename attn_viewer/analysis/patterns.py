@@ -1,11 +1,12 @@
 """One head's pattern, and what a token looks at."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..maps import takes_maps
+from ..maps import AttentionMaps, takes_maps
 from ..selections import choose_numbers
 from .blocks import require_heads
 
@@ -19,7 +20,7 @@ class AttendedToken(NamedTuple):
 
 
 @takes_maps
-def attention_pattern(maps, layer, head):
+def attention_pattern(maps: AttentionMaps, layer: int, head: int) -> NDArray[Any]:
     """Return the weights of one head.
 
     Parameters
@@ -45,11 +46,12 @@ def attention_pattern(maps, layer, head):
     weights = maps.get_layer(layer)
     numbers = maps.heads[maps.layers.index(layer)]
     (chosen,) = choose_numbers((head,), numbers, f"head of layer {layer}")
-    return weights[numbers.index(chosen)]
+    pattern: NDArray[Any] = weights[numbers.index(chosen)]
+    return pattern
 
 
 @takes_maps
-def top_attended(maps, layer, head, query=-1, k=5):
+def top_attended(maps: AttentionMaps, layer: int, head: int, query: int = -1, k: int = 5) -> list[AttendedToken]:
     """Return the keys that a query of a head puts most weight on.
 
     Parameters

@@ -1,11 +1,13 @@
 """The prompt on which induction heads show."""
 
+from typing import Any
+
 import numpy as np
 
 from ..errors import OptionError
 
 
-def repeated_tokens_prompt(tokenizer, length=50, *, repeats=2, seed=0):
+def repeated_tokens_prompt(tokenizer: Any, length: int = 50, *, repeats: int = 2, seed: int = 0) -> list[int]:
     """Make a prompt of random tokens that are said again in the same order.
 
     On it a head can only know what follows from having seen it before: the test of Olsson et al. 2022, "In-context

@@ -6,16 +6,18 @@ Both take the mean over the heads of each layer and mix it with the residual con
 ``Â = (1 - residual)·A + residual·I``; the paper's residual is one half.
 """
 
-import dataclasses
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import takes_maps
+from ..maps import AttentionMaps, takes_maps
 from ..selections import choose_numbers
 from .blocks import require_shares
 
@@ -26,7 +28,7 @@ EDGES = 2**16
 
 
 @takes_maps
-def roll_out_attention(maps, *, residual=0.5):
+def roll_out_attention(maps: AttentionMaps, *, residual: float = 0.5) -> AttentionMaps:
     """Multiply attention through the layers.
 
     Of maps with chosen heads it is that of their mean, and says so.
@@ -52,7 +54,8 @@ def roll_out_attention(maps, *, residual=0.5):
     OptionError
         If `residual` cannot be used.
     """
-    rolled, layers = None, []
+    rolled: NDArray[np.float64] | None = None
+    layers = []
     for mixed in _mix_residual(maps, residual):
         rolled = mixed if rolled is None else mixed @ rolled
         layers.append(rolled[None].astype(np.float32))
@@ -60,7 +63,13 @@ def roll_out_attention(maps, *, residual=0.5):
 
 
 @takes_maps
-def compute_attention_flow(maps, *, residual=0.5, layers=None, progress=None):
+def compute_attention_flow(
+    maps: AttentionMaps,
+    *,
+    residual: float = 0.5,
+    layers: Sequence[int] | None = None,
+    progress: bool | None = None,
+) -> AttentionMaps:
     """Compute the largest flow from each position to each input token.
 
     The layers are a network whose edges carry at most their weight. Costs a maximum flow for each pair of tokens,
@@ -110,7 +119,7 @@ def compute_attention_flow(maps, *, residual=0.5, layers=None, progress=None):
     return _make_maps(maps, flows, chosen, "flow")
 
 
-def _mix_residual(maps, residual):
+def _mix_residual(maps: AttentionMaps, residual: float) -> list[NDArray[np.float64]]:
     """Return each layer's mean over heads with its residual connection: float64, axes ``(n, n)``."""
     if not isinstance(residual, numbers.Real) or isinstance(residual, bool) or not 0 <= residual < 1:
         raise OptionError(f"residual must be a share from 0 to below 1, got {residual!r}")
@@ -139,14 +148,17 @@ def _mix_residual(maps, residual):
     return [(1 - residual) * mean + residual * np.eye(n) for mean in means]
 
 
-def _find_flows(units, query, keys, causal):
+def _find_flows(units: NDArray[np.int32], query: int, keys: NDArray[np.int64], causal: bool) -> NDArray[np.int32]:
     """Return the largest flow from a query to each of some keys.
 
     Each pair has a network of its own, and all hang between one source (node 0) and one sink (node 1), since a call
     costs more than most flows. In a causal one no path leaves the positions from key to query: no others are in it.
     Nodes of a network are its inputs, then each layer's positions.
     """
-    starts, columns, counts, capacities = [], [], [], []
+    starts: list[int] = []
+    columns: list[Any] = []
+    counts: list[Any] = []
+    capacities: list[Any] = []
     size = 2
     for key in keys:
         first, stop = (key, query + 1) if causal else (0, units.shape[1])
@@ -161,9 +173,17 @@ def _find_flows(units, query, keys, causal):
     entries = np.concatenate([[2 * UNITS] * len(starts), *capacities]), np.concatenate([starts, *columns]), ends
     network = csr_array(tuple(entry.astype(np.int32) for entry in entries), shape=(size, size))
     flow = maximum_flow(network, 0, 1).flow
-    return flow.data[: flow.indptr[1]]
+    flows: NDArray[np.int32] = flow.data[: flow.indptr[1]]
+    return flows
 
 
-def _make_maps(maps, weights, layers, weighting):
-    facts = {"heads": None, "averaged_heads": maps.mean_heads, "reduction": "head_mean", "weighting": weighting}
-    return dataclasses.replace(maps, weights=weights, layers=layers, **facts)
+def _make_maps(
+    maps: AttentionMaps, weights: list[NDArray[np.float32]], layers: Sequence[int], weighting: str
+) -> AttentionMaps:
+    facts: dict[str, Any] = {
+        "heads": None,
+        "averaged_heads": maps.mean_heads,
+        "reduction": "head_mean",
+        "weighting": weighting,
+    }
+    return AttentionMaps(weights, maps.facts, layers=layers, **facts)

@@ -5,16 +5,20 @@ padding count in none. A new score is one function here under `@_register`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import takes_maps
-from .blocks import EPSILON, WINDOW, Frame, divide, iterate_blocks, require_heads, require_unsigned
+from ..facts import MapFacts
+from ..maps import AttentionMaps, takes_maps
+from .blocks import EPSILON, WINDOW, Frame, HeadBlock, divide, iterate_blocks, require_heads, require_unsigned
 from .spectra import compute_effective_rank
 from .table import HeadScores
+
+Measure = Callable[[HeadBlock], NDArray[np.float64]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Score:
         Whether the weights of a row must be shares of one, not scaled by values.
     """
 
-    measure: Callable
+    measure: Measure
     label: str
     upper: float | None
     needs_positions: bool
@@ -45,11 +49,18 @@ class Score:
     needs_shares: bool
 
 
-SCORES = {}
+SCORES: dict[str, Score] = {}
 
 
-def _register(label, *, upper=None, needs_positions=False, needs_all_queries=False, needs_shares=True):
-    def register(measure):
+def _register(
+    label: str,
+    *,
+    upper: float | None = None,
+    needs_positions: bool = False,
+    needs_all_queries: bool = False,
+    needs_shares: bool = True,
+) -> Callable[[Measure], Measure]:
+    def register(measure: Measure) -> Measure:
         name = measure.__name__.removeprefix("measure_")
         SCORES[name] = Score(measure, label, upper, needs_positions, needs_all_queries, needs_shares)
         return measure
@@ -58,7 +69,14 @@ def _register(label, *, upper=None, needs_positions=False, needs_all_queries=Fal
 
 
 @takes_maps
-def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=None):
+def score_heads(
+    maps: AttentionMaps,
+    scores: str | Sequence[str] | None = None,
+    *,
+    window: int = WINDOW,
+    epsilon: float = EPSILON,
+    progress: bool | None = None,
+) -> HeadScores:
     """Score every head.
 
     Parameters
@@ -92,7 +110,7 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
     require_unsigned(maps, "a score of a head")
     frame = Frame(maps, window, epsilon)
     chosen = _choose_scores(scores, frame)
-    columns = {name: [] for name in chosen}
+    columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in chosen}
     with tqdm(
         total=sum(maps.n_heads),
         desc="scoring",
@@ -113,14 +131,14 @@ def score_heads(maps, scores=None, *, window=WINDOW, epsilon=EPSILON, progress=N
     )
 
 
-def _describe_maps(maps):
+def _describe_maps(maps: MapFacts) -> str:
     kind = f"{maps.kind} attention" if maps.kind == "cross" else f"{'causal ' * maps.causal}self-attention"
     n_query, n_key = len(maps.tokens_query), len(maps.tokens_key)
     size = f"{n_key} tokens" if n_query == n_key else f"{n_query} queries, {n_key} keys"
     return ", ".join((kind, size, *maps.remarks))
 
 
-def check_scores(names):
+def check_scores(names: str | Sequence[str]) -> list[str]:
     """Check names of scores before a model runs.
 
     Parameters
@@ -146,7 +164,7 @@ def check_scores(names):
     return names
 
 
-def _choose_scores(names, frame):
+def _choose_scores(names: str | Sequence[str] | None, frame: Frame) -> list[str]:
     """Return the names of scores to compute, or raise for one that these maps cannot have."""
     if names is None:
         return [name for name, score in SCORES.items() if _find_obstacle(score, frame) is None]
@@ -158,7 +176,7 @@ def _choose_scores(names, frame):
     return names
 
 
-def _find_obstacle(score, frame):
+def _find_obstacle(score: Score, frame: Frame) -> str | None:
     if score.needs_positions and not frame.has_positions:
         return (
             f"needs queries that are some of the key tokens, but these are {frame.maps.kind} maps of "
@@ -175,7 +193,7 @@ def _find_obstacle(score, frame):
 
 
 @_register("previous token", upper=1, needs_positions=True)
-def measure_previous_token(block):
+def measure_previous_token(block: HeadBlock) -> NDArray[np.float64]:
     """Mean of A[i, i-1] over the queries from position 1 on.
 
     Voita et al. 2019, "Analyzing Multi-Head Self-Attention", call a head positional that does so.
@@ -186,7 +204,7 @@ def measure_previous_token(block):
 
 
 @_register("duplicate token", upper=1, needs_positions=True)
-def measure_duplicate_token(block):
+def measure_duplicate_token(block: HeadBlock) -> NDArray[np.float64]:
     """Mean weight on all earlier occurrences of the query's own token, over the queries that have one.
 
     Wang et al. 2022, "Interpretability in the Wild", duplicate token heads. Tokens are the same when their ids are;
@@ -196,7 +214,7 @@ def measure_duplicate_token(block):
 
 
 @_register("induction", upper=1, needs_positions=True)
-def measure_induction(block):
+def measure_induction(block: HeadBlock) -> NDArray[np.float64]:
     """Mean weight on the keys right behind earlier occurrences of the query's token, over the queries that have one.
 
     Olsson et al. 2022, "In-context Learning and Induction Heads", call it prefix matching and measure it on random
@@ -207,7 +225,7 @@ def measure_induction(block):
 
 
 @_register("first-token sink, mass", upper=1)
-def measure_sink_mass(block):
+def measure_sink_mass(block: HeadBlock) -> NDArray[np.float64]:
     """Mean of A[i, 0] over all queries, which all see key 0.
 
     Gu et al. 2025, "When Attention Sink Emerges in Language Models", importance score of the first token (their
@@ -218,7 +236,7 @@ def measure_sink_mass(block):
 
 
 @_register("first-token sink, rate", upper=1)
-def measure_sink_rate(block):
+def measure_sink_rate(block: HeadBlock) -> NDArray[np.float64]:
     """Share of queries whose weight on key 0 passes `epsilon`, 0.3 unless said otherwise.
 
     The threshold is that of Gu et al. 2025, applied to each query in place of the mean over them.
@@ -227,7 +245,7 @@ def measure_sink_rate(block):
 
 
 @_register("other sinks, mass", upper=1)
-def measure_other_sink_mass(block):
+def measure_other_sink_mass(block: HeadBlock) -> NDArray[np.float64]:
     """Largest mean weight on one key other than key 0, over the queries that see it, at least `blocks.LEAST_QUERIES`.
 
     The importance score of Gu et al. 2025 for keys k > 0; Sun et al. 2024, "Massive Activations in Large Language
@@ -238,7 +256,7 @@ def measure_other_sink_mass(block):
 
 
 @_register("entropy (nats)")
-def measure_entropy(block):
+def measure_entropy(block: HeadBlock) -> NDArray[np.float64]:
     """Mean entropy of the rows, in nats; where the model has learned sinks, a sink counts as one more key.
 
     Clark et al. 2019, "What Does BERT Look At?", section 3.3.
@@ -247,14 +265,14 @@ def measure_entropy(block):
 
 
 @_register("entropy / uniform", upper=1)
-def measure_relative_entropy(block):
+def measure_relative_entropy(block: HeadBlock) -> NDArray[np.float64]:
     """Mean of each row's entropy over that of a uniform row on the keys that the query sees, if more than one."""
     choices = block.frame.sees.sum(1) + block.frame.maps.has_sinks
     return block.average(block.entropies / np.log(np.maximum(choices, 2)), choices > 1)
 
 
 @_register("mean distance (tokens)", needs_positions=True, needs_shares=False)
-def measure_mean_distance(block):
+def measure_mean_distance(block: HeadBlock) -> NDArray[np.float64]:
     """Σ A[i, j]·|i - j| / Σ A[i, j] over all queries and keys, in tokens.
 
     Vig & Belinkov 2019, "Analyzing the Structure of Attention in a Transformer Language Model", equation 3.
@@ -263,7 +281,7 @@ def measure_mean_distance(block):
 
 
 @_register("local mass", upper=1, needs_positions=True)
-def measure_local_mass(block):
+def measure_local_mass(block: HeadBlock) -> NDArray[np.float64]:
     """Mean weight on keys at most `window` tokens away, over the queries that see a key further off.
 
     The recent window of Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks".
@@ -273,7 +291,7 @@ def measure_local_mass(block):
 
 
 @_register("heaviest column", upper=1, needs_shares=False)
-def measure_heaviest_column(block):
+def measure_heaviest_column(block: HeadBlock) -> NDArray[np.float64]:
     """Share of all weight that falls on the key with the most accumulated weight.
 
     Zhang et al. 2023, "H2O: Heavy-Hitter Oracle", score keys by accumulated weight; `accumulate_columns` gives it.
@@ -281,14 +299,14 @@ def measure_heaviest_column(block):
     return divide(block.weights.sum(1).max(1), block.masses.sum(1))
 
 
-def _measure_keys(block, share):
+def _measure_keys(block: HeadBlock, share: float) -> NDArray[np.float64]:
     # Weights kept in float32 add up to a share only to rounding.
     short = block.cumulated < (share - 1e-6) * block.masses[..., None]
     return block.average(short.sum(-1) + 1)
 
 
 @_register("keys for 90 % of mass", needs_shares=False)
-def measure_keys_90(block):
+def measure_keys_90(block: HeadBlock) -> NDArray[np.float64]:
     """Mean number of keys that together hold 90 % of a row's weight, the heaviest first.
 
     Sparsity as in Zhang et al. 2023 (H2O), section 3.
@@ -297,19 +315,19 @@ def measure_keys_90(block):
 
 
 @_register("keys for 95 % of mass", needs_shares=False)
-def measure_keys_95(block):
+def measure_keys_95(block: HeadBlock) -> NDArray[np.float64]:
     """As `measure_keys_90`, for 95 %."""
     return _measure_keys(block, 0.95)
 
 
 @_register("keys for 99 % of mass", needs_shares=False)
-def measure_keys_99(block):
+def measure_keys_99(block: HeadBlock) -> NDArray[np.float64]:
     """As `measure_keys_90`, for 99 %."""
     return _measure_keys(block, 0.99)
 
 
 @_register("effective rank", needs_all_queries=True, needs_shares=False)
-def measure_effective_rank(block):
+def measure_effective_rank(block: HeadBlock) -> NDArray[np.float64]:
     """Exponential of the entropy of the singular values, divided by their sum.
 
     Roy & Vetterli 2007, "The Effective Rank: A Measure of Effective Dimensionality".
@@ -318,6 +336,7 @@ def measure_effective_rank(block):
 
 
 @_register("nuclear norm", needs_all_queries=True, needs_shares=False)
-def measure_nuclear_norm(block):
+def measure_nuclear_norm(block: HeadBlock) -> NDArray[np.float64]:
     """Sum of the singular values (Fan 1951)."""
-    return block.singular_values.sum(1)
+    norms: NDArray[np.float64] = block.singular_values.sum(1)
+    return norms

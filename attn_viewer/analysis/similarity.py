@@ -1,9 +1,10 @@
 """How alike heads look."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..maps import takes_maps
+from ..maps import AttentionMaps, takes_maps
 from .blocks import require_unsigned
 
 # Bytes of float32 weights that are multiplied at a time.
@@ -11,7 +12,7 @@ BLOCK_BYTES = 64 * 2**20
 
 
 @takes_maps
-def measure_similarity(maps, *, ignore_first_token=False):
+def measure_similarity(maps: AttentionMaps, *, ignore_first_token: bool = False) -> NDArray[np.float64]:
     """Measure the cosine similarity between the weights of every two heads.
 
     Kovaleva et al. 2019, "Revealing the Dark Secrets of BERT", compare flattened attention maps so.
@@ -50,4 +51,5 @@ def measure_similarity(maps, *, ignore_first_token=False):
     scale = np.outer(norms, norms)
     similarity = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
     np.fill_diagonal(similarity, 1.0)
-    return np.clip(similarity, 0, 1)
+    shares: NDArray[np.float64] = np.clip(similarity, 0, 1)
+    return shares

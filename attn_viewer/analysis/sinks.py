@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..maps import takes_maps
+from ..maps import AttentionMaps, takes_maps
 from .blocks import EPSILON, Frame, iterate_blocks, require_heads, require_shares
 from .scores import score_heads
 
@@ -20,7 +21,7 @@ class Sink(NamedTuple):
 
 
 @takes_maps
-def find_sinks(maps, *, epsilon=EPSILON):
+def find_sinks(maps: AttentionMaps, *, epsilon: float = EPSILON) -> list[Sink]:
     """Find the keys that heads put most of their weight on.
 
     Parameters
@@ -56,7 +57,7 @@ def find_sinks(maps, *, epsilon=EPSILON):
 
 
 @takes_maps
-def measure_sink_heads(maps, *, epsilon=EPSILON):
+def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDArray[np.float64]:
     """Measure how many heads of each layer have the first token as their sink.
 
     Parameters
@@ -85,7 +86,7 @@ def measure_sink_heads(maps, *, epsilon=EPSILON):
 
 
 @takes_maps
-def accumulate_columns(maps):
+def accumulate_columns(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     """Sum the weight that each key gets from all queries.
 
     Parameters

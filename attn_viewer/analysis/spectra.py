@@ -1,15 +1,16 @@
 """Singular values of heads' patterns: how many independent patterns a head mixes."""
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import entr
 
 from ..errors import UnsuitableMapsError
-from ..maps import takes_maps
+from ..maps import AttentionMaps, takes_maps
 from .blocks import Frame, divide, find_singular_values, require_heads
 
 
 @takes_maps
-def compute_singular_values(maps):
+def compute_singular_values(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     """Compute the singular values of every head's pattern.
 
     Parameters
@@ -35,7 +36,7 @@ def compute_singular_values(maps):
     return tuple(find_singular_values(layer.astype(np.float64)) for layer in maps.weights)
 
 
-def compute_effective_rank(values):
+def compute_effective_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the effective rank of spectra.
 
     Parameters
@@ -49,4 +50,5 @@ def compute_effective_rank(values):
         Axes ``(…)``, from 1 to n: the exponential of the entropy of the values divided by their sum, Roy & Vetterli
         2007, "The Effective Rank: A Measure of Effective Dimensionality". 1 where all values are 0.
     """
-    return np.exp(entr(np.nan_to_num(divide(values, values.sum(-1, keepdims=True)))).sum(-1))
+    ranks: NDArray[np.float64] = np.exp(entr(np.nan_to_num(divide(values, values.sum(-1, keepdims=True)))).sum(-1))
+    return ranks

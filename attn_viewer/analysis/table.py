@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import OptionError
 from ..files import make_folder, write_whole
@@ -38,37 +40,37 @@ class HeadScores:
         What they were measured on, for figures.
     """
 
-    layer: np.ndarray
-    head: np.ndarray
-    columns: Mapping[str, np.ndarray]
+    layer: NDArray[np.int64]
+    head: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.float64]]
     model_id: str = "model"
     about: str = ""
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of heads."""
         return len(self.layer)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Say what is inside without the numbers."""
         return f"HeadScores({self.model_id!r}, {len(self)} heads: {', '.join(self.columns)})"
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
         """Return the column of a score, axes ``(n_heads,)``."""
         if name not in self.columns:
             raise OptionError(f"there is no score {name!r} in the table; there are {', '.join(self.columns)}")
         return self.columns[name]
 
     @property
-    def layers(self):
+    def layers(self) -> tuple[int, ...]:
         """True numbers of the layers, ascending: the rows of `make_grid`."""
         return tuple(np.unique(self.layer).tolist())
 
     @property
-    def heads(self):
+    def heads(self) -> tuple[int, ...]:
         """True numbers of the heads of all layers, ascending: the columns of `make_grid`."""
         return tuple(np.unique(self.head).tolist())
 
-    def make_grid(self, name):
+    def make_grid(self, name: str) -> NDArray[np.float64]:
         """Lay a score out as an atlas.
 
         Parameters
@@ -90,7 +92,7 @@ class HeadScores:
         grid[np.searchsorted(self.layers, self.layer), np.searchsorted(self.heads, self.head)] = self[name]
         return grid
 
-    def top(self, name, k=5, *, lowest=False):
+    def top(self, name: str, k: int = 5, *, lowest: bool = False) -> list[RankedHead]:
         """Return the heads that score highest.
 
         Parameters
@@ -119,7 +121,7 @@ class HeadScores:
         order = order[~np.isnan(values[order])][:k]
         return [RankedHead(int(self.layer[i]), int(self.head[i]), float(values[i])) for i in order]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the table in plain types, by column.
 
         Returns
@@ -139,7 +141,7 @@ class HeadScores:
             },
         }
 
-    def to_json(self, path):
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write `to_dict` as a JSON file.
 
         Parameters
@@ -159,7 +161,7 @@ class HeadScores:
         """
         return _write_text(path, json.dumps(self.to_dict(), allow_nan=False) + "\n")
 
-    def to_csv(self, path):
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the table as a CSV file: ``layer,head,score…``, an empty field for NaN.
 
         Parameters
@@ -185,12 +187,12 @@ class HeadScores:
         return _write_text(path, text.getvalue())
 
 
-def _write_text(path, text):
+def _write_text(path: str | os.PathLike[str], text: str) -> Path:
     make_folder(Path(path).parent)
     return write_whole(path, text.encode())
 
 
-def average_scores(tables):
+def average_scores(tables: Iterable[HeadScores]) -> HeadScores:
     """Average the scores of several prompts.
 
     Parameters

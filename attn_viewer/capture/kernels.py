@@ -7,7 +7,8 @@ results are denormal or zero, which they mostly are. Products are taken in float
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -57,11 +58,11 @@ class Scores:
     lse: torch.Tensor | None = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """``(n_heads, n_query, n_key)``."""
         return len(self.query), self.query.shape[1], self.key.shape[1]
 
-    def slice_keys(self, start, stop):
+    def slice_keys(self, start: int, stop: int) -> "Scores":
         """Return the scores of the query heads that use key heads `start` to `stop`.
 
         Parameters
@@ -80,7 +81,7 @@ class Scores:
         lse = None if self.lse is None else self.lse[heads]
         return dataclasses.replace(self, query=self.query[heads], key=self.key[start:stop], mask=mask, lse=lse)
 
-    def select(self, *, heads=None, rows=None):
+    def select(self, *, heads: Sequence[int] | None = None, rows: slice | None = None) -> "Scores":
         """Return the scores of some heads and a range of query rows.
 
         Parameters
@@ -99,9 +100,9 @@ class Scores:
         if mask is not None:
             mask = mask.expand(self.shape)
         if heads is not None:
-            heads = torch.as_tensor(heads, device=query.device)
-            key = key[heads // (len(query) // len(key))]
-            query, mask, lse = query[heads], _pick(mask, heads), _pick(lse, heads)
+            chosen = torch.as_tensor(heads, device=query.device)
+            key = key[chosen // (len(query) // len(key))]
+            query, mask, lse = query[chosen], _pick(mask, chosen), _pick(lse, chosen)
         if rows is not None:
             start, stop, _ = rows.indices(query.shape[1])
             query, first = query[:, start:stop], first + start
@@ -109,11 +110,11 @@ class Scores:
         return dataclasses.replace(self, query=query, key=key, mask=mask, lse=lse, first=first)
 
 
-def _pick(tensor, heads):
+def _pick(tensor: torch.Tensor | None, heads: torch.Tensor) -> torch.Tensor | None:
     return None if tensor is None else tensor[heads]
 
 
-def iterate_weights(scores, *, rows=ROWS):
+def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield attention weights in blocks of query rows.
 
     Parameters
@@ -148,7 +149,7 @@ def iterate_weights(scores, *, rows=ROWS):
         yield start, block
 
 
-def pool_weights(scores, cell, pooling):
+def pool_weights(scores: Scores, cell: tuple[int, int], pooling: str) -> torch.Tensor:
     """Pool attention weights into cells without ever having all of them.
 
     The largest weight of a cell is the exponential of its largest score minus the row's log-sum-exp, so that the
@@ -219,7 +220,7 @@ def _choose_step(scores: Scores) -> int:
     return 1 if scores.query.device.type == "cpu" else len(scores.key)
 
 
-def _measure_cells(n_tokens, size, device):
+def _measure_cells(n_tokens: int, size: int, device: torch.device) -> torch.Tensor:
     """Return how many tokens lie in each cell of `size`; the last may have fewer."""
     sizes = torch.full((-(-n_tokens // size),), size, device=device)
     sizes[-1] = n_tokens - (len(sizes) - 1) * size
@@ -236,19 +237,22 @@ def _pool_block(scores: Scores, cell: tuple[int, int], pooling: str, start: int,
     stop = min(start + down * max(1, ROWS // down), scores.shape[1])
     keys = across * max(1, KEYS // across)
     n_seen = _count_seen(scores, stop)
-    lse = _find_lse(scores, start, stop, keys, is_wanted=pooling == "mean")
-    sums = None
-    columns = scores.query.new_empty(len(scores.key), -(-n_seen // across), _count_columns(scores, start, stop))
+    # The largest score of a cell is found without the log-sum-exp, so that it falls off on the way.
+    is_open = scores.lse is None and pooling == "max"
+    n_columns = len(scores.query) // len(scores.key) * (stop - start)
+    lse = scores.query.new_full((len(scores.key), 1, n_columns), -torch.inf)
+    if not is_open:
+        lse = _find_lse(scores, start, stop, keys)
+    columns = scores.query.new_empty(len(scores.key), -(-n_seen // across), n_columns)
     tiles = _iterate_tiles(scores, start, stop, keys)
     for (_, tile), cells in zip(tiles, columns.split(keys // across, 1), strict=True):
-        if lse is None:
-            part = _logsumexp2(tile)
-            sums = part if sums is None else torch.logaddexp2(sums, part)
+        if is_open:
+            lse = torch.logaddexp2(lse, _logsumexp2(tile))
         if pooling == "mean":
             _exponentiate(tile.sub_(lse))
         _pool_keys(tile, across, pooling, cells)
     if pooling == "max":
-        columns = columns.sub_(sums if lse is None else lse)
+        columns.sub_(lse)
     cells = _pool_rows(columns.unflatten(2, (-1, stop - start)), down, pooling)
     if pooling == "max":
         _exponentiate(cells)
@@ -265,7 +269,7 @@ def _average_block(parts: list[Scores], start: int, result: torch.Tensor) -> Non
     n_seen = _count_seen(parts[0], stop)
     total = parts[0].query.new_zeros(n_seen, stop - start)
     for scores in parts:
-        lse = _find_lse(scores, start, stop, KEYS, is_wanted=True)
+        lse = _find_lse(scores, start, stop, KEYS)
         for first, tile in _iterate_tiles(scores, start, stop, KEYS):
             weights = _exponentiate(tile.sub_(lse)).unflatten(2, (-1, stop - start))
             total[first : first + tile.shape[1]] += weights.sum((0, 2))
@@ -288,21 +292,15 @@ def _iterate_tiles(scores: Scores, start: int, stop: int, keys: int) -> Iterator
         yield first, _score_tile(scores, part, block, scale, start, stop, first, memory)
 
 
-def _find_lse(scores: Scores, start: int, stop: int, keys: int, *, is_wanted: bool) -> torch.Tensor | None:
-    """Return log2 of the rows' sums of exponentials, axes ``(n_kv_heads, 1, group * rows)``.
+def _find_lse(scores: Scores, start: int, stop: int, keys: int) -> torch.Tensor:
+    """Return log2 of the rows' sums of exponentials, known or from a pass over all tiles.
 
-    None where it is not known and not wanted enough for a pass over all tiles.
+    Axes ``(n_kv_heads, 1, group * rows)``.
     """
     if scores.lse is not None:
         lse = LOG2E * scores.lse[:, start:stop].float().reshape(len(scores.key), 1, -1)
         return lse.nan_to_num_().clamp_(min=torch.finfo(torch.float32).min)  # rows that see no key
-    if not is_wanted:
-        return None
     return functools.reduce(torch.logaddexp2, (_logsumexp2(t) for _, t in _iterate_tiles(scores, start, stop, keys)))
-
-
-def _count_columns(scores: Scores, start: int, stop: int) -> int:
-    return len(scores.query) // len(scores.key) * (stop - start)
 
 
 def _exponentiate(exponents: torch.Tensor) -> torch.Tensor:
@@ -312,34 +310,34 @@ def _exponentiate(exponents: torch.Tensor) -> torch.Tensor:
 
 def _drop_nothing(sums: torch.Tensor, n_weights: int) -> torch.Tensor:
     """Make sums of `n_weights` weights 0, in place, where all of them are nothing."""
-    return torch.nn.functional.threshold_(sums, 2 * n_weights * 2.0**SMALLEST, 0.0)
+    return torch.nn.functional.threshold(sums, 2 * n_weights * 2.0**SMALLEST, 0.0, inplace=True)
 
 
-def _prepare(scores):
+def _prepare(scores: Scores) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Return queries as (n_kv_heads, group, n_query, d), keys, and the factor of their products, in base 2."""
     scale = scores.query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
     return scores.query.float().unflatten(0, (len(scores.key), -1)), scores.key.float(), scale * LOG2E
 
 
-def _multiply(left, right, scale, out=None):
+def _multiply(left: torch.Tensor, right: torch.Tensor, scale: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """Return the batched product of two tensors times a factor."""
     if out is None:
         out = left.new_empty(len(left), left.shape[1], right.shape[2])
     return torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
 
 
-def _join(block):
+def _join(block: torch.Tensor) -> torch.Tensor:
     """Put the query heads of a group side by side: (n_kv_heads, group, rows, d) to (n_kv_heads, group * rows, d)."""
     return block.flatten(1, 2)
 
 
-def _count_seen(scores, stop):
+def _count_seen(scores: Scores, stop: int) -> int:
     """Return how many keys the rows before `stop` see at most."""
     n_key = scores.key.shape[1]
     return min(n_key, scores.first + stop) if scores.is_causal and scores.mask is None else n_key
 
 
-def _masks(scores, start, stop, first, last):
+def _masks(scores: Scores, start: int, stop: int, first: int, last: int) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield (slice of keys from `first`, mask of axes (…, rows, keys)) for what hides keys in a tile."""
     if scores.mask is not None:
         yield slice(None), scores.mask.expand(scores.shape)[:, start:stop, first:last]
@@ -353,19 +351,28 @@ def _masks(scores, start, stop, first, last):
 
 
 @functools.lru_cache(maxsize=4)
-def _bar_future(n_rows, n_keys, ahead, device):
+def _bar_future(n_rows: int, n_keys: int, ahead: int, device: torch.device) -> torch.Tensor:
     """Return -inf where key j + `ahead` is later than row i, 0 elsewhere; laid out for tiles with keys on rows."""
     return torch.full((n_keys, n_rows), -torch.inf, device=device).tril_(ahead - 1).mT
 
 
-def _hide(block, mask):
+def _hide(block: torch.Tensor, mask: torch.Tensor) -> None:
     if mask.dtype == torch.bool:
         block.masked_fill_(~mask, -torch.inf)
     else:
         block.add_(mask, alpha=LOG2E)
 
 
-def _score_tile(scores, key, block, scale, start, stop, first, memory):
+def _score_tile(
+    scores: Scores,
+    key: torch.Tensor,
+    block: torch.Tensor,
+    scale: float,
+    start: int,
+    stop: int,
+    first: int,
+    memory: torch.Tensor,
+) -> torch.Tensor:
     """Return the scores of some keys, `first` on, with keys on rows, in `memory`: (n_kv_heads, keys, group * rows)."""
     tile = memory if key.shape[1] == memory.shape[1] else memory[:, : key.shape[1]]
     _multiply(key, block, scale, tile)
@@ -375,13 +382,13 @@ def _score_tile(scores, key, block, scale, start, stop, first, memory):
     return tile
 
 
-def _logsumexp2(tile):
+def _logsumexp2(tile: torch.Tensor) -> torch.Tensor:
     """Return log2 of the sum over keys of 2^tile, axes (n_kv_heads, 1, group * rows)."""
     top = tile.amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
     return (tile - top).clamp_(min=SMALLEST).exp2_().sum(1, keepdim=True).log2_() + top
 
 
-def _pool_keys(tile, across, pooling, out):
+def _pool_keys(tile: torch.Tensor, across: int, pooling: str, out: torch.Tensor) -> None:
     """Pool rows of keys: (n_kv_heads, keys, columns) into `out`, (n_kv_heads, cells, columns)."""
     reduce = torch.amax if pooling == "max" else torch.sum
     whole, rest = divmod(tile.shape[1], across)
@@ -393,7 +400,7 @@ def _pool_keys(tile, across, pooling, out):
     reduce(tile[:, whole * across :], 1, out=out[:, whole])
 
 
-def _pool_rows(columns, down, pooling):
+def _pool_rows(columns: torch.Tensor, down: int, pooling: str) -> torch.Tensor:
     """Pool the last axis, query rows, to cells."""
     missing = -columns.shape[-1] % down
     if missing:
@@ -403,7 +410,16 @@ def _pool_rows(columns, down, pooling):
     return columns.amax(-1) if pooling == "max" else columns.sum(-1)
 
 
-def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, **options):
+def attend_with_lse(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    is_causal: bool,
+    scale: float | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Compute attention as `scaled_dot_product_attention` would, and the log-sum-exp of its rows with it.
 
     On a CPU torch's fused kernel has computed them anyway. It is reached through a private operator, so only where
@@ -429,10 +445,11 @@ def attend_with_lse(query, key, value, mask, dropout, is_causal, scale, **option
         return None
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-    return flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)
+    output, lse = flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)
+    return output, lse
 
 
-_FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)
+_FLASH = torch.nn.attention.SDPBackend.FLASH_ATTENTION.value
 
 
 def blocks_future(mask: torch.Tensor, n_query: int, n_key: int, first: int = 0) -> bool:

@@ -8,8 +8,11 @@ import ctypes
 import functools
 import math
 import mmap
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from . import kernels
@@ -36,10 +39,10 @@ class FullReduction:
         Not used.
     """
 
-    def __init__(self, shape, dtype, cell, pooling):
+    def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike, cell: tuple[int, int], pooling: str) -> None:
         self.array = allocate_zeros(shape, dtype)
 
-    def take_scores(self, scores):
+    def take_scores(self, scores: kernels.Scores) -> None:
         """Take a layer as what decides its weights.
 
         Parameters
@@ -50,7 +53,7 @@ class FullReduction:
         for start, block in kernels.iterate_weights(scores):
             self.take_weights(block, start)
 
-    def take_weights(self, weights, start=0):
+    def take_weights(self, weights: torch.Tensor, start: int = 0) -> None:
         """Take weights.
 
         Parameters
@@ -67,14 +70,14 @@ class FullReduction:
 class HeadMeanReduction(FullReduction):
     """Keep the mean over the heads; parameters as `FullReduction`."""
 
-    def __init__(self, shape, dtype, cell, pooling):
+    def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike, cell: tuple[int, int], pooling: str) -> None:
         super().__init__((1, *shape[1:]), dtype, cell, pooling)
 
-    def take_scores(self, scores):
+    def take_scores(self, scores: kernels.Scores) -> None:
         """Take a layer as what decides its weights."""
         kernels.average_heads(scores, torch.from_numpy(self.array[0]))
 
-    def take_weights(self, weights, start=0):
+    def take_weights(self, weights: torch.Tensor, start: int = 0) -> None:
         """Take weights."""
         super().take_weights(weights.mean(0, keepdim=True, dtype=torch.float32), start)
 
@@ -94,24 +97,28 @@ class PooledReduction(FullReduction):
         What is kept of a cell.
     """
 
-    def __init__(self, shape, dtype, cell, pooling):
-        grid = (math.ceil(side / tokens) for side, tokens in zip(shape[1:], cell, strict=True))
-        super().__init__((shape[0], *grid), dtype, cell, pooling)
+    def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike, cell: tuple[int, int], pooling: str) -> None:
+        rows, columns = (math.ceil(side / tokens) for side, tokens in zip(shape[1:], cell, strict=True))
+        super().__init__((shape[0], rows, columns), dtype, cell, pooling)
         self.cell, self.pooling = cell, pooling
 
-    def take_scores(self, scores):
+    def take_scores(self, scores: kernels.Scores) -> None:
         """Take a layer as what decides its weights."""
         self.array[:] = kernels.pool_weights(scores, self.cell, self.pooling).cpu().numpy()
 
-    def take_weights(self, weights, start=0):
+    def take_weights(self, weights: torch.Tensor, start: int = 0) -> None:
         """Take weights."""
         super().take_weights(pool_matrix(weights.float(), self.cell, self.pooling), start // self.cell[0])
 
 
-REDUCTIONS = {"full": FullReduction, "head_mean": HeadMeanReduction, "pooled": PooledReduction}
+REDUCTIONS: dict[str, type[FullReduction]] = {
+    "full": FullReduction,
+    "head_mean": HeadMeanReduction,
+    "pooled": PooledReduction,
+}
 
 
-def allocate_zeros(shape, dtype):
+def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return an array of zeros in pages of its own.
 
     What stays of each layer must not lie between what the model frees: the heap would grow by several times as much.
@@ -134,7 +141,7 @@ def allocate_zeros(shape, dtype):
     return np.frombuffer(mmap.mmap(-1, n_bytes), dtype).reshape(shape)
 
 
-def release_freed(query, passed):
+def release_freed(query: torch.Tensor, passed: int) -> int:
     """Give memory that the layers of a long prompt have freed back to the system, where the C library can.
 
     glibc keeps what was freed, and what lives on between it stops it from being used again: at 8,192 tokens the heap
@@ -163,7 +170,7 @@ def release_freed(query, passed):
 
 
 @functools.cache
-def _find_trim():
+def _find_trim() -> Callable[[int], object]:
     """Return glibc's malloc_trim, or a stand-in that does nothing."""
     try:
         return ctypes.CDLL(None).malloc_trim
@@ -171,7 +178,7 @@ def _find_trim():
         return lambda pad: 0
 
 
-def pool_matrix(weights, cell, pooling):
+def pool_matrix(weights: torch.Tensor, cell: tuple[int, int], pooling: str) -> torch.Tensor:
     """Pool weights that are there into cells.
 
     Parameters
@@ -188,7 +195,7 @@ def pool_matrix(weights, cell, pooling):
     torch.Tensor
         Axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
     """
-    pool = torch.nn.functional.max_pool2d if pooling == "max" else torch.nn.functional.avg_pool2d
+    if pooling == "max":
+        return torch.nn.functional.max_pool2d(weights[None], cell, cell, ceil_mode=True)[0]
     # Cells that hang over the edge count only the weights that are there.
-    options = {} if pooling == "max" else {"count_include_pad": False}
-    return pool(weights[None], cell, cell, ceil_mode=True, **options)[0]
+    return torch.nn.functional.avg_pool2d(weights[None], cell, cell, ceil_mode=True, count_include_pad=False)[0]
