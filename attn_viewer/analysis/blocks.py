@@ -307,8 +307,7 @@ def find_singular_values(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     # Threads that share a matrix of some hundred rows wait for each other several times as long as one would take.
     with threadpool_limits(1, user_api="blas"):
-        values: NDArray[np.float64] = np.linalg.svd(weights, compute_uv=False)
-    return values
+        return np.linalg.svd(weights, compute_uv=False).astype(np.float64, copy=False)
 
 
 def divide(sums: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:

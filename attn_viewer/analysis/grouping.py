@@ -4,6 +4,7 @@ Weights to a group are the sum over its keys, since a query spends one unit on a
 mean over its queries, so that rows still sum to 1 (Clark et al. 2019, "What Does BERT Look At?", section 4.1).
 """
 
+import dataclasses
 import itertools
 import re
 import unicodedata
@@ -79,16 +80,16 @@ def group_attention(
     weights = [_merge(layer, queries, keys, summary) for layer in maps.weights]
     place = {start: i for i, start in enumerate([*keys, n_key])}
     segments = [(name, place[start], place[stop]) for name, start, stop in maps.segments if {start, stop} <= set(place)]
-    return AttentionMaps(
-        weights,
-        maps.facts,
-        tokens_key=names,
-        tokens_query=query_names,
+    return dataclasses.replace(
+        maps,
+        weights=tuple(weights),
+        tokens_key=tuple(names),
+        tokens_query=tuple(query_names),
         ids_key=None,
         grid=None,
         first_query=first_query,
         prompt_length=int(np.searchsorted(keys, maps.prompt_length)),
-        segments=segments,
+        segments=tuple(segments),
         grouping=(by if isinstance(by, str) else "spans", summary),
     )
 
