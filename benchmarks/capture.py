@@ -128,7 +128,9 @@ def measure_length(model, ids, args):
     heads = model.config.num_hidden_layers * model.config.num_attention_heads
     for name in args.reductions:
         reduction, _, pooling = name.partition("-")
-        options = {"reduction": reduction, "max_cells": args.max_cells, "pooling": pooling or "max"}
+        options = {"reduction": reduction}
+        if reduction == "pooled":
+            options |= {"max_cells": args.max_cells, "pooling": pooling or "max"}
         size = {"full": heads, "head_mean": model.config.num_hidden_layers}.get(reduction, 0) * length**2 * 4
         if size < EAGER_LIMIT:
             ways[name] = lambda options=options: capture_attention(model, prompt=ids[0].tolist(), **options)
