@@ -1,6 +1,9 @@
 """Models and tokenizers from a hub name, a folder, a GGUF file, or the package itself."""
 
+from __future__ import annotations
+
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -13,6 +16,8 @@ from ..errors import ModelLoadError, OptionError
 
 DEMO_MODEL = "demo"
 ADAPTER_CONFIG = "adapter_config.json"
+# Packages of the extra `models`, which only some checkpoints need, and what they are imported as.
+_EXTRAS = {"accelerate": "accelerate", "gguf": "gguf", "sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -102,8 +107,7 @@ def load_model(
             auto_class = getattr(transformers, "AutoModelForCausalLM" if is_unnamed else choose_auto_class(config))
             model = auto_class.from_pretrained(where, dtype=dtype, **arguments, **options)
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelLoadError(f"cannot load {str(model_path)!r}: {reason}") from error
+        raise ModelLoadError(f"cannot load {str(model_path)!r}: {_explain(error)}") from error
     return model.eval(), tokenizer
 
 
@@ -145,8 +149,7 @@ def _put_adapter(model: Any, tokenizer: Any, adapter: Path) -> tuple[Any, Any]:
                 model.resize_token_embeddings(len(tokenizer))
         return peft.PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer
     except Exception as error:  # as many types as `load_model` meets
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelLoadError(f"cannot load adapter {str(adapter)!r}: {reason}") from error
+        raise ModelLoadError(f"cannot load adapter {str(adapter)!r}: {_explain(error)}") from error
 
 
 def load_image_model(model_path, *, progress=None):
@@ -179,9 +182,24 @@ def load_image_model(model_path, *, progress=None):
             processor = transformers.AutoImageProcessor.from_pretrained(where, **arguments)
             model = transformers.AutoModel.from_pretrained(where, **arguments)
     except Exception as error:  # as many types as `load_model` meets
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelLoadError(f"cannot load vision model {str(model_path)!r}: {reason}") from error
+        raise ModelLoadError(f"cannot load vision model {str(model_path)!r}: {_explain(error)}") from error
     return getattr(model, "vision_model", model).eval(), processor
+
+
+def _explain(error: Exception) -> str:
+    """Say in a line why loading failed, and what to install where a package of the extra ``models`` is missing."""
+    text = str(error)
+    reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    missing = [name for name, module in _EXTRAS.items() if name in text.lower() and not _can_import(module)]
+    return f"{reason} ({' and '.join(missing)} missing: pip install 'attn-viewer[models]')" if missing else reason
+
+
+def _can_import(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _locate(model_path):

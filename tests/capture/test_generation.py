@@ -97,6 +97,19 @@ def test_each_kind_equals_eager_attention(name, kind):
     assert len(maps.tokens_query) == (12 if kind == "encoder" else 6)
 
 
+@pytest.mark.parametrize("is_setting", [True, False])
+def test_a_dictionary_of_what_was_generated_holds_the_same_ids(is_setting):
+    options, model = {"return_dict_in_generate": True, "output_scores": True}, build_model("llama")
+    plain = capture_generation(model, None, make_ids(), max_new_tokens=3)
+    if is_setting:
+        model.generation_config.return_dict_in_generate = True
+    maps = capture_generation(
+        model, None, make_ids(), max_new_tokens=3, generate_options=None if is_setting else options
+    )
+    assert maps.ids_key == plain.ids_key
+    assert bool(model.generation_config.return_dict_in_generate) is is_setting
+
+
 def test_what_cannot_generate_is_refused(demo):
     with pytest.raises(OptionError, match="cannot generate"):
         capture_generation(transformers.BertModel(build_model("bert").config), None, [3, 4], max_new_tokens=3)

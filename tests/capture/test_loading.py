@@ -8,9 +8,9 @@ import torch
 import transformers
 from architectures import build_model, make_ids
 
-from attn_viewer import capture_attention, load_model
+from attn_viewer import capture_attention, capture_generation, load_model
 from attn_viewer.capture.loading import choose_auto_class, get_demo_path
-from attn_viewer.errors import ModelLoadError, OptionError
+from attn_viewer.errors import CaptureError, ModelLoadError, OptionError
 
 
 def test_the_demo_model_is_small_and_complete(demo):
@@ -108,6 +108,38 @@ def test_an_adapter_without_weights(adapter):
     (adapter[0] / "adapter_model.safetensors").write_bytes(b"{")
     with pytest.raises(ModelLoadError, match="cannot load adapter"):
         load_model(adapter[0])
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, demo, smollm2_path, monkeypatch):
+    import transformers.integrations.accelerate
+    import transformers.modeling_gguf_pytorch_utils
+
+    monkeypatch.setattr(transformers.integrations.accelerate, "is_accelerate_available", lambda *_: False)
+    monkeypatch.setattr(transformers.modeling_gguf_pytorch_utils, "is_gguf_available", lambda *_: False)
+    build_model("llama").save_pretrained(tmp_path)
+    demo[1].save_pretrained(tmp_path)
+    for path, package, options in ((tmp_path, "accelerate", {"device_map": "auto"}), (smollm2_path, "gguf", {})):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ModelLoadError, match=rf"{package} missing: pip install 'attn-viewer\[models\]'"):
+            load_model(path, **options)
+
+
+@pytest.mark.parametrize("offload", ["cpu_offload", "disk_offload"])
+def test_a_model_that_is_offloaded_whole_is_captured(offload, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    plain, model = build_model("llama"), build_model("llama")
+    if offload == "cpu_offload":
+        accelerate.cpu_offload(model, "cpu")
+    else:
+        accelerate.disk_offload(model, str(tmp_path), "cpu")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    maps = capture_attention(model, prompt=make_ids())
+    for ours, theirs in zip(maps.weights, capture_attention(plain, prompt=make_ids()).weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(CaptureError, match="offloaded"):
+        capture_attention(model, prompt=make_ids(), weighting="value_norm")
+    generated = capture_generation(model, None, make_ids(), max_new_tokens=2)
+    assert generated.prompt_length == len(make_ids())
 
 
 def test_an_unknown_dtype():
