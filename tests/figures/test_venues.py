@@ -10,11 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from attn_viewer import AttentionMaps, draw_overview, plot_atlas, plot_comparison, plot_heads, plot_layer_averages
-from attn_viewer.errors import OptionError
+from attn_viewer import (
+    AttentionMaps,
+    draw_overview,
+    plot_atlas,
+    plot_birds_eye,
+    plot_comparison,
+    plot_heads,
+    plot_layer_averages,
+    plot_lines,
+    plot_panels,
+    plot_running_text,
+    plot_similarity,
+)
+from attn_viewer.errors import OptionError, PageSizeError
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.labels import TokenStamps
-from attn_viewer.figures.style import STIX, PageStyle
+from attn_viewer.figures.style import DARK, SMALLEST_LABEL, STIX, PageStyle
 from attn_viewer.figures.venues import find_venue, get_style, use_preset, use_style
 from attn_viewer.tokens import show_text
 
@@ -191,3 +203,52 @@ def test_figure_functions_are_for_the_venue_too(tmp_path):
     assert 'width="396pt"' in text
     assert "7px" in text
     assert "9px" in text
+
+
+@pytest.mark.parametrize(("preset", "columns"), [*WIDTHS, ("jmlr2001", 1), ("beamer_moml", 1)])
+@pytest.mark.parametrize("n_tokens", [5, 35, 300])
+@pytest.mark.parametrize("n_heads", [1, 9, 32])
+def test_pages_are_no_higher_than_the_venues(preset, columns, n_tokens, n_heads):
+    weights = np.broadcast_to(np.tri(n_tokens, dtype=np.float32), (n_heads, n_tokens, n_tokens))
+    maps = AttentionMaps([weights], [f"token{i}"[: 3 + i % 6] for i in range(n_tokens)], causal=True)
+    try:
+        figure = plot_heads(maps, 0, preset=preset, columns=columns)
+    except PageSizeError:
+        assert "beamer" in preset
+        assert n_heads > 1
+        return
+    assert figure.get_figheight() * 72 <= find_venue(preset, columns=columns).height + 1
+    if n_heads == 9:
+        assert len({image.get_extent()[0] for image in figure.axes[0].images}) == 3
+    renderer = mpl.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    words = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
+    labels = [box for stamps in figure.findobj(TokenStamps) for box in stamps.label_boxes()]
+    assert labels
+    check_boxes(np.array([box.extents for box in (*words, *labels)]), figure.bbox)
+
+
+def test_every_page_function_fits_hides_and_turns_dark():
+    maps = make_maps(40, 3, 12)
+    calls = [
+        lambda **options: plot_layer_averages(maps.select(layers=range(9)), **options),
+        lambda **options: plot_heads(maps, 0, **options),
+        lambda **options: plot_atlas(np.eye(40, 12), **options),
+        lambda **options: plot_comparison(maps.select(layers=[0, 1]), maps.select(layers=[0, 1]), **options),
+        lambda **options: plot_birds_eye(maps, **options),
+        lambda **options: plot_running_text(maps, **options),
+        lambda **options: plot_similarity(np.eye(20), names=[str(i) for i in range(20)], **options),
+        lambda **options: plot_panels(maps, [(0, 1), (3, 2)], **options),
+        lambda **options: plot_lines(maps, 0, **options),
+    ]
+    for draw in calls:
+        figure = draw(figsize=(5, 8), title="a name", dark=True)
+        assert figure.get_size_inches().tolist() == [5, 8]
+        assert mpl.colors.to_hex(figure.get_facecolor()) == DARK.ground
+        assert any("a name" in text.get_text() for text in figure.axes[0].texts)
+        plain = draw(heading=False, notes=False, fontsize=4)
+        said = [text.get_text() for text in plain.axes[0].texts]
+        assert not any("a name" in word or "tokens" in word for word in said)
+        assert get_sizes(plain) <= {4.0, *(size * 4 / 6.5 for size in (7, 7.5, 9.5))} | {SMALLEST_LABEL}
+        assert draw(width=6).get_figwidth() == pytest.approx(6)
+    with pytest.raises(PageSizeError, match="high and the page has"):
+        plot_lines(make_maps(1, 1, 60), 0, preset="beamer_moml")
