@@ -10,7 +10,7 @@ import torch
 from ..errors import OptionError
 from ..inputs.limits import explain_length
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
-from ..inputs.signature import call_model, check_model, find_device, find_inner, get_config, takes_argument
+from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
 from ..options import CaptureOptions, PassOptions, takes_options
 from .collector import Collector, Stack
@@ -89,7 +89,7 @@ def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
     Parameters
     ----------
     model : torch.nn.Module
-        The model, or one that is none, which is refused.
+        The model.
     kind : {"self", "encoder", "decoder", "cross"} or None
         As `capture_attention` takes it.
 
@@ -103,7 +103,6 @@ def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
     OptionError
         If the model has no attention of that kind.
     """
-    check_model(model)
     has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
     kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)
     if (kind or kinds[0]) not in kinds:

@@ -12,7 +12,7 @@ from ..errors import PromptError
 from ..tokens import label_tokens
 from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
 from .limits import check_placeholders, check_vocabulary
-from .signature import check_model, find_device, find_inner, get_config, takes_argument
+from .signature import find_device, find_inner, get_config, takes_argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,6 @@ def prepare_inputs(
     PromptError
         If the prompt is empty, of another form, or does not fit tokenizer and model.
     """
-    check_model(model)
     config = get_config(model)
     wants_types = takes_argument(model, "token_type_ids") and (getattr(config, "type_vocab_size", None) or 0) > 1
     encoded = encode_form(tokenizer, prompt, wants_types=wants_types)

@@ -6,31 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
-
 if TYPE_CHECKING:
     import torch
 
 _SEQUENCES = ("input_ids", "inputs_embeds")
-
-
-def check_model(model: object) -> None:
-    """Refuse what is no model that is loaded.
-
-    Parameters
-    ----------
-    model : object
-        What came.
-
-    Raises
-    ------
-    OptionError
-        If it has no parameters.
-    """
-    if not callable(getattr(model, "parameters", None)):
-        raise OptionError(
-            f"the model must be one that is loaded, got {model!r:.80}; load_model gives it and its tokenizer"
-        )
 
 
 def find_inner(model: torch.nn.Module) -> torch.nn.Module:

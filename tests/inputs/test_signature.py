@@ -131,5 +131,5 @@ def test_a_module_that_takes_ids_and_nothing_else():
 
 def test_what_is_no_model_is_refused():
     for model in ("demo", None, 3):
-        with pytest.raises(OptionError, match="must be one that is loaded"):
+        with pytest.raises(OptionError, match="must be a loaded model"):
             capture_attention(model, prompt=[1])
