@@ -125,7 +125,9 @@ def _find_in_mapping(attentions: Any, kind: str | None, batch_index: int | None)
             "steps of a beam search belong to beams that were dropped; capture the chosen text with capture_attention, "
             "or generate with num_beams=1"
         )
-    fields = {_FIELDS[name]: attentions[name] for name in names if name in _FIELDS and attentions[name] is not None}
+    held = {_FIELDS[name]: attentions[name] for name in names if name in _FIELDS}
+    # A model without cross attention says None or an empty tuple.
+    fields = {found: layers for found, layers in held.items() if layers is not None and len(layers)}
     hooks: dict[str, dict[int, Any]] = {}
     for match in filter(None, map(_HOOK.fullmatch, names)):
         place, number, module = match.groups()

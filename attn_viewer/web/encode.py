@@ -7,7 +7,8 @@ differences (measured: 4.4, 4.6 and 5.1 MB for SmolLM2 on 256 tokens).
 
 Weights are stored as they are (float32), or as 8-bit codes c of weights ``scale · (c / 255)^POWER``. With the power 3/2
 the error is at most ``0.75 · scale / 255`` for the largest weights and falls for smaller ones; what becomes 0 is under
-``1e-4 · scale``, where the logarithmic colour scale ends.
+``1e-4 · scale``, where the logarithmic colour scale ends. Of maps with a sign, codes count from `ZERO` to both sides,
+with twice the error.
 """
 
 import numpy as np
@@ -20,8 +21,10 @@ from ..tokens import show_text
 
 VERSION = 2
 POWER = 1.5
-# What heads can be sorted by; all of them quick to measure.
+# The code of 0 where weights have a sign.
+ZERO = 127
 LABELS = ("tokens_key", "tokens_query")
+# What heads can be sorted by; all of them quick to measure.
 DISPLAY_SCORES = ("previous_token", "duplicate_token", "induction", "sink_mass", "relative_entropy", "mean_distance")
 
 
@@ -52,19 +55,24 @@ def describe_facts(facts, *, scale=1.0, exact=False, maxima=None, scores=None, n
     plain = facts.to_plain()
     labels = {name: [show_text(token) for token in plain[name]] for name in LABELS if name in plain}
     rows, columns = facts.shape
+    colours = {"palette": _spell_palette(facts.signed, LIGHT)}
+    if facts.signed:
+        colours["palette_dark"] = _spell_palette(True, DARK)
+        notes = ["Numbers may be below 0: colours show which; lines and strips under tokens show sizes.", *notes]
+    codes = {"type": "uint8", "power": POWER, "scale": float(scale), "zero": ZERO if facts.signed else 0}
     return (
         plain
         | labels
+        | colours
         | {
             "version": VERSION,
             "rows": rows,
             "columns": columns,
             "averaged": facts.averaged if facts.is_mean else None,
-            "encoding": {"type": "float32"} if exact else {"type": "uint8", "power": POWER, "scale": float(scale)},
+            "encoding": {"type": "float32"} if exact else codes,
             "maxima": None if maxima is None else [[[_round(v) for v in pair] for pair in row] for row in maxima],
             "scores": [{"name": name, "values": round_scores(rows)} for name, rows in (scores or {}).items()],
             "notes": [*(f"{words[0].upper()}{words[1:]}." for words in facts.remarks), *notes],
-            "palette": _spell_palette(),
             "masked": [LIGHT.masked, DARK.masked],
         }
     )
@@ -79,8 +87,9 @@ def _round(value):
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def _spell_palette():
-    rgb = np.rint(get_colormap()(np.arange(256))[:, :3] * 255).astype(np.uint8)
+def _spell_palette(is_signed, palette):
+    colours = get_colormap(diverging=is_signed, palette=palette)
+    rgb = np.rint(colours(np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
     return rgb.tobytes().hex()
 
 
@@ -106,7 +115,8 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
 
 
 def _find_maxima(head, row, column):
-    """Return the largest weight, and the largest past the first rows and columns; each cell is looked at once."""
+    """Return the largest size, and the largest past the first rows and columns; each cell is looked at once."""
+    head = np.abs(head) if head.min() < 0 else head
     rest = head[row:, column:].max(initial=0)
     return float(max(rest, head[:row].max(initial=0), head[:, :column].max(initial=0))), float(rest)
 
@@ -182,10 +192,12 @@ def encode_head(weights, meta):
     if meta["encoding"]["type"] == "float32":
         return cells.astype("<f4").tobytes()
     scale = meta["encoding"]["scale"]
-    if not (cells.min(initial=0) >= 0 and cells.max(initial=0) <= scale * (1 + 1e-3)):  # NaN makes both false
-        raise InvalidMapsError(f"weights must be from 0 to {scale:g}, got {cells.min():g} to {cells.max():g}")
-    codes = np.rint((cells / scale) ** (1 / POWER) * 255)
-    return np.minimum(codes, 255).astype(np.uint8).tobytes()
+    zero = meta["encoding"]["zero"]
+    low = -scale if zero else 0
+    if not (cells.min(initial=0) >= low * (1 + 1e-3) and cells.max(initial=0) <= scale * (1 + 1e-3)):  # NaN is neither
+        raise InvalidMapsError(f"weights must be from {low:g} to {scale:g}, got {cells.min():g} to {cells.max():g}")
+    steps = np.rint((np.minimum(np.abs(cells), scale) / scale) ** (1 / POWER) * (zero or 255))
+    return (zero + np.copysign(steps, cells)).astype(np.uint8).tobytes()
 
 
 def decode_head(data, meta):
@@ -207,7 +219,9 @@ def decode_head(data, meta):
     if encoding["type"] == "float32":
         cells = np.frombuffer(data, "<f4")
     else:
-        cells = (encoding["scale"] * (np.arange(256) / 255) ** encoding["power"])[np.frombuffer(data, np.uint8)]
+        steps = (np.arange(256) - encoding["zero"]) / (encoding["zero"] or 255)
+        table = encoding["scale"] * np.copysign(np.abs(steps) ** encoding["power"], steps)
+        cells = table[np.frombuffer(data, np.uint8)]
     weights = np.zeros((meta["columns"], meta["rows"]), np.float32)
     weights[np.arange(meta["rows"]) >= _find_first_rows(meta)[:, None]] = cells
     return weights.T

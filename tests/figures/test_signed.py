@@ -1,6 +1,7 @@
 """Maps whose numbers may be below 0 stand on a diverging scale around 0, on every figure."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from conftest import make_maps
 
 from attn_viewer import (
     draw_heatmap,
+    export_html,
     load_scores,
     measure_similarity,
     overlay_attention,
@@ -23,6 +25,7 @@ from attn_viewer import (
 from attn_viewer.errors import InvalidMapsError, OptionError, UnsuitableMapsError
 from attn_viewer.figures.heatmap import limit_cells
 from attn_viewer.figures.thumbnails import tile_heads
+from attn_viewer.web.encode import decode_head, describe_maps, encode_head
 
 
 def make_signed(n=6, **facts):
@@ -69,6 +72,35 @@ def test_pooling_keeps_what_is_furthest_from_zero():
     maps = dataclasses.replace(make_signed(4), weights=(matrix[None, :100, :100],), layers=(0,), heads=((0,),),
                                tokens_key=("t",) * 100, tokens_query=("t",) * 100, prompt_length=100)  # fmt: skip
     assert tile_heads(maps)[0].min() == -0.5
+
+
+def test_pages_keep_the_sign(tmp_path, open_page):
+    maps = make_signed(8)
+    for exact in (False, True):
+        meta = json.loads(json.dumps(describe_maps(maps, exact=exact)))
+        largest = max(float(np.abs(layer).max()) for layer in maps.weights)
+        for layer in maps.weights:
+            for head in layer:
+                back = decode_head(encode_head(head, meta), meta)
+                assert np.abs(back - head).max() <= (0 if exact else 0.76 * largest / 127)
+                assert (back * head >= 0).all()
+    page = open_page(export_html(maps, tmp_path / "signed.html")[0], "view=heatmap&layer=0&head=1&scale=linear")
+    page.wait_for_selector('[data-ready="0.1"]')
+    # What is red and what is blue, on the picture and at the ends of the scale.
+    count = """canvas => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const sides = [0, 0];
+        for (let i = 0; i < data.length; i += 4) {
+            if (data[i] > data[i + 2] + 25) sides[0]++;
+            if (data[i + 2] > data[i] + 25) sides[1]++;
+        }
+        return sides;
+    }"""
+    assert min(page.locator("canvas.av-base").evaluate(count)) > 500
+    left, right = page.locator("canvas.av-legend").evaluate(count)
+    assert left == pytest.approx(right, rel=0.2)
+    with pytest.raises(InvalidMapsError, match="weights must be from"):
+        encode_head(maps.weights[0][0] * 3, describe_maps(maps))
 
 
 def test_numbers_about_weights_refuse_them():

@@ -264,6 +264,6 @@ function listNotes(meta) {
   return notes;
 }
 
-function formatError({ power, scale }) {
-  return ((power * scale) / 510).toPrecision(1);
+function formatError({ power, scale, zero }) {
+  return ((power * scale) / (2 * (zero || 255))).toPrecision(1);
 }

@@ -1,7 +1,7 @@
 /** Weights: from the bytes of a head to numbers, to thumbnails, to shares of a colour scale. */
 
 /** Stands in a head's values where the causal mask hides a cell. */
-export const HIDDEN = -1;
+export const HIDDEN = -Infinity;
 const LOG_FLOOR = 1e-4;
 const KEPT_BYTES = 256 * 2 ** 20;
 
@@ -97,7 +97,7 @@ export class HeadStore {
     const hidden = countHidden(this.meta, "hide");
     let [max, maxRest] = [0, 0];
     for (let i = 0, column = 0, row = 0; i < values.length; i++) {
-      const value = values[i];
+      const value = values[i] === HIDDEN ? 0 : Math.abs(values[i]);
       if (value > max) max = value;
       if (value > maxRest && column >= hidden.columns && row >= hidden.rows) maxRest = value;
       if (++column === columns) {
@@ -173,8 +173,12 @@ function findFirstRow(meta, column) {
   return Math.min(meta.rows, Math.max(0, first));
 }
 
-function makeTable({ power, scale }) {
-  return Float32Array.from({ length: 256 }, (_, code) => scale * (code / 255) ** power);
+function makeTable({ power, scale, zero }) {
+  const steps = zero || 255;
+  return Float32Array.from({ length: 256 }, (_, code) => {
+    const step = code - zero;
+    return Math.sign(step) * scale * (Math.abs(step) / steps) ** power;
+  });
 }
 
 /** Weights on a grid of at most `most` cells a side, each the largest there; `hidden` rows and columns are masked. */
@@ -187,7 +191,7 @@ export function poolCells(values, { rows, columns }, most, hidden) {
     for (let column = hidden.columns; column < columns; column++) {
       const value = values[row * columns + column];
       const at = base + Math.floor(column / factor);
-      if (value > pooled[at]) pooled[at] = value;
+      if (value !== HIDDEN && (pooled[at] === HIDDEN || Math.abs(value) > Math.abs(pooled[at]))) pooled[at] = value;
     }
   }
   return { values: pooled, rows: height, columns: width, factor };
@@ -212,7 +216,7 @@ export function findTop(meta, state, found) {
   return meta.maxima.flat().reduce((top, pair) => Math.max(top, pair[hides ? 1 : 0]), 0) || 1;
 }
 
-/** Return the function from a weight to its share of the scale, 0 to 1. */
+/** Return the function from a weight to its share of the scale, 0 to 1, or below 0 as the weight is. */
 export function makeScale(state, top) {
   const { min } = state;
   const power = 1 / state.amp;
@@ -223,8 +227,9 @@ export function makeScale(state, top) {
         ? Math.sqrt
         : (share) => 1 - Math.log(Math.max(share, LOG_FLOOR)) / Math.log(LOG_FLOOR);
   return (weight) => {
-    if (!(weight > 0) || weight < min) return 0;
-    const share = norm(Math.min(1, weight / top));
-    return power === 1 ? share : share ** power;
+    const size = Math.abs(weight);
+    if (!(size > 0) || weight === HIDDEN || size < min) return 0;
+    const share = norm(Math.min(1, size / top));
+    return Math.sign(weight) * (power === 1 ? share : share ** power);
   };
 }

@@ -52,15 +52,16 @@ export function plural(number, word) {
 /** Write a weight so that small ones keep two figures. */
 export function formatWeight(weight) {
   if (weight === 0) return "0";
+  if (weight < 0) return `−${formatWeight(-weight)}`;
   if (weight >= 0.1) return weight.toFixed(3);
   if (weight >= 1e-4) return weight.toPrecision(2);
   return weight.toExponential(1).replace("e-", "·10⁻").replace(/⁻(\d+)$/, (_, digits) => `⁻${raise(digits)}`);
 }
 
 /** A weight as these maps know it: 8-bit codes are near it, and their 0 is a bound. */
-export function tellWeight(weight, { type, power, scale }) {
+export function tellWeight(weight, { type, power, scale, zero }) {
   if (type === "float32") return formatWeight(weight);
-  return weight ? `≈ ${formatWeight(weight)}` : `< ${formatWeight(scale * (0.5 / 255) ** power)}`;
+  return weight ? `≈ ${formatWeight(weight)}` : `< ${formatWeight(scale * (0.5 / (zero || 255)) ** power)}`;
 }
 
 function raise(digits) {

@@ -3,7 +3,7 @@
 import { HIDDEN, countHidden, findTop, makeScale, poolCells } from "./data.js";
 import { FONT, formatWeight, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { paintCells } from "./overview.js";
-import { spellColor } from "./theme.js";
+import { pickColor, spellColor } from "./theme.js";
 
 const LABEL_CELL = 12;
 const LONGEST_LABEL = 14;
@@ -209,10 +209,11 @@ export function createHeatmap(context) {
     const drawing = sizeCanvas(legend, width, 10);
     const scale = makeScale(state, top);
     for (let i = 0; i < width; i++) {
-      drawing.fillStyle = spellColor(theme.table[Math.round(255 * scale((top * (i + 0.5)) / width))]);
+      const share = (i + 0.5) / width;
+      drawing.fillStyle = spellColor(pickColor(theme, scale(top * (meta.signed ? 2 * share - 1 : share))));
       drawing.fillRect(i, 0, 1, 10);
     }
-    ends.children[0].textContent = "0";
+    ends.children[0].textContent = meta.signed ? formatWeight(-top) : "0";
     ends.children[1].textContent = formatWeight(top);
   }
 

@@ -55,8 +55,7 @@ export function createLines(context) {
     const start = row * meta.columns;
     for (let column = hidden.columns; column < meta.columns; column++) {
       const value = values[start + column];
-      if (value <= 0) continue;
-      const share = scale(value);
+      const share = Math.abs(scale(value));
       if (share >= FAINTEST) visit(column, share);
     }
   }

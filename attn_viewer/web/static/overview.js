@@ -2,7 +2,7 @@
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
 import { formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
-import { spellColor } from "./theme.js";
+import { pickColor, spellColor } from "./theme.js";
 
 /** Heads are asked for so many at a time. */
 const BATCH = 32;
@@ -261,7 +261,7 @@ function paintTile({ values, rows, columns }, side, scale, theme) {
   const pixels = new Uint32Array(image.data.buffer);
   const colors = new Uint32Array(values.length);
   for (let i = 0; i < values.length; i++) {
-    colors[i] = values[i] === HIDDEN ? theme.masked : theme.table[Math.round(255 * scale(values[i]))];
+    colors[i] = values[i] === HIDDEN ? theme.masked : pickColor(theme, scale(values[i]));
   }
   const across = Int32Array.from({ length: side }, (_, x) => Math.floor((x * columns) / side));
   for (let y = 0, i = 0; y < side; y++) {
@@ -279,7 +279,7 @@ export function paintCells(canvas, { values, rows, columns }, scale, theme) {
   const image = drawing.createImageData(columns, rows);
   const pixels = new Uint32Array(image.data.buffer);
   for (let i = 0; i < pixels.length; i++) {
-    pixels[i] = values[i] === HIDDEN ? theme.masked : theme.table[Math.round(255 * scale(values[i]))];
+    pixels[i] = values[i] === HIDDEN ? theme.masked : pickColor(theme, scale(values[i]));
   }
   drawing.putImageData(image, 0, 0);
 }

@@ -243,7 +243,7 @@ function createPane(context, name, title, subtitle) {
       for (let other = 0; other < spans.length; other++) {
         if (isFar(boxes[other]) || isHidden(hidden, focus, other)) continue;
         const weight = readWeight(found, focus, other);
-        const share = weight > 0 ? scale(weight) : 0;
+        const share = Math.abs(scale(weight));
         if (share < 0.01) continue; // nobody sees it
         const { x, y, width: wide, height: high } = boxes[other];
         drawing.globalAlpha = share;

@@ -9,14 +9,20 @@ export function readTheme({ meta, root, state }) {
   const isDark =
     state.theme === "dark" || (state.theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
   root.dataset.theme = isDark ? "dark" : "light";
-  return { ...LOOKS[root.dataset.theme], isDark, masked: readColor(meta.masked[Number(isDark)]), table: makePalette(meta.palette, isDark) };
+  return { ...LOOKS[root.dataset.theme], isDark, masked: readColor(meta.masked[Number(isDark)]), isSigned: meta.signed, table: makePalette(meta, isDark) };
+}
+
+/** The colour of a share of the scale: from 0 to 1, or of maps with a sign from -1 to 1 with 0 in the middle. */
+export function pickColor(theme, share) {
+  return theme.table[Math.round(theme.isSigned ? 127.5 * (1 + share) : 255 * share)];
 }
 
 /** 256 colours as the 32-bit words of an ImageData; on a dark ground the palest is the largest weight. */
-function makePalette(digits, isDark) {
+function makePalette({ palette, signed, palette_dark }, isDark) {
+  const digits = signed && isDark ? palette_dark : palette;
   const table = new Uint32Array(256);
   for (let i = 0; i < 256; i++) {
-    const at = 6 * (isDark ? 255 - i : i);
+    const at = 6 * (isDark && !signed ? 255 - i : i);
     table[i] = readColor(digits.slice(at, at + 6));
   }
   return table;

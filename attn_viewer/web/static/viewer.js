@@ -10,11 +10,13 @@
  *                      `tokens_query` is absent where queries are keys
  *   rows, columns      how many cells a head has
  *   averaged           null | what the one map of each layer is, where it is that of no head
- *   encoding           {type: "float32"} | {type: "uint8", power, scale}: weight = scale · (code / 255) ^ power
+ *   encoding           {type: "float32"} | {type: "uint8", power, scale, zero}: weight = scale · (code / 255) ^ power, or
+ *                      of maps with a sign ± scale · (|code − zero| / zero) ^ power, where `zero` is else 0
  *   maxima             null | one list a layer of [largest weight, largest without the first token] a head
  *   scores             [{name, values: one list a layer, null where a head has none; or null: `getScores` tells}]
  *   notes              sentences that a reader must see
  *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colours of what is hidden, on a light and a dark page
+ *   palette_dark       of maps with a sign alone, whose palette has 0 in the middle: the one for dark pages
  *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
  *
  * `source.getHead(layer, head)`  Promise of a Uint8Array: the bytes of `encode_head` for these true numbers. It rejects
