@@ -1,20 +1,30 @@
 """Capturing the attention of any PyTorch program, also one that has nothing to do with transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 
 from ..errors import OptionError
+from ..maps import AttentionMaps
 from ..options import CaptureOptions, takes_options
-from .collector import Collector
+from .collector import Collector, Stack
 from .guard import Switch
 from .numbering import get_kind
 from .prefill import get_model_id, watch_attention
+from .targets import is_tower
 
 
 @takes_options(CaptureOptions)
-def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batch_index=None, options: CaptureOptions):
+def capture_attention_calls(
+    run: Callable[[], object],
+    *,
+    model: torch.nn.Module | None = None,
+    tokens: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    model_id: str | None = None,
+    batch_index: int | None = None,
+    options: CaptureOptions,
+) -> dict[str, AttentionMaps]:
     """Capture every scaled_dot_product_attention call that a program makes.
 
     Parameters
@@ -24,8 +34,9 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
     model : torch.nn.Module, optional
         The module whose parts name the calls; left out, all calls go by one empty name, in order. It is also watched
         for weights that its attention modules hand out.
-    tokens : sequence of str, optional
-        Labels of the tokens, for attention over as many; other attention is labelled by number.
+    tokens : sequence of str or dict of str to sequence of str, optional
+        Labels of the tokens, for attention over as many; other attention is labelled by number. Where two sequences
+        have as many tokens, labels by side: ``{"encoder": …, "decoder": …}``, or by the name of a tower's modules.
     model_id : str, optional
         Name for titles and files; left out, found as in `capture_attention`.
     batch_index : int, optional
@@ -43,15 +54,13 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
     CaptureError
         If no attention was seen, or some module's was not.
     OptionError
-        If `run` cannot be called.
+        If `run` cannot be called, or `tokens` may be those of either of two sequences.
 
     Notes
     -----
     `torch.nn.MultiheadAttention` is computed a second time for the weights of each head. Its fused inference path,
     which shows nothing, is off while the program runs; results may then differ from it by rounding.
     """
-    if not callable(run):
-        raise OptionError(f"run must be callable, got {type(run).__name__}; wrap the program: lambda: model(x)")
     model = torch.nn.Identity() if model is None else model
     collector = Collector(model, options, batch_index=batch_index)
     with watch_attention(model, collector) as loan:
@@ -59,21 +68,60 @@ def capture_attention_calls(run, *, model=None, tokens=None, model_id=None, batc
         run()
     # A decoder alone is named so, but is no side of two.
     has_sides = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
+    kinds, sides = {}, {}
+    for path, stack in collector.stacks.items():
+        is_self = stack.continues or stack.shape[0] == stack.shape[1]
+        kinds[path] = get_kind(stack.name) if is_self else "cross"
+        sides[path] = _name_sides(stack, kinds[path] if has_sides else "encoder")
+    labels = _label_sides(tokens, collector.stacks, sides)
     maps = {}
     for path, stack in collector.stacks.items():
-        n_query, n_key = stack.shape
-        labels = tokens if tokens is not None and len(tokens) == n_key else [str(i) for i in range(n_key)]
-        if stack.continues or n_query == n_key:
-            kind, queries = get_kind(stack.name), labels[stack.first :][:n_query]
-        else:
-            kind, queries = (
-                "cross",
-                tokens if tokens is not None and len(tokens) == n_query else list(map(str, range(n_query))),
-            )
-        if kind == "encoder" or (kind == "decoder" and not has_sides):
-            kind = "self"
-        maps[path] = collector.make_maps(stack, queries, labels, model_id=model_id or get_model_id(model), kind=kind)
+        query, key = (labels[side, n] for side, n in zip(sides[path], _count_tokens(stack), strict=True))
+        kind = "self" if kinds[path] == "encoder" or (kinds[path] == "decoder" and not has_sides) else kinds[path]
+        maps[path] = collector.make_maps(
+            stack,
+            query[stack.first :][: stack.shape[0]],
+            key,
+            model_id=model_id or get_model_id(model),
+            kind=kind,
+        )
     return maps
+
+
+def _name_sides(stack: Stack, kind: str) -> tuple[str, str]:
+    """Return the names of the sequences that queries and keys of a stack are of."""
+    if is_tower(stack.name):
+        return stack.name, stack.name
+    if kind == "cross":  # of a decoder, if the queries are one's
+        return ("decoder" if "decoder" in stack.name else "encoder"), "encoder"
+    return kind, kind
+
+
+def _count_tokens(stack: Stack) -> tuple[int, int]:
+    """Return the tokens of the sequences that queries and keys of a stack are of."""
+    return (stack.shape[1] if stack.continues else stack.shape[0]), stack.shape[1]
+
+
+def _label_sides(
+    tokens: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    stacks: Mapping[str, Stack],
+    sides: Mapping[str, tuple[str, str]],
+) -> dict[tuple[str, int], Sequence[str]]:
+    """Return labels for each side and number of tokens."""
+    places = {place for path in stacks for place in zip(sides[path], _count_tokens(stacks[path]), strict=True)}
+    labels: dict[tuple[str, int], Sequence[str]] = {place: [str(i) for i in range(place[1])] for place in places}
+    if isinstance(tokens, Mapping):
+        known = sorted({side for side, _ in places})
+        if not tokens.keys() <= set(known):
+            raise OptionError(f"tokens has labels of {', '.join(map(repr, tokens))}; there are {', '.join(known)}")
+        return labels | {place: tokens[place[0]] for place in places if len(tokens.get(place[0], ())) == place[1]}
+    fit = sorted(place for place in places if tokens is not None and len(tokens) == place[1])
+    if len(fit) > 1:
+        raise OptionError(
+            f"tokens has {fit[0][1]} labels, as many as each of {', '.join(side for side, _ in fit)} has tokens; pass "
+            f"a dictionary: tokens={{{fit[0][0]!r}: …}}"
+        )
+    return labels | {place: tokens for place in fit if tokens is not None}
 
 
 def _leave_fast_path() -> Callable[[], object]:

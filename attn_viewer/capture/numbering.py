@@ -8,7 +8,8 @@ from itertools import takewhile
 import torch
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
-_CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder", re.IGNORECASE)
+# torch's own decoder layers call theirs multihead_attn.
+_CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder|decoder.*multihead_attn", re.IGNORECASE)
 # What attention modules are called where their class does not say so (LongCat's are self_attn.0 and self_attn.1).
 _ATTENTION_NAME = re.compile(r"(^|[._])(attn|attention)(\.\d+)*$")
 # Words of modules that are called attention but have no softmax over keys (a residual attends to earlier layers).

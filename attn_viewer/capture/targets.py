@@ -102,7 +102,7 @@ def find_target(model, kind=None):
             stacks[path][name] = number
     if not stacks:
         raise CaptureError(f"{type(model).__name__} has no {kind} attention whose heads could be found")
-    path, modules = max(stacks.items(), key=lambda item: (not _TOWER.search(item[0]), len(item[1])))
+    path, modules = max(stacks.items(), key=lambda item: (not is_tower(item[0]), len(item[1])))
     module = named[next(iter(modules))]
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     is_shared = len(modules) == 1 and isinstance(depth, int) and not _has_siblings(next(iter(modules)), named)
@@ -122,6 +122,11 @@ def _has_siblings(name, named):
     parts = name.split(".")
     parents = (named[".".join(parts[:i])] for i, part in enumerate(parts) if part.isdecimal())
     return any(len(list(parent.children())) > 1 for parent in parents)
+
+
+def is_tower(name: str) -> bool:
+    """Tell by its name whether a module is of a part for images or sound."""
+    return bool(_TOWER.search(name))
 
 
 def count_heads(module: torch.nn.Module, model: torch.nn.Module) -> int | None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from architectures import ENCODER_DECODERS, build_model
 
 from attn_viewer import capture_attention_calls, plot_heads
 from attn_viewer.errors import CaptureError, OptionError
@@ -69,9 +70,77 @@ def test_the_weights_of_multihead_attention():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize("is_bart", [True, False])
+def test_two_sequences_of_one_length_are_labelled_by_side(is_bart):
+    if is_bart:
+        model = build_model("bart", ENCODER_DECODERS)
+        ids, decoder_ids = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10, 11, 12]])
+        run = lambda: model(ids, decoder_input_ids=decoder_ids, use_cache=False)  # noqa: E731
+    else:
+        torch.manual_seed(0)
+        model = torch.nn.Transformer(16, 4, 2, 2, 32, batch_first=True).eval()
+        source, target = torch.randn(2, 1, 4, 16)
+        run = lambda: model(source, target)  # noqa: E731
+    with pytest.raises(OptionError, match=r"as many as each of decoder, encoder"):
+        capture_attention_calls(run, model=model, tokens=list("abcd"))
+    with pytest.raises(OptionError, match="there are decoder, encoder"):
+        capture_attention_calls(run, model=model, tokens={"left": list("abcd")})
+    sides = {"encoder": list("abcd"), "decoder": list("wxyz")}
+    found = capture_attention_calls(run, model=model, tokens=sides)
+    labels = [("".join(maps.tokens_query), "".join(maps.tokens_key)) for maps in found.values()]
+    assert sorted(labels) == [("abcd", "abcd"), ("wxyz", "abcd"), ("wxyz", "wxyz")]
+    found = capture_attention_calls(run, model=model, tokens={"decoder": list("wxyz")})
+    labels = [("".join(maps.tokens_query), "".join(maps.tokens_key)) for maps in found.values()]
+    assert sorted(labels) == [("0123", "0123"), ("wxyz", "0123"), ("wxyz", "wxyz")]
+
+
+class Written(Block):
+    """The same layer with nothing that torch fuses; `normalise` makes weights of scores."""
+
+    def __init__(self, normalise):
+        super().__init__()
+        self.normalise = normalise
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        weights = self.normalise(scores.masked_fill(torch.ones(scores.shape[-2:]).bool().triu(1), -torch.inf))
+        return x + torch.einsum("bhqk,bhkd->bqhd", weights, v).flatten(2)
+
+
+def divide(scores):
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("normalise", [lambda scores: scores.softmax(-1), torch.nn.Softmax(-1), divide])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_layer_that_is_written_out_is_seen(program, normalise, at):
+    model, x = program
+    expected = capture_attention_calls(lambda: model(x), model=model, batch_index=1)
+    written = Written(normalise)
+    written.load_state_dict(model[at].state_dict())
+    model[at] = written
+    (maps,) = capture_attention_calls(lambda: model(x), model=model, batch_index=1).values()
+    assert maps.layers == (0, 1, 2)
+    assert maps.causal
+    for ours, theirs in zip(maps.weights, expected["*"].weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_layer_between_others_that_shows_no_weights_is_an_error(program):
+    model, x = program
+    model[1] = Written(torch.sigmoid)
+    with pytest.raises(CaptureError, match=r"first: '1', Written"):
+        capture_attention_calls(lambda: model(x[:1]), model=model)
+    model[1] = torch.nn.Linear(16, 16)  # what is no attention leaves no gap
+    (maps,) = capture_attention_calls(lambda: model(x[:1]), model=model).values()
+    assert maps.layers == (0, 2)
+
+
 def test_a_batch_needs_a_choice_and_a_program_a_call(program):
     model, x = program
-    with pytest.raises(OptionError, match="callable"):
+    with pytest.raises(OptionError, match="run must be a function"):
         capture_attention_calls(x)
     with pytest.raises(CaptureError, match="one prompt at a time"):
         capture_attention_calls(lambda: model(x), model=model)
