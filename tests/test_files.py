@@ -166,7 +166,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_what_was_there(tmp_path, cach
     assert read_all(folder) == before
 
 
-@pytest.mark.parametrize("name", WRITERS.keys() - {"json"})  # whose folder is there
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "json"])  # whose folder is there
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, caches, name):
     folder = make_folder(tmp_path / "out")
     WRITERS[name](*caches[0], folder)
