@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import matplotlib as mpl
@@ -35,6 +36,21 @@ def pytest_collection_modifyitems(items):
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
     items.sort(key=lambda item: "smollm2" in getattr(item, "fixturenames", ()))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print in which states the sweep over types of models left how many."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    states = Counter(
+        value
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == "sweep"
+    )
+    if states:
+        counts = ", ".join(f"{n} {state}" for state, n in states.most_common())
+        terminalreporter.write_line(f"types of models: {states.total() - states['not built']} built; {counts}")
 
 
 def find_smollm2():
