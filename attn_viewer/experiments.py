@@ -148,7 +148,7 @@ def _warn_of_loss(name: str, losses: list[Exception] | None = None) -> Iterator[
     except Exception as error:
         losses.append(error)
         if len(losses) == 1:
-            warnings.warn(f"experiment {name!r} leaves no record: {error}", stacklevel=4)
+            warnings.warn(f"experiment {name!r} leaves no record: {error}", stacklevel=1)
 
 
 def _name_arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def list_experiments(
         try:
             records.append(load_experiment(path))
         except CacheError as error:  # noqa: PERF203 - one broken record must not hide the others
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(str(error), stacklevel=1)
     return sorted((r for r in records if name in (None, r.name)), key=lambda record: record.started)
 
 

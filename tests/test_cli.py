@@ -200,6 +200,24 @@ def test_interruption_leaves_no_partial_file(tmp_path):
     assert {path.suffix for path in files} == {".jpg"}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGHUP is posix's")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_it_ends_its_workers(tmp_path, number):
+    cache = save_scores(make_maps(300, 12, 40), tmp_path)
+    folder = tmp_path / "vis"
+    words = ["--load_attention_scores_path", str(cache), "--save_fig_path", str(folder), "--plot_figs_per_head"]
+    process = start(str(ROOT / "main.py"), *words, "--parallel", "2", start_new_session=True)
+    while process.poll() is None and not list(folder.rglob("layer_9.jpg")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 128 + number
+    with pytest.raises(ProcessLookupError):
+        while time.sleep(0.01) is None:  # joblib's own process that counts its files goes last
+            os.killpg(process.pid, 0)
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".jpg"}
+
+
 def test_a_closed_pipe_is_no_crash(tmp_path):
     cache = make_cache(tmp_path)
     process = start(str(ROOT / "main.py"), "--load_attention_scores_path", cache, cwd=tmp_path)

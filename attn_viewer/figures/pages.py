@@ -3,7 +3,9 @@
 Nothing here loads a model, so worker processes start as quickly as matplotlib does.
 """
 
+import contextlib
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ import matplotlib as mpl
 from tqdm import tqdm
 
 from ..maps import AttentionMaps
+from ..signals import leave_when_ended
 from .chosen_heads import plot_panels
 from .formats import render_figure
 from .grids import iterate_average_pages, iterate_head_pages
@@ -108,8 +111,9 @@ def _render_heads(
     size = -(-len(others) // (processes * PARTS_A_PROCESS))
     parts = [maps.select(layers=others[i : i + size]) for i in range(0, len(others), size)]
     run = joblib.Parallel(processes, return_as="generator", batch_size=1)
-    for pages in run(joblib.delayed(_draw_elsewhere)(draw, part, style, settings) for part in parts):
-        yield from pages
+    tasks = (joblib.delayed(_draw_elsewhere)(draw, part, style, settings) for part in parts)
+    with leave_when_ended(), contextlib.closing(run(tasks)) as done:
+        yield from itertools.chain.from_iterable(done)
 
 
 def _draw_layers(

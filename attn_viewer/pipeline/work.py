@@ -16,12 +16,11 @@ from tqdm import tqdm
 
 from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
 from ..files import remove_leftovers
+from ..signals import leave_when_ended
 
 RETRIES = 2
 # With these no part can be written any more.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# SIGHUP, where there is one, says that the terminal is gone.
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclasses.dataclass
@@ -188,7 +187,7 @@ def run_batches(
     disable = None if progress is None else not progress
     n_items = sum(map(len, batches))
     with (
-        _leave_when_ended(),
+        leave_when_ended(),
         contextlib.closing(_close_after(done)) as results,
         tqdm(total=n_items, desc=desc, unit=unit, disable=disable, leave=False) as bar,
     ):
@@ -204,27 +203,6 @@ def count_workers(parallel: Any) -> int:
     if not isinstance(parallel, numbers.Integral) or parallel < 0:
         raise OptionError(f"parallel must be a number of processes, True or False, got {parallel!r}")
     return (os.cpu_count() or 1) if parallel is True else int(parallel)
-
-
-@contextlib.contextmanager
-def _leave_when_ended() -> Iterator[None]:
-    """Leave by `SystemExit` on a signal that would end this process alone: so its workers end too."""
-
-    def leave(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once; leaving takes a moment
-        raise SystemExit(128 + number)
-
-    before = {}
-    # Only a main thread may say so, and a program that has its own way keeps it.
-    with contextlib.suppress(ValueError):
-        for number in _ENDING:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _close_after(outcomes: Iterator[list[Outcome]]) -> Generator[list[Outcome], None, None]:
