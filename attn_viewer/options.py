@@ -109,7 +109,7 @@ class Options:
         For a value of the wrong type or out of its limits, or a name that is no option.
     """
 
-    title: ClassVar[str] = ""
+    group_name: ClassVar[str] = ""
     _fields: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
 
     def __init_subclass__(cls, **defaults: Any) -> None:
@@ -131,7 +131,7 @@ class Options:
                 declared.type = hint
                 fields[name] = declared
         cls._fields = inherited | fields
-        cls.title = (cls.__doc__ or cls.__name__).partition("\n")[0].rstrip(".")
+        cls.group_name = (cls.__doc__ or cls.__name__).partition("\n")[0].rstrip(".")
         cls.__doc__ = _ClassDoc(cls.__doc__ or cls.__name__)  # type: ignore[assignment]
 
     def __new__(cls, *args: Any, **given: Any) -> "Self":

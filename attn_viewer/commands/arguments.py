@@ -155,7 +155,7 @@ def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
     for group in reversed([base for base in kind.__mro__ if issubclass(base, Options)]):
         names = [name for name in group.__dict__.get("_fields", {}) if name in kind._fields and name not in declared]
         declared.update(names)
-        section = parser.add_argument_group(group.title) if names and group is not kind else parser
+        section = parser.add_argument_group(group.group_name) if names and group is not kind else parser
         for name in names:
             _add_option(section, name, kind._fields[name])
 
