@@ -65,8 +65,15 @@ class Intervention:
             raise
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         """End it."""
+        try:
+            self._end()
+        except BaseException:  # an interrupt: what is left is done again
+            self._end()
+            raise
+
+    def _end(self) -> None:
         with _active_lock:
             surgery = _active.get(self.model)
             if surgery is not None and surgery.remove(self):
