@@ -1,6 +1,8 @@
 """What an intervention on heads does to a model's predictions and to later patterns."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -8,6 +10,9 @@ from tqdm import tqdm
 from .analysis.table import HeadScores
 from .errors import OptionError
 from .selections import choose_numbers
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +71,9 @@ class HeadEffect:
         return {name: part.tolist() if isinstance(part, np.ndarray) else part for name, part in fields.items()}
 
 
-def measure_effect(model, tokenizer, prompt, intervention, *, k=5, model_id=None):
+def measure_effect(
+    model: "torch.nn.Module", tokenizer: Any, prompt: Any, intervention: Any, *, k: int = 5, model_id: str | None = None
+) -> HeadEffect:
     """Measure what an intervention does to a prompt's predictions and to the patterns of all heads.
 
     Two passes of the model, without and with it.
@@ -150,8 +157,16 @@ def measure_effect(model, tokenizer, prompt, intervention, *, k=5, model_id=None
 
 
 def rank_heads_by_effect(
-    model, tokenizer, prompt, *, mode="zero", layers=None, batch_size=16, model_id=None, progress=None
-):
+    model: "torch.nn.Module",
+    tokenizer: Any,
+    prompt: Any,
+    *,
+    mode: str = "zero",
+    layers: Iterable[int] | None = None,
+    batch_size: int | None = 16,
+    model_id: str | None = None,
+    progress: bool | None = None,
+) -> Any:
     """Measure what the model loses without each head in turn.
 
     The layers below the ablated head are computed once for all; the heads of a layer run together as a batch.

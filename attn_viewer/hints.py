@@ -13,7 +13,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .errors import ArgumentError, shorten
@@ -77,7 +77,8 @@ def fits_hint(value: object, hint: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
     checked = origin or hint
-    if not isinstance(checked, type) or getattr(checked, "_is_protocol", False):
+    is_protocol = getattr(checked, "_is_protocol", False) and not getattr(checked, "_is_runtime_protocol", False)
+    if not isinstance(checked, type) or (is_protocol and origin is None):
         return True
     if origin is None or not arguments or checked is type or not issubclass(checked, collections.abc.Iterable):
         return callable(value) if origin is collections.abc.Callable else isinstance(value, checked)
@@ -160,37 +161,42 @@ def find_nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def check_call(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that checks what it is called with against its hints, then calls `function`.
+def check_call(name: str, value: Any) -> Any:
+    """Return a public function as one that checks what it is called with against its hints; anything else as it is.
 
     Raises
     ------
     ArgumentError
-        From the new function, if an argument has the wrong type or a name that `function` does not know.
+        From the new function, if an argument has the wrong type or a name that the function does not know.
     """
+    if not isinstance(value, types.FunctionType) or hasattr(value, "checks_itself"):
+        return value
 
     @functools.cache
-    def read() -> tuple[inspect.Signature, dict[str, Any]]:
-        signature = inspect.signature(function)
-        scope = getattr(inspect.unwrap(function), "__globals__", {})
-        return signature, {
-            name: read_hint(parameter.annotation, scope) for name, parameter in signature.parameters.items()
-        }
+    def read() -> tuple[inspect.Signature, bool]:
+        signature = inspect.signature(value)
+        return signature, any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
 
-    @functools.wraps(function)
+    @functools.wraps(value)
     def call(*args: Any, **kwargs: Any) -> Any:
-        signature, hints = read()
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-            for name in kwargs.keys() - hints.keys():
-                near = find_nearest(name, list(hints))
-                raise ArgumentError(f"{function.__name__} takes no {name!r}{near}")
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
-            parameter = signature.parameters[name]
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                for part in value:
-                    check_value(name, part, hints[name])
-            elif parameter.kind is not parameter.VAR_KEYWORD and value is not parameter.default:
-                check_value(name, value, hints[name])
-        return function(*args, **kwargs)
+        signature, takes_any = read()
+        known = signature.parameters
+        for word in kwargs:
+            if word not in known and not takes_any:
+                raise ArgumentError(f"{name} has no option {word!r}{find_nearest(word, list(known))}")
+        for word, came in signature.bind(*args, **kwargs).arguments.items():
+            parameter = known[word]
+            if parameter.kind is not parameter.VAR_KEYWORD and came is not parameter.default:
+                hint = read_hint(parameter.annotation, inspect.unwrap(value).__globals__)
+                if getattr(hint, "__name__", "") == "AttentionMaps":
+                    from .maps import require_maps  # which says what makes maps of what came
 
+                    require_maps(came, name)
+                    continue
+                for one in came if parameter.kind is parameter.VAR_POSITIONAL else (came,):
+                    check_value(word, one, hint)
+        return value(*args, **kwargs)
+
+    # What is pickled is found again under its public name.
+    call.__module__, call.__qualname__ = str(__package__), name
     return call

@@ -301,6 +301,7 @@ def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable
             return function(**mine, options=chosen)
 
         call.__signature__ = signature  # type: ignore[attr-defined]
+        call.checks_itself = True  # type: ignore[attr-defined]
         call.__doc__ = _document(function.__doc__, kind)
         return call
 

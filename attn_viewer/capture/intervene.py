@@ -2,6 +2,10 @@
 
 import weakref
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
 
 from ..errors import OptionError
 from ..selections import choose_numbers
@@ -103,7 +107,9 @@ class Intervention:
         }
 
 
-def ablate_heads(model, heads, mode="zero", *, kind=None):
+def ablate_heads(
+    model: torch.nn.Module, heads: Iterable[Sequence[int]], mode: str = "zero", *, kind: str | None = None
+) -> Any:
     """Take heads out of a model while a ``with`` block runs.
 
     ``with ablate_heads(model, [(5, 3)]): …``
@@ -151,7 +157,9 @@ def ablate_heads(model, heads, mode="zero", *, kind=None):
     return Intervention(model, pairs, _ABLATIONS[mode], describe_ablation(pairs, mode), kind=kind)
 
 
-def merge_heads(model, layer, head1, head2, alpha=0.5, *, kind=None):
+def merge_heads(
+    model: torch.nn.Module, layer: int, head1: int, head2: int, alpha: float = 0.5, *, kind: str | None = None
+) -> Any:
     """Let two heads of a layer share one pattern while a ``with`` block runs.
 
     Both attend with α·A1 + (1 - α)·A2, each to its own values.

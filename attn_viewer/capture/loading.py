@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError, OptionError
+from ..options import FilePath
 
 DEMO_MODEL = "demo"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,15 +34,15 @@ def get_demo_path():
 
 
 def load_model(
-    model_path=None,
+    model_path: FilePath | None = None,
     *,
-    dtype="auto",
-    device_map=None,
-    revision=None,
-    trust_remote_code=False,
-    attn_implementation=None,
-    progress=None,
-):
+    dtype: str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+    progress: bool | None = None,
+) -> tuple[Any, Any]:
     """Load a model and its tokenizer.
 
     Parameters
@@ -152,7 +153,7 @@ def _put_adapter(model: Any, tokenizer: Any, adapter: Path) -> tuple[Any, Any]:
         raise ModelLoadError(f"cannot load adapter {str(adapter)!r}: {_explain(error)}") from error
 
 
-def load_image_model(model_path, *, progress=None):
+def load_image_model(model_path: FilePath, *, progress: bool | None = None) -> tuple[Any, Any]:
     """Load a vision encoder and the processor that makes its pixel values.
 
     Parameters

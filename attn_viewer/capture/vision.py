@@ -1,15 +1,26 @@
 """Attention over the patches of an image."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ..errors import CaptureError, PromptError
+from ..maps import AttentionMaps
 from ..options import CaptureOptions, takes_options
 from .collector import Collector
 from .prefill import get_model_id, run_watched
 
 
 @takes_options(CaptureOptions)
-def capture_image_attention(model, image, processor=None, *, model_id=None, options: CaptureOptions):
+def capture_image_attention(
+    model: torch.nn.Module,
+    image: Any,
+    processor: Callable[..., Any] | None = None,
+    *,
+    model_id: str | None = None,
+    options: CaptureOptions,
+) -> AttentionMaps:
     """Capture the exact attention weights of a vision encoder for an image.
 
     Parameters

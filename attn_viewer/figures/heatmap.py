@@ -221,8 +221,18 @@ def draw_heatmap(
 ) -> Axes: ...
 
 
-def draw_heatmap(weights, *which, ax=None, norm="linear", cmap=None, vmin=None, vmax=None, cbar=False, highlight=None,
-                 **options):  # type: ignore[no-untyped-def]  # fmt: skip
+def draw_heatmap(
+    weights: Any,
+    *which: Any,
+    ax: Axes | None = None,
+    norm: str | Normalize = "linear",
+    cmap: str | Colormap | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    cbar: bool | Axes = False,
+    highlight: Mapping[str, Sequence[Any]] | None = None,
+    **options: Any,
+) -> Axes:
     """Draw one attention pattern into any axes: ``draw_heatmap(maps, layer, head)``, ``draw_heatmap(matrix, tokens)``.
 
     Cells and tick labels are those of the axes: a token stands at its number, queries down and keys across, and layout

@@ -7,6 +7,7 @@ import base64
 import functools
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import Colormap
@@ -21,7 +22,13 @@ MISSING = 255
 WIDTH_INCHES = 3.25
 
 
-def matrix_to_image_preprocess(matrix, normalize=False, cmap=None, diverging_colormap=False, normalize_min=None):
+def matrix_to_image_preprocess(
+    matrix: Any,
+    normalize: bool = False,
+    cmap: str | Colormap | None = None,
+    diverging_colormap: bool = False,
+    normalize_min: float | None = None,
+) -> Any:
     """Colour a matrix, one pixel a cell.
 
     Parameters
@@ -230,7 +237,13 @@ def _encode_png(rows, width, *, colour_type, palette=None):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def matrix_as_svg(matrix, normalize=False, cmap=None, diverging_colormap=False, normalize_min=None):
+def matrix_as_svg(
+    matrix: Any,
+    normalize: bool = False,
+    cmap: str | Colormap | None = None,
+    diverging_colormap: bool = False,
+    normalize_min: float | None = None,
+) -> str:
     """Turn a matrix into an SVG picture of one unit a cell, with sharp cells at any size.
 
     Parameters

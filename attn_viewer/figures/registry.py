@@ -12,9 +12,12 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import AttnViewerError, OptionError
+from ..options import FilePath
 
 _BUILTIN = f"{__package__}.builtin"
 _functions = {}
@@ -22,7 +25,7 @@ _functions = {}
 _specs = {}
 
 
-def register_attn_figure_func(func):
+def register_attn_figure_func(func: Callable[..., Any]) -> Callable[..., Any]:
     """Register a figure function; a decorator.
 
     Parameters
@@ -46,7 +49,7 @@ def register_attn_figure_func(func):
     return _register(func, (_get_name(func),))
 
 
-def register_attn_figure_multifunc(names):
+def register_attn_figure_multifunc(names: str | Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a figure function that writes several figures; makes a decorator.
 
     Parameters
@@ -122,7 +125,7 @@ def get_figure_names(func):
     return getattr(func, "_figure_names", None) or (_get_name(func),)
 
 
-def select_attn_figure_funcs(figure_funcs_select=None):
+def select_attn_figure_funcs(figure_funcs_select: str | Collection[str] | None = None) -> list[Callable[..., Any]]:
     """Return registered figure functions by name.
 
     Parameters
@@ -161,7 +164,7 @@ def select_attn_figure_funcs(figure_funcs_select=None):
     return [func for name, func in functions.items() if name in chosen]
 
 
-def load_figure_funcs(path):
+def load_figure_funcs(path: FilePath) -> list[str]:
     """Run a Python file that registers figure functions.
 
     The file is code and runs as such: load only your own or what you have read.

@@ -3,14 +3,17 @@
 import dataclasses
 import itertools
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import OptionError, OutputError
 from ..files import check_folder, make_folder
-from ..maps import takes_maps
+from ..maps import AttentionMaps, takes_maps
+from ..options import FilePath
 from .registry import get_figure_names, select_attn_figure_funcs
 
 # Characters of an exception's text that are kept: it is said for every head.
@@ -44,7 +47,16 @@ class FigureFailure:
 
 
 @takes_maps
-def run_figure_funcs(maps, folder, funcs=None, *, layers=None, heads=None, overwrite=True, progress=None):
+def run_figure_funcs(
+    maps: AttentionMaps,
+    folder: FilePath,
+    funcs: Iterable[Callable[..., Any]] | None = None,
+    *,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    overwrite: bool = True,
+    progress: bool | None = None,
+) -> Any:
     """Run figure functions on every head of some layers.
 
     Parameters

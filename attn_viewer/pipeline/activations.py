@@ -10,9 +10,11 @@ import os
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
+from ..options import FilePath
 from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model, load_activations
 from ..storage.hashes import compare_prompt_to_loaded
 from .batches import KEPT, capture_together, encode_text, group_prompts
@@ -43,24 +45,24 @@ def name_model(model_path):
 
 
 def activations_main(
-    model_name,
-    save_path=DATA_DIR,
-    prompts_path=None,
-    raw_prompts=False,
-    min_chars=None,
-    max_chars=None,
-    force=False,
-    n_samples=None,
-    shuffle=False,
-    stacked_heads=False,
-    device=None,
+    model_name: FilePath,
+    save_path: FilePath = DATA_DIR,
+    prompts_path: FilePath | None = None,
+    raw_prompts: bool = False,
+    min_chars: int | None = None,
+    max_chars: int | None = None,
+    force: bool = False,
+    n_samples: int | None = None,
+    shuffle: bool = False,
+    stacked_heads: bool = False,
+    device: str | None = None,
     *,
-    model_id=None,
-    seed=0,
-    parallel=1,
-    scheduler=None,
-    progress=None,
-):
+    model_id: str | None = None,
+    seed: int = 0,
+    parallel: bool | int = 1,
+    scheduler: str | None = None,
+    progress: bool | None = None,
+) -> RunReport:
     """Compute and store the attention weights of many prompts.
 
     What is there and whole is skipped, so that a run that was stopped, by whatever, goes on where it was.
@@ -231,8 +233,16 @@ def _one_thread():
 
 
 def compute_activations(
-    prompt, model, tokenizer, save_path=DATA_DIR, *, model_name=None, return_cache=None, stacked_heads=False, **options
-):
+    prompt: dict[str, Any],
+    model: Any,
+    tokenizer: Any,
+    save_path: FilePath = DATA_DIR,
+    *,
+    model_name: str | None = None,
+    return_cache: str | None = None,
+    stacked_heads: bool = False,
+    **options,
+) -> Any:
     """Compute and store the attention weights of a prompt, whether or not they are there.
 
     Parameters
@@ -299,8 +309,15 @@ def _store(maps, prompt, model, tokenizer, save_path, stacked):
 
 
 def get_activations(
-    prompt, model, tokenizer=None, save_path=DATA_DIR, *, model_name=None, allow_disk_cache=True, return_cache="numpy"
-):
+    prompt: dict[str, Any],
+    model: Any,
+    tokenizer: Any = None,
+    save_path: FilePath = DATA_DIR,
+    *,
+    model_name: str | None = None,
+    allow_disk_cache: bool = True,
+    return_cache: str | None = "numpy",
+) -> Any:
     """Read the attention weights of a prompt, or compute and store them where they are not there and whole.
 
     Parameters

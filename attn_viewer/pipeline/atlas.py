@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..analysis.table import average_scores
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps
+from ..options import FilePath
 from ..storage.folder import DATA_DIR, DataFolder, load_prompt_maps
 from ..storage.pt import save_scores
 from .prompts import take_samples
@@ -22,17 +24,17 @@ STRONGEST = 5
 
 
 def atlas_main(
-    model_name,
-    save_path=DATA_DIR,
-    n_samples=None,
-    scores=None,
+    model_name: str,
+    save_path: FilePath = DATA_DIR,
+    n_samples: int | None = None,
+    scores: Iterable[str] | None = None,
     *,
-    mean_maps=None,
-    fmt="png",
-    parallel=1,
-    scheduler=None,
-    progress=None,
-):
+    mean_maps: int | None = None,
+    fmt: str = "png",
+    parallel: bool | int = 1,
+    scheduler: str | None = None,
+    progress: bool | None = None,
+) -> Any:
     """Average scores of heads over prompts; write a table and a layer × head figure of each score.
 
     Into ``{model}/atlas``: ``scores.csv`` and ``scores.json`` (means over prompts), ``strongest.json`` (for each score

@@ -9,11 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import OptionError, OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
 from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
+from ..options import FilePath
 from ..storage.folder import DATA_DIR, FAILED, DataFolder
 from .activations import update_indexes
 from .prompts import take_samples
@@ -50,17 +52,17 @@ class FigureJob:
 
 
 def figures_main(
-    model_name,
-    save_path=DATA_DIR,
-    n_samples=None,
-    force=False,
-    figure_funcs_select=None,
-    parallel=True,
+    model_name: str,
+    save_path: FilePath = DATA_DIR,
+    n_samples: int | None = None,
+    force: bool = False,
+    figure_funcs_select: Any = None,
+    parallel: bool | int = True,
     *,
-    figures_from=None,
-    scheduler=None,
-    progress=None,
-):
+    figures_from: FilePath | None = None,
+    scheduler: str | None = None,
+    progress: bool | None = None,
+) -> RunReport:
     """Draw figures of every head for the prompts of a model.
 
     A figure that is there is skipped. A function that raises or writes no figure is written down as

@@ -4,8 +4,10 @@ import numbers
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 from ..errors import ActivationsMissingError, InvalidPromptError, OptionError, shorten
+from ..options import FilePath
 from ..storage.hashes import augment_prompt_with_hash
 from ..storage.objects import load_plain
 
@@ -13,7 +15,15 @@ from ..storage.objects import load_plain
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))
 
 
-def load_text_data(fname, min_chars=None, max_chars=None, shuffle=False, *, seed=0, errors=None):
+def load_text_data(
+    fname: FilePath,
+    min_chars: int | None = None,
+    max_chars: int | None = None,
+    shuffle: bool = False,
+    *,
+    seed: int = 0,
+    errors: list[Any] | None = None,
+) -> list[dict[str, Any]]:
     """Read prompts from a JSONL file and bring them to a size.
 
     Parameters

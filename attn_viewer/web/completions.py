@@ -90,17 +90,17 @@ def save_completions(
 
 
 def render_completions(
-    prefixes,
-    folder=None,
+    prefixes: Sequence[FilePath],
+    folder: FilePath | None = None,
     *,
-    average_heads=False,
-    zero_first_token=False,
-    state="view=text",
-    max_mb=MAX_MB,
-    fit="pool",
-    theme="auto",
-    progress=None,
-):
+    average_heads: bool = False,
+    zero_first_token: bool = False,
+    state: str = "view=text",
+    max_mb: float = MAX_MB,
+    fit: str = "pool",
+    theme: str = "auto",
+    progress: bool | None = None,
+) -> list[Path]:
     """Write a page for each completion of `save_completions`; neither model nor tokenizer is needed.
 
     Parameters

@@ -8,8 +8,9 @@ import json
 import math
 import urllib.parse
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from ..cells import pool_maps
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps, takes_maps
+from ..options import FilePath
 from ..selections import describe_numbers
 from .encode import count_cells, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
@@ -44,7 +46,17 @@ class _OverBudgetError(Exception):
 
 
 @takes_maps
-def export_html(maps, path, *, max_mb=MAX_MB, fit="pool", scores=None, state="", theme="auto", progress=None):
+def export_html(
+    maps: AttentionMaps,
+    path: FilePath,
+    *,
+    max_mb: float = MAX_MB,
+    fit: str = "pool",
+    scores: Mapping[str, Any] | None = None,
+    state: str = "",
+    theme: str = "auto",
+    progress: bool | None = None,
+) -> list[Path]:
     """Write attention maps as one HTML file that opens in any browser, without a network.
 
     Weights are 8-bit codes (`web.encode`), or float32 where the maps are small.

@@ -35,7 +35,7 @@ def test_what_a_token_looks_at():
         ((4, 0), "there is no head of layer 4 0; there are 2, 6"),
         ((4, 2, 2), "there is no query 2; the maps have queries 0 to 1, or -2 to -1"),
         ((4, 2, -3), "there is no query -3"),
-        ((4, 2, 0.5), r"there is no query 0\.5"),
+        ((4, 2, 0.5), r"query must be a whole number, got 0\.5"),
         ((4, 2, 0, 0), "k must be"),
         ((4, 2, 0, "3"), "k must be"),
     ],
