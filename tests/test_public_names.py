@@ -48,7 +48,7 @@ def good(demo, demo_maps, tmp_path_factory):
         "model": model,
         "tokenizer": tokenizer,
         "prompt": PROMPT,
-        "maps": demo_maps,
+        "maps": demo_maps.select(layers=[1], heads=[0, 1]),
         "first": demo_maps,
         "second": demo_maps,
         "path": cache,

@@ -176,7 +176,10 @@ def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> Non
     if choices and declared.parse is None and declared.read is None:
         options |= {"choices": choices, "type": type(choices[0])}
     else:
-        options |= {"type": _make_reader(declared.parse or _find_reader(hint)), "metavar": declared.metavar}
+        options |= {
+            "type": _make_reader(declared.parse or (str if is_first else _find_reader(hint))),
+            "metavar": declared.metavar,
+        }
     if choices and declared.read is not None:
         options["metavar"] = f"{{{','.join(choices)}}}"
     if is_first:
@@ -195,7 +198,7 @@ def _find_reader(hint: Any) -> Callable[[str], Any]:
         if typing.get_origin(part) is not None and typing.get_args(part)[:1] == (int,):
             return parse_numbers
         if typing.get_origin(part) is not None and typing.get_args(part)[:1] == (str,):
-            return parse_names if len(parts) > 1 else str
+            return parse_names
     return str
 
 

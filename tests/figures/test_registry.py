@@ -51,7 +51,7 @@ def test_registered_functions_come_after_the_built_in_ones():
     [
         ("svd_spectre", "there is no figure function 'svd_spectre'; did you mean 'svd_spectra'"),
         ({"raw", "zzz*"}, r"'zzz\*'; there are raw"),
-        (["raw", 3], "chosen by None"),
+        (["raw", 3], "must be text or a sequence"),
         (7, "got 7"),
         ("", "figure function ''"),
     ],
