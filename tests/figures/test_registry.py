@@ -104,13 +104,13 @@ def test_what_cannot_name_a_file_is_refused(func):
     if func is make_func:
         func = make_func()
         func.__name__ = "../mine"
-    with pytest.raises(OptionError, match="made with def|must be a function"):
+    with pytest.raises(OptionError, match=r"made with def|must be a function"):
         register_attn_figure_func(func)
 
 
 @pytest.mark.parametrize("wrong", [[], ["a", "a"], ["a/b"], ["a.b"], [""], [3], ["*"]])
 def test_figure_names_that_cannot_be_files(wrong):
-    with pytest.raises(OptionError, match="distinct names|each text"):
+    with pytest.raises(OptionError, match=r"distinct names|each text"):
         register_attn_figure_multifunc(wrong)
 
 
