@@ -158,6 +158,37 @@ def join_labels(labels: Iterable[str]) -> str:
     return "".join(parts)
 
 
+def name_bytes(labels: Sequence[str]) -> list[str]:
+    """Say of tokens that are bytes of a character which one that is: ``春 1/3``, ``春 2/3``, ``春 3/3``.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Labels of tokens that stand side by side.
+
+    Returns
+    -------
+    list of str
+        As many labels; bytes that make no character with those beside them stay in hexadecimal.
+    """
+    named = list(labels)
+    start, data = 0, b""
+    for i, label in enumerate(labels):
+        match = _BYTES.fullmatch(label)
+        if match is None:
+            start, data = i + 1, b""
+            continue
+        data += bytes.fromhex(match[1])
+        try:
+            character = show_text(data.decode("utf-8"))
+        except UnicodeDecodeError:
+            continue
+        count = i + 1 - start
+        named[start : i + 1] = [f"{character} {part}/{count}" for part in range(1, count + 1)]
+        start, data = i + 1, b""
+    return named
+
+
 def show_raw_token(token: str) -> str:
     """Make a token readable as it stands in a vocabulary, when there is no tokenizer to ask.
 

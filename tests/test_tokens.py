@@ -11,6 +11,7 @@ from attn_viewer.tokens import (
     find_character_starts,
     join_labels,
     label_tokens,
+    name_bytes,
     read_label,
     show_bytes,
     show_raw_token,
@@ -141,3 +142,9 @@ class _PieceTokenizer:
 
 def test_sentencepiece_labels_keep_their_spaces():
     assert label_tokens(range(5), _PieceTokenizer()) == ["<s>", "␣cold", "<0x0A>", "ness", "␣"]
+
+
+def test_bytes_of_a_character_are_named_by_it():
+    labels = ["a", "<0xE6>", "<0x98>", "<0xA5>", "<0xE5A4>", "<0xA9>", "<0xE6>", "b", "<0xFF>"]
+    named = ["a", "春 1/3", "春 2/3", "春 3/3", "天 1/2", "天 2/2", "<0xE6>", "b", "<0xFF>"]
+    assert name_bytes(labels) == named

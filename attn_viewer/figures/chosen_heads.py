@@ -91,7 +91,7 @@ def plot_panels(
     segments = [phrase for one in several for phrase in name_segments(one)]
     names = list(dict.fromkeys(one.model_id for one in several))
     style = page_options.make_style().fit_fonts(
-        [*(t for side in all_sides for t in (*side.tokens_query, *side.tokens_key)), *names, *segments,
+        [*(t for side in all_sides for t in side.texts), *names, *segments,
          page_options.title or "", *page_options.phrases]
     )  # fmt: skip
     labels = dict.fromkeys(WEIGHTINGS[one.weighting] for one in several)

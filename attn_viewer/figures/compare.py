@@ -54,7 +54,13 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, **options: Any)
         triples.append((limit_cells(a)[0], limit_cells(b)[0], limit_cells(b - a)[0]))
     names = [f"A: {first.model_id}", f"B: {second.model_id}"]
     style = page_options.make_style().fit_fonts(
-        [*sides.tokens_query, *sides.tokens_key, *names, page_options.title or "", *page_options.phrases]
+        [
+            *name_bytes(sides.tokens_query),
+            *name_bytes(sides.tokens_key),
+            *names,
+            page_options.title or "",
+            *page_options.phrases,
+        ]
     )
     extents = [measure_maps(maps, look) for maps in (one, other)]
     extent = Extent(max(e.end for e in extents), max(e.largest for e in extents))

@@ -13,7 +13,7 @@ from ..errors import OptionError
 from .style import make_file_rc
 
 FORMATS = ("jpg", "png", "pdf", "svg", "svgz")
-JPG_QUALITY = 92
+JPG_QUALITY = 75
 # Without dates, so that the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 

@@ -194,7 +194,14 @@ class HeatmapPage:
         sides, pooling = describe_sides(maps, look.sink)
         segments = name_segments(maps)
         style = options.make_style().fit_fonts(
-            [*sides.tokens_query, *sides.tokens_key, maps.model_id, *notes, *segments, options.title or ""]
+            [
+                *name_bytes(sides.tokens_query),
+                *name_bytes(sides.tokens_key),
+                maps.model_id,
+                *notes,
+                *segments,
+                options.title or "",
+            ]
         )
         self.scale = look.make_scale(extent, style, WEIGHTINGS[maps.weighting])
         # The same for all pages, whichever layers they show.

@@ -16,6 +16,7 @@ from matplotlib.transforms import Affine2D, Transform
 
 from ..errors import OptionError, PageSizeError
 from ..maps import AttentionMaps
+from ..tokens import name_bytes
 from .heatmap import BAND, Heatmap, find_frames, limit_cells
 from .labels import AxisLabels, TokenStamps
 from .options import AUTO, FIGS_PER_ROW
@@ -54,6 +55,11 @@ class Sides:
     tokens_query: tuple[str, ...]
     tokens_key: tuple[str, ...]
     first: tuple[int, int]
+
+    @property
+    def texts(self) -> list[str]:
+        """All that labels may say, to find fonts for."""
+        return [*name_bytes(self.tokens_query), *name_bytes(self.tokens_key)]
 
     @property
     def has_tokens(self) -> bool:

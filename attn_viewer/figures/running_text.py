@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
-from ..tokens import NEWLINE, SPACE
+from ..tokens import NEWLINE, SPACE, name_bytes
 from .options import PanelLook, describe_data, split_options
 from .page import LINE, MARGIN, Caption, Page, PageFigure
 from .scales import Extent, Scale, make_norm
@@ -70,7 +70,7 @@ def cut_pieces(tokens: Sequence[str], style: PageStyle) -> list[Piece]:
         In the order of the text; no token is lost, and signs that stand alone are seen.
     """
     pieces = []
-    for token, label in enumerate(tokens):
+    for token, label in enumerate(name_bytes(tokens)):
         word = shorten_label(style.spell(label), LONGEST_LABEL)
         parts = re.findall(f"[^{NEWLINE}]*{NEWLINE}+|[^{NEWLINE}]+", word) or [" "]
         for part in parts:
@@ -118,7 +118,13 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     _check_text(maps, query)
     query %= len(maps.tokens_query)
     style = page_options.make_style().fit_fonts(
-        [*maps.tokens_key, *maps.tokens_query, maps.model_id, page_options.title or "", *page_options.phrases]
+        [
+            *name_bytes(maps.tokens_key),
+            *maps.tokens_query,
+            maps.model_id,
+            page_options.title or "",
+            *page_options.phrases,
+        ]
     )
     pieces = cut_pieces(maps.tokens_key, style)
     left = style.axis * LINE + style.measure(str(max(maps.layers)), style.label)[0] + 4

@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, Locator
 
+from ..tokens import name_bytes
 from .labels import AxisLabels
 from .style import SMALLEST_LABEL, PageStyle, shorten_label
 
@@ -109,8 +110,8 @@ def choose_step(count: int, most: int = MOST_INDICES) -> int:
 
 
 def write_labels(tokens: Sequence[str], style: PageStyle) -> tuple[str, ...]:
-    """Return tokens as they are written at an axis: cut where too long, without characters that no font has."""
-    return tuple(shorten_label(style.spell(token)) for token in tokens)
+    """Return tokens as written at an axis: bytes by their character, cut where too long, nothing that no font has."""
+    return tuple(shorten_label(style.spell(token)) for token in name_bytes(tokens))
 
 
 def label_axis(
@@ -150,7 +151,8 @@ def label_axis(
     look: dict[str, Any] = {"step": choice.step, "is_upright": choice.is_upright, "beside": beside}
     if not choice.is_index:
         places = range(0, len(tokens), choice.step)
-        texts = write_labels([tokens[i] for i in places], style)
+        written = write_labels(tokens, style)
+        texts = tuple(written[i] for i in places)
         return AxisLabels(tuple(map(float, places)), texts, style, size or style.label, **look)
     numbers = range(-(-first // choice.step) * choice.step, first + len(tokens), choice.step)
     # The tick of token i stands at the middle of that token, also inside a larger cell.
@@ -305,7 +307,7 @@ def set_token_ticks(
     """
     texts = None
     if tokens is not None:
-        style = PageStyle(family=tuple(mpl.rcParams["font.family"])).fit_fonts(tokens)
+        style = PageStyle(family=tuple(mpl.rcParams["font.family"])).fit_fonts(name_bytes(tokens))
         texts = write_labels(tokens, style)
         if len(style.family) > 1:
             axis.set_tick_params(which="major", labelfontfamily=list(style.family))
