@@ -55,8 +55,7 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, **options: Any)
     names = [f"A: {first.model_id}", f"B: {second.model_id}"]
     style = page_options.make_style().fit_fonts(
         [
-            *name_bytes(sides.tokens_query),
-            *name_bytes(sides.tokens_key),
+            *sides.texts,
             *names,
             page_options.title or "",
             *page_options.phrases,

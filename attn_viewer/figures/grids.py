@@ -195,8 +195,7 @@ class HeatmapPage:
         segments = name_segments(maps)
         style = options.make_style().fit_fonts(
             [
-                *name_bytes(sides.tokens_query),
-                *name_bytes(sides.tokens_key),
+                *sides.texts,
                 maps.model_id,
                 *notes,
                 *segments,
