@@ -269,7 +269,8 @@ class TensorArchive:
 
 
 def _find_dtype(storage: Storage, order: str) -> np.dtype[Any]:
-    return np.dtype("u2" if storage.kind == _BFLOAT16 else storage.kind).newbyteorder(order)  # type: ignore[arg-type]
+    kind = "u2" if storage.kind == _BFLOAT16 else storage.kind
+    return np.dtype(f"{order}{kind}")
 
 
 def _view_tensor(tensor: Tensor, numbers: Numbers) -> Numbers:
