@@ -94,7 +94,7 @@ def test_what_has_no_text():
     with pytest.raises(UnsuitableMapsError, match="queries=1"):
         plot_running_text(pooled)
     for query in (5, -6, 1.5, "x"):
-        with pytest.raises(OptionError, match="no query"):
+        with pytest.raises(OptionError, match="query"):
             plot_running_text(make_maps(), query=query)
     endless = AttentionMaps([np.ones((1, 1, 7000), np.float32)], ["t"] * 7000, tokens_query=["t"], causal=False)
     with pytest.raises(OptionError, match="7000 tokens is too long"):
