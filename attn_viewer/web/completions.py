@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..errors import CacheError, OptionError
 from ..files import check_folder, check_model_id
+from ..maps import AttentionMaps
 from ..options import FilePath, GenerationOptions, takes_options
 from ..storage.pt import SUFFIX, load_scores, save_scores
 from .page import MAX_MB, check_page_options, export_html
@@ -151,7 +152,7 @@ def render_completions(
     return written
 
 
-def _split_prefixes(prefixes):
+def _split_prefixes(prefixes: Sequence[FilePath]) -> list[tuple[Path, str]]:
     """Return folder and name of each prefix."""
     if isinstance(prefixes, (str, os.PathLike)) or not prefixes:
         raise OptionError(f"prefixes must be a sequence of at least one path without ending, got {prefixes!r}")
@@ -161,8 +162,9 @@ def _split_prefixes(prefixes):
     return [(path.parent, check_model_id(path.name)) for path in paths]
 
 
-def _spell_raw(maps, tokenizer):
+def _spell_raw(maps: AttentionMaps, tokenizer: Any) -> AttentionMaps:
     if maps.ids_key is None or maps.tokens_query != maps.tokens_key:
         raise OptionError("prettify_tokens=False needs a model whose queries are its keys; leave it out for this one")
     raw = tokenizer.convert_ids_to_tokens(list(maps.ids_key))
-    return dataclasses.replace(maps, tokens_key=[str(token) for token in raw], tokens_query=None)
+    labels = tuple(str(token) for token in raw)
+    return dataclasses.replace(maps, tokens_key=labels, tokens_query=labels)

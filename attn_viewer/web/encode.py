@@ -11,15 +11,25 @@ the error is at most ``0.75 · scale / 255`` for the largest weights and falls f
 with twice the error.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..analysis.scores import SCORES, score_heads
 from ..errors import InvalidMapsError, UnsuitableMapsError
+from ..facts import MapFacts
 from ..figures.scales import get_colormap
 from ..figures.style import DARK, LIGHT
+from ..maps import AttentionMaps
 from ..tokens import show_text
 
 VERSION = 2
+Meta = dict[str, Any]
+# Numbers about heads by name, one list a layer.
+Scores = Mapping[str, Sequence[Sequence[float]]]
+THEMES = ("auto", "light", "dark")
 POWER = 1.5
 # The code of 0 where weights have a sign.
 ZERO = 127
@@ -28,7 +38,15 @@ LABELS = ("tokens_key", "tokens_query")
 DISPLAY_SCORES = ("previous_token", "duplicate_token", "induction", "sink_mass", "relative_entropy", "mean_distance")
 
 
-def describe_facts(facts, *, scale=1.0, exact=False, maxima=None, scores=None, notes=()):
+def describe_facts(
+    facts: MapFacts,
+    *,
+    scale: float = 1.0,
+    exact: bool = False,
+    maxima: Sequence[Sequence[tuple[float, float]]] | None = None,
+    scores: Scores | None = None,
+    notes: Sequence[str] = (),
+) -> Meta:
     """Describe weights that need not be in memory, as the front end's ``source.meta``.
 
     Parameters
@@ -78,22 +96,24 @@ def describe_facts(facts, *, scale=1.0, exact=False, maxima=None, scores=None, n
     )
 
 
-def round_scores(rows):
+def round_scores(rows: Iterable[Iterable[float]]) -> list[list[float | None]]:
     """Return numbers about heads, one list a layer, as JSON can hold them: six figures, None for NaN."""
     return [[_round(value) for value in row] for row in rows]
 
 
-def _round(value):
+def _round(value: float) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def _spell_palette(is_signed, palette):
+def _spell_palette(is_signed: bool, palette: Any) -> str:
     colours = get_colormap(diverging=is_signed, palette=palette)
-    rgb = np.rint(colours(np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
-    return rgb.tobytes().hex()
+    rgb = np.rint(np.asarray(colours(np.linspace(0, 1, 256)))[:, :3] * 255).astype(np.uint8)
+    return bytes(rgb).hex()
 
 
-def describe_maps(maps, *, exact=False, scores=None, notes=()):
+def describe_maps(
+    maps: AttentionMaps, *, exact: bool = False, scores: Scores | None = None, notes: Sequence[str] = ()
+) -> Meta:
     """Describe attention maps as the front end's ``source.meta``.
 
     Parameters
@@ -114,14 +134,14 @@ def describe_maps(maps, *, exact=False, scores=None, notes=()):
     return describe_facts(maps, scale=scale, exact=exact, maxima=maxima, scores=scores, notes=notes)
 
 
-def _find_maxima(head, row, column):
+def _find_maxima(head: NDArray[Any], row: int, column: int) -> tuple[float, float]:
     """Return the largest size, and the largest past the first rows and columns; each cell is looked at once."""
     head = np.abs(head) if head.min() < 0 else head
     rest = head[row:, column:].max(initial=0)
     return float(max(rest, head[:row].max(initial=0), head[:, :column].max(initial=0))), float(rest)
 
 
-def score_for_display(maps):
+def score_for_display(maps: AttentionMaps) -> dict[str, list[list[float]]]:
     """Measure what the front end sorts heads by.
 
     Parameters
@@ -144,27 +164,28 @@ def score_for_display(maps):
     return {}
 
 
-def count_hidden(maps):
+def count_hidden(maps: MapFacts) -> tuple[int, int]:
     """Return how many rows and columns of cells go when the first token is hidden: its row only if that is its own."""
     return int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1), 1
 
 
-def count_cells(meta):
+def count_cells(meta: Meta) -> int:
     """Return the number of cells of a head that the causal mask leaves."""
     return int((meta["rows"] - _find_first_rows(meta)).sum())
 
 
-def _find_first_rows(meta):
+def _find_first_rows(meta: Meta) -> NDArray[np.int64]:
     """Return the first row that sees each column, `rows` where none does; axes ``(columns,)``."""
     columns = np.arange(meta["columns"])
     if not meta["causal"]:
         return np.zeros_like(columns)
     down, across = meta["cell"]
     first = -((meta["first_query"] - columns * across - 1) // down) - 1
-    return np.clip(first, 0, meta["rows"])
+    rows: NDArray[np.int64] = np.clip(first, 0, meta["rows"])
+    return rows
 
 
-def encode_head(weights, meta):
+def encode_head(weights: NDArray[Any], meta: Meta) -> bytes:
     """Return the bytes of one head.
 
     Parameters
@@ -190,17 +211,17 @@ def encode_head(weights, meta):
     seen = np.arange(rows) >= _find_first_rows(meta)[:, None]
     cells = np.asarray(weights, np.float32).T[seen]
     if meta["encoding"]["type"] == "float32":
-        return cells.astype("<f4").tobytes()
+        return bytes(cells.astype("<f4"))
     scale = meta["encoding"]["scale"]
     zero = meta["encoding"]["zero"]
     low = -scale if zero else 0
     if not (cells.min(initial=0) >= low * (1 + 1e-3) and cells.max(initial=0) <= scale * (1 + 1e-3)):  # NaN is neither
         raise InvalidMapsError(f"weights must be from {low:g} to {scale:g}, got {cells.min():g} to {cells.max():g}")
     steps = np.rint((np.minimum(np.abs(cells), scale) / scale) ** (1 / POWER) * (zero or 255))
-    return (zero + np.copysign(steps, cells)).astype(np.uint8).tobytes()
+    return bytes((zero + np.copysign(steps, cells)).astype(np.uint8))
 
 
-def decode_head(data, meta):
+def decode_head(data: bytes, meta: Meta) -> NDArray[np.float32]:
     """Return the weights that the front end shows for the bytes of a head.
 
     Parameters
@@ -224,4 +245,5 @@ def decode_head(data, meta):
         cells = table[np.frombuffer(data, np.uint8)]
     weights = np.zeros((meta["columns"], meta["rows"]), np.float32)
     weights[np.arange(meta["rows"]) >= _find_first_rows(meta)[:, None]] = cells
-    return weights.T
+    head: NDArray[np.float32] = weights.T
+    return head

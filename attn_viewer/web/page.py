@@ -1,6 +1,7 @@
 """One HTML file that shows attention maps anywhere: data as text, the front end, and nothing from a network."""
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import html
@@ -8,10 +9,11 @@ import json
 import math
 import urllib.parse
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..cells import pool_maps
@@ -20,7 +22,7 @@ from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps, takes_maps
 from ..options import FilePath
 from ..selections import describe_numbers
-from .encode import count_cells, describe_maps, encode_head, score_for_display
+from .encode import THEMES, Meta, Scores, count_cells, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 MB = 1_000_000
 MAX_MB = 25.0
 FITS = ("pool", "split")
-THEMES = ("auto", "light", "dark")
 # Heads are kept in float32 where all of them together take no more bytes than this.
 EXACT_BYTES = 512 * 1024
 # 2 % more bytes than level 9, in a fifth of the time.
@@ -41,8 +42,18 @@ _FRAME_CSS = "html, body { margin: 0; } body { background: light-dark(#fff, #141
 
 
 class _OverBudgetError(Exception):
-    def __init__(self, size):
+    def __init__(self, size: float) -> None:
         self.size = size
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opening:
+    """How a page opens, and whether a bar shows how it is made."""
+
+    state: str = ""
+    theme: str = "auto"
+    progress: bool | None = None
+    use_hash: bool = True
 
 
 @takes_maps
@@ -52,7 +63,7 @@ def export_html(
     *,
     max_mb: float = MAX_MB,
     fit: str = "pool",
-    scores: Mapping[str, Any] | None = None,
+    scores: Scores | None = None,
     state: str = "",
     theme: str = "auto",
     progress: bool | None = None,
@@ -96,21 +107,22 @@ def export_html(
     """
     path = check_page_options(path, max_mb=max_mb, fit=fit, state=state, theme=theme)
     budget = max_mb * MB
-    options = {"state": state, "theme": theme, "progress": progress}
+    opening = _Opening(state, theme, progress)
     scores = score_for_display(maps) if scores is None else scores
     try:
-        pages = {path: _render(maps, budget, scores, **options)}
+        pages = {path: _render(maps, budget, scores, opening)}
     except _OverBudgetError as over:
-        pages = _render_parts(maps, path, budget, scores, options) if fit == "split" else {}
-        links = [{"layers": part.layers, "href": urllib.parse.quote(name.name)} for name, (part, _) in pages.items()]
-        pages = {name: page for name, (_, page) in pages.items()}
-        whole = _render_pooled(maps, budget, over.size, scores, parts=links or None, **options)
-        pages = {path: whole, **pages}
+        parts = _render_parts(maps, path, budget, scores, opening) if fit == "split" else {}
+        links = [{"layers": part.layers, "href": urllib.parse.quote(name.name)} for name, (part, _) in parts.items()]
+        whole = _render_pooled(maps, budget, over.size, scores, opening, parts=links)
+        pages = {path: whole} | {name: page for name, (_, page) in parts.items()}
     make_folder(path.parent)
     return [write_whole(name, page) for name, page in pages.items()]
 
 
-def check_page_options(path, *, max_mb=MAX_MB, fit="pool", state="", theme="auto"):
+def check_page_options(
+    path: FilePath, *, max_mb: float = MAX_MB, fit: str = "pool", state: str = "", theme: str = "auto"
+) -> Path:
     """Check what can be known to be wrong before anything is encoded.
 
     Parameters
@@ -178,7 +190,7 @@ def show_attention(maps: AttentionMaps, *, state: str = "", theme: str = "auto")
     return AttentionWidget(maps, state=state, theme=theme)
 
 
-def render_frame(maps, *, max_mb=2.0, height=680):
+def render_frame(maps: AttentionMaps, *, max_mb: float = 2.0, height: int = 680) -> str:
     """Render maps as an element for other pages, such as the output of a notebook.
 
     Parameters
@@ -196,11 +208,11 @@ def render_frame(maps, *, max_mb=2.0, height=680):
         An ``iframe`` that holds the page and may do nothing but run it.
     """
     scores = score_for_display(maps)
-    options = {"state": "", "theme": "auto", "progress": False, "use_hash": False}
+    opening = _Opening(progress=False, use_hash=False)
     try:
-        page = _render(maps, max_mb * MB, scores, **options)
+        page = _render(maps, max_mb * MB, scores, opening)
     except _OverBudgetError as over:
-        page = _render_pooled(maps, max_mb * MB, over.size, scores, **options)
+        page = _render_pooled(maps, max_mb * MB, over.size, scores, opening)
     return (
         f'<iframe srcdoc="{html.escape(page.decode("ascii"))}" sandbox="allow-scripts" '
         f'title="Attention of {html.escape(maps.model_id)}" '
@@ -208,7 +220,15 @@ def render_frame(maps, *, max_mb=2.0, height=680):
     )
 
 
-def _render_pooled(maps, budget, size, scores, *, parts=None, **options):
+def _render_pooled(
+    maps: AttentionMaps,
+    budget: float,
+    size: float,
+    scores: Scores,
+    opening: _Opening,
+    *,
+    parts: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
     """Render maps in the smallest cells that fit; `size` is what they take without."""
     side = max(2, math.floor(math.sqrt(size / budget)))
     while True:
@@ -217,7 +237,7 @@ def _render_pooled(maps, budget, size, scores, *, parts=None, **options):
         if parts:
             notes.append("Every weight is in the files of single layers:")
         try:
-            return _render(pooled, budget, scores, notes=notes, parts=parts, **options)
+            return _render(pooled, budget, scores, opening, notes=notes, parts=parts)
         except _OverBudgetError as over:
             if max(pooled.shape) == 1:
                 raise OptionError(
@@ -228,7 +248,9 @@ def _render_pooled(maps, budget, size, scores, *, parts=None, **options):
             side = math.ceil(side * max(1.1, math.sqrt(over.size / budget)))
 
 
-def _render_parts(maps, path, budget, scores, options):
+def _render_parts(
+    maps: AttentionMaps, path: Path, budget: float, scores: Scores, opening: _Opening
+) -> dict[Path, tuple[AttentionMaps, bytes]]:
     """Render every full weight in files of consecutive layers; by path, the maps and the page."""
     pages = {}
     rest = list(maps.layers)
@@ -241,7 +263,7 @@ def _render_parts(maps, path, budget, scores, options):
         notes = [f"Layers {describe_numbers(chosen)} of {describe_numbers(maps.layers)}."]
         parts = [{"layers": maps.layers, "href": urllib.parse.quote(path.name)}]
         try:
-            page = _render(part, budget, own, notes=notes, parts=parts, **options)
+            page = _render(part, budget, own, opening, notes=notes, parts=parts)
         except _OverBudgetError as over:
             if count == 1:
                 raise OptionError(
@@ -255,14 +277,22 @@ def _render_parts(maps, path, budget, scores, options):
     return pages
 
 
-def _render(maps, budget, scores, *, state, theme, progress, notes=(), parts=None, use_hash=True):
+def _render(
+    maps: AttentionMaps,
+    budget: float,
+    scores: Scores,
+    opening: _Opening,
+    *,
+    notes: Sequence[str] = (),
+    parts: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
     """Return the page as bytes, or raise `_OverBudgetError` with the size that it would about have."""
     meta = describe_maps(maps, scores=scores, notes=notes)
     if 4 * count_cells(meta) * sum(maps.n_heads) <= min(EXACT_BYTES, budget / 2):
         meta = describe_maps(maps, exact=True, scores=scores, notes=notes)
     if parts:
         meta["parts"] = [{"layers": list(part["layers"]), "href": part["href"]} for part in parts]
-    options = {"useHash": use_hash, "state": state, "theme": theme}
+    options = {"useHash": opening.use_hash, "state": opening.state, "theme": opening.theme}
     pieces = [_render_head(meta, options)]
     size = len(pieces[0]) + 20
     done, total = 0, sum(maps.n_heads)
@@ -271,7 +301,7 @@ def _render(maps, budget, scores, *, state, theme, progress, notes=(), parts=Non
         expected = size + sum(len(_pack_head(head, meta)) for head in every) * total / len(every)
         if expected > SAMPLE_DOUBT * budget:
             raise _OverBudgetError(expected)
-    disable = None if progress is None else not progress
+    disable = None if opening.progress is None else not opening.progress
     with tqdm(total=total, desc="encoding", unit="head", disable=disable, leave=False) as bar:
         for layer, numbers, weights in zip(maps.layers, maps.heads, maps.weights, strict=True):
             for number, head in zip(numbers, weights, strict=True):
@@ -285,11 +315,11 @@ def _render(maps, budget, scores, *, state, theme, progress, notes=(), parts=Non
     return "".join(pieces).encode("ascii")
 
 
-def _pack_head(weights, meta):
+def _pack_head(weights: NDArray[Any], meta: Meta) -> str:
     return base64.b64encode(zlib.compress(encode_head(weights, meta), DEFLATE_LEVEL)).decode("ascii")
 
 
-def _render_head(meta, options):
+def _render_head(meta: Meta, options: Mapping[str, Any]) -> str:
     """Return all of a page but its weights, in ASCII."""
     script, style = _read_code()
     policy = (
@@ -311,7 +341,7 @@ def _render_head(meta, options):
 
 
 @functools.cache
-def _read_code():
+def _read_code() -> tuple[str, str]:
     """Return script and style with no character past ASCII, so that a page reads the same in every encoding."""
     script = '"use strict";\n{\n' + join_modules("file.js") + f"\n{_BOOT}\n}}\n"
     style = read_style() + _FRAME_CSS
@@ -319,10 +349,10 @@ def _read_code():
     return escaped, style.encode("ascii").decode("ascii")
 
 
-def _hash(text):
+def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("ascii")).digest()).decode("ascii")
 
 
-def _embed(data):
+def _embed(data: Any) -> str:
     """Write JSON that ends no element: ``<`` is escaped, and so is all that is not ASCII."""
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -10,7 +10,7 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function |const |class )", re.MULTI
 
 
 @functools.cache
-def join_modules(entry):
+def join_modules(entry: str) -> str:
     """Return a module of the front end with all that it imports, as one text without imports and exports.
 
     All modules share one scope: a name that two of them declare is a syntax error in the browser.
@@ -25,9 +25,9 @@ def join_modules(entry):
     str
         JavaScript that declares what `entry` exports.
     """
-    ordered = []
+    ordered: list[str] = []
 
-    def visit(name):
+    def visit(name: str) -> None:
         if name in seen:
             return
         seen.add(name)
@@ -36,12 +36,12 @@ def join_modules(entry):
             visit(wanted)
         ordered.append(_EXPORT.sub("", _IMPORT.sub("", text)).strip())
 
-    seen = set()
+    seen: set[str] = set()
     visit(entry)
     return "\n".join(ordered)
 
 
 @functools.cache
-def read_style():
+def read_style() -> str:
     """Return the front end's style sheet."""
     return (STATIC / "viewer.css").read_text(encoding="utf-8")

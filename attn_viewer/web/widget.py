@@ -1,8 +1,10 @@
 """The viewer as a notebook widget (`anywidget`); weights travel a head at a time, as they are looked at."""
 
+from typing import Any
+
 from ..errors import AttnViewerError, OptionError
-from .encode import describe_maps, encode_head, score_for_display
-from .page import THEMES
+from ..maps import AttentionMaps
+from .encode import THEMES, describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
 
 try:
@@ -31,12 +33,12 @@ class AttentionWidget(anywidget.AnyWidget):
     state = traitlets.Unicode("").tag(sync=True)
     theme = traitlets.Enum(THEMES, "auto").tag(sync=True)
 
-    def __init__(self, maps, **options):
+    def __init__(self, maps: AttentionMaps, **options: Any) -> None:
         super().__init__(meta=describe_maps(maps, exact=True, scores=score_for_display(maps)), **options)
         self._maps = maps
         self.on_msg(self._answer)
 
-    def _answer(self, _widget, content, _buffers):
+    def _answer(self, _widget: object, content: Any, _buffers: object) -> None:
         """Send the bytes of the head that the front end asks for."""
         number = content.get("id") if isinstance(content, dict) else None
         try:
