@@ -1,10 +1,12 @@
 import dataclasses
 import itertools
+import warnings
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attn_viewer.capture.kernels import (
     Scores,
@@ -164,6 +166,12 @@ def test_output_with_lse_is_that_of_torch_to_the_bit(dtype, masking, options):
         is_causal = masking == "causal"
         plain = SDPA(query, key, value, mask, is_causal=is_causal, **options)
         both = attend_with_lse(query, key, value, mask, 0.0, is_causal, None, **options)
+        if both is None and options:  # torch 2.6 has no fused kernel for heads that share keys
+            refused = pytest.raises(RuntimeError, match="No available kernel")
+            with warnings.catch_warnings(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), refused:
+                warnings.simplefilter("ignore")
+                SDPA(query, key, value, mask, is_causal=is_causal, **options)
+            continue
         assert both is not None, "torch no longer offers its fused kernel: the fast path is gone"
         assert torch.equal(both[0], plain)
         own = compute_lse(Scores(query[0].float(), key[0].float(), None if mask is None else mask[0], is_causal))
