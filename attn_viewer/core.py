@@ -7,17 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .declarations import takes_options
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import (
-    FigurePageOptions,
-    GenerationOptions,
-    PageOptions,
-    PanelOptions,
-    PassOptions,
-    ViewOptions,
-    takes_options,
-)
+from .options import FigurePageOptions, GenerationOptions, PageOptions, PanelOptions, PassOptions, ViewOptions
 
 if TYPE_CHECKING:
     import torch

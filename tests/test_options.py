@@ -13,8 +13,9 @@ from attn_viewer import LookOptions, capture_attention, save_scores, view_attent
 from attn_viewer.cli import main
 from attn_viewer.commands import COMMANDS
 from attn_viewer.commands.arguments import Command, add_options, read_options
+from attn_viewer.declarations import get_declaration, list_choices, read_type
 from attn_viewer.errors import ArgumentError, OptionError
-from attn_viewer.options import CaptureOptions, GenerationOptions, ViewOptions, get_declaration, list_choices, read_type
+from attn_viewer.options import CaptureOptions, GenerationOptions, ViewOptions
 
 
 def list_commands():

@@ -5,9 +5,10 @@ from functools import partial
 
 import torch
 
+from ..declarations import takes_options
 from ..errors import OptionError
 from ..maps import AttentionMaps
-from ..options import CaptureOptions, takes_options
+from ..options import CaptureOptions
 from .collector import Collector, Stack
 from .guard import Switch
 from .numbering import get_kind

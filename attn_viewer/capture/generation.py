@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from ..declarations import takes_options
 from ..errors import OptionError, PromptError
 from ..inputs.limits import explain_length
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
 from ..inputs.signature import call_model, find_inner, get_config
-from ..options import GenerationOptions, takes_options
+from ..options import GenerationOptions
 from .guard import borrow_model
 from .prefill import capture_inputs, choose_kind
 

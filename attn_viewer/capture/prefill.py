@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from ..declarations import takes_options
 from ..errors import OptionError
 from ..inputs.limits import explain_length
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
 from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
-from ..options import CaptureOptions, PassOptions, takes_options
+from ..options import CaptureOptions, PassOptions
 from .collector import Collector, Stack
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks

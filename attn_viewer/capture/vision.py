@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from ..declarations import takes_options
 from ..errors import CaptureError, PromptError
 from ..maps import AttentionMaps
-from ..options import CaptureOptions, takes_options
+from ..options import CaptureOptions
 from .collector import Collector
 from .prefill import get_model_id, run_watched
 

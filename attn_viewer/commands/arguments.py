@@ -11,18 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..declarations import Options, get_declaration, list_choices, option, read_type
 from ..errors import OptionError, PromptError
-from ..options import (
-    CACHE,
-    FilePath,
-    GenerationOptions,
-    Options,
-    captured,
-    get_declaration,
-    list_choices,
-    option,
-    read_type,
-)
+from ..options import CACHE, FilePath, GenerationOptions, captured
 from ..selections import parse_names, parse_numbers
 
 if TYPE_CHECKING:

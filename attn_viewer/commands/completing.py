@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import PageOptions, option
+from ..declarations import option
+from ..options import PageOptions
 from .arguments import (
     Command,
     Family,

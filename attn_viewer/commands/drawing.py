@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..declarations import option
 from ..errors import FigureError, OptionError, PromptError
 from ..options import (
     CacheOptions,
@@ -17,7 +18,6 @@ from ..options import (
     PageOptions,
     ViewOptions,
     captured,
-    option,
 )
 from ..selections import parse_names
 from .arguments import (

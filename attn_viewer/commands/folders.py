@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..options import Options, VenueOptions, option
+from ..declarations import Options, option
+from ..options import VenueOptions
 from .arguments import Command, FolderOptions, WorkerOptions, report_run
 
 

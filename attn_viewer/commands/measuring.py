@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..declarations import option
 from ..errors import OptionError
-from ..options import CacheOptions, ColourOptions, FigureOptions, SelectionOptions, option
+from ..options import CacheOptions, ColourOptions, FigureOptions, SelectionOptions
 from .arguments import (
     Command,
     LoadOptions,

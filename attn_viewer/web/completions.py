@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..declarations import takes_options
 from ..errors import CacheError, OptionError
 from ..files import check_folder, check_model_id
 from ..maps import AttentionMaps
-from ..options import FilePath, GenerationOptions, takes_options
+from ..options import FilePath, GenerationOptions
 from ..storage.pt import SUFFIX, load_scores, save_scores
 from .page import MAX_MB, check_page_options, export_html
 

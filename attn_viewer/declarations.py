@@ -1,0 +1,323 @@
+"""How options are declared: groups of values with default, type, limits and help, and what is made from them.
+
+From the declarations come the checks, the words of the command line (`commands.arguments`), and signature, checks and
+parameter section of functions under `takes_options`. What is declared stands in `options` and with the commands.
+
+`needs` names another option without which one would do nothing (``"reduction=pooled"``: with that value; of several,
+one is enough); `apart` names options beside which it has no meaning. Both are refused, and neither counts in a class
+that does not have the option named. A class may change defaults: ``class Mine(LookOptions, norm="power")``, with
+``@dataclass(frozen=True, kw_only=True)`` above it as everywhere here.
+"""
+
+import dataclasses
+import functools
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+
+from .errors import ArgumentError, OptionError
+from .hints import check_value, describe_hint, find_nearest, read_hint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What is said of an option beside its name, type and default."""
+
+    help: str
+    words: tuple[str, ...] | None = None  # on the command line; None is the option's name, () is not offered
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None  # reads the word that follows on a command line
+    read: Callable[[Any], Any] | None = None  # brings what came into its final form
+    at_least: float | None = None
+    above: float | None = None
+    needs: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    position: int | None = None  # where it may stand in a call without its name
+    module: str = ""  # where it is declared, and its hint is read
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    words: str | tuple[str, ...] | None = None,
+    needs: str | tuple[str, ...] = (),
+    apart: str | tuple[str, ...] = (),
+    **more: Any,
+) -> Any:
+    """Declare an option; `more` are fields of `Declaration`. Without default it must be given."""
+    names = None if words is None else _listed(words)
+    declaration = Declaration(help=help, words=names, needs=_listed(needs), apart=_listed(apart), **more)
+    return dataclasses.field(default=default, metadata={"option": declaration})
+
+
+class _ClassDoc:
+    """The docstring of a class of options, with their list, which is written when somebody reads it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __get__(self, instance: object, owner: "type[Options]") -> str:
+        if "__match_args__" not in owner.__dict__:
+            return self.text  # `dataclass`, which is at work, asks only whether there is one
+        entries = textwrap.indent("\n".join(owner.document()), "    ")
+        return f"{self.text.rstrip()}\n\n    Parameters\n    ----------\n{entries}\n"
+
+
+class Options:
+    """Base of all groups of options: values that are checked when they are made and never change.
+
+    Raises
+    ------
+    ArgumentError
+        For a value of the wrong type or out of its limits, or a name that is no option.
+    """
+
+    group_name: ClassVar[str] = ""
+    _fields: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
+
+    def __init_subclass__(cls, **defaults: Any) -> None:
+        """Collect declarations, change defaults and document the class."""
+        super().__init_subclass__()
+        own = inspect.get_annotations(cls)
+        cls.__annotations__ = own
+        inherited: dict[str, dataclasses.Field[Any]] = {}
+        for base in reversed(cls.__mro__[1:]):
+            inherited |= base.__dict__.get("_fields", {})
+        for name, default in defaults.items():
+            field = inherited[name]
+            own[name] = field.type
+            setattr(cls, name, dataclasses.field(default=default, metadata=field.metadata))
+        fields: dict[str, dataclasses.Field[Any]] = {}
+        for name, hint in own.items():
+            declared = cls.__dict__.get(name)
+            if isinstance(declared, dataclasses.Field):
+                said = get_declaration(declared)
+                said = said if said.module else dataclasses.replace(said, module=cls.__module__)
+                declared.type, declared.metadata = hint, types.MappingProxyType({"option": said})
+                fields[name] = declared
+        cls._fields = inherited | fields
+        cls.group_name = (cls.__doc__ or cls.__name__).partition("\n")[0].rstrip(".")
+        cls.__doc__ = _ClassDoc(cls.__doc__ or cls.__name__)  # type: ignore[assignment]
+
+    def __new__(cls, *args: Any, **given: Any) -> "Self":
+        """Refuse names that are no options, before Python does in its own words."""
+        cls.check_names(given)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check all values, so that a wrong one is found before any work is done."""
+        for name, field in self._fields.items():
+            declared, value = get_declaration(field), getattr(self, name)
+            if declared.read is not None and value is not None:
+                value = declared.read(value)
+                value = field.default if value == field.default else value  # a default that was read is no choice
+                object.__setattr__(self, name, value)
+            if value is not field.default:
+                check_value(name, value, read_type(field), at_least=declared.at_least, above=declared.above)
+
+    @classmethod
+    def list_names(cls) -> list[str]:
+        """Return the names of all options."""
+        return list(cls._fields)
+
+    @classmethod
+    def check_names(cls, names: Collection[str], also: Collection[str] = (), caller: str | None = None) -> None:
+        """Refuse names that are neither options nor among `also`, and suggest the nearest."""
+        known = [*also, *cls._fields]
+        for name in names:
+            if name not in known:
+                raise ArgumentError(f"{caller or cls.__name__} has no option {name!r}{find_nearest(name, known)}")
+
+    @classmethod
+    def collect(cls, given: Mapping[str, Any], options: "Options | None" = None, caller: str | None = None) -> "Self":
+        """Make options from what was given by name over stored ones, and refuse what would do nothing.
+
+        Parameters
+        ----------
+        given : mapping
+            Values by name.
+        options : Options, optional
+            Stored values; of theirs, those that are not a default count as given.
+        caller : str, optional
+            Who takes the options, for errors.
+        """
+        cls.check_names(given, caller=caller)
+        stored = {} if options is None else options.as_dict()
+        chosen = {} if options is None else options.changes()
+        cls.check_names(chosen, caller=caller)
+        values = cls(**{name: value for name, value in stored.items() if name in cls._fields} | dict(given))
+        values.check_use({*given, *chosen})
+        return values
+
+    def check_use(self, given: Collection[str]) -> None:
+        """Refuse an option that was given and does nothing beside the others.
+
+        Raises
+        ------
+        OptionError
+            For the first one.
+        """
+        for name in self._fields:
+            declared = get_declaration(self._fields[name])
+            if not self._is_asked(name, given):
+                continue
+            for other in declared.apart:
+                if other in self._fields and self._is_asked(other, given):
+                    raise OptionError(f"{name} has no use beside {other}; leave one of them out")
+            needs = [need for need in declared.needs if need.partition("=")[0] in self._fields]
+            if needs and not any(self._is_met(need, given) for need in needs):
+                raise OptionError(f"{name} has no use without {' or '.join(needs)}")
+
+    def _is_asked(self, name: str, given: Collection[str]) -> bool:
+        """Tell whether an option asks for something: None and a False that is the default do not."""
+        value, default = getattr(self, name), self._fields[name].default
+        return name in given and value is not None and not (value is False and default is False)
+
+    def _is_met(self, need: str, given: Collection[str]) -> bool:
+        name, has_value, value = need.partition("=")
+        if has_value:
+            return str(getattr(self, name)) == value
+        met = getattr(self, name)
+        return bool(met) or (met is not None and name in given)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all values by name."""
+        return {name: getattr(self, name) for name in self._fields}
+
+    def changes(self) -> dict[str, Any]:
+        """Return the values that are not the default of this class, by name."""
+        return {name: value for name, value in self.as_dict().items() if value is not self._fields[name].default}
+
+    @classmethod
+    def pick(cls, options: "Options") -> "Self":
+        """Return options of this class out of a larger one."""
+        return cls(**{name: value for name, value in options.as_dict().items() if name in cls._fields})
+
+    @classmethod
+    def document(cls) -> list[str]:
+        """Return the lines of a numpydoc parameter section."""
+        lines = []
+        for name, field in sorted(cls._fields.items(), key=lambda item: get_declaration(item[1]).position or 99):
+            declared = get_declaration(field)
+            lines.append(f"{name} : {describe_hint(read_type(field))}{', optional' * (field.default is None)}")
+            text = f"{declared.help[0].upper()}{declared.help[1:]}."
+            conditions = [f"Needs {' or '.join(f'`{need}`' for need in declared.needs)}."] * bool(declared.needs)
+            conditions += [f"Not beside {' or '.join(f'`{other}`' for other in declared.apart)}."] * bool(
+                declared.apart
+            )
+            lines += textwrap.wrap(" ".join([text, *conditions]), 110, initial_indent="    ", subsequent_indent="    ")
+        return lines
+
+
+def get_declaration(field: "dataclasses.Field[Any]") -> Declaration:
+    """Return what was said of an option."""
+    declaration: Declaration = field.metadata["option"]
+    return declaration
+
+
+def read_type(field: "dataclasses.Field[Any]") -> Any:
+    """Return the type hint of an option."""
+    return read_hint(field.type, vars(sys.modules[get_declaration(field).module]))
+
+
+def list_choices(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """Return the values of an option that has a few, else none."""
+    hint = read_type(field)
+    parts = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    return get_args(parts[0]) if parts else ()
+
+
+def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
+    """Let a function be called with options by name, or stored in ``options=``.
+
+    The function itself has a keyword-only parameter `options` of that class; all checks are done when it is called.
+    A parameter of its own that has the name of an option says where that may stand by position, and gets its value.
+    In the docstring, the entry ``**options`` stands for the options.
+
+    Parameters
+    ----------
+    kind : type
+        The class of options.
+    """
+
+    def decorate(function: Callable[..., _R]) -> Callable[..., _R]:
+        own = inspect.signature(function).parameters
+        hints = getattr(function, "__globals__", {})
+        signature = _make_signature(own, kind)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> _R:
+            kind.check_names(kwargs, own, function.__name__)
+            given = signature.bind(*args, **kwargs).arguments
+            options = given.pop("options", None)
+            known = options is None or (
+                isinstance(options, Options) and (issubclass(kind, type(options)) or isinstance(options, kind))
+            )
+            if not known:
+                raise ArgumentError(f"options must be {kind.__name__} or one of its parts, got {options!r:.80}")
+            mine = {name: given.pop(name) for name in list(given) if name in own}
+            for name, value in mine.items():
+                if value is not own[name].default:
+                    check_value(name, value, read_hint(own[name].annotation, hints))
+            chosen = kind.collect(
+                given | {name: mine[name] for name in mine.keys() & kind._fields}, options, function.__name__
+            )
+            mine |= {name: getattr(chosen, name) for name in own if name in kind._fields}
+            return function(**mine, options=chosen)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.checks_itself = True  # type: ignore[attr-defined]
+        call.__doc__ = _document(function.__doc__, kind)
+        return call
+
+    return decorate
+
+
+def _make_signature(own: Mapping[str, inspect.Parameter], kind: type[Options]) -> inspect.Signature:
+    """Own parameters, options that may come by position, `options`, all other options."""
+    parameter = inspect.Parameter
+    declared = {
+        name: parameter(
+            name,
+            parameter.POSITIONAL_OR_KEYWORD if get_declaration(field).position else parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=field.type,
+        )
+        for name, field in kind._fields.items()
+        if name not in own
+    }
+    stored = own["options"].replace(default=None, annotation=Options | None)
+    every = [one for name, one in own.items() if name != "options"] + [*declared.values(), stored]
+    places = {name: get_declaration(field).position or 0 for name, field in kind._fields.items()}
+    return inspect.Signature(sorted(every, key=lambda one: (one.kind, places.get(one.name, 0))))
+
+
+def _document(text: str | None, kind: type[Options]) -> str | None:
+    """Put the options into a docstring, where it says ``**options``."""
+    before, found, after = (text or "").partition("    **options\n")
+    if not found:
+        return text
+    indent = before[before.rfind("\n") + 1 :] + "    "
+    rest = after.splitlines(keepends=True)
+    while rest and rest[0].startswith(indent + "    "):
+        rest.pop(0)
+    stored = [
+        "options : " + kind.__name__,
+        "    Stored options, of this class or a part of it; those given by name go before.",
+    ]
+    lines = textwrap.indent("\n".join([*stored, *kind.document()]), indent)
+    return f"{before[: before.rfind(chr(10)) + 1]}{lines}\n{''.join(rest)}"
