@@ -161,20 +161,17 @@ def parse_numbers(text: str) -> list[int]:
 
 
 def parse_heads(text: str) -> list[tuple[int, int]]:
-    """Read heads as a person writes them: ``5.2,18.6`` is head 2 of layer 5 and head 6 of layer 18.
+    """Read heads as a person writes them, each once: ``5.2,18.6`` is head 2 of layer 5 and head 6 of layer 18.
 
     Raises
     ------
-    ValueError
+    OptionError
         If it is anything else.
     """
-    heads = []
-    for word in parse_names(text):
-        layer, dot, head = word.partition(".")
-        if not (dot and layer.isdecimal() and head.isdecimal()):
-            raise ValueError(f"heads are written as layer.head, such as 5.2,18.6; got {word!r}")
-        heads.append((int(layer), int(head)))
-    return heads
+    matches = [re.fullmatch(r"\s*(\d{1,6})\.(\d{1,6})\s*", part) for part in text.split(",")]
+    if not all(matches):
+        raise OptionError(f"expected layer.head such as 5.2,18.6, got {text!r}")
+    return list(dict.fromkeys((int(match[1]), int(match[2])) for match in matches if match))
 
 
 def parse_names(text: str) -> list[str]:

@@ -4,18 +4,21 @@ import argparse
 import contextlib
 import dataclasses
 import inspect
+import sys
 from typing import get_args
 
 import pytest
 from conftest import PROMPT, make_maps
+from PIL import Image
 
-from attn_viewer import LookOptions, capture_attention, save_scores, view_attention
+from attn_viewer import LookOptions, activations_main, capture_attention, save_scores, view_attention
 from attn_viewer.cli import main
 from attn_viewer.commands import COMMANDS
 from attn_viewer.commands.arguments import Command, add_options, read_options
-from attn_viewer.declarations import get_declaration, list_choices, read_type
+from attn_viewer.declarations import Options, get_declaration, list_choices, read_type
 from attn_viewer.errors import ArgumentError, OptionError
 from attn_viewer.options import CaptureOptions, GenerationOptions, ViewOptions
+from attn_viewer.selections import parse_heads
 
 
 def list_commands():
@@ -100,41 +103,186 @@ def find_value(field):
     special = {"group": "words", "spans": "words", "merge": "1.0,1.1", "num_figs_per_row": "2", "query": "1"}
     if name in special:
         return [special[name]]
-    if name == "heads" and declared.metavar == "5.3,7.1":
+    if declared.parse is parse_heads:
         return ["1.0"]
     number = max(declared.at_least or 0, 3)
     return [str(number)] if {int, float} & set(kinds) else ["1"]
 
 
+MODEL = "--model_id m --model_path demo --dtype float32 --device_map cpu --revision x --trust_remote_code --quiet "
+PAIR, FILE, CHAT = "--prompt a --pair b ", "--prompt_file p.txt ", "--chat --decoder_prompt x "
+KEPT = "--layers 1 --heads 0-1 --queries 3 --kind self "
+COARSE = "--reduction pooled --max_cells 2 --pooling mean --weighting value_norm --prompt_ids 5,6,7,8 "
+MORE = "--max_new_tokens 2 --temperature 1.0 --seed 3 "
+CACHE = "--load_attention_scores_path random_attn_scores.pt "
+FIGURE = "--fig_format png --save_fig_path v --preset icml2024 --columns 2 "
+COLOURS = "--cmap viridis --sink hide --norm log "
+PAGE = "--max_mb 9 --fit split --state view=text --theme dark "
+RUN = "--save_path d --n_samples 1 --quiet --parallel 1 "
+# What is typed after each command; together it is everything that the command offers. What the demo model cannot do is
+# refused when it is read, and has a mark.
+TYPED = {
+    "view": (
+        MODEL + PAIR + KEPT + COLOURS + PAGE + "--html h.html --save_attention_scores --save_attention_scores_path s "
+        "--plot_figs_per_head --parallel 2 --width 8 --dark --fontsize 5 --title t --num_figs_per_row 2 --vmin 0.1 "
+        "--vmax 0.9 --panels 1.0 --group words --group_summary max --fig_format svg --text path --save_fig_path v",
+        FILE + FIGURE + "--figures one_dot --figures_from f.py --ignore_first_token --scale panel --reduction full",
+        COARSE + MORE,
+        "!" + CHAT,
+        CACHE + "--spans a:0:2",
+    ),
+    "html": (MODEL + PAIR + KEPT + PAGE + "--output o.html", FILE, COARSE + MORE, "!" + CHAT, CACHE),
+    "overview": (
+        MODEL + PAIR + KEPT + "--kinds birds_eye " + COLOURS + FIGURE,
+        FILE,
+        COARSE + MORE + "--kinds birds_eye",
+        "!" + CHAT,
+        CACHE,
+    ),
+    "overlay": (
+        "i.png --load_attention_scores_path vit_attn_scores.pt --model_id m --layers 1 --head 0 --query 1 "
+        "--cmap viridis " + FIGURE,
+        "!i.png --model_path ./none --quiet",
+    ),
+    "heads": (
+        MODEL + PAIR + KEPT.replace("--queries 3 ", "") + FIGURE + "--scores entropy,local_mass,sink_rate --window 3 "
+        "--epsilon 0.2 --sort entropy --top 2 --csv c.csv --json j.json",
+        "--repeated 5 --seed 1 --queries 3 --scores entropy",
+        FILE,
+        "!" + COARSE + "--scores entropy",
+        MORE + "--scores entropy",
+        "!" + CHAT,
+        CACHE,
+    ),
+    "compare": ("random_attn_scores.pt random_attn_scores.pt --layers 1 --heads 0-1 --top 2 " + COLOURS + FIGURE,),
+    "ablate": (
+        MODEL + PAIR + FIGURE + "--heads 1.0 --mode mean --top 2 --json j.json",
+        FILE + "--merge 1.0,1.1 --alpha 0.3",
+        "--rank --top 1 --prompt_ids 5,6,7",
+        "!--chat --heads 1.0",
+    ),
+    "completions save": (
+        MODEL + PAIR + KEPT + "--output o --max_new_tokens 2",
+        FILE + "--raw_tokens --max_new_tokens 2",
+        COARSE + MORE,
+        "--prompts p.jsonl --max_new_tokens 2",
+        "!" + CHAT,
+    ),
+    "completions render": (
+        "random " + PAGE + "--output r --average_heads --quiet",
+        "random_attn_scores.pt --zero_first_token --output r2",
+    ),
+    "activations": (
+        RUN + "--model demo --model_id m --prompts p.jsonl --raw_prompts --min_chars 1 --max_chars 50 --shuffle "
+        "--seed 1 --stacked_heads --device cpu --force",
+        "--scheduler none --prompts p.jsonl --save_path d2",
+    ),
+    "figures": (
+        RUN + "--model demo --figure_funcs one_dot --figures_from f.py --force",
+        "--scheduler none --save_path d --figure_funcs raw",
+    ),
+    "atlas": (
+        RUN + "--model demo --scores entropy --mean_maps 2 --fig_format svg --preset icml2024 --columns 2",
+        "--scheduler none --save_path d --scores entropy",
+    ),
+    "serve": ("--path d --host 127.0.0.1 --port 0 --allow_host a,b",),
+}
+FUNCTION = """
+from attn_viewer import register_attn_figure_func
+
+
+@register_attn_figure_func
+def one_dot(attn_matrix, save_dir):
+    (save_dir / "one_dot.txt").write_text(str(attn_matrix.shape))
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, demo):
+    """A folder with all files that the lines of `TYPED` name."""
+    folder = tmp_path_factory.mktemp("typed")
+    save_scores(make_maps(), folder)
+    tokens = ["[CLS]", *(f"{row},{column}" for row in range(2) for column in range(3))]
+    save_scores(make_maps(n_tokens=7, tokens=tokens, causal=False, grid=(2, 3), model_id="vit"), folder)
+    Image.new("RGB", (6, 4)).save(folder / "i.png")
+    (folder / "p.txt").write_text(PROMPT)
+    (folder / "p.jsonl").write_text('{"text": "Summer is warm. Winter is cold."}\n')
+    (folder / "f.py").write_text(FUNCTION)
+    activations_main("demo", folder / "d", folder / "p.jsonl", progress=False)
+    return folder
+
+
+@pytest.fixture
+def names_read(monkeypatch):
+    """Names of options that were read by code that does something, and not by what only checks or copies them."""
+    names = set()
+
+    def read(self, name):
+        caller = sys._getframe(1)
+        module = caller.f_globals["__name__"]
+        if module not in ("attn_viewer.declarations", "dataclasses") and caller.f_code.co_name != "__post_init__":
+            names.update(type(self)._fields if name == "as_dict" else {name})
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Options, "__getattribute__", read, raising=False)
+    return names
+
+
+@pytest.mark.parametrize("line", [f"{name}: {line}" for name in TYPED for line in TYPED[name]])
+def test_what_is_typed_is_read(line, workplace, demo, names_read, monkeypatch, capsys):
+    """Every option that was typed reaches code that acts on it, also beside all others of the line."""
+    name, _, words = line.partition(": ")
+    command = COMMAND_LIST[name]
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("attn_viewer.capture.loading.load_model", lambda *args, **kwargs: demo)
+    monkeypatch.setattr("attn_viewer.web.server.serve", lambda *args, **kwargs: None)
+    on_cluster = "attn_viewer.pipeline.work._run_on_cluster"
+    monkeypatch.setattr(on_cluster, lambda run, batches, scheduler, n_jobs: map(run, batches))
+    status = main([*name.split(), *words.removeprefix("!").split()])
+    assert status == (2 if words.startswith("!") else 0), capsys.readouterr().err
+    spelled = {word: key for key, field in command.options._fields.items() for word in list_words(key, field)}
+    typed = [spelled[word] for word in words.removeprefix("!").split() if word.startswith("--")]
+    assert [option for option in typed if option not in names_read] == []
+
+
+def list_words(name, field):
+    words = get_declaration(field).words
+    return [f"--{word}" for word in ((name,) if words is None else words)]
+
+
+@pytest.mark.parametrize("name", COMMAND_LIST)
+def test_all_that_a_command_offers_is_tried(name):
+    fields = COMMAND_LIST[name].options._fields
+    firsts = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
+    offered = {word for key, field in fields.items() if key not in firsts for word in list_words(key, field)}
+    assert offered == {word for line in TYPED[name] for word in line.removeprefix("!").split() if word[:2] == "--"}
+
+
 @pytest.mark.parametrize(("name", "option"), OFFERED)
-def test_every_option_of_every_command_is_read_or_refused(name, option):
-    """An option of a command reaches the values that the command acts on; if it would do nothing, it is refused."""
+def test_what_would_do_nothing_is_refused(name, option):
+    """An option that needs another is refused without it, in every command that offers both."""
     command = COMMAND_LIST[name]
     field = command.options._fields[option]
-    declared = get_declaration(field)
-    words = (option,) if declared.words is None else declared.words
+    needs = [need for need in get_declaration(field).needs if need.partition("=")[0] in command.options._fields]
     parser = argparse.ArgumentParser()
     add_options(parser, command)
-    firsts = [key for key, one in command.options._fields.items() if one.default is dataclasses.MISSING]
-    given = ["x"] * len(firsts)
-    if option in firsts or not words:
+    words = list_words(option, field)
+    if field.default is dataclasses.MISSING or not words:
         return
+    firsts = ["x" for one in command.options._fields.values() if one.default is dataclasses.MISSING]
     for word in words:
-        typed = parser.parse_args([*given, f"--{word}", *find_value(field)])
-        needs = [need for need in declared.needs if need.partition("=")[0] in command.options._fields]
-        values = None
-        if needs:
-            with contextlib.suppress(OptionError):  # the other one is not there
-                values = read_options(command.options, typed)
-        else:
-            values = read_options(command.options, typed)
-        assert values is None or getattr(values, option) != field.default
-        # The command's code names it, or hands it on with the class that declares it.
-        source = inspect.getsource(inspect.getmodule(command.run))
-        names_it = f".{option}" in source or f'"{option}"' in source
-        assert names_it or any(
-            option in base._fields for base in command.options.__mro__[1:] if hasattr(base, "_fields")
-        )
+        chosen = parser.parse_args([*firsts, word, *find_value(field)])
+        is_met = not needs or any(is_there(command.options, need) for need in needs)
+        with contextlib.nullcontext() if is_met else pytest.raises(OptionError, match=f"{option} has no use without"):
+            values = read_options(command.options, chosen)
+            assert getattr(values, option) != field.default
+
+
+def is_there(kind, need):
+    """Tell whether defaults alone meet a need."""
+    name, _, value = need.partition("=")
+    default = kind._fields[name].default
+    return str(default) == value if value else bool(default)
 
 
 @pytest.mark.parametrize(

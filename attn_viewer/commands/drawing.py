@@ -109,8 +109,7 @@ class HtmlWords(LoadOptions, PromptOptions, SamplingOptions, CacheOptions, PageO
 
 
 def _html(asked: HtmlWords) -> None:
-    values = {name: value for name, value in asked.as_dict().items() if name in ViewOptions._fields}
-    _view_prompt(asked, ViewOptions(**values, html_path=asked.output))
+    _view_prompt(asked, dataclasses.replace(ViewOptions.pick(asked), html_path=asked.output))
 
 
 html = Command(HtmlWords, _html)

@@ -1,6 +1,5 @@
 """``attn-viewer heads``, ``compare`` and ``ablate``: numbers about heads, and changes of model or heads."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..declarations import option
 from ..errors import OptionError
 from ..options import CacheOptions, ColourOptions, FigureOptions, SelectionOptions
+from ..selections import parse_heads
 from .arguments import (
     Command,
     LoadOptions,
@@ -196,20 +196,6 @@ def _compare(asked: CompareWords) -> None:
 
 
 compare = Command(CompareWords, _compare)
-
-
-def parse_heads(text: str) -> list[tuple[int, int]]:
-    """Read heads such as ``5.3,7.1``, ``layer.head`` divided by commas, each once.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be read.
-    """
-    matches = [re.fullmatch(r"\s*(\d{1,6})\.(\d{1,6})\s*", part) for part in text.split(",")]
-    if not all(matches):
-        raise OptionError(f"expected layer.head such as 5.3,7.1, got {text!r}")
-    return list(dict.fromkeys((int(match[1]), int(match[2])) for match in matches if match))
 
 
 @dataclass(frozen=True, kw_only=True)
