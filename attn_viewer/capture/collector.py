@@ -281,7 +281,8 @@ class Collector:
             return tensor
         raise CaptureError(
             f"module {name!r} computes attention on a tensor of shape {tuple(tensor.shape)}, where "
-            "(1, n_heads, n_tokens, d) is expected; capture one prompt at a time"
+            "(1, n_heads, n_tokens, d) is expected: windows, frames or pictures of one input, or prompts of a "
+            "batch, lie side by side there, which make no one map; capture_attention_calls(…, batch_index=…) shows one"
         )
 
     def _place(self, seen, shape, positions, inputs):

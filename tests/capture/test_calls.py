@@ -142,7 +142,7 @@ def test_a_batch_needs_a_choice_and_a_program_a_call(program):
     model, x = program
     with pytest.raises(OptionError, match="run must be a function"):
         capture_attention_calls(x)
-    with pytest.raises(CaptureError, match="one prompt at a time"):
+    with pytest.raises(CaptureError, match=r"prompts of a batch, lie side by side .* batch_index="):
         capture_attention_calls(lambda: model(x), model=model)
     with pytest.raises(CaptureError, match="no attention weights"):
         capture_attention_calls(lambda: None)

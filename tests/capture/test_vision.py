@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from architectures import VISION, build_model, make_inputs
 
-from attn_viewer import capture_image_attention
+from attn_viewer import capture_attention_calls, capture_image_attention
 from attn_viewer.errors import CaptureError, PromptError
 
 
@@ -45,3 +46,28 @@ def test_what_is_no_image_or_no_grid():
     model.config.patch_size = 1
     with pytest.raises(CaptureError, match="patches"):
         capture_image_attention(model, make_inputs(VISION)["pixel_values"])
+
+
+def test_windows_make_no_one_map():
+    config = transformers.SwinConfig(
+        image_size=16, patch_size=2, embed_dim=16, depths=[2], num_heads=[4], window_size=4, num_labels=2
+    )
+    model = transformers.SwinModel(config).eval()
+    with pytest.raises(CaptureError, match="windows, frames or pictures of one input"):
+        capture_image_attention(model, torch.zeros(1, 3, 16, 16))
+
+
+def test_frames_are_shown_one_by_one():
+    config = transformers.TimesformerConfig(
+        image_size=16, patch_size=8, num_frames=3, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=16, attn_implementation="eager",
+    )  # fmt: skip
+    model, frames = transformers.TimesformerModel(config).eval(), torch.randn(1, 3, 3, 16, 16)
+    run = lambda: model(frames, output_attentions=True)  # noqa: E731
+    with pytest.raises(CaptureError, match=r"shape \(4, 4, 3, .*frames or pictures .* batch_index="):
+        capture_attention_calls(run, model=model)
+    seen = capture_attention_calls(run, model=model, batch_index=1)["encoder.layer.*.attention.attention"]
+    with torch.no_grad():
+        expected = run().attentions
+    for ours, theirs in zip(seen.weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs[1], atol=1e-6)
