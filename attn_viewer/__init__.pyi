@@ -16,16 +16,10 @@ from .analysis.spectra import compute_singular_values as compute_singular_values
 from .analysis.table import HeadScores as HeadScores, average_scores as average_scores
 from .capture.calls import capture_attention_calls as capture_attention_calls
 from .capture.generation import capture_generation as capture_generation
-from .capture.intervene import ablate_heads as ablate_heads, merge_heads as merge_heads
 from .capture.loading import load_image_model as load_image_model, load_model as load_model
 from .capture.prefill import capture_attention as capture_attention
 from .capture.vision import capture_image_attention as capture_image_attention
 from .core import view_attention as view_attention
-from .effects import (
-    HeadEffect as HeadEffect,
-    measure_effect as measure_effect,
-    rank_heads_by_effect as rank_heads_by_effect,
-)
 from .errors import AttnViewerError as AttnViewerError
 from .experiments import (
     ExperimentRecord as ExperimentRecord,
@@ -63,6 +57,12 @@ from .figures.savers import (
 )
 from .figures.thumbnails import plot_birds_eye as plot_birds_eye
 from .figures.venues import use_preset as use_preset
+from .interventions.changed_heads import ablate_heads as ablate_heads, merge_heads as merge_heads
+from .interventions.head_effects import (
+    HeadEffect as HeadEffect,
+    measure_effect as measure_effect,
+    rank_heads_by_effect as rank_heads_by_effect,
+)
 from .maps import AttentionMaps as AttentionMaps
 from .options import (
     CaptureOptions as CaptureOptions,

@@ -32,6 +32,7 @@ _PLAIN = {
 }
 _OURS = {
     "Module": "a loaded model (load_model gives it and its tokenizer)",
+    "Intervention": "an intervention on this model (ablate_heads and merge_heads make them)",
     "AttentionMaps": "AttentionMaps (capture_attention and load_scores give them)",
 }
 _UNIONS = (typing.Union, types.UnionType)

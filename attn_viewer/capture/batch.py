@@ -1,22 +1,36 @@
 """The attention weights of several short prompts, from one pass that computes each as if it ran alone."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 
+from ..declarations import takes_options
 from ..errors import CaptureError
 from ..inputs.model_inputs import prepare_inputs
-from ..inputs.signature import takes_argument
+from ..inputs.signature import find_device, get_config, takes_argument
+from ..maps import AttentionMaps
 from ..options import CaptureOptions
+from .changes import list_interventions
 from .collector import Collector
+from .fused import SdpaArguments
 from .guard import borrow_model, list_implementations
-from .mixtures import IN_FORCE
+from .module_stack import ModuleStack
 from .numbering import number_modules
 from .prefill import get_model_id
-from .watch import AttentionWatch, ModuleStack
+from .watch import AttentionWatch
 
 
-def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
+@takes_options(CaptureOptions)
+def capture_batch(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    model_id: str | None = None,
+    options: CaptureOptions,
+) -> list[AttentionMaps]:
     """Capture the attention weights of several prompts in one pass.
 
     Short prompts leave a processor waiting for the model's weights, which a batch fetches once. Prompts are laid end to
@@ -48,9 +62,8 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
     CaptureError
         If this model's prompts must run one at a time.
     """
-    if getattr(model.config, "is_encoder_decoder", False) or IN_FORCE.interventions:
+    if getattr(get_config(model), "is_encoder_decoder", False) or list_interventions():
         raise _refuse(model)
-    options = CaptureOptions(**options)
     prompts = [prepare_inputs(model, tokenizer, text) for text in texts]
     inputs = [prompt.arguments for prompt in prompts]
     tokens = [prompt.prompts[0].sides["self"] for prompt in prompts]
@@ -62,7 +75,7 @@ def capture_batch(model, tokenizer, texts, *, model_id=None, **options):
     arguments = {
         name: torch.cat([each[name] for each in inputs], dim=1) for name in inputs[0] if takes_argument(body, name)
     }
-    arguments["position_ids"] = torch.cat([torch.arange(n) for n in lengths])[None].to(model.device)
+    arguments["position_ids"] = torch.cat([torch.arange(n) for n in lengths])[None].to(find_device(model))
     if takes_argument(body, "attention_mask"):
         # Not every tokenizer gives one, and without it transformers sees from the positions where prompts begin, and
         # makes a mask in place of is_causal.
@@ -103,29 +116,31 @@ class BatchWatch(AttentionWatch):
         Tokens of each prompt.
     """
 
-    def __init__(self, stack, collectors, lengths):
-        super().__init__(stack, None, None, wants_lse=collectors[0].wants_lse)
+    def __init__(self, stack: ModuleStack, collectors: Sequence[Collector], lengths: Sequence[int]) -> None:
+        def refuse(seen: object) -> NoReturn:
+            raise _refuse(stack.model)
+
+        super().__init__(stack, refuse, refuse, wants_lse=collectors[0].wants_lse)
         self.collectors, self.lengths = collectors, lengths
 
-    def _see_multihead(self, *args, **kwargs):
-        raise _refuse(self.stack.model)
-
-    def _see_call(self, query, key, value, attn_mask=None, *args, **kwargs):
+    def _see_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        given = SdpaArguments(*args, **kwargs)
         shape = 1, sum(self.lengths)
-        parts = (query, key, value)
+        parts = given[:3]
         # A mask that depends on the whole row's length would not be there for a prompt alone.
-        if attn_mask is not None or any(p.ndim != 4 or (p.shape[0], p.shape[2]) != shape for p in parts):
+        if given.attn_mask is not None or any(p.ndim != 4 or (p.shape[0], p.shape[2]) != shape for p in parts):
             raise _refuse(self.stack.model)
         where = self._count()
         outputs = []
         for collector, stop, n in zip(self.collectors, itertools.accumulate(self.lengths), self.lengths, strict=True):
-            call = self._attend(*where, *(part[:, :, stop - n : stop] for part in parts), None, *args, **kwargs)
+            query, key, value = (part[:, :, stop - n : stop] for part in parts)
+            call = self._attend(*where, given._replace(query=query, key=key, value=value))
             outputs.append(call.output)
             collector.take_call(call)
         return torch.cat(outputs, dim=2)
 
 
-def _refuse(model):
+def _refuse(model: torch.nn.Module) -> CaptureError:
     return CaptureError(
         f"prompts of {type(model).__name__} must run one at a time: its attention is not called with one row of tokens "
         "a prompt (it runs eager attention, another layout, or under interventions)"

@@ -12,9 +12,9 @@ from ..cells import choose_cell
 from ..errors import CaptureError
 from ..maps import AttentionMaps
 from ..selections import choose_numbers, describe_numbers
+from .changes import list_interventions
 from .guard import list_implementations
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
-from .mixtures import IN_FORCE, iterate_mixed
 from .numbering import get_kind, has_no_softmax, is_attention, number_modules
 from .padding import WHOLE, Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
@@ -169,7 +169,7 @@ class Collector:
         step = stack.cell[0] * max(1, ROWS // stack.cell[0])
         if change is None:
             return iterate_weights(scores.select(rows=rows), rows=step)
-        return iterate_mixed(scores, change, rows, step=step)
+        return change.iterate_weights(scores, rows, step=step)
 
     def take_weights(self, seen):
         """Take weights that an eager module handed out.
@@ -192,7 +192,7 @@ class Collector:
         n_query, n_key = stack.size
         stack.causal &= n_key == positions.first + n_query and not bool(weights.triu(positions.first + 1).any())
         stack.sources.add("eager")
-        changed = {head for i in IN_FORCE.interventions for at, head in i.heads if at == layer}
+        changed = {head for i in list_interventions() for at, head in i.heads if at == layer}
         own = [head for head in range(len(weights)) if head not in changed]
         sums = weights[own].sum(-1, dtype=torch.float32)  # 0 where a row is padding
         if bool(((sums > 0) & (sums < LEAST_SUM)).any()):
@@ -215,7 +215,7 @@ class Collector:
 
     def _note(self, name):
         self.accounted.add(name)
-        self.interventions.update(dict.fromkeys(IN_FORCE.interventions))
+        self.interventions.update(dict.fromkeys(list_interventions()))
 
     def _describe_interventions(self):
         """Return what was done to this model; without one (`capture_attention_calls`), to any."""

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from ..errors import CaptureError
+from .changes import list_interventions
 from .guard import Loan, Watch
-from .mixtures import IN_FORCE, SOFTMAX
+from .module_stack import Frame, ModuleStack
 from .numbering import has_no_softmax, is_called_attention
 from .targets import count_heads
-from .watch import Frame, ModuleStack, ModuleWeights
+from .watch import ModuleWeights
 
+SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm)
 # How far the rows of weights of half precision may be from 1.
 _ROUNDING = 0.02
@@ -30,7 +32,7 @@ class EagerHooks:
 
     Parameters
     ----------
-    stack : watch.ModuleStack
+    stack : ModuleStack
         Followed at the same time, from later on, so that a module is still on it when its hook runs.
     on_weights : callable
         Takes a `watch.ModuleWeights`.
@@ -67,7 +69,7 @@ class EagerHooks:
         if output and isinstance(output[0], tuple):  # I-BERT pairs its outputs with their quantisation scale
             self._take(module, args, output[0])
             return
-        may_be_zero = bool(IN_FORCE.interventions)
+        may_be_zero = bool(list_interventions())
         found = [part for part in map(_order_axes, output[1:]) if _are_weights(part, may_be_zero)]
         if len(found) > 1:
             raise CaptureError(

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -408,48 +407,6 @@ def _pool_rows(columns: torch.Tensor, down: int, pooling: str) -> torch.Tensor:
         columns = torch.nn.functional.pad(columns, (0, missing), value=nothing)
     columns = columns.unflatten(-1, (-1, down))
     return columns.amax(-1) if pooling == "max" else columns.sum(-1)
-
-
-def attend_with_lse(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    is_causal: bool,
-    scale: float | None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Compute attention as `scaled_dot_product_attention` would, and the log-sum-exp of its rows with it.
-
-    On a CPU torch's fused kernel has computed them anyway. It is reached through a private operator, so only where
-    torch itself would take that kernel; the output is the same to the bit.
-
-    Parameters
-    ----------
-    query, key, value, mask, dropout, is_causal, scale
-        As `torch.nn.functional.scaled_dot_product_attention` takes them.
-    **options
-        What else it takes: ``enable_gqa``.
-
-    Returns
-    -------
-    tuple of torch.Tensor or None
-        Output and log-sum-exp of axes ``(batch, n_heads, n_query)``; None where there is no such kernel.
-    """
-    flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    choose = getattr(torch, "_fused_sdp_choice", None)
-    if flash is None or choose is None or query.device.type != "cpu" or dropout or query.ndim != 4:
-        return None
-    if choose(query, key, value, mask, dropout, is_causal, scale=scale, **options) != _FLASH:
-        return None
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-    output, lse = flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)
-    return output, lse
-
-
-_FLASH = torch.nn.attention.SDPBackend.FLASH_ATTENTION.value
 
 
 def blocks_future(mask: torch.Tensor, n_query: int, n_key: int, first: int = 0) -> bool:

@@ -17,11 +17,12 @@ from ..options import CaptureOptions, PassOptions
 from .collector import Collector, Stack
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks
+from .module_stack import ModuleStack
 from .numbering import get_kind, number_modules
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
-from .watch import AttentionCall, AttentionWatch, ModuleStack, ModuleWeights
+from .watch import AttentionCall, AttentionWatch, ModuleWeights
 
 
 @takes_options(PassOptions)

@@ -19,7 +19,8 @@ from .sequences import iterate_tensors
 
 if TYPE_CHECKING:
     from .guard import Loan
-    from .watch import AttentionCall, ModuleStack
+    from .module_stack import ModuleStack
+    from .watch import AttentionCall
 
 # Of the largest number of an output: how far one that was computed another way may be off.
 _TOLERANCE = 1e-4
@@ -39,7 +40,7 @@ class ProjectionWatch:
 
     Parameters
     ----------
-    stack : watch.ModuleStack
+    stack : ModuleStack
         Followed at the same time, from later on, so that a module is still on it when its hook runs.
     on_call : callable
         Takes a `watch.AttentionCall` with its `projection`, or without where there is none that is certain.

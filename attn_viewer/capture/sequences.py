@@ -11,7 +11,7 @@ import torch
 
 if TYPE_CHECKING:
     from .guard import Loan
-    from .watch import ModuleStack
+    from .module_stack import ModuleStack
 
 
 class Given(NamedTuple):
@@ -47,7 +47,7 @@ class SequenceWatch:
 
     Parameters
     ----------
-    stack : watch.ModuleStack
+    stack : ModuleStack
         Followed at the same time, from earlier on, so that a module is on it when its hook runs.
     """
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..declarations import option
 from ..errors import OptionError
-from ..options import CacheOptions, ColourOptions, FigureOptions, SelectionOptions
+from ..options import AblationMode, CacheOptions, ColourOptions, FigureOptions, SelectionOptions
 from ..selections import parse_heads
 from .arguments import (
     Command,
@@ -209,7 +209,7 @@ class AblateWords(LoadOptions, PromptOptions, FigureOptions, QuietOptions, fig_f
         None, "two heads of a layer to share a pattern", metavar="5.3,5.4", parse=parse_heads, apart=("rank", "mode")
     )
     rank: bool = option(False, "ablate every head in turn, by its effect on the loss")
-    mode: Literal["zero", "mean", "uniform", "bos"] = option("zero", "what stands in for an ablated head")
+    mode: AblationMode = option("zero", "what stands in for an ablated head")
     alpha: float = option(0.5, "share of the first, merging", metavar="A", needs="merge")
     top: int = option(5, "next tokens or heads to show", metavar="K", at_least=0)
     json: str | None = option(None, "write all numbers", metavar="FILE")
@@ -239,8 +239,8 @@ def _ablate(asked: AblateWords) -> None:
 
 
 def _change(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tuple[Any, Any, str]:
-    from ..capture.intervene import ablate_heads, merge_heads
-    from ..effects import measure_effect
+    from ..interventions.changed_heads import ablate_heads, merge_heads
+    from ..interventions.head_effects import measure_effect
 
     if asked.merge is None:
         intervention = ablate_heads(model, asked.heads, asked.mode)
@@ -264,7 +264,7 @@ def _change(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tupl
 
 
 def _rank(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tuple[Any, Any, str]:
-    from ..effects import rank_heads_by_effect
+    from ..interventions.head_effects import rank_heads_by_effect
 
     table = rank_heads_by_effect(
         model, tokenizer, prompt, mode=asked.mode, model_id=asked.model_id, progress=asked.bars

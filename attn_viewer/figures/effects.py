@@ -13,7 +13,7 @@ from .page import LINE, MARGIN, Caption, Page, PageFigure
 from .style import SMALLEST_LABEL, PageStyle, shorten_label
 
 if TYPE_CHECKING:
-    from ..effects import HeadEffect
+    from ..interventions.head_effects import HeadEffect
 
 BAR, TRACE, SHORTEST_TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 130.0, 9.0, 14
 # So that a column is no longer than a page of a paper.

@@ -18,8 +18,9 @@ from architectures import (
 
 from attn_viewer import capture_attention, capture_attention_calls
 from attn_viewer.capture.guard import Loan
+from attn_viewer.capture.module_stack import ModuleStack
 from attn_viewer.capture.reduction import pool_matrix
-from attn_viewer.capture.watch import AttentionWatch, ModuleStack
+from attn_viewer.capture.watch import AttentionWatch
 from attn_viewer.errors import CaptureError
 
 # Granite's models with sinks hand out weights from before the sinks took their share.

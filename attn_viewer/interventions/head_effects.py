@@ -2,17 +2,26 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .analysis.table import HeadScores
-from .errors import OptionError
-from .selections import choose_numbers
+from ..analysis.table import HeadScores
+from ..capture.prefill import get_model_id
+from ..capture.targets import find_target
+from ..errors import OptionError
+from ..hints import check_value
+from ..options import AblationMode
+from ..selections import choose_numbers
+from ..tokens import label_tokens
+from .changed_heads import Intervention
+from .repeated_passes import encode_text, iterate_loss_changes, measure_losses, run_with_maps
 
-if TYPE_CHECKING:
-    import torch
+# A next token: its label, its probability without and with the intervention.
+NextToken = tuple[str, float, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,50 +30,50 @@ class HeadEffect:
 
     Parameters
     ----------
-    description : str
+    description
         The intervention, in a few words.
-    model_id : str
+    model_id
         Name of the model.
-    tokens : tuple of str
+    tokens
         Labels of the prompt's tokens.
-    changed : tuple of (int, int)
+    changed
         Layer and head of those that the intervention changed.
-    divergence : numpy.ndarray
+    divergence
         Kullback–Leibler divergence of the next-token distribution with the intervention from the one without, at
         each position, nats, axes ``(n_tokens,)``.
-    loss_before, loss_after : numpy.ndarray
+    loss_before, loss_after
         Cross-entropy of each token from the second on, nats, axes ``(n_tokens - 1,)``.
-    top_before, top_after : tuple of (str, float, float)
+    top_before, top_after
         The likeliest next tokens after the prompt without and with the intervention: label, probability without,
         probability with.
-    pattern_change : HeadScores
+    pattern_change
         Column ``"total_variation"``: half the sum of absolute changes of a row, 0 to 1, mean over the queries.
     """
 
     description: str
     model_id: str
-    tokens: tuple
-    changed: tuple
-    divergence: np.ndarray
-    loss_before: np.ndarray
-    loss_after: np.ndarray
-    top_before: tuple
-    top_after: tuple
+    tokens: tuple[str, ...]
+    changed: tuple[tuple[int, int], ...]
+    divergence: NDArray[np.float32]
+    loss_before: NDArray[np.float32]
+    loss_after: NDArray[np.float32]
+    top_before: tuple[NextToken, ...]
+    top_after: tuple[NextToken, ...]
     pattern_change: HeadScores
 
     @property
-    def loss_change(self):
+    def loss_change(self) -> float:
         """Mean loss with the intervention less the mean without, nats."""
         return float(self.loss_after.mean() - self.loss_before.mean())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Say what it did in one line."""
         return (
             f"HeadEffect({self.model_id!r}, {self.description}: loss {self.loss_before.mean():.3f} → "
             f"{self.loss_after.mean():.3f}, KL {self.divergence.mean():.3f} nats)"
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything in plain types, for JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["pattern_change"] = self.pattern_change.to_dict()
@@ -72,7 +81,13 @@ class HeadEffect:
 
 
 def measure_effect(
-    model: "torch.nn.Module", tokenizer: Any, prompt: Any, intervention: Any, *, k: int = 5, model_id: str | None = None
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompt: Any,
+    intervention: Intervention,
+    *,
+    k: int = 5,
+    model_id: str | None = None,
 ) -> HeadEffect:
     """Measure what an intervention does to a prompt's predictions and to the patterns of all heads.
 
@@ -80,17 +95,17 @@ def measure_effect(
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A causal language model with its head.
     tokenizer : transformers tokenizer or None
         For prompts in words and readable tokens.
     prompt : str, tuple of str, list of dict, token ids or mapping
         As `capture_attention` takes it, at least two tokens.
-    intervention : Intervention
+    intervention
         What `ablate_heads` or `merge_heads` returned for this model, not entered.
-    k : int
+    k
         How many of the likeliest next tokens to keep.
-    model_id : str, optional
+    model_id
         Name for figures; left out, the model's.
 
     Returns
@@ -110,18 +125,10 @@ def measure_effect(
     The divergence is D(p‖q) = Σ p·log(p / q) with p the distribution without the intervention (Kullback & Leibler
     1951), as Conmy et al. 2023, "Towards Automated Circuit Discovery", measure edits of a model.
     """
-    import torch
-
-    from .capture.intervene import Intervention
-    from .capture.prefill import get_model_id
-    from .capture.replay import encode_text, measure_losses, run_with_maps
-    from .tokens import label_tokens
-
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise OptionError(f"k must be a whole number from 1, got {k!r}")
-    if not isinstance(intervention, Intervention) or intervention.model is not model:
+    check_value("k", k, int, at_least=1)
+    if intervention.model is not model:
         raise OptionError(
-            f"intervention must come from ablate_heads or merge_heads on this model, got {intervention!r}"
+            f"intervention must come from ablate_heads or merge_heads on this model, got {intervention!r} on another"
         )
     inputs = encode_text(model, tokenizer, prompt)
     ids = inputs["input_ids"][0].cpu()
@@ -131,11 +138,6 @@ def measure_effect(
     with intervention:
         after, changed = run_with_maps(model, inputs, tokens, model_id=model_id)
     p, q = (torch.log_softmax(logits, -1) for logits in (before, after))
-    tops = []
-    for logits in (p, q):
-        best = logits[-1].topk(min(k, logits.shape[1])).indices
-        rows = zip(best.tolist(), p[-1, best].exp().tolist(), q[-1, best].exp().tolist(), strict=True)
-        tops.append(tuple((label_tokens([i], tokenizer)[0], one, other) for i, one, other in rows))
     shift = [np.abs(a - b).sum(-1).mean(-1) / 2 for a, b in zip(changed.weights, maps.weights, strict=True)]
     return HeadEffect(
         description=intervention.description,
@@ -145,8 +147,8 @@ def measure_effect(
         divergence=(p.exp() * (p - q)).sum(-1).clamp(min=0).numpy(),
         loss_before=measure_losses(before[None], ids)[0].numpy(),
         loss_after=measure_losses(after[None], ids)[0].numpy(),
-        top_before=tops[0],
-        top_after=tops[1],
+        top_before=_find_likeliest(p, p, q, k, tokenizer),
+        top_after=_find_likeliest(q, p, q, k, tokenizer),
         pattern_change=HeadScores(
             np.repeat(maps.layers, maps.n_heads),
             np.concatenate(maps.heads),
@@ -156,38 +158,47 @@ def measure_effect(
     )
 
 
+def _find_likeliest(
+    ranked: torch.Tensor, before: torch.Tensor, after: torch.Tensor, k: int, tokenizer: Any
+) -> tuple[NextToken, ...]:
+    """Return the likeliest next tokens by one of two log-probabilities of axes (n_tokens, n_vocabulary)."""
+    best = ranked[-1].topk(min(k, ranked.shape[1])).indices
+    rows = zip(best.tolist(), before[-1, best].exp().tolist(), after[-1, best].exp().tolist(), strict=True)
+    return tuple((label_tokens([i], tokenizer)[0], one, other) for i, one, other in rows)
+
+
 def rank_heads_by_effect(
-    model: "torch.nn.Module",
+    model: torch.nn.Module,
     tokenizer: Any,
     prompt: Any,
     *,
-    mode: str = "zero",
+    mode: AblationMode = "zero",
     layers: Iterable[int] | None = None,
-    batch_size: int | None = 16,
+    batch_size: int = 16,
     model_id: str | None = None,
     progress: bool | None = None,
-) -> Any:
+) -> HeadScores:
     """Measure what the model loses without each head in turn.
 
     The layers below the ablated head are computed once for all; the heads of a layer run together as a batch.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A causal language model with its head.
     tokenizer : transformers tokenizer or None
         For prompts in words.
     prompt : str, tuple of str, list of dict, token ids or mapping
         As `capture_attention` takes it, at least two tokens.
-    mode : {"zero", "mean", "uniform", "bos"}
+    mode
         As `ablate_heads` takes it.
-    layers : sequence of int, optional
+    layers
         True numbers of those whose heads are ablated; left out, all.
-    batch_size : int
+    batch_size
         Most heads in one pass; fewer take less memory.
-    model_id : str, optional
+    model_id
         Name for figures; left out, the model's.
-    progress : bool, optional
+    progress
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
     Returns
@@ -209,32 +220,28 @@ def rank_heads_by_effect(
     The first-order importance of Michel et al. 2019, "Are Sixteen Heads Really Better than One?", estimates this;
     here it is measured.
     """
-    from .capture.intervene import MODES
-    from .capture.prefill import get_model_id
-    from .capture.replay import encode_text, iterate_ablation_losses
-    from .capture.targets import find_target
-
-    if mode not in MODES:
-        raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise OptionError(f"batch_size must be a whole number from 1, got {batch_size!r}")
+    check_value("batch_size", batch_size, int, at_least=1)
     target = find_target(model)
     if target.n_heads is None:
         raise OptionError(f"how many heads a layer of {type(model).__name__} has cannot be found")
     layers = choose_numbers(layers, target.layers, "layer")
-    inputs = encode_text(model, tokenizer, prompt)
-    passes = iterate_ablation_losses(model, inputs, mode=mode, layers=layers, batch_size=batch_size)
-    whole = next(passes)[2].mean()
-    rows = []
+    passes = iterate_loss_changes(
+        model,
+        encode_text(model, tokenizer, prompt),
+        mode=mode,
+        layers=layers,
+        n_heads=target.n_heads,
+        batch_size=batch_size,
+    )
+    rows: list[tuple[int, int, float]] = []
     disable = None if progress is None else not progress
     with tqdm(total=len(layers) * target.n_heads, desc="ablating", unit="head", disable=disable, leave=False) as bar:
-        for layer, heads, losses in passes:
-            rows += [(layer, head, loss) for head, loss in zip(heads, losses.mean(1) - whole, strict=True)]
+        for layer, heads, changes in passes:
+            rows += [(layer, head, change) for head, change in zip(heads, changes.mean(1), strict=True)]
             bar.update(len(heads))
-    numbers, heads, changes = zip(*rows, strict=True)
     return HeadScores(
-        np.array(numbers),
-        np.array(heads),
-        {"loss_change": np.array(changes, np.float64)},
+        np.array([layer for layer, _, _ in rows]),
+        np.array([head for _, head, _ in rows]),
+        {"loss_change": np.array([change for _, _, change in rows], np.float64)},
         model_id or get_model_id(model),
     )

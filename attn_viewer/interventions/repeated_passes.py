@@ -2,36 +2,35 @@
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
+from ..capture.collector import Collector
+from ..capture.guard import Loan, borrow_model
+from ..capture.prefill import run_watched
+from ..capture.targets import Target, find_target
 from ..errors import OptionError, PromptError
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.rows import take_prompt
 from ..inputs.signature import takes_argument
-from ..options import CaptureOptions
-from .collector import Collector
-from .guard import Loan, borrow_model
-from .intervene import ablate_rows
-from .prefill import run_watched
-from .targets import find_target
+from ..maps import AttentionMaps
+from ..options import AblationMode, CaptureOptions
+from .changed_heads import ablate_rows
 
+Inputs = dict[str, torch.Tensor]
 _SEES_LATER = "{} sees later tokens, which it would predict; use a causal model"
 
 
-def encode_text(model, tokenizer, prompt):
+def encode_text(model: torch.nn.Module, tokenizer: Any, prompt: Any) -> Inputs:
     """Turn a prompt into inputs of a causal language model whose loss can be measured.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    tokenizer : transformers tokenizer or None
-        As in `capture_attention`.
-    prompt : str, tuple of str, list of dict, token ids or mapping
-        As `capture_attention` takes it, at least two tokens.
+    Tokenizer and prompt are as `capture_attention` takes them.
 
     Returns
     -------
@@ -58,19 +57,10 @@ def encode_text(model, tokenizer, prompt):
     return inputs
 
 
-def run_with_maps(model, inputs, tokens, **facts):
-    """Run a model once for its predictions and its attention together.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A causal language model.
-    inputs : dict of str to torch.Tensor
-        Of `encode_text`.
-    tokens : sequence of str
-        Labels.
-    **facts
-        More fields of `AttentionMaps`.
+def run_with_maps(
+    model: torch.nn.Module, inputs: Inputs, tokens: Sequence[str], *, model_id: str
+) -> tuple[torch.Tensor, AttentionMaps]:
+    """Run a causal language model once for its predictions and its attention together.
 
     Returns
     -------
@@ -86,66 +76,64 @@ def run_with_maps(model, inputs, tokens, **facts):
     """
     collector = Collector(model, CaptureOptions(), lambda stack, shape: shape == (len(tokens), len(tokens)))
     output = run_watched(model, [collector], inputs, keeps_logits=True)
-    maps = collector.make_maps(collector.find_main(), tokens, tokens, **facts)
+    maps = collector.make_maps(collector.find_main(), tokens, tokens, model_id=model_id)
     if not maps.causal:
         raise OptionError(_SEES_LATER.format(type(model).__name__))
     return output.logits[0].float().cpu(), maps
 
 
-def measure_losses(logits, ids):
-    """Return the cross-entropy of each token given those before it.
+def measure_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of each token given those before it, float32, nats, axes ``(batch, n_tokens - 1)``.
 
     Parameters
     ----------
-    logits : torch.Tensor
+    logits
         Axes ``(batch, n_tokens, n_vocabulary)``.
-    ids : torch.Tensor
+    ids
         Axes ``(n_tokens,)``.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, nats, axes ``(batch, n_tokens - 1)``.
     """
     chosen = logits[:, :-1].gather(2, ids[1:].expand(len(logits), -1)[..., None])[..., 0]
     return logits[:, :-1].logsumexp(-1).float() - chosen.float()
 
 
-def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_size=16):
-    """Measure the loss without each head in turn.
+def iterate_loss_changes(
+    model: torch.nn.Module, inputs: Inputs, *, mode: AblationMode, layers: Iterable[int], n_heads: int, batch_size: int
+) -> Iterator[tuple[int, list[int], NDArray[np.float32]]]:
+    """Measure what the loss grows by without each head in turn.
 
     One pass keeps what each layer put out. The passes without a layer's heads go as a batch and start at that layer:
     the layers below hand out what they did before, in models where nothing else passes between layers.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A causal language model.
-    inputs : dict of str to torch.Tensor
+    inputs
         Of `encode_text`.
-    mode : str
+    mode
         As in `ablate_heads`.
-    layers : sequence of int, optional
-        Whose heads; left out, all.
-    batch_size : int
+    layers, n_heads
+        Whose heads, and how many each has.
+    batch_size
         Most heads in one pass.
 
     Yields
     ------
-    layer, heads : int, list of int
-        ``None, None`` first, for the model as it is.
-    losses : numpy.ndarray
-        Axes ``(len(heads), n_tokens - 1)``.
+    layer : int
+        Its number.
+    heads : list of int
+        Some of its heads.
+    changes : numpy.ndarray
+        Loss without each less that of the whole model, nats, axes ``(len(heads), n_tokens - 1)``.
 
     Raises
     ------
     OptionError
         If another last token changes what the model says before it.
     """
-    target = find_target(model)
     ids = inputs["input_ids"][0]
-    arguments = {"use_cache": False} if takes_argument(model, "use_cache") else {}
-    blocks = _find_blocks(model, target)
+    arguments: dict[str, Any] = {"use_cache": False} if takes_argument(model, "use_cache") else {}
+    blocks = _find_blocks(model, find_target(model))
     with borrow_model(model):
         with _keep_outputs(blocks.values()) as outputs:
             logits = model(**inputs, **arguments).logits
@@ -153,21 +141,24 @@ def iterate_ablation_losses(model, inputs, *, mode="zero", layers=None, batch_si
         changed = model(**others, **arguments).logits
         if not _are_alike(logits[:, :-1], changed[:, :-1]):
             raise OptionError(_SEES_LATER.format(type(model).__name__))
-        if blocks and not _can_hand_out(model, inputs, arguments, blocks, outputs, logits):
+        if blocks and not _can_hand_out(model, _widen(inputs, 2) | arguments, blocks, outputs, logits):
             blocks = {}
-        yield None, None, measure_losses(logits, ids).cpu().numpy()
-        n_heads = target.n_heads
-        for layer in target.layers if layers is None else layers:
+        whole = measure_losses(logits, ids)
+        for layer in layers:
             for first in range(0, n_heads, batch_size):
                 heads = list(range(first, min(first + batch_size, n_heads)))
-                batch = {name: part.expand(len(heads), *part.shape[1:]) for name, part in inputs.items()}
+                batch = _widen(inputs, len(heads))
                 below = {blocks[at]: outputs[blocks[at]] for at in blocks if at < layer}
                 with _hand_out(below, len(heads)), ablate_rows(model, [(layer, head) for head in heads], mode):
                     losses = measure_losses(model(**batch, **arguments).logits, ids)
-                yield layer, heads, losses.cpu().numpy()
+                yield layer, heads, (losses - whole).cpu().numpy()
 
 
-def _find_blocks(model, target):
+def _widen(inputs: Inputs, n_batch: int) -> Inputs:
+    return {name: part.expand(n_batch, *part.shape[1:]) for name, part in inputs.items()}
+
+
+def _find_blocks(model: torch.nn.Module, target: Target) -> dict[int, torch.nn.Module]:
     """Return the module of each layer, by number; none where layers are not modules in a list of their own."""
     blocks = {}
     for name, number in target.modules.items():
@@ -179,31 +170,36 @@ def _find_blocks(model, target):
     return blocks
 
 
-def _are_alike(logits, others):
+def _are_alike(logits: torch.Tensor, others: torch.Tensor) -> bool:
     return torch.allclose(logits, others, rtol=0, atol=1e-2 * float(logits.abs().max()))
 
 
-def _can_hand_out(model, inputs, arguments, blocks, outputs, logits):
+def _can_hand_out(
+    model: torch.nn.Module,
+    arguments: dict[str, Any],
+    blocks: dict[int, torch.nn.Module],
+    outputs: dict[torch.nn.Module, Any],
+    logits: torch.Tensor,
+) -> bool:
     """Tell whether a pass that hands out all layers but the last says what a whole one says.
 
     It does not where a layer takes more from earlier ones than their outputs (Gemma 3n reads their keys), and then
     fails in as many ways as there are models.
     """
     *below, _ = sorted(blocks)
-    batch = {name: part.expand(2, *part.shape[1:]) for name, part in inputs.items()}
     try:
         with _hand_out({blocks[at]: outputs[blocks[at]] for at in below}, 2):
-            again = model(**batch, **arguments).logits
+            again: torch.Tensor = model(**arguments).logits
     except Exception:
         return False
     return len(again) == 2 and _are_alike(logits.expand(again.shape), again)
 
 
 @contextlib.contextmanager
-def _keep_outputs(modules):
-    outputs = {}
+def _keep_outputs(modules: Iterable[torch.nn.Module]) -> Iterator[dict[torch.nn.Module, Any]]:
+    outputs: dict[torch.nn.Module, Any] = {}
 
-    def keep(module, args, output):
+    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
         outputs[module] = output
 
     with Loan() as loan:
@@ -213,17 +209,17 @@ def _keep_outputs(modules):
 
 
 @contextlib.contextmanager
-def _hand_out(outputs, n_batch):
+def _hand_out(outputs: Mapping[torch.nn.Module, Any], n_batch: int) -> Iterator[None]:
     """Have modules return what they are known to, for each element of a batch, without computing it."""
 
-    def widen(part):
+    def widen(part: Any) -> Any:
         is_batched = isinstance(part, torch.Tensor) and part.ndim and len(part) == 1
         return part.expand(n_batch, *part.shape[1:]) if is_batched else part
 
     thread = threading.get_ident()
 
-    def make_forward(compute, output):
-        def forward(*args, **kwargs):
+    def make_forward(compute: Callable[..., Any], output: Any) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread:  # others run the same modules
                 return compute(*args, **kwargs)
             return pytree.tree_map(widen, output)
@@ -233,12 +229,12 @@ def _hand_out(outputs, n_batch):
     with Loan() as loan:
         for module, output in outputs.items():
             loan.note(partial(_restore_forward, module, vars(module).get("forward")))
-            module.forward = make_forward(module.forward, output)
+            vars(module)["forward"] = make_forward(module.forward, output)
         yield
 
 
-def _restore_forward(module, forward):
+def _restore_forward(module: torch.nn.Module, forward: Callable[..., Any] | None) -> None:
     if forward is None:
         vars(module).pop("forward", None)
     else:
-        module.forward = forward
+        vars(module)["forward"] = forward

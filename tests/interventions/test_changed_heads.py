@@ -1,4 +1,5 @@
 import threading
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ from conftest import PROMPT
 from test_prefill import describe_model
 
 from attn_viewer import ablate_heads, capture_attention, capture_attention_calls, merge_heads
-from attn_viewer.capture.intervene import MODES
 from attn_viewer.capture.targets import find_target
 from attn_viewer.errors import CaptureError, OptionError
+from attn_viewer.options import AblationMode
 
+MODES = get_args(AblationMode)
 # Output projections, whose inputs are the heads' outputs side by side.
 PROJECTIONS = {
     "gpt2": "transformer.h.{}.attn.c_proj",
@@ -242,6 +244,28 @@ def test_interventions_nest_and_the_later_one_acts_on_the_earlier():
     assert not maps.weights[1][0].any()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_two_models_are_changed_each_on_its_own(is_first):
+    model, other = build_model("llama"), build_model("gpt2")
+    changes = ablate_heads(model, [(1, 0)]), ablate_heads(other, [(0, 2)])
+    with changes[not is_first], changes[is_first]:
+        maps, others = (capture_attention(one, prompt=make_ids()) for one in (model, other))
+    plain = capture_attention(model, prompt=make_ids())
+    assert [layer.any((1, 2)).tolist() for layer in maps.weights] == [[True] * 4, [False] + [True] * 3, [True] * 4]
+    assert not others.weights[0][2].any()
+    np.testing.assert_array_equal(maps.weights[0], plain.weights[0])
+    assert (maps.interventions, others.interventions) == (("head 1.0 zeroed",), ("head 0.2 zeroed",))
+
+
+def test_a_model_and_a_part_of_it_are_not_both_changed():
+    model = build_model("llama")
+    plain = run(model)
+    for outer, inner in ((model, model.model), (model.model, model)):
+        with ablate_heads(outer, [(1, 0)]), pytest.raises(CaptureError, match="share"):
+            ablate_heads(inner, [(0, 0)]).__enter__()
+    assert torch.equal(run(model), plain)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_an_error_inside_ends_the_change(error, implementation):
@@ -288,7 +312,7 @@ def test_other_bad_input_is_refused():
     for alpha in (-0.1, 1.1, float("nan"), "0.5", True):
         with pytest.raises(OptionError, match="alpha"):
             merge_heads(model, 0, 1, 2, alpha)
-    with pytest.raises(OptionError, match="zero, mean"):
+    with pytest.raises(OptionError, match="'zero', 'mean'"):
         ablate_heads(model, [(0, 0)], "half")
     with pytest.raises(OptionError, match="cross"):
         ablate_heads(model, [(0, 0)], kind="cross")

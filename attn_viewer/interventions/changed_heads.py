@@ -1,21 +1,23 @@
-"""Interventions: what a model does when some of its heads attend otherwise, or not at all."""
+"""Interventions: heads that attend otherwise, or not at all, while a block runs."""
 
+import threading
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import SupportsIndex
 
 import torch
 
-from ..errors import OptionError
+from ..capture.guard import PatientLock
+from ..capture.targets import find_target
+from ..errors import CaptureError, OptionError
+from ..options import AblationMode, Kind
 from ..selections import choose_numbers
-from .guard import PatientLock
-from .mixtures import Term
-from .surgery import Surgery
-from .targets import find_target
+from .changed_calls import ChangingWatch
+from .mixed_patterns import Mixture, Mixtures, Term
 
-MODES = ("zero", "mean", "uniform", "bos")
-_active = weakref.WeakKeyDictionary()
+# Makes a head's mixture from its layer, its number and the mixtures of all heads of the layer so far.
+Change = Callable[[int, int, Mixtures], Mixture]
+_active: weakref.WeakKeyDictionary[torch.nn.Module, ChangingWatch] = weakref.WeakKeyDictionary()
 _active_lock = PatientLock()
 
 
@@ -27,21 +29,30 @@ class Intervention:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         Whose heads they are.
-    heads : sequence of tuple of int
+    heads
         ``(layer, head)`` of those that change, true numbers.
-    change : callable
-        Takes ``(layer, head, mixtures)``, the mixtures of all heads so far, and returns a head's new one.
-    description : str
+    change
+        What becomes of each.
+    description
         What it does, in a few words for figures and tables.
-    kind : str, optional
+    kind
         Which attention of an encoder-decoder.
-    rows : sequence of int, optional
+    rows
         Element of the batch in which each of `heads` changes; left out, all.
     """
 
-    def __init__(self, model, heads, change, description, *, kind=None, rows=None):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        heads: Iterable[tuple[int, int]],
+        change: Change,
+        description: str,
+        *,
+        kind: str | None = None,
+        rows: Iterable[int] | None = None,
+    ) -> None:
         self.model, self.heads, self.change = model, tuple(heads), change
         self.rows = (None,) * len(self.heads) if rows is None else tuple(rows)
         self.description = description
@@ -50,19 +61,20 @@ class Intervention:
             choose_numbers([layer], self.target.layers, "layer")
             self.target.check_head(layer, head)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Say what it does."""
         return f"Intervention({self.description})"
 
-    def __enter__(self):
+    def __enter__(self) -> "Intervention":
         """Put it in force."""
         try:
             with _active_lock:
-                surgery = _active.setdefault(self.model, Surgery(self.model))
+                _refuse_overlap(self.model)
+                watch = _active.setdefault(self.model, ChangingWatch(self.model))
                 try:
-                    surgery.add(self)
+                    watch.add(self)
                 finally:
-                    if not surgery.interventions:
+                    if not watch.interventions:
                         del _active[self.model]
         except BaseException:
             self.__exit__()
@@ -79,27 +91,12 @@ class Intervention:
 
     def _end(self) -> None:
         with _active_lock:
-            surgery = _active.get(self.model)
-            if surgery is not None and surgery.remove(self):
+            watch = _active.get(self.model)
+            if watch is not None and watch.remove(self):
                 del _active[self.model]
 
-    def fold(self, layer, mixtures, row):
-        """Return the mixtures of a layer's heads with this change on top.
-
-        Parameters
-        ----------
-        layer : int
-            True layer number.
-        mixtures : dict of int to dict
-            Those so far, of the heads that were changed.
-        row : int or None
-            Element of the batch; None for what changes in all.
-
-        Returns
-        -------
-        dict of int to dict
-            All of them.
-        """
+    def fold(self, layer: int, mixtures: Mixtures, row: int | None) -> Mixtures:
+        """Return the mixtures of a layer's heads with this change on top, in an element of the batch (None: in all)."""
         return mixtures | {
             head: self.change(layer, head, mixtures)
             for (at, head), own in zip(self.heads, self.rows, strict=True)
@@ -107,27 +104,38 @@ class Intervention:
         }
 
 
+def _refuse_overlap(model: torch.nn.Module) -> None:
+    """Refuse to change heads of a part of a model, or of what it is a part of: nobody could tell what comes of both."""
+    own = set(model.modules())
+    for other, watch in _active.items():
+        if other is not model and watch.thread == threading.get_ident() and not own.isdisjoint(other.modules()):
+            raise CaptureError(
+                f"heads of {type(other).__name__}, which shares modules with this {type(model).__name__}, are changed "
+                "already; make all interventions on one of them"
+            )
+
+
 def ablate_heads(
-    model: torch.nn.Module, heads: Iterable[Sequence[int]], mode: str = "zero", *, kind: str | None = None
-) -> Any:
+    model: torch.nn.Module, heads: Iterable[Sequence[int]], mode: AblationMode = "zero", *, kind: Kind | None = None
+) -> Intervention:
     """Take heads out of a model while a ``with`` block runs.
 
     ``with ablate_heads(model, [(5, 3)]): …``
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A transformers model, or one that is called like it. It is not changed: forward hooks and a watch of its
         attention calls do the work, also inside `generate`, and end with the block whatever happens.
-    heads : sequence of tuple of int
+    heads
         ``(layer, head)`` of each, true numbers.
-    mode : {"zero", "mean", "uniform", "bos"}
+    mode
         What a head's pattern becomes. ``"zero"``: no weight at all, so that the head puts out nothing; the same as
         zeros in its slice of the output projection's input. ``"mean"``: each row is the mean over the rows up to it
         (over all rows in encoders), so that the head puts out the mean of its outputs and no query chooses;
         ``"uniform"``: the same weight on every key that the query sees; ``"bos"``: all weight on the first of
         these, where it rests when it looks for nothing (with a sliding window, the oldest in the window).
-    kind : {"self", "encoder", "decoder", "cross"}, optional
+    kind
         Which attention of an encoder-decoder; left out, the encoder's.
 
     Returns
@@ -138,9 +146,10 @@ def ablate_heads(
     Raises
     ------
     OptionError
-        If a head is not there or the mode is unknown.
+        If a head is not there.
     CaptureError
-        On entering, if another thread has changed this model's heads; in the forward pass, if the model computes
+        On entering, if another thread has changed this model's heads, or heads of a part of it or of what it is a part
+        of are changed already; in the forward pass, if the model computes
         attention where nobody sees it, or for ``"mean"`` with a key-value cache, which knows no earlier outputs
         (generate with ``use_cache=False``).
 
@@ -151,28 +160,26 @@ def ablate_heads(
     ones only where attention is causal, so that nothing of the future leaks. In models with learned sinks a uniform
     pattern gives them nothing.
     """
-    if mode not in MODES:
-        raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     pairs = _read_heads(heads)
-    return Intervention(model, pairs, _ABLATIONS[mode], describe_ablation(pairs, mode), kind=kind)
+    return Intervention(model, pairs, _ABLATIONS[mode][0], describe_ablation(pairs, mode), kind=kind)
 
 
 def merge_heads(
-    model: torch.nn.Module, layer: int, head1: int, head2: int, alpha: float = 0.5, *, kind: str | None = None
-) -> Any:
+    model: torch.nn.Module, layer: int, head1: int, head2: int, alpha: float = 0.5, *, kind: Kind | None = None
+) -> Intervention:
     """Let two heads of a layer share one pattern while a ``with`` block runs.
 
     Both attend with α·A1 + (1 - α)·A2, each to its own values.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         As in `ablate_heads`.
-    layer, head1, head2 : int
+    layer, head1, head2
         True numbers.
-    alpha : float
+    alpha
         Share of the first head's pattern, 0 to 1.
-    kind : {"self", "encoder", "decoder", "cross"}, optional
+    kind
         Which attention of an encoder-decoder; left out, the encoder's.
 
     Returns
@@ -190,43 +197,26 @@ def merge_heads(
     (_, head1), (_, head2) = pairs = _read_heads([(layer, head1), (layer, head2)])
     if head1 == head2:
         raise OptionError(f"head {head1} of layer {layer} cannot be merged with itself; give two heads")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+    if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be a number from 0 to 1, got {alpha!r}")
 
-    def change(layer, head, mixtures):
-        parts = ((alpha, head1), (1 - alpha, head2))
-        mixed = Counter()
-        for share, part in parts:
+    def change(layer: int, head: int, mixtures: Mixtures) -> Mixture:
+        mixed: Mixture = {}
+        for share, part in ((alpha, head1), (1 - alpha, head2)):
             for term, old in _get_mixture(mixtures, part).items():
-                mixed[term] += share * old
-        return dict(mixed)
+                mixed[term] = mixed.get(term, 0.0) + share * old
+        return mixed
 
     words = f"heads {layer}.{head1} and {layer}.{head2} merged ({alpha:g} : {1 - alpha:g})"
     return Intervention(model, pairs, change, words, kind=kind)
 
 
-def ablate_rows(model, heads, mode="zero"):
-    """Take another head out of each element of a batch; see `ablate_heads`.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, to be run on batches of ``len(heads)``.
-    heads : sequence of tuple of int
-        ``(layer, head)`` for each element.
-    mode : str
-        As in `ablate_heads`.
-
-    Returns
-    -------
-    Intervention
-        To be entered.
-    """
-    pairs = _read_heads(heads)
-    return Intervention(model, pairs, _ABLATIONS[mode], describe_ablation(pairs, mode), rows=range(len(pairs)))
+def ablate_rows(model: torch.nn.Module, heads: Sequence[tuple[int, int]], mode: AblationMode = "zero") -> Intervention:
+    """Take another head, ``(layer, head)``, out of each element of a batch; see `ablate_heads`."""
+    return Intervention(model, heads, _ABLATIONS[mode][0], describe_ablation(heads, mode), rows=range(len(heads)))
 
 
-def _read_heads(heads):
+def _read_heads(heads: Iterable[Iterable[SupportsIndex]]) -> list[tuple[int, int]]:
     try:
         pairs = [(layer, head) for layer, head in heads]
     except (TypeError, ValueError):
@@ -237,36 +227,25 @@ def _read_heads(heads):
     return [(layer.__index__(), head.__index__()) for layer, head in pairs]
 
 
-def describe_ablation(pairs, mode):
-    """Say which heads were ablated how, in a few words.
-
-    Parameters
-    ----------
-    pairs : sequence of tuple of int
-        ``(layer, head)`` of each.
-    mode : str
-        As in `ablate_heads`.
-
-    Returns
-    -------
-    str
-        Such as ``head 5.3 zeroed``.
-    """
+def describe_ablation(pairs: Sequence[tuple[int, int]], mode: AblationMode) -> str:
+    """Say which heads were ablated how, in a few words, such as ``head 5.3 zeroed``."""
     names = [f"{layer}.{head}" for layer, head in pairs]
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    what = {"zero": "zeroed", "mean": "set to the mean", "uniform": "made uniform", "bos": "on the first token"}[mode]
-    return f"head{'s' * (len(names) > 1)} {shown} {what}"
+    return f"head{'s' * (len(names) > 1)} {shown} {_ABLATIONS[mode][1]}"
 
 
-def _get_mixture(mixtures, head):
+def _get_mixture(mixtures: Mixtures, head: int) -> Mixture:
     return mixtures.get(head, {Term("own", head): 1.0})
 
 
-_ABLATIONS = {
-    "zero": lambda layer, head, mixtures: {},
-    "mean": lambda layer, head, mixtures: {
-        term._replace(is_mean=True): share for term, share in _get_mixture(mixtures, head).items()
-    },
-    "uniform": lambda layer, head, mixtures: {Term("uniform", head): 1.0},
-    "bos": lambda layer, head, mixtures: {Term("first", head): 1.0},
+def _average_mixture(layer: int, head: int, mixtures: Mixtures) -> Mixture:
+    return {term._replace(is_mean=True): share for term, share in _get_mixture(mixtures, head).items()}
+
+
+# What each mode makes of a head, and the words for it.
+_ABLATIONS: dict[AblationMode, tuple[Change, str]] = {
+    "zero": (lambda layer, head, mixtures: {}, "zeroed"),
+    "mean": (_average_mixture, "set to the mean"),
+    "uniform": (lambda layer, head, mixtures: {Term("uniform", head): 1.0}, "made uniform"),
+    "bos": (lambda layer, head, mixtures: {Term("first", head): 1.0}, "on the first token"),
 }

@@ -1,0 +1,96 @@
+"""What changes the heads of a model while it is captured: interventions say so here, and are asked about each call."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from .fused import SdpaArguments
+from .guard import Loan
+from .kernels import Scores
+
+
+class HeadChange(Protocol):
+    """What is made of the heads of one attention call."""
+
+    def iterate_weights(self, scores: Scores, rows: slice, *, step: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the changed weights in blocks of query rows, as `kernels.iterate_weights` does.
+
+        Parameters
+        ----------
+        scores
+            All heads and rows of a layer, as they would be without the change.
+        rows
+            Those to yield.
+        step
+            Rows a block.
+        """
+
+
+class HeadIntervention(Protocol):
+    """An intervention that is in force.
+
+    Attributes
+    ----------
+    model
+        Whose heads it changes.
+    heads
+        ``(layer, head)`` of each, true numbers.
+    description
+        What it does, in a few words.
+    """
+
+    @property
+    def model(self) -> torch.nn.Module: ...  # noqa: D102 - said above
+
+    @property
+    def heads(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
+
+    @property
+    def description(self) -> str: ...  # noqa: D102
+
+
+class HeadChanger(Protocol):
+    """What changes heads of one model, by some interventions."""
+
+    @property
+    def interventions(self) -> Sequence[HeadIntervention]:
+        """Those in force, in the order in which they act."""
+
+    def find_change(self, given: SdpaArguments) -> HeadChange | None:
+        """Return what it makes of a call that the running module makes; None where it leaves its heads alone."""
+
+
+class _InForce(threading.local):
+    """What changes heads in this thread."""
+
+    def __init__(self) -> None:
+        self.changers: list[HeadChanger] = []
+
+
+_IN_FORCE = _InForce()
+
+
+def announce_changer(changer: HeadChanger, loan: Loan) -> None:
+    """Have captures of this thread ask what changes heads, as long as a loan is open."""
+    changers = _IN_FORCE.changers
+    loan.note(partial(_take_off, changers, changer))
+    changers.append(changer)
+
+
+def _take_off(changers: list[HeadChanger], changer: HeadChanger) -> None:
+    if changer in changers:
+        changers.remove(changer)
+
+
+def list_interventions() -> list[HeadIntervention]:
+    """Return the interventions that are in force in this thread."""
+    return [intervention for changer in _IN_FORCE.changers for intervention in changer.interventions]
+
+
+def find_change(given: SdpaArguments) -> HeadChange | None:
+    """Return what is made of the heads of a call that a module is about to make; None where nothing is."""
+    changes = (changer.find_change(given) for changer in _IN_FORCE.changers)
+    return next((change for change in changes if change is not None), None)

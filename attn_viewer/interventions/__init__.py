@@ -1,0 +1,1 @@
+"""Changing what heads do, and what that does to the model."""
