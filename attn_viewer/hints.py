@@ -189,11 +189,12 @@ def check_call(name: str, value: Any) -> Any:
             parameter = known[word]
             if parameter.kind is not parameter.VAR_KEYWORD and came is not parameter.default:
                 hint = read_hint(parameter.annotation, inspect.unwrap(value).__globals__)
-                if getattr(hint, "__name__", "") == "AttentionMaps":
+                parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+                takes_maps = any(getattr(part, "__name__", "") == "AttentionMaps" for part in parts)
+                if takes_maps and not fits_hint(came, hint):
                     from .maps import require_maps  # which says what makes maps of what came
 
                     require_maps(came, name)
-                    continue
                 for one in came if parameter.kind is parameter.VAR_POSITIONAL else (came,):
                     check_value(word, one, hint)
         return value(*args, **kwargs)

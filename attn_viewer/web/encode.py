@@ -128,14 +128,14 @@ def describe_maps(
     dict
         Plain types that `json` writes.
     """
-    row, column = count_hidden(maps)
-    maxima = [[_find_maxima(head, row, column) for head in weights] for weights in maps.weights]
+    maxima = [[find_maxima(head, maps) for head in weights] for weights in maps.weights]
     scale = max(kept for layer in maxima for kept, _ in layer) or 1.0
     return describe_facts(maps, scale=scale, exact=exact, maxima=maxima, scores=scores, notes=notes)
 
 
-def _find_maxima(head: NDArray[Any], row: int, column: int) -> tuple[float, float]:
-    """Return the largest size, and the largest past the first rows and columns; each cell is looked at once."""
+def find_maxima(head: NDArray[Any], facts: MapFacts) -> tuple[float, float]:
+    """Return the largest size of a head's weights, and the largest without the first token; each is looked at once."""
+    row, column = count_hidden(facts)
     head = np.abs(head) if head.min() < 0 else head
     rest = head[row:, column:].max(initial=0)
     return float(max(rest, head[:row].max(initial=0), head[:, :column].max(initial=0))), float(rest)

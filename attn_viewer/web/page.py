@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..analysis.compare import AttentionComparison
 from ..cells import pool_maps
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps, takes_maps
 from ..options import FilePath
 from ..selections import describe_numbers
-from .encode import THEMES, Meta, Scores, count_cells, describe_maps, encode_head, score_for_display
+from .encode import THEMES, Meta, Scores, count_cells, encode_head, score_for_display
 from .scripts import join_modules, read_style
+from .several import describe_several, list_maps, score_several
 
 if TYPE_CHECKING:
     from .widget import AttentionWidget
@@ -56,9 +58,8 @@ class _Opening:
     use_hash: bool = True
 
 
-@takes_maps
 def export_html(
-    maps: AttentionMaps,
+    maps: AttentionMaps | Sequence[AttentionMaps] | AttentionComparison,
     path: FilePath,
     *,
     max_mb: float = MAX_MB,
@@ -74,8 +75,10 @@ def export_html(
 
     Parameters
     ----------
-    maps : AttentionMaps
-        The weights.
+    maps : AttentionMaps, sequence of AttentionMaps or AttentionComparison
+        The weights. The page switches between several, such as the three parts of an encoder-decoder. Two stand side by
+        side; where they are of the same tokens, layers and heads, B − A too can be seen, and what is pointed at in one
+        is marked in the other.
     path : path-like
         The file; its folder is made.
     max_mb : float
@@ -100,6 +103,8 @@ def export_html(
 
     Raises
     ------
+    InvalidMapsError
+        If there is something else than maps.
     OptionError
         If an option cannot be used, or nothing fits into `max_mb`.
     OutputError
@@ -108,13 +113,16 @@ def export_html(
     path = check_page_options(path, max_mb=max_mb, fit=fit, state=state, theme=theme)
     budget = max_mb * MB
     opening = _Opening(state, theme, progress)
-    scores = score_for_display(maps) if scores is None else scores
+    chosen = list_maps(maps, "export_html")
+    if len(chosen) > 1 and fit == "split":
+        raise OptionError("a page of several maps cannot be split; export each by itself, or use fit='pool'")
+    measured = score_several(chosen, scores)
     try:
-        pages = {path: _render(maps, budget, scores, opening)}
+        pages = {path: _render(chosen, budget, measured, opening)}
     except _OverBudgetError as over:
-        parts = _render_parts(maps, path, budget, scores, opening) if fit == "split" else {}
+        parts = _render_parts(chosen[0], path, budget, measured[0], opening) if fit == "split" else {}
         links = [{"layers": part.layers, "href": urllib.parse.quote(name.name)} for name, (part, _) in parts.items()]
-        whole = _render_pooled(maps, budget, over.size, scores, opening, parts=links)
+        whole = _render_pooled(chosen, budget, over.size, measured, opening, parts=links)
         pages = {path: whole} | {name: page for name, (_, page) in parts.items()}
     make_folder(path.parent)
     return [write_whole(name, page) for name, page in pages.items()]
@@ -207,12 +215,12 @@ def render_frame(maps: AttentionMaps, *, max_mb: float = 2.0, height: int = 680)
     str
         An ``iframe`` that holds the page and may do nothing but run it.
     """
-    scores = score_for_display(maps)
+    scores = [score_for_display(maps)]
     opening = _Opening(progress=False, use_hash=False)
     try:
-        page = _render(maps, max_mb * MB, scores, opening)
+        page = _render([maps], max_mb * MB, scores, opening)
     except _OverBudgetError as over:
-        page = _render_pooled(maps, max_mb * MB, over.size, scores, opening)
+        page = _render_pooled([maps], max_mb * MB, over.size, scores, opening)
     return (
         f'<iframe srcdoc="{html.escape(page.decode("ascii"))}" sandbox="allow-scripts" '
         f'title="Attention of {html.escape(maps.model_id)}" '
@@ -221,10 +229,10 @@ def render_frame(maps: AttentionMaps, *, max_mb: float = 2.0, height: int = 680)
 
 
 def _render_pooled(
-    maps: AttentionMaps,
+    maps: Sequence[AttentionMaps],
     budget: float,
     size: float,
-    scores: Scores,
+    scores: Sequence[Scores],
     opening: _Opening,
     *,
     parts: Sequence[Mapping[str, Any]] = (),
@@ -232,16 +240,17 @@ def _render_pooled(
     """Render maps in the smallest cells that fit; `size` is what they take without."""
     side = max(2, math.floor(math.sqrt(size / budget)))
     while True:
-        pooled = pool_maps(maps, side)
+        pooled = [pool_maps(one, side) for one in maps]
         notes = [f"Pooled by {side} × {side} to fit into {budget / MB:g} MB."]
         if parts:
             notes.append("Every weight is in the files of single layers:")
         try:
             return _render(pooled, budget, scores, opening, notes=notes, parts=parts)
         except _OverBudgetError as over:
-            if max(pooled.shape) == 1:
+            if max(max(one.shape) for one in pooled) == 1:
+                tokens, heads = max(len(one.tokens_key) for one in maps), sum(sum(one.n_heads) for one in maps)
                 raise OptionError(
-                    f"{len(maps.tokens_key)} tokens and {sum(maps.n_heads)} heads do not fit into "
+                    f"{tokens} tokens and {heads} heads do not fit into "
                     f"max_mb={budget / MB:g}, not even as one cell a head ({over.size / MB:.2g} MB); allow more, or "
                     "choose fewer layers or heads"
                 ) from None
@@ -263,7 +272,7 @@ def _render_parts(
         notes = [f"Layers {describe_numbers(chosen)} of {describe_numbers(maps.layers)}."]
         parts = [{"layers": maps.layers, "href": urllib.parse.quote(path.name)}]
         try:
-            page = _render(part, budget, own, opening, notes=notes, parts=parts)
+            page = _render([part], budget, [own], opening, notes=notes, parts=parts)
         except _OverBudgetError as over:
             if count == 1:
                 raise OptionError(
@@ -278,55 +287,69 @@ def _render_parts(
 
 
 def _render(
-    maps: AttentionMaps,
+    maps: Sequence[AttentionMaps],
     budget: float,
-    scores: Scores,
+    scores: Sequence[Scores],
     opening: _Opening,
     *,
     notes: Sequence[str] = (),
     parts: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
-    """Return the page as bytes, or raise `_OverBudgetError` with the size that it would about have."""
-    meta = describe_maps(maps, scores=scores, notes=notes)
-    if 4 * count_cells(meta) * sum(maps.n_heads) <= min(EXACT_BYTES, budget / 2):
-        meta = describe_maps(maps, exact=True, scores=scores, notes=notes)
+    """Return the page of maps as bytes, or raise `_OverBudgetError` with the size that it would about have."""
+    metas = describe_several(maps, scores, notes=notes)
+    counts = [count_cells(meta) * sum(one.n_heads) for meta, one in zip(metas, maps, strict=False)]
+    if 4 * sum(counts) <= min(EXACT_BYTES, budget / 2):
+        metas = describe_several(maps, scores, exact=True, notes=notes)
     if parts:
-        meta["parts"] = [{"layers": list(part["layers"]), "href": part["href"]} for part in parts]
-    options = {"useHash": opening.use_hash, "state": opening.state, "theme": opening.theme}
-    pieces = [_render_head(meta, options)]
+        metas[0]["parts"] = [{"layers": list(part["layers"]), "href": part["href"]} for part in parts]
+    pieces = [_render_head(metas, {"useHash": opening.use_hash, "state": opening.state, "theme": opening.theme})]
     size = len(pieces[0]) + 20
-    done, total = 0, sum(maps.n_heads)
+    every = [
+        (f"{_prefix(i)}h{layer}.{number}", head, meta)
+        for i, (one, meta) in enumerate(zip(maps, metas, strict=False))  # that of a difference has no heads
+        for layer, numbers, weights in zip(one.layers, one.heads, one.weights, strict=True)
+        for number, head in zip(numbers, weights, strict=True)
+    ]
+    total = len(every)
     if total > 2 * SAMPLED_HEADS:
-        every = [head for weights in maps.weights for head in weights][:: math.ceil(total / SAMPLED_HEADS)]
-        expected = size + sum(len(_pack_head(head, meta)) for head in every) * total / len(every)
+        sample = every[:: math.ceil(total / SAMPLED_HEADS)]
+        expected = size + sum(len(_pack_head(head, meta)) for _, head, meta in sample) * total / len(sample)
         if expected > SAMPLE_DOUBT * budget:
             raise _OverBudgetError(expected)
     disable = None if opening.progress is None else not opening.progress
-    with tqdm(total=total, desc="encoding", unit="head", disable=disable, leave=False) as bar:
-        for layer, numbers, weights in zip(maps.layers, maps.heads, maps.weights, strict=True):
-            for number, head in zip(numbers, weights, strict=True):
-                pieces.append(f'<script type="text/plain" id="h{layer}.{number}">{_pack_head(head, meta)}</script>\n')
-                size += len(pieces[-1])
-                done += 1
-            bar.update(len(numbers))
-            if size > budget:
-                raise _OverBudgetError(max(size, len(pieces[0]) + (size - len(pieces[0])) * total / done))
+    for done, (name, head, meta) in enumerate(
+        tqdm(every, desc="encoding", unit="head", disable=disable, leave=False), start=1
+    ):
+        pieces.append(f'<script type="text/plain" id="{name}">{_pack_head(head, meta)}</script>\n')
+        size += len(pieces[-1])
+        if size > budget:
+            raise _OverBudgetError(max(size, len(pieces[0]) + (size - len(pieces[0])) * total / done))
     pieces.append("</body>\n</html>\n")
     return "".join(pieces).encode("ascii")
+
+
+def _prefix(index: int) -> str:
+    """Return what names of elements of some maps of a page begin with."""
+    return f"m{index}." if index else ""
 
 
 def _pack_head(weights: NDArray[Any], meta: Meta) -> str:
     return base64.b64encode(zlib.compress(encode_head(weights, meta), DEFLATE_LEVEL)).decode("ascii")
 
 
-def _render_head(meta: Meta, options: Mapping[str, Any]) -> str:
+def _render_head(metas: Sequence[Meta], options: Mapping[str, Any]) -> str:
     """Return all of a page but its weights, in ASCII."""
     script, style = _read_code()
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = html.escape(f"Attention of {meta['model_id']}").encode("ascii", "xmlcharrefreplace").decode("ascii")
+    names = " and ".join(dict.fromkeys(meta["model_id"] for meta in metas if "difference" not in meta))
+    facts = "".join(
+        f'<script type="application/json" id="{_prefix(i)}meta">{_embed(meta)}</script>\n'
+        for i, meta in enumerate(metas)
+    )
+    title = html.escape(f"Attention of {names}").encode("ascii", "xmlcharrefreplace").decode("ascii")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -334,7 +357,7 @@ def _render_head(meta: Meta, options: Mapping[str, Any]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         '<div id="viewer"></div>\n<noscript>This page draws with JavaScript.</noscript>\n'
-        f'<script type="application/json" id="meta">{_embed(meta)}</script>\n'
+        f"{facts}"
         f'<script type="application/json" id="options">{_embed(options)}</script>\n'
         f"<script>{script}</script>\n"
     )

@@ -29,30 +29,30 @@ def wait_for_head(page, layer, head):
     page.wait_for_selector(f'.av-plot[data-ready="{layer}.{head}"]')
 
 
-def read_place(page):
-    return [float(word) for word in page.locator(".av-plot").get_attribute("data-place").split()]
+def read_place(page, plot=0):
+    return [float(word) for word in page.locator(".av-plot").nth(plot).get_attribute("data-place").split()]
 
 
-def read_pixels(page, rows, columns):
+def read_pixels(page, rows, columns, *, plot=0):
     """Return the colours in the middle of each cell, axes ``(rows, columns, 3)``."""
-    left, top, cell, x, y = read_place(page)
+    left, top, cell, x, y = read_place(page, plot)
     xs = [left + (column + 0.5 - x) * cell for column in columns]
     ys = [top + (row + 0.5 - y) * cell for row in rows]
-    script = """([xs, ys]) => {
-        const drawing = document.querySelector(".av-base").getContext("2d");
+    script = """([xs, ys, plot]) => {
+        const drawing = document.querySelectorAll(".av-base")[plot].getContext("2d");
         const read = (x, y) => [...drawing.getImageData(Math.floor(x), Math.floor(y), 1, 1).data.slice(0, 3)];
         return ys.map((y) => xs.map((x) => read(x, y)));
     }"""
-    return np.array(page.evaluate(script, [xs, ys]))
+    return np.array(page.evaluate(script, [xs, ys, plot]))
 
 
 def list_colors(meta):
     return np.frombuffer(bytes.fromhex(meta["palette"]), np.uint8).reshape(256, 3)
 
 
-def point_at(page, row, column):
-    left, top, cell, x, y = read_place(page)
-    box = page.locator(".av-plot").bounding_box()
+def point_at(page, row, column, *, plot=0):
+    left, top, cell, x, y = read_place(page, plot)
+    box = page.locator(".av-plot").nth(plot).bounding_box()
     page.mouse.move(box["x"] + left + (column + 0.5 - x) * cell, box["y"] + top + (row + 0.5 - y) * cell)
     return page.locator(".av-tooltip").inner_text().split("\n")
 

@@ -63,7 +63,7 @@ export function createSingle(context) {
     const getScores = async (l) => (await context.request(`/api/scores?${words}&layer=${l}`)).json();
     viewer = mountViewer(
       place,
-      { meta: reply.meta, getHead, getScores },
+      [{ meta: reply.meta, getHead, getScores }],
       {
         state: context.state.view || `view=heatmap&layer=${layer}&head=${head}`,
         allKeys: true,

@@ -24,9 +24,9 @@ export function createControls(context) {
       {
         type: "button",
         role: "tab",
-        id: `av-tab-${name}`,
+        id: context.id(`tab-${name}`),
         "data-view": name,
-        "aria-controls": "av-stage",
+        "aria-controls": context.id("stage"),
         title: `${VIEW_LABELS[name]} (${i + 1})`,
         onclick: () => update({ view: name }),
       },
@@ -44,10 +44,11 @@ export function createControls(context) {
     { type: "button", class: "av-plain", onclick: () => update({ theme: context.theme.isDark ? "light" : "dark" }) },
     "Dark",
   );
+  const [title, about] = [make("h1"), make("p")];
   const header = make(
     "header",
     { class: "av-header" },
-    make("div", { class: "av-title" }, make("h1", {}, meta.model_id), make("p", {}, describe(meta))),
+    make("div", { class: "av-title" }, title, about),
     make("div", { class: "av-tabs", role: "tablist", "aria-label": "View" }, ...tabs),
     make("div", { class: "av-aside" }, help, themeButton),
   );
@@ -79,12 +80,6 @@ export function createControls(context) {
     rows.element,
     make("label", { class: "av-check" }, first, make("span", {}, "Show first token")),
   );
-  const notes = make("footer", { class: "av-notes" }, ...listNotes(meta).map((note) => make("p", {}, note)));
-  for (const part of meta.parts ?? []) {
-    const name = `layers ${part.layers[0]} to ${part.layers.at(-1)}`;
-    notes.append(make("a", { href: part.href }, name));
-  }
-
   let shownLayer = null;
   function show() {
     const { state } = context;
@@ -114,7 +109,9 @@ export function createControls(context) {
     themeButton.hidden = !context.hasTheme;
     themeButton.textContent = context.theme.isDark ? "Light" : "Dark";
     themeButton.setAttribute("aria-label", `${context.theme.isDark ? "Light" : "Dark"} mode`);
-    context.root.querySelector("#av-stage")?.setAttribute("aria-labelledby", `av-tab-${state.view}`);
+    title.textContent = context.title;
+    about.textContent = context.isPaired ? "" : describe(meta);
+    context.root.querySelector(".av-stage")?.setAttribute("aria-labelledby", context.id(`tab-${state.view}`));
   }
 
   function handleKey({ key, shiftKey, target }) {
@@ -135,7 +132,17 @@ export function createControls(context) {
     return true;
   }
 
-  return { header, bar, notes, show, handleKey };
+  return { header, bar, show, handleKey };
+}
+
+/** What a reader must know of maps. */
+export function makeNotes(meta) {
+  const notes = make("footer", { class: "av-notes" }, ...listNotes(meta).map((note) => make("p", {}, note)));
+  for (const part of meta.parts ?? []) {
+    const name = `layers ${part.layers[0]} to ${part.layers.at(-1)}`;
+    notes.append(make("a", { href: part.href }, name));
+  }
+  return notes;
 }
 
 /** Go to the layer with this number, at the same head where it has that. */
@@ -237,7 +244,8 @@ function describeMin(weight) {
   return weight === 0 || weight >= 0.1 ? weight.toFixed(2) : weight.toPrecision(2);
 }
 
-function describe(meta) {
+/** The sizes of maps, in words. */
+export function describe(meta) {
   const counts = meta.heads.map((row) => row.length);
   const [least, most] = [Math.min(...counts), Math.max(...counts)];
   const heads = least === most ? plural(most, "head") : `${least}–${most} heads`;
@@ -258,10 +266,12 @@ function listNotes(meta) {
   }
   if (meta.averaged) notes.push(`Each layer: ${meta.averaged}.`);
   if (meta.has_sinks) notes.push("The model has learned sinks: a row sums to less than 1.");
-  if (meta.encoding.type === "uint8") {
+  if (meta.encoding.type === "difference") {
+    notes.push(`Both are stored in 8 bits; a difference is at most ${meta.encoding.error.toPrecision(1)} off.`);
+  } else if (meta.encoding.type === "uint8") {
     notes.push(`Weights are stored in 8 bits; a shown one is at most ${formatError(meta.encoding)} off.`);
   }
-  return notes;
+  return meta.name ? notes.map((note) => `${meta.name}: ${note}`) : notes;
 }
 
 function formatError({ power, scale, zero }) {

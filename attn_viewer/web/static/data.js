@@ -25,6 +25,14 @@ export class HeadStore {
     return this.meta.heads[this.meta.layers.indexOf(layer)];
   }
 
+  /** The largest weight of a head, with the first token and without it; undefined where it is not known yet. */
+  findMaxima(layer, head) {
+    const i = this.meta.layers.indexOf(layer);
+    const told = this.meta.maxima?.[i]?.[this.meta.heads[i].indexOf(head)];
+    const here = told ? undefined : this.peek(layer, head);
+    return told ?? (here && [here.max, here.maxRest]);
+  }
+
   /** What is already here, or undefined. */
   peek(layer, head) {
     return this.heads.get(`${layer}.${head}`);
@@ -61,7 +69,7 @@ export class HeadStore {
   }
 
   async fetchHead(layer, head) {
-    return this.measure(this.unpack(await this.source.getHead(layer, head)));
+    return { layer, head, ...this.measure(this.unpack(await this.source.getHead(layer, head))) };
   }
 
   async average(layer) {
@@ -72,7 +80,7 @@ export class HeadStore {
       for (let i = 0; i < sum.length; i++) sum[i] += values[i];
     }
     for (let i = 0; i < sum.length; i++) sum[i] /= numbers.length;
-    return this.measure(sum);
+    return { layer, head: "mean", ...this.measure(sum) };
   }
 
   unpack(bytes) {
@@ -117,11 +125,25 @@ export class HeadStore {
     }
     if (!this.thumbnails.has(key)) {
       const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
-      const pooled = { ...poolCells(values, this.meta, most, countHidden(this.meta, first)), max, maxRest };
+      const pooled = { ...poolCells(values, this.meta, most, countHidden(this.meta, first)), layer, head, max, maxRest };
       if (this.thumbnailLook !== `${most}.${first}`) return pooled;
       this.thumbnails.set(key, pooled);
     }
     return this.thumbnails.get(key);
+  }
+}
+
+/** The second maps minus the first. */
+export class DifferenceStore extends HeadStore {
+  constructor(meta, first, second) {
+    super(meta, null);
+    this.pair = [first, second];
+  }
+
+  async fetchHead(layer, head) {
+    const [first, second] = await Promise.all(this.pair.map((store) => store.load(layer, head)));
+    const values = second.values.map((value, i) => (value === HIDDEN ? HIDDEN : value - first.values[i]));
+    return { layer, head, ...this.measure(values) };
   }
 }
 
@@ -208,12 +230,16 @@ export function countHidden(meta, first) {
   return { rows: meta.kind !== "cross" && meta.first_query === 0 && meta.cell[0] === 1 ? 1 : 0, columns: 1 };
 }
 
-/** The weight at the dark end of the scale: the head's own largest, or that of all heads. */
-export function findTop(meta, state, found) {
-  const hides = state.first === "hide";
-  if (state.range === "own") return (hides ? found.maxRest : found.max) || 1;
-  if (!meta.maxima) return meta.encoding.scale ?? 1;
-  return meta.maxima.flat().reduce((top, pair) => Math.max(top, pair[hides ? 1 : 0]), 0) || 1;
+/**
+ * The weight at the dark end of the scale: the head's own largest, or that of all heads. Of maps that are side by side,
+ * the larger one of both, so that a colour means the same in either.
+ */
+export function findTop({ meta, state, partner }, found) {
+  const side = Number(state.first === "hide");
+  const all = (maps) => maps.maxima?.flat().reduce((top, pair) => Math.max(top, pair[side]), 0) ?? maps.encoding.scale ?? 1;
+  if (state.range === "all") return Math.max(all(meta), partner ? all(partner.meta) : 0) || 1;
+  const other = partner?.findMaxima(found.layer, found.head)?.[side] ?? 0;
+  return Math.max(other, side ? found.maxRest : found.max) || 1;
 }
 
 /** Return the function from a weight to its share of the scale, 0 to 1, or below 0 as the weight is. */

@@ -58,9 +58,10 @@ export function formatWeight(weight) {
   return weight.toExponential(1).replace("e-", "·10⁻").replace(/⁻(\d+)$/, (_, digits) => `⁻${raise(digits)}`);
 }
 
-/** A weight as these maps know it: 8-bit codes are near it, and their 0 is a bound. */
+/** A weight as these maps know it: 8-bit codes are near it, and their 0 is a bound; differences of such are near. */
 export function tellWeight(weight, { type, power, scale, zero }) {
   if (type === "float32") return formatWeight(weight);
+  if (type === "difference") return `≈ ${formatWeight(weight)}`;
   return weight ? `≈ ${formatWeight(weight)}` : `< ${formatWeight(scale * (0.5 / (zero || 255)) ** power)}`;
 }
 

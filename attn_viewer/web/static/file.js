@@ -15,10 +15,22 @@ async function inflate(text) {
 }
 
 export function openPage() {
-  const meta = JSON.parse(document.getElementById("meta").textContent);
-  const options = JSON.parse(document.getElementById("options").textContent);
-  const getHead = async (layer, head) => {
-    const id = `h${layer}.${head}`;
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const sources = [makeSource("")];
+  for (let n = 1; document.getElementById(`m${n}.meta`); n++) sources.push(makeSource(`m${n}.`));
+  const element = document.getElementById("viewer");
+  try {
+    return mountViewer(element, sources, { allKeys: true, ...read("options") });
+  } catch (error) {
+    element.replaceChildren(make("p", {}, error.message));
+    return null;
+  }
+
+  function makeSource(prefix) {
+    return { meta: read(`${prefix}meta`), getHead: (layer, head) => readHead(`${prefix}h${layer}.${head}`, layer, head) };
+  }
+
+  async function readHead(id, layer, head) {
     if (!document.getElementById(id)) await waitForAll();
     try {
       return await inflate(document.getElementById(id).textContent);
@@ -27,12 +39,5 @@ export function openPage() {
         cause: error,
       });
     }
-  };
-  const element = document.getElementById("viewer");
-  try {
-    return mountViewer(element, { meta, getHead }, { allKeys: true, ...options });
-  } catch (error) {
-    element.replaceChildren(make("p", {}, error.message));
-    return null;
   }
 }

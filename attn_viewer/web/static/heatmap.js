@@ -2,6 +2,7 @@
 
 import { HIDDEN, countHidden, findTop, makeScale, poolCells } from "./data.js";
 import { FONT, formatWeight, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { findQuery, findRow } from "./links.js";
 import { paintCells } from "./overview.js";
 import { pickColor, spellColor } from "./theme.js";
 
@@ -17,7 +18,7 @@ export function createHeatmap(context) {
   const over = make("div", { class: "av-over", hidden: true }, markRow, markColumn, markCell);
   const plot = make(
     "div",
-    { class: "av-plot", tabindex: 0, role: "img", "aria-describedby": "av-detail" },
+    { class: "av-plot", tabindex: 0, role: "img", "aria-describedby": context.id("detail") },
     base,
     over,
   );
@@ -33,7 +34,7 @@ export function createHeatmap(context) {
   const heading = make("h3");
   const items = Array.from({ length: STRONGEST }, () => make("li", {}, make("span"), make("b"), make("i")));
   const list = make("ol", {}, ...items);
-  const detail = make("div", { class: "av-detail", id: "av-detail" }, hint, cellText, heading, list);
+  const detail = make("div", { class: "av-detail", id: context.id("detail") }, hint, cellText, heading, list);
   const aside = make(
     "aside",
     { class: "av-side" },
@@ -74,7 +75,9 @@ export function createHeatmap(context) {
     found = store.peek(layer, head) ?? null;
     message.hidden = true;
     if (!found) {
-      store.load(layer, head).then(context.redraw, (error) => {
+      const { partner } = context; // whose scale is shared
+      const others = partner?.meta.layers.includes(layer) && head === "mean" ? partner.load(layer, head) : null;
+      Promise.all([store.load(layer, head), others]).then(context.redraw, (error) => {
         message.textContent = error.message;
         message.hidden = false;
       });
@@ -126,11 +129,11 @@ export function createHeatmap(context) {
     const { state, theme } = context;
     const sharpness = place.cell * (window.devicePixelRatio || 1);
     const factor = sharpness < 1 ? Math.ceil(1 / sharpness) : 1;
-    const look = [state.layer, state.head, state.scale, state.range, state.first, state.amp, state.min, theme.isDark, factor].join();
+    const look = [findTop(context, found), state.layer, state.head, state.scale, state.range, state.first, state.amp, state.min, theme.isDark, factor].join();
     if (painted === look) return;
     const most = Math.ceil(Math.max(meta.rows, meta.columns) / factor);
     const cells = poolCells(found.values, meta, most, countHidden(meta, state.first));
-    paintCells(picture, cells, makeScale(state, findTop(meta, state, found)), theme);
+    paintCells(picture, cells, makeScale(state, findTop(context, found)), theme);
     picture.factor = cells.factor;
     painted = look;
   }
@@ -204,7 +207,7 @@ export function createHeatmap(context) {
 
   function drawLegend() {
     const { state, theme } = context;
-    const top = findTop(meta, state, found);
+    const top = findTop(context, found);
     const width = legend.parentElement.clientWidth;
     const drawing = sizeCanvas(legend, width, 10);
     const scale = makeScale(state, top);
@@ -219,23 +222,45 @@ export function createHeatmap(context) {
 
   /** Mark a cell [row, column] and tell its numbers; null lets go. */
   function point(cell, event) {
+    const wasPointed = cursor !== null;
     cursor = cell;
     over.hidden = !cell;
     tell(cell);
-    if (!cell) {
+    if (!cell && wasPointed) {
       context.tooltip.hide();
-      return;
+      context.share(null);
     }
+    if (!cell) return;
     const [row, column] = cell;
+    mark(row, column);
+    const value = found.values[row * meta.columns + column];
+    const others = context.share({ query: findQuery(meta, row), key: column * meta.cell[1] }, value);
+    if (event) {
+      const own = others.length ? `${meta.name}: ${readCell(row, column)}` : readCell(row, column);
+      context.tooltip.show(event.clientX, event.clientY, [`query ${describeQuery(row)}`, `key ${describeKey(column)}`, own, ...others]);
+    }
+  }
+
+  function mark(row, column) {
     // Elements that only move: to draw a canvas of this size anew takes longer than a frame may.
     const [atX, atY] = [(column - place.x) * place.cell, (row - place.y) * place.cell];
     markRow.style.transform = `translateY(${atY}px)`;
     markColumn.style.transform = `translateX(${atX}px)`;
     markCell.style.transform = `translate(${atX - 1.5}px, ${atY - 1.5}px)`;
-    if (event) {
-      const value = readCell(row, column);
-      context.tooltip.show(event.clientX, event.clientY, [`query ${describeQuery(row)}`, `key ${describeKey(column)}`, value]);
-    }
+  }
+
+  /** Mark what is pointed at in other maps, and return its weight here. */
+  function follow(tokens) {
+    if (!found || !place) return null;
+    const row = findRow(meta, tokens?.query ?? null);
+    const key = tokens?.key ?? null;
+    const column = key === null ? null : Math.floor(key / meta.cell[1]);
+    cursor = row === null || column === null ? null : [row, column];
+    over.hidden = !cursor;
+    tell(cursor);
+    if (!cursor) return null;
+    mark(row, column);
+    return { text: readCell(row, column), value: found.values[row * meta.columns + column] };
   }
 
   function readCell(row, column) {
@@ -255,7 +280,7 @@ export function createHeatmap(context) {
     if (told !== row) {
       told = row;
       strongest = findStrongest(row);
-      heading.textContent = `Query ${describeQuery(row)} looks at`;
+      heading.textContent = `Query ${describeQuery(row)} ${meta.difference ? "changed most at" : "looks at"}`;
       items.forEach((item, i) => {
         item.hidden = i >= strongest.length;
         if (item.hidden) return;
@@ -263,7 +288,7 @@ export function createHeatmap(context) {
         const [name, number, bar] = item.children;
         name.textContent = describeKey(column);
         number.textContent = formatWeight(weight);
-        bar.style.transform = `scaleX(${Math.min(1, weight)})`;
+        bar.style.transform = `scaleX(${Math.min(1, Math.abs(weight))})`;
       });
     }
     items.forEach((item, i) => item.classList.toggle("av-here", strongest[i]?.[0] === cell[1]));
@@ -274,9 +299,10 @@ export function createHeatmap(context) {
     const skip = context.state.first === "hide" ? 1 : 0;
     for (let column = skip; column < meta.columns; column++) {
       const weight = found.values[row * meta.columns + column];
-      if (weight <= 0 || (best.length === STRONGEST && weight <= best[STRONGEST - 1][1])) continue;
+      const size = weight === HIDDEN ? 0 : Math.abs(weight);
+      if (!size || (best.length === STRONGEST && size <= Math.abs(best[STRONGEST - 1][1]))) continue;
       let at = best.length;
-      while (at > 0 && best[at - 1][1] < weight) at--;
+      while (at > 0 && Math.abs(best[at - 1][1]) < size) at--;
       best.splice(at, 0, [column, weight]);
       if (best.length > STRONGEST) best.pop();
     }
@@ -366,7 +392,7 @@ export function createHeatmap(context) {
     return true;
   }
 
-  return { element, show, handleKey, destroy: () => context.tooltip.hide() };
+  return { element, show, follow, handleKey, destroy: () => context.tooltip.hide() };
 }
 
 /** The smallest of 1, 2, 5, 10, 20 … that is at least `least`. */

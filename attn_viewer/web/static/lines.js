@@ -3,6 +3,7 @@
 import { HIDDEN, countHidden, findOffset, findTop, makeScale } from "./data.js";
 import { FONT, MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { createLegend, loadHeads } from "./legend.js";
+import { findQuery, findRow } from "./links.js";
 
 const ROW = 20;
 const FAINTEST = 0.03;
@@ -62,7 +63,7 @@ export function createLines(context) {
 
   function visitAll(visit) {
     for (const [place, { color, found }] of loaded.heads.entries()) {
-      const scale = makeScale(context.state, findTop(meta, context.state, found));
+      const scale = makeScale(context.state, findTop(context, found));
       for (let row = 0; row < meta.rows; row++)
         visitRow(found, scale, row, (column, share) => visit(color, place, row, column, share));
     }
@@ -87,7 +88,7 @@ export function createLines(context) {
     const edges = [];
     const rows = side === "query" ? [index - offset] : Array.from({ length: meta.rows }, (_, row) => row);
     for (const [place, { color, found }] of loaded.heads.entries()) {
-      const scale = makeScale(context.state, findTop(meta, context.state, found));
+      const scale = makeScale(context.state, findTop(context, found));
       for (const row of rows)
         visitRow(found, scale, row, (column, share) => {
           if (side === "query" || column === index) edges.push({ color, place, row, column, share });
@@ -195,12 +196,12 @@ export function createLines(context) {
 
   // Whatever scrolls, the page or a notebook's own box: scroll events are seen on their way down.
   const scrolled = new AbortController();
-  const follow = () => {
+  const keepUp = () => {
     if (!loaded || !sight) return;
     const { from, to } = look();
     if (from < sight.start || to > sight.end) draw();
   };
-  window.addEventListener("scroll", follow, { capture: true, passive: true, signal: scrolled.signal });
+  window.addEventListener("scroll", keepUp, { capture: true, passive: true, signal: scrolled.signal });
 
   function find(event) {
     const box = plot.getBoundingClientRect();
@@ -234,6 +235,20 @@ export function createLines(context) {
   function point(place) {
     if (isSame(place, hovered)) return;
     hovered = place;
+    if (place === null) context.share(null);
+    else if (place.side === "query") context.share({ query: findQuery(meta, place.index - offset) });
+    else context.share({ key: place.index * meta.cell[1] });
+    if (pinned() === null) draw();
+  }
+
+  /** Show the lines of what is pointed at in other maps. */
+  function follow(tokens) {
+    if (!loaded || !sight) return;
+    const row = findRow(meta, tokens?.query ?? null);
+    const key = tokens?.key ?? null;
+    hovered = null;
+    if (row !== null) hovered = { side: "query", index: row + offset };
+    else if (key !== null) hovered = { side: "key", index: Math.floor(key / meta.cell[1]) };
     if (pinned() === null) draw();
   }
 
@@ -287,7 +302,7 @@ export function createLines(context) {
     context.tooltip.hide();
   }
 
-  return { element, show, handleKey, destroy };
+  return { element, show, follow, handleKey, destroy };
 }
 
 function nameCells(labels, cell, start) {

@@ -198,7 +198,7 @@ export function createOverview(context) {
     try {
       const found = await store.loadThumbnail(cell.layer, cell.head, side, state.first);
       if (isGone || !look.startsWith(place)) return; // laid out anew meanwhile, and asked for again
-      const image = paintTile(found, side, makeScale(state, findTop(meta, state, found)), theme);
+      const image = paintTile(found, side, makeScale(state, findTop(context, found)), theme);
       const high = SHEET * ratio;
       for (let n = Math.floor(cell.y / high); n * high < cell.y + side; n++) {
         sheets[n]?.getContext("2d").putImageData(image, cell.x, cell.y - n * high);

@@ -35,6 +35,7 @@ export function startState(meta, theme = "auto") {
     pin: null,
     rows: "auto",
     zoom: null,
+    maps: null,
     theme: CHOICES.theme.includes(theme) ? theme : "auto",
   };
 }

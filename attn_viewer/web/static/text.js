@@ -31,10 +31,20 @@ export function createText(context) {
   let isGone = false;
   for (const pane of panes) {
     pane.onpoint = (token, event, side) => {
-      for (const other of panes) if (other.axis.includes(side)) other.point(token);
+      pointAll(token, side);
+      context.share(token === null ? null : { [side === "query" ? "query" : "key"]: token });
       if (event) tell(pane, token, event);
       else context.tooltip.hide();
     };
+  }
+
+  function pointAll(token, side) {
+    for (const pane of panes) if (pane.axis === side) pane.point(token);
+  }
+
+  function follow(place) {
+    const isCross = meta.kind === "cross";
+    for (const side of isCross ? ["query", "key"] : ["all"]) pointAll(place?.[isCross ? side : "key"] ?? null, side);
   }
 
   function tell(pane, index, event) {
@@ -68,7 +78,7 @@ export function createText(context) {
     for (const pane of panes) pane.destroy();
   }
 
-  return { element, show, handleKey, destroy };
+  return { element, show, follow, handleKey, destroy };
 }
 
 /** One view of the text. For cross attention it holds two: the keys' and the queries'. */
@@ -116,7 +126,7 @@ function createPane(context, name, title, subtitle) {
       const isNew = side !== "query" && index >= meta.prompt_length;
       return make(
         "span",
-        { class: isNew ? "av-token av-new" : "av-token", "data-token": index, role: "option", id: `av-${name}-${side}-${index}` },
+        { class: isNew ? "av-token av-new" : "av-token", "data-token": index, role: "option", id: context.id(`${name}-${side}-${index}`) },
         shorten(label, LONGEST_TOKEN),
       );
     });
@@ -238,7 +248,7 @@ function createPane(context, name, title, subtitle) {
     const strip = painted.strip;
     const isFar = ({ y, height }) => y + height < painted.top || y > painted.top + painted.height;
     loaded.heads.forEach(({ color, found }, i) => {
-      const scale = makeScale(context.state, findTop(meta, context.state, found));
+      const scale = makeScale(context.state, findTop(context, found));
       drawing.fillStyle = color;
       for (let other = 0; other < spans.length; other++) {
         if (isFar(boxes[other]) || isHidden(hidden, focus, other)) continue;
@@ -285,7 +295,7 @@ function createPane(context, name, title, subtitle) {
     if (marked !== null) focused.spans[marked]?.classList.remove("av-focus");
     if (focus !== null) focused.spans[focus]?.classList.add("av-focus");
     if (focus === null) focused.element.removeAttribute("aria-activedescendant");
-    else focused.element.setAttribute("aria-activedescendant", `av-${name}-${focusSide}-${focus}`);
+    else focused.element.setAttribute("aria-activedescendant", context.id(`${name}-${focusSide}-${focus}`));
     marked = focus;
   }
 

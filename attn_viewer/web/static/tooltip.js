@@ -4,10 +4,10 @@ import { make } from "./dom.js";
 const LINE = 18;
 
 /** A small box of text lines near a point of the window. */
-export function createTooltip(root) {
+export function createTooltip() {
   const box = make("div", { class: "av-tooltip", role: "tooltip", hidden: true });
-  root.append(box);
   return {
+    element: box,
     show(x, y, lines) {
       while (box.childElementCount > lines.length) box.lastChild.remove();
       while (box.childElementCount < lines.length) box.append(make("div"));

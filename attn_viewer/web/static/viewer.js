@@ -1,7 +1,9 @@
 /**
  * The attention viewer: one front end for a file, a notebook and a server, each of which only makes a `source`.
  *
- *   mountViewer(element, source, options) -> viewer
+ *   mountViewer(element, sources, options) -> viewer
+ *
+ * `sources` are those of all maps that the page holds, most often one. Of several a switch shows one, or two side by side.
  *
  * `source.meta`  What `describe_maps` or `describe_facts` of attn_viewer/web/encode.py returns, parsed from JSON:
  *   version            2
@@ -18,6 +20,10 @@
  *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colours of what is hidden, on a light and a dark page
  *   palette_dark       of maps with a sign alone, whose palette has 0 in the middle: the one for dark pages
  *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
+ *   name               of several maps what the switch calls these, else absent
+ *   difference         absent | true: these are the second maps minus the first, which `getHead` is not asked for
+ *   links              absent | {query, key}: of several maps with different tokens, for each token of these its position
+ *                      in the first maps, or null
  *
  * `source.getHead(layer, head)`  Promise of a Uint8Array: the bytes of `encode_head` for these true numbers. It rejects
  *   with an Error whose message is for a reader. Heads are asked for when they are to be seen, and kept.
@@ -38,74 +44,147 @@
  * Nothing here asks the network for anything, and no label is ever parsed as markup.
  */
 
-import { createControls } from "./controls.js";
-import { HeadStore, ScoreTable, checkMeta } from "./data.js";
-import { make } from "./dom.js";
+import { createControls, describe, makeNotes } from "./controls.js";
+import { DifferenceStore, HeadStore, ScoreTable, checkMeta } from "./data.js";
+import { make, tellWeight } from "./dom.js";
 import { createHeatmap } from "./heatmap.js";
 import { createLines } from "./lines.js";
+import { movePlace, moveState } from "./links.js";
 import { createOverview } from "./overview.js";
+import { createSwitch, describePair, listShown, readMaps } from "./several.js";
 import { readState, writeState, startState } from "./state.js";
 import { createText } from "./text.js";
 import { readTheme } from "./theme.js";
 import { createTooltip } from "./tooltip.js";
 
 const VIEWS = { overview: createOverview, heatmap: createHeatmap, text: createText, lines: createLines };
+/** Contexts made so far in this document: each has ids of its own. */
+let made = 0;
 
-export function mountViewer(element, source, options = {}) {
+export function mountViewer(element, sources, options = {}) {
   const { useHash = false, allKeys = false, hasTheme = true, onState = null } = options;
-  const meta = source.meta;
-  checkMeta(meta);
+  const metas = sources.map(({ meta }) => meta);
+  metas.forEach(checkMeta);
   const abort = new AbortController();
   const listen = (target, type, handler, more = {}) =>
     target.addEventListener(type, handler, { signal: abort.signal, ...more });
 
   const root = make("div", { class: "attn-viewer" });
   const live = make("div", { class: "av-live", "aria-live": "polite" });
-  const stage = make("main", { class: "av-stage", id: "av-stage", role: "tabpanel", tabindex: "-1" });
-  let state = startState(meta, options.theme);
-  let view = null;
+  const tooltip = createTooltip();
+  const stores = [];
+  const contexts = sources.map(makeContext);
+  const stage = make("main", { class: "av-stage", role: "tabpanel", tabindex: "-1" });
+  let panes = [];
+  let drawn = "";
   let frame = 0;
+  let state = read(useHash && location.hash.length > 1 ? location.hash.slice(1) : options.state, options.theme);
+  let moved = { state: null };
+  let themes = readThemes();
 
-  const context = {
-    meta,
-    root,
-    hasTheme,
-    store: new HeadStore(meta, source),
-    scores: new ScoreTable(meta, source),
-    tooltip: createTooltip(root),
-    listen,
-    get state() {
-      return state;
-    },
-    get theme() {
-      return theme;
-    },
-    update,
-    announce(text) {
-      live.textContent = text;
-    },
-    redraw,
-  };
-  const controls = createControls(context);
-  root.append(controls.header, controls.bar, stage, controls.notes, live);
-  element.append(root);
-  let theme = readTheme(context);
+  function makeContext(source, index) {
+    const { meta } = source;
+    stores.push(meta.difference ? new DifferenceStore(meta, ...stores) : new HeadStore(meta, source));
+    const number = made++ || "";
+    return {
+      meta,
+      root,
+      hasTheme,
+      tooltip,
+      listen,
+      redraw,
+      store: stores[index],
+      scores: new ScoreTable(meta, source),
+      id: (name) => `av${number}-${name}`,
+      /** What this viewer shows, in words. */
+      get title() {
+        const shown = listShown(state, metas);
+        return shown.length > 1 ? describePair(shown.map((i) => metas[i])) : meta.model_id;
+      },
+      get isPaired() {
+        return listShown(state, metas).length > 1;
+      },
+      /** The store of the maps beside these, if there are any. */
+      get partner() {
+        const other = listShown(state, metas).find((i) => i !== index);
+        return other === undefined ? null : stores[other];
+      },
+      get state() {
+        return stateOf(index);
+      },
+      get theme() {
+        return themes[index];
+      },
+      update: (patch) => update(patch, index),
+      /** Show in the other maps what is pointed at in these, {query, key} or null; lines on its weight there. */
+      share: (place, value) => share(index, place, value),
+      announce(text) {
+        live.textContent = text;
+      },
+    };
+  }
 
-  function update(patch) {
-    const next = { ...state, ...patch };
+  function lead() {
+    return listShown(state, metas)[0];
+  }
+
+  function write() {
+    return writeState(state, metas[lead()]);
+  }
+
+  function read(text, theme) {
+    const maps = readMaps(text, metas);
+    const meta = metas[listShown({ maps }, metas)[0]];
+    return { ...startState(meta, theme), ...readState(text, meta), maps };
+  }
+
+  /** The state holds tokens, layers and heads of the maps that are shown first; of others it is derived. */
+  function stateOf(index) {
+    if (index === lead()) return state;
+    if (moved.state !== state) moved = { state };
+    moved[index] ??= moveState(state, metas[lead()], metas[index]);
+    return moved[index];
+  }
+
+  function share(from, place, value) {
+    const values = { [from]: value };
+    const lines = [];
+    for (const { index, view } of panes) {
+      if (index === from) continue;
+      const found = view.follow?.(place && movePlace(place, metas[from], metas[index]));
+      if (!found) continue;
+      lines.push(`${metas[index].name}: ${found.text}`);
+      values[index] = found.value;
+    }
+    const difference = metas.find((meta) => meta.difference);
+    if (difference && Number.isFinite(values[1] - values[0])) {
+      lines.push(`${difference.name}: ${tellWeight(values[1] - values[0], difference.encoding)}`);
+    }
+    return lines;
+  }
+
+  function readThemes() {
+    return metas.map((meta) => readTheme({ meta, root, state }));
+  }
+
+  function update(patch, index = lead()) {
+    const before = lead();
+    let next = { ...state, ...moveState(patch, metas[index], metas[before]) };
+    const after = listShown(next, metas)[0];
+    if (after !== before) next = moveState(next, metas[before], metas[after]);
     const themeChanged = next.theme !== state.theme;
-    if (!themeChanged && writeState(next, meta) === writeState(state, meta)) return;
+    if (!themeChanged && after === before && writeState(next, metas[after]) === write()) return;
     const previous = state;
     state = next;
-    if (themeChanged) theme = readTheme(context);
-    if (useHash) writeHash(next.view !== previous.view);
-    onState?.(writeState(state, meta));
+    if (themeChanged) themes = readThemes();
+    if (useHash) writeHash(next.view !== previous.view || next.maps !== previous.maps);
+    onState?.(write());
     redraw();
   }
 
   /** Another view is a place to come back from; all else changes the place where one is. */
   function writeHash(isNew) {
-    const text = writeState(state, meta);
+    const text = write();
     const place = text ? `#${text}` : location.pathname + location.search;
     if (isNew) history.pushState(history.state, "", place);
     else history.replaceState(history.state, "", place);
@@ -117,39 +196,66 @@ export function mountViewer(element, source, options = {}) {
   }
 
   function draw() {
-    if (view?.name !== state.view) {
-      view?.destroy();
-      context.tooltip.hide();
-      view = { name: state.view, ...VIEWS[state.view](context) };
-      stage.replaceChildren(view.element);
+    const shown = listShown(state, metas);
+    if (drawn !== `${state.view} ${shown}`) {
+      drawn = `${state.view} ${shown}`;
+      for (const { view } of panes) view.destroy();
+      tooltip.hide();
+      panes = shown.map((index) => ({ index, context: contexts[index], view: VIEWS[state.view](contexts[index]) }));
+      stage.replaceChildren(...(panes.length > 1 ? [makePair()] : [panes[0].view.element]));
+      showControls(panes[0].context);
     }
+    switcher?.show(state);
     controls.show();
-    view.show();
+    for (const { view } of panes) view.show();
+  }
+
+  function makePair() {
+    const sections = panes.map(({ context: { meta }, view }) => {
+      const name = `${meta.name}: ${meta.model_id}`;
+      const heading = make("header", { class: "av-map-name" }, make("h2", {}, name), make("p", {}, describe(meta)));
+      return make("section", { class: "av-map", "aria-label": name }, heading, view.element);
+    });
+    return make("div", { class: "av-pair" }, ...sections);
+  }
+
+  const switcher = metas.length > 1 ? createSwitch(metas, update) : null;
+  let controls = null;
+  /** Layers, heads and scores to choose from are those of the maps that are shown first. */
+  function showControls(context) {
+    const focused = root.contains(document.activeElement) ? document.activeElement : null;
+    controls = createControls(context);
+    stage.id = context.id("stage");
+    const notes = panes.map((pane) => makeNotes(pane.context.meta));
+    const middle = switcher ? [switcher.element, controls.bar] : [controls.bar];
+    root.replaceChildren(controls.header, ...middle, stage, ...notes, live, tooltip.element);
+    if (focused?.isConnected) focused.focus();
+    else if (focused?.dataset.view) root.querySelector(`[role="tab"][data-view="${focused.dataset.view}"]`)?.focus();
   }
 
   function setState(text) {
-    update({ ...startState(meta, state.theme), ...readState(text, meta) });
+    update(read(text, state.theme));
   }
 
   /** Show what the address says, which is in the address already. */
   function restore(text) {
-    state = { ...startState(meta, state.theme), ...readState(text, meta) };
-    onState?.(writeState(state, meta));
+    state = read(text, state.theme);
+    onState?.(write());
     redraw();
   }
 
   function handleKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.target.isContentEditable) return;
-    if (view?.handleKey?.(event) || controls.handleKey(event)) event.preventDefault();
+    const { view } = panes.find((pane) => pane.view.element.contains(event.target)) ?? panes[0];
+    if (view.handleKey?.(event) || controls.handleKey(event)) event.preventDefault();
   }
 
-  state = { ...state, ...readState(useHash && location.hash.length > 1 ? location.hash.slice(1) : options.state, meta) };
-  theme = readTheme(context);
+  element.append(root);
   listen(allKeys ? document : root, "keydown", handleKey);
   if (useHash) listen(window, "popstate", () => restore(location.hash.slice(1)));
   listen(matchMedia("(prefers-color-scheme: dark)"), "change", () => {
-    theme = readTheme(context);
+    themes = readThemes();
     redraw();
   });
   const watcher = new ResizeObserver(redraw);
@@ -158,7 +264,7 @@ export function mountViewer(element, source, options = {}) {
 
   return {
     get state() {
-      return writeState(state, meta);
+      return write();
     },
     setState,
     setTheme: (name) => update({ theme: name }),
@@ -166,7 +272,7 @@ export function mountViewer(element, source, options = {}) {
       abort.abort();
       watcher.disconnect();
       cancelAnimationFrame(frame);
-      view?.destroy();
+      for (const { view } of panes) view.destroy();
       root.remove();
     },
   };

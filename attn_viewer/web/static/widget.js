@@ -23,7 +23,7 @@ export function render({ model, el }) {
     });
   const viewer = mountViewer(
     el,
-    { meta: model.get("meta"), getHead },
+    [{ meta: model.get("meta"), getHead }],
     {
       state: model.get("state"),
       theme: model.get("theme"),
