@@ -65,6 +65,8 @@ def takes_argument(model: torch.nn.Module, name: str) -> bool:
         True if the argument is in the signature of `forward`.
     """
     names = _read_parameters(model)
+    if _takes_ids_first(model, names):
+        return name == "input_ids" or name in names
     inner = find_inner(model)
     if inner is model and not hasattr(type(model), "main_input_name") and _takes_one(names):
         return name == "input_ids"  # whatever it is called there
@@ -80,6 +82,11 @@ def _is_closed(names: Mapping[str, inspect.Parameter]) -> bool:
 def _takes_one(names: Mapping[str, inspect.Parameter]) -> bool:
     needed = [name for name, part in names.items() if part.default is part.empty and part.kind < part.VAR_POSITIONAL]
     return len(needed) == 1 and needed[0] not in _SEQUENCES
+
+
+def _takes_ids_first(model: torch.nn.Module, names: Mapping[str, inspect.Parameter]) -> bool:
+    """Tell a forward pass whose one needed argument are the tokens, by another name (TransformerLens), mask beside."""
+    return _takes_one(names) and "attention_mask" in names and not hasattr(type(model), "main_input_name")
 
 
 def call_model(model: torch.nn.Module, arguments: Mapping[str, Any]) -> Any:
@@ -98,6 +105,9 @@ def call_model(model: torch.nn.Module, arguments: Mapping[str, Any]) -> Any:
         What it put out.
     """
     names, inner = _read_parameters(model), find_inner(model)
+    if _takes_ids_first(model, names):
+        others = {name: value for name, value in arguments.items() if name != "input_ids"}
+        return model(arguments["input_ids"], **others)
     if _takes_one(names) and not hasattr(type(model), "main_input_name"):
         return model(dict(arguments) if inner is not model else arguments["input_ids"])
     return model(**arguments)

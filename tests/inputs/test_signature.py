@@ -37,6 +37,13 @@ class Features(Anything):
         return self.inner(**features)
 
 
+class Bridge(Anything):
+    """Takes tokens by another name, a mask beside them, as the bridges of TransformerLens do."""
+
+    def forward(self, input, return_type="logits", attention_mask=None, **others):
+        return self.inner(input, attention_mask=attention_mask, **others).logits
+
+
 class Named(Anything):
     """Names what it takes."""
 
@@ -59,6 +66,7 @@ WRAPPERS = {
     "anything": Anything,
     "batch": Batch,
     "features": Features,
+    "bridge": Bridge,
     "named": Named,
     "deep": Deep,
     "DataParallel": torch.nn.DataParallel,
