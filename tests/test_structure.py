@@ -1,0 +1,107 @@
+"""The rooms of the package: what README says of them, and that a room imports downwards only."""
+
+import ast
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+import attn_viewer
+
+PACKAGE = Path(attn_viewer.__file__).parent
+README = PACKAGE.parent / "README.md"
+# From the ground up, as the design has them.
+FLOORS = (
+    {
+        "attentions",
+        "cells",
+        "declarations",
+        "errors",
+        "facts",
+        "files",
+        "hints",
+        "maps",
+        "options",
+        "selections",
+        "signals",
+        "tokens",
+    },
+    {"analysis", "storage"},
+    {"capture", "figures", "inputs", "interventions"},
+    {"pipeline", "web"},
+    {"cli", "commands", "compat", "core", "experiments", "overview"},
+)
+
+
+def list_modules():
+    """Return the syntax tree of each module by its dotted name."""
+    modules = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        modules[name] = ast.parse(path.read_text(encoding="utf-8")), path
+    return modules
+
+
+def find_imports():
+    """Return pairs of a module and one of this package that it imports, wherever in its code."""
+    modules = list_modules()
+    for name, (tree, path) in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []  # hints need no module to be there
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            module = f"{base}.{node.module}" if node.module else base
+            for alias in node.names:
+                yield name, next(m for m in (f"{module}.{alias.name}", module) if m in modules)
+
+
+def find_floor(name):
+    room = name.split(".")[1] if "." in name else ""
+    return next((i for i, rooms in enumerate(FLOORS) if room in rooms), None)
+
+
+def test_every_room_has_a_floor():
+    rooms = {name for name in list_modules() if name.count(".") == 1} - {"attn_viewer.__main__"}
+    assert {name for name in rooms if find_floor(name) is None} == set()
+
+
+def test_a_room_imports_downwards_only():
+    upwards = [
+        (name, other)
+        for name, other in find_imports()
+        if None not in (find_floor(name), find_floor(other)) and find_floor(name) < find_floor(other)
+    ]
+    assert upwards == []
+
+
+def test_there_are_no_circles():
+    graph = nx.DiGraph(pair for pair in find_imports() if pair[0] != pair[1])
+    assert [part for part in nx.strongly_connected_components(graph) if len(part) > 1] == []
+
+
+def draw_tree():
+    """Return the rooms, floor by floor, with the first line of what each says of itself."""
+    lines = ["attn_viewer/"]
+    for rooms in FLOORS:
+        for room in sorted(rooms):
+            path = PACKAGE / room
+            if not (path.is_dir() or path.with_suffix(".py").exists()):
+                continue
+            is_folder = path.is_dir()
+            text = (path / "__init__.py" if is_folder else path.with_suffix(".py")).read_text(encoding="utf-8")
+            meaning = ast.get_docstring(ast.parse(text)).splitlines()[0]
+            lines.append(f"  {room + ('/' if is_folder else '.py'):18}{meaning}")
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def test_readme_has_the_rooms_as_they_are():
+    if not README.exists():
+        pytest.skip("installed without README")
+    tree = draw_tree()
+    assert tree in README.read_text(encoding="utf-8"), f"README's development section must hold:\n{tree}"
