@@ -68,8 +68,12 @@ def capture_batch(
     inputs = [prompt.arguments for prompt in prompts]
     tokens = [prompt.prompts[0].sides["self"] for prompt in prompts]
     body = getattr(model, "base_model", model)  # without the head: nobody wants logits
-    lengths, numbers = [each.total for each in tokens], number_modules(body)
-    collectors = [Collector(body, options, lambda stack, shape, n=n: shape == (n, n), numbers=numbers) for n in lengths]
+    lengths, numbers = [each["input_ids"].shape[1] for each in inputs], number_modules(body)
+
+    def make_collector(n: int) -> Collector:
+        return Collector(body, options, lambda stack, shape: shape == (n, n), numbers=numbers)
+
+    collectors = [make_collector(n) for n in lengths]
     if not takes_argument(body, "position_ids"):
         raise _refuse(model)
     arguments = {
@@ -80,26 +84,25 @@ def capture_batch(
         # Not every tokenizer gives one, and without it transformers sees from the positions where prompts begin, and
         # makes a mask in place of is_causal.
         arguments["attention_mask"] = torch.ones_like(arguments["position_ids"])
-    if takes_argument(body, "use_cache"):
-        arguments["use_cache"] = False
+    settings = {"use_cache": False} if takes_argument(body, "use_cache") else {}
     with borrow_model(body) as loan:
         if "eager" in list_implementations(body):
             raise _refuse(model)
         stack = ModuleStack(body)
         stack.follow(loan)
         loan.enter_mode(BatchWatch(stack, collectors, lengths))
-        body(**arguments)
+        body(**arguments, **settings)
     collectors[0].check_complete(stack.seen)  # the others saw the same modules
     return [
         collector.make_maps(
             collector.find_main(),
-            each.labels,
-            each.labels,
+            labels := each.write_labels(n),
+            labels,
             ids_key=each.ids,
             kind="self",
             model_id=model_id or get_model_id(model),
         )
-        for collector, each in zip(collectors, tokens, strict=True)
+        for collector, each, n in zip(collectors, tokens, lengths, strict=True)
     ]
 
 

@@ -9,10 +9,11 @@ from ..declarations import takes_options
 from ..errors import OptionError
 from ..maps import AttentionMaps
 from ..options import CaptureOptions
-from .collector import Collector, Stack
+from .collector import Collector
 from .guard import Switch
 from .numbering import get_kind
 from .prefill import get_model_id, watch_attention
+from .stacks import Stack
 from .targets import is_tower
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 import weakref
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,61 +12,22 @@ import torch
 from ..cells import choose_cell
 from ..errors import CaptureError
 from ..maps import AttentionMaps
-from ..selections import choose_numbers, describe_numbers
-from .changes import list_interventions
-from .guard import list_implementations
+from ..options import CaptureOptions
+from ..selections import choose_numbers
+from .changes import HeadChange, HeadIntervention, list_interventions
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
-from .numbering import get_kind, has_no_softmax, is_attention, number_modules
-from .padding import WHOLE, Kept, crop_scores, crop_weights
+from .numbering import get_kind, number_modules
+from .padding import Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
 from .projections import measure_value_norms
-from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, release_freed
+from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, FullReduction, release_freed
+from .sequences import Given
+from .stacks import Stack
 from .targets import count_heads
+from .unseen import describe_unseen, find_unseen
+from .watch import AttentionCall, ModuleWeights
 
 LEAST_SUM = 0.98  # of a row of eager weights in half precision, without sinks
-
-
-@dataclasses.dataclass
-class Stack:
-    """The layers of one kind of attention in a model, as far as they were seen.
-
-    Parameters
-    ----------
-    name : str
-        Qualified name of its modules with ``*`` for indices.
-    shape : tuple of int
-        Query and key tokens of every layer.
-    n_layers : int
-        How many layers the model seems to have there.
-    """
-
-    name: str
-    shape: tuple
-    n_layers: int
-    first: int = 0  # position of its first query among the keys
-    continues: bool = False  # whether earlier passes made some of the keys
-    kept_tokens: Kept = WHOLE  # without padding
-    causal: bool = True
-    has_sinks: bool = False
-    softcap: float | None = None
-    sources: set = dataclasses.field(default_factory=set)
-    reduction: str | None = None
-    cell: tuple = (1, 1)
-    calls: set = dataclasses.field(default_factory=set)  # layers that ran, kept or not
-    inputs: tuple = None, None  # the last of them; weak references to the query and key of its call
-    kept: dict = dataclasses.field(default_factory=dict)  # layer -> (head numbers, reduction)
-    elsewhere: dict = dataclasses.field(default_factory=dict)  # layer -> tokens, where they are not the wanted ones
-    unscaled: str | None = None  # the first module whose values or projection were not seen, where they were wanted
-
-    @property
-    def size(self):
-        """Query and key tokens that are no padding."""
-        return tuple(len(range(n)[part]) for n, part in zip(self.shape, self.kept_tokens, strict=True))
-
-    @property
-    def depth(self):
-        """How many layers ran."""
-        return len(self.calls | self.elsewhere.keys())
 
 
 class Collector:
@@ -73,62 +35,57 @@ class Collector:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         The model that runs.
-    options : CaptureOptions
+    options
         What to keep.
-    fits : callable, optional
-        Tells for a `Stack` and ``(n_query, n_key)`` whether attention over so many tokens can be labelled; left out,
-        all can.
-    batch_index : int
+    fits
+        Tells for a stack and ``(n_query, n_key)`` whether attention over so many tokens can be labelled; left out, all
+        can.
+    batch_index
         Which element of a batch to take; left out, there must be no more than one.
-    batch_size : int, optional
+    batch_size
         How many elements the batch has, when known.
-    find_kept : callable, optional
-        Tells for a `Stack` and ``(n_query, n_key)`` which tokens are no padding; left out, all are.
-    numbers : dict, optional
+    find_kept
+        Tells for a stack and ``(n_query, n_key)`` which tokens are no padding; left out, all are.
+    numbers
         What `number_modules` says of the model, where that is known already.
     """
 
     def __init__(
         self,
-        model,
-        options,
-        fits=lambda stack, shape: True,
+        model: torch.nn.Module,
+        options: CaptureOptions,
+        fits: Callable[[Stack, tuple[int, int]], bool] = lambda stack, shape: True,
         *,
-        batch_index=None,
-        batch_size=None,
-        find_kept=None,
-        numbers=None,
-    ):
+        batch_index: int | None = None,
+        batch_size: int | None = None,
+        find_kept: Callable[[Stack, tuple[int, int]], Kept] | None = None,
+        numbers: dict[str, tuple[str, int]] | None = None,
+    ) -> None:
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
         self.batch_size, self.find_kept = batch_size, find_kept
         self.numbers = number_modules(model) if numbers is None else numbers
         self.members = Counter(path for path, _ in self.numbers.values())
-        self.stacks = {}
-        self.accounted = set()
+        self.stacks: dict[str, Stack] = {}
+        self.accounted: set[str] = set()
         self.passed = 0
-        self.interventions = {}  # those in force while attention ran, in order
+        self.interventions: dict[HeadIntervention, None] = {}  # those in force while attention ran, in order
         self.wants_projections = options.weighting == "value_norm"
         self.wants_lse = options.reduction != "full" and not self.wants_projections
 
-    def take_call(self, call):
-        """Take a call of scaled_dot_product_attention.
-
-        Parameters
-        ----------
-        call : watch.AttentionCall
-            The call.
-        """
+    def take_call(self, call: AttentionCall) -> None:
+        """Take a call of scaled_dot_product_attention."""
         self._note(call.name)
         inputs = call.query, call.key
         call = self._unpack_heads(call)
         positions = self._locate_call(call)
         call = lay_out_call(call, positions)
         n_query, n_key = call.query.shape[-2], call.key.shape[-2]
-        stack, layer = self._place(call, (n_query, n_key), positions, inputs)
-        if stack is None:
+        place = self._place(call, (n_query, n_key), positions, inputs)
+        if place is None:
             return
+        stack, layer = place
         mask = None if call.mask is None else self._drop_batch(call.mask, call.name, least=2)
         scores = Scores(
             self._drop_batch(call.query, call.name),
@@ -141,22 +98,28 @@ class Collector:
         scores = crop_scores(scores, stack.kept_tokens, call.name)
         n_query, n_key = stack.size
         if not call.is_causal and positions.first + 1 < n_key:
-            stack.causal &= mask is not None and blocks_future(scores.mask, n_query, n_key, positions.first)
+            hides = scores.mask is not None and blocks_future(scores.mask, n_query, n_key, positions.first)
+            stack.causal &= hides
         stack.sources.add("sdpa")
-        heads, reduction = self._open(stack, layer, len(scores.query))
-        if reduction is not None:
-            is_whole = len(heads) == len(scores.query)
-            rows = self.options.choose_rows(n_query)
-            if call.change is None and not self.wants_projections:
-                reduction.take_scores(scores.select(heads=None if is_whole else heads, rows=rows))
-            else:
-                norms = self._measure_norms(stack, call)[:, stack.kept_tokens.keys] if self.wants_projections else None
-                for start, block in self._iterate_blocks(stack, scores, call.change, rows):
-                    scaled = block if norms is None else block * norms[:, None, : block.shape[2]]
-                    reduction.take_weights(scaled if is_whole else scaled[list(heads)], start)
+        opened = self._open(stack, layer, len(scores.query))
+        if opened is not None:
+            self._reduce(stack, call, scores, *opened)
             self.passed = release_freed(call.query, self.passed)
 
-    def _measure_norms(self, stack, call):
+    def _reduce(
+        self, stack: Stack, call: AttentionCall, scores: Scores, heads: tuple[int, ...], reduction: FullReduction
+    ) -> None:
+        is_whole = len(heads) == len(scores.query)
+        rows = self.options.choose_rows(stack.size[0])
+        if call.change is None and not self.wants_projections:
+            reduction.take_scores(scores.select(heads=None if is_whole else heads, rows=rows))
+            return
+        norms = self._measure_norms(stack, call)[:, stack.kept_tokens.keys] if self.wants_projections else None
+        for start, block in self._iterate_blocks(stack, scores, call.change, rows):
+            scaled = block if norms is None else block * norms[:, None, : block.shape[2]]
+            reduction.take_weights(scaled if is_whole else scaled[list(heads)], start)
+
+    def _measure_norms(self, stack: Stack, call: AttentionCall) -> torch.Tensor:
         """Return the norms of projected values, axes (n_heads, n_key); note what has none."""
         value = self._drop_batch(call.value, call.name)
         if call.projection is not None:
@@ -165,65 +128,68 @@ class Collector:
         return value.new_zeros(call.query.shape[-3], value.shape[1])
 
     @staticmethod
-    def _iterate_blocks(stack, scores, change, rows):
+    def _iterate_blocks(
+        stack: Stack, scores: Scores, change: HeadChange | None, rows: slice
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         step = stack.cell[0] * max(1, ROWS // stack.cell[0])
         if change is None:
             return iterate_weights(scores.select(rows=rows), rows=step)
         return change.iterate_weights(scores, rows, step=step)
 
-    def take_weights(self, seen):
-        """Take weights that an eager module handed out.
-
-        Parameters
-        ----------
-        seen : watch.ModuleWeights
-            The weights.
-        """
+    def take_weights(self, seen: ModuleWeights) -> None:
+        """Take weights that an eager module handed out."""
         self._note(seen.name)
         module = self.model.get_submodule(seen.name)
         self._check_axes(seen, count_heads(module, self.model))
         positions = self._locate(seen.name, seen.given, seen.weights.shape, lambda: seen.weights > 0)
         seen = dataclasses.replace(seen, weights=lay_out_weights(seen.weights, positions, seen.name))
         n_query, n_key = seen.weights.shape[-2:]
-        stack, layer = self._place(seen, (n_query, n_key), positions, None)
-        if stack is None:
+        place = self._place(seen, (n_query, n_key), positions, None)
+        if place is None:
             return
+        stack, layer = place
         weights = crop_weights(self._drop_batch(seen.weights, seen.name), stack.kept_tokens, seen.name)
         n_query, n_key = stack.size
         stack.causal &= n_key == positions.first + n_query and not bool(weights.triu(positions.first + 1).any())
         stack.sources.add("eager")
-        changed = {head for i in list_interventions() for at, head in i.heads if at == layer}
-        own = [head for head in range(len(weights)) if head not in changed]
-        sums = weights[own].sum(-1, dtype=torch.float32)  # 0 where a row is padding
-        if bool(((sums > 0) & (sums < LEAST_SUM)).any()):
-            if not any("sink" in name for name, _ in module.named_parameters()):
-                raise CaptureError(
-                    f"rows that module {seen.name!r} ({type(module).__name__}) hands out as attention weights sum to "
-                    f"{float(sums[sums > 0].min()):.2g}, not to 1, and it has no learned sinks: they are no weights, "
-                    "or those of some of the keys; load the model with attn_implementation='sdpa' if it has that"
-                )
-            stack.has_sinks = True
+        self._check_sums(stack, layer, weights, seen.name)
         softcap = getattr(seen.module, "attn_logit_softcapping", None)
         stack.softcap = stack.softcap if softcap is None else softcap
-        heads, reduction = self._open(stack, layer, len(weights))
-        if reduction is not None:
+        opened = self._open(stack, layer, len(weights))
+        if opened is not None:
+            heads, reduction = opened
             rows = self.options.choose_rows(n_query)
             if self.wants_projections:
                 stack.unscaled = stack.unscaled or seen.name
             weights = weights if len(heads) == len(weights) else weights[list(heads)]
             reduction.take_weights(weights[:, rows])
 
-    def _note(self, name):
+    def _check_sums(self, stack: Stack, layer: int, weights: torch.Tensor, name: str) -> None:
+        """Tell weights with sinks by their sums, and refuse what is neither weights of all keys nor those."""
+        changed = {head for i in list_interventions() for at, head in i.heads if at == layer}
+        own = [head for head in range(len(weights)) if head not in changed]
+        sums = weights[own].sum(-1, dtype=torch.float32)  # 0 where a row is padding
+        if bool(((sums > 0) & (sums < LEAST_SUM)).any()):
+            module = self.model.get_submodule(name)
+            if not any("sink" in name for name, _ in module.named_parameters()):
+                raise CaptureError(
+                    f"rows that module {name!r} ({type(module).__name__}) hands out as attention weights sum to "
+                    f"{float(sums[sums > 0].min()):.2g}, not to 1, and it has no learned sinks: they are no weights, "
+                    "or those of some of the keys; load the model with attn_implementation='sdpa' if it has that"
+                )
+            stack.has_sinks = True
+
+    def _note(self, name: str) -> None:
         self.accounted.add(name)
         self.interventions.update(dict.fromkeys(list_interventions()))
 
-    def _describe_interventions(self):
+    def _describe_interventions(self) -> list[str]:
         """Return what was done to this model; without one (`capture_attention_calls`), to any."""
         own = set(self.model.modules())
         is_any = isinstance(self.model, torch.nn.Identity)
         return [i.description for i in self.interventions if is_any or not own.isdisjoint(i.model.modules())]
 
-    def _unpack_heads(self, call):
+    def _unpack_heads(self, call: AttentionCall) -> AttentionCall:
         """Undo what transformers from 5 on does for a single query token: heads that share keys become its rows."""
         n_query = call.query.shape[-2]
         groups = getattr(self.model.get_submodule(call.name), "num_key_value_groups", 1)
@@ -235,8 +201,8 @@ class Collector:
             mask = mask.flatten(1, 2).unsqueeze(2)
         return dataclasses.replace(call, query=query, mask=mask, lse=None)
 
-    def _locate_call(self, call):
-        def see():
+    def _locate_call(self, call: AttentionCall) -> Positions:
+        def see() -> torch.Tensor:
             n_query, n_key = call.query.shape[-2], call.key.shape[-2]
             visible = torch.ones(n_query, n_key, dtype=torch.bool, device=call.key.device)
             visible = visible.tril_() if call.is_causal else visible
@@ -245,7 +211,7 @@ class Collector:
         batch = len(call.query) if call.query.ndim == 4 else 1
         return self._locate(call.name, call.given, (batch, *call.query.shape[-3:-1], call.key.shape[-2]), see)
 
-    def _locate(self, name, given, shape, see):
+    def _locate(self, name: str, given: Given, shape: Sequence[int], see: Callable[[], torch.Tensor]) -> Positions:
         """Return the positions of a call of `shape`, ``(batch, n_heads, n_query, n_key)``."""
         batch, _, n_query, n_key = shape
         if get_kind(name) == "cross":
@@ -253,7 +219,7 @@ class Collector:
         visible = see() if given.past is None and n_query != n_key else None
         return find_positions(given, self.model.get_submodule(name), n_query, n_key, visible, batch)
 
-    def _check_axes(self, seen, n_heads):
+    def _check_axes(self, seen: ModuleWeights, n_heads: int | None) -> None:
         """Refuse what an eager module hands out and what cannot be weights of its heads over its tokens."""
         batch, heads, n_query, n_key = seen.weights.shape
         given, what = seen.given, None
@@ -272,11 +238,11 @@ class Collector:
                 "to tokens; this kind of attention cannot be shown"
             )
 
-    def _drop_batch(self, tensor, name, least=3):
+    def _drop_batch(self, tensor: torch.Tensor, name: str, least: int = 3) -> torch.Tensor:
         """Return one prompt's part of a tensor of axes (batch, n_heads, n, …)."""
         is_batch = self.batch_index is not None and self.batch_size in (None, len(tensor))
         if tensor.ndim == 4 and (len(tensor) == 1 or is_batch):
-            return tensor[0 if len(tensor) == 1 else self.batch_index]
+            return tensor[0 if len(tensor) == 1 or self.batch_index is None else self.batch_index]
         if least <= tensor.ndim <= 3:
             return tensor
         raise CaptureError(
@@ -285,10 +251,16 @@ class Collector:
             "batch, lie side by side there, which make no one map; capture_attention_calls(…, batch_index=…) shows one"
         )
 
-    def _place(self, seen, shape, positions, inputs):
+    def _place(
+        self,
+        seen: AttentionCall | ModuleWeights,
+        shape: tuple[int, int],
+        positions: Positions,
+        inputs: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[Stack, int] | None:
         """Return the stack and layer of a call or of eager weights.
 
-        (None, None) for one that repeats another with the same inputs, or that is not over the wanted tokens.
+        None for one that repeats another with the same inputs, or that is not over the wanted tokens.
         """
         name, ordinal = seen.name, seen.ordinal
         path, number = self.numbers.get(name, (name, 0))
@@ -299,7 +271,7 @@ class Collector:
         stack = self.stacks[path]
         if not self.fits(stack, shape):
             stack.elsewhere[number + ordinal] = shape
-            return None, None
+            return None
         if not stack.calls:
             stack.shape, stack.first, stack.continues = shape, positions.first, positions.continues
             if self.find_kept is not None:
@@ -311,10 +283,8 @@ class Collector:
                 "their tokens cannot be shown together"
             )
         if ordinal > 0:
-            layer, first = stack.inputs
-            is_last = bool(layer == number and inputs and first)
-            if is_last and all(_is_same(there(), given) for there, given in zip(first, inputs, strict=True)):
-                return None, None  # the same weights on another half of the values (differential attention)
+            if _is_repeated(stack, number, inputs):
+                return None  # the same weights on another half of the values (differential attention)
             if members > 1 or not seen.given.follows:
                 raise CaptureError(
                     f"module {name!r} computes attention more than once, and not as one layer after another: the model "
@@ -324,14 +294,14 @@ class Collector:
             number += ordinal  # one module that serves all layers (ALBERT)
         stack.calls.add(number)
         # Held, they would lie in the way of what the layer does next, and the heap would grow around them.
-        stack.inputs = number, inputs and tuple(weakref.ref(tensor) for tensor in inputs)
+        stack.last = number, inputs and tuple(weakref.ref(tensor) for tensor in inputs)
         return stack, number
 
-    def _open(self, stack, layer, n_heads):
-        """Return head numbers and the reduction of a layer; (None, None) if it is not wanted."""
+    def _open(self, stack: Stack, layer: int, n_heads: int) -> tuple[tuple[int, ...], FullReduction] | None:
+        """Return head numbers and the reduction of a layer; None if it is not wanted."""
         options = self.options
         if options.layers is not None and layer not in set(options.layers):
-            return None, None
+            return None
         heads = choose_numbers(options.heads, range(n_heads), f"head of layer {layer}")
         n_query, n_key = stack.size
         rows = options.choose_rows(n_query)
@@ -350,12 +320,12 @@ class Collector:
         stack.kept[layer] = heads, reduction
         return heads, reduction
 
-    def find_main(self, kind="self"):
+    def find_main(self, kind: str = "self") -> Stack:
         """Return the deepest stack of a kind: in a model of several towers, the language model.
 
         Parameters
         ----------
-        kind : {"self", "encoder", "decoder", "cross"}
+        kind
             Kind of attention; all but cross attention and the two sides of an encoder-decoder are ``"self"``.
 
         Returns
@@ -375,8 +345,8 @@ class Collector:
         if main is None:
             raise CaptureError(f"no {kind} attention was seen; there is {', '.join(self.stacks) or 'none at all'}")
         for other in stacks:
-            if other is not main and _are_layers_of_one(main, other):
-                self._absorb(main, other)
+            if other is not main and main.takes_turns_with(other):
+                main.absorb(other)
         if main.elsewhere:
             layer, (n_query, n_key) = next(iter(main.elsewhere.items()))
             raise CaptureError(
@@ -385,34 +355,19 @@ class Collector:
             )
         return main
 
-    @staticmethod
-    def _absorb(main: Stack, other: Stack) -> None:
-        """Add layers whose attention goes by another name (one of them is wrapped, or of another class)."""
-        if (main.shape, main.reduction, main.cell) != (other.shape, other.reduction, other.cell):
-            raise CaptureError(
-                f"layers {describe_numbers(sorted(other.calls))} attend in {other.name!r} from {other.shape[0]} to "
-                f"{other.shape[1]} positions and layers {describe_numbers(sorted(main.calls))} in {main.name!r} from "
-                f"{main.shape[0]} to {main.shape[1]}, which make no one map; capture_attention_calls shows each"
-            )
-        main.calls |= other.calls
-        main.kept |= other.kept
-        main.sources |= other.sources
-        main.causal &= other.causal
-        main.has_sinks |= other.has_sinks
-        main.softcap = other.softcap if main.softcap is None else main.softcap
-        main.unscaled = main.unscaled or other.unscaled
-
-    def make_maps(self, stack, tokens_query, tokens_key, **facts):
+    def make_maps(
+        self, stack: Stack, tokens_query: Sequence[str], tokens_key: Sequence[str], **facts: Any
+    ) -> AttentionMaps:
         """Return what was kept of a stack.
 
         Parameters
         ----------
-        stack : Stack
+        stack
             One of `stacks`.
-        tokens_query, tokens_key : sequence of str
+        tokens_query, tokens_key
             Labels of all its tokens.
         **facts
-            More fields of `AttentionMaps`.
+            More of `facts.MapFacts`.
 
         Returns
         -------
@@ -470,81 +425,15 @@ class Collector:
             If an attention module is among them, or one between layers whose weights were seen that is of their kind
             or unclear; or if no attention was seen at all.
         """
-        modules = dict(self.model.named_modules(remove_duplicate=False))
-        blind = {name for name in seen if name and is_attention(self.model, modules[name])}
-        blind |= {name for path in self.stacks for name in self._find_gaps(path, seen, unclear, modules)}
-        blind = {
-            name
-            for name in blind
-            if not any(
-                other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.")
-                for other in self.accounted
-            )
-        }
-        if blind or not self.accounted:
-            raise CaptureError(describe_blind(self.model, modules, sorted(blind)))
-
-    def _find_gaps(
-        self, path: str, seen: set[str], unclear: Collection[str], modules: dict[str, torch.nn.Module]
-    ) -> list[str]:
-        """Return the modules of a stack that ran between those that were seen and may be attention as they are."""
-        numbers = {name: number for name, (stack, number) in self.numbers.items() if stack == path and name in seen}
-        shown = {name: number for name, number in numbers.items() if name in self.accounted}
-        kinds = {type(modules[name]) for name in shown}
-        return [
-            name
-            for name, number in numbers.items()
-            if shown and min(shown.values()) < number < max(shown.values())
-            if not has_no_softmax(self.model, modules[name])
-            if type(modules[name]) in kinds or any(f"{other}.".startswith(f"{name}.") for other in unclear)
-        ]
+        unseen = find_unseen(self.model, self.numbers, self.accounted, seen, unclear)
+        if unseen or not self.accounted:
+            raise CaptureError(describe_unseen(self.model, unseen))
 
 
-def describe_blind(model: torch.nn.Module, modules: dict[str, torch.nn.Module], names: Sequence[str]) -> str:
-    """Say whose weights could not be seen, and what would help.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    modules : dict of str to torch.nn.Module
-        Its modules by name.
-    names : sequence of str
-        Those that nobody saw; empty where there was nothing to see.
-
-    Returns
-    -------
-    str
-        For a `CaptureError`.
-    """
-    subject = (
-        f"the weights of {len(names)} attention modules could not be seen (first: {names[0]!r}, "
-        f"{type(modules[names[0]]).__name__})"
-        if names
-        else f"{type(model).__name__} showed no attention weights"
-    )
-    ways = (
-        "it neither calls torch.nn.functional.scaled_dot_product_attention, nor returns weights, nor multiplies a "
-        "softmax over keys with values by functions of torch"
-    )
-    used = list_implementations(model)
-    others = [name for name in used if name not in ("sdpa", "eager")]
-    if others:
-        advice = f"; the model runs {others[0]!r}: call model.set_attn_implementation('sdpa') first"
-    elif "sdpa" in used:
-        advice = "; model.set_attn_implementation('eager') may show them"
-    else:
-        advice = ""
-    return f"{subject}: {ways}{advice}"
-
-
-def _are_layers_of_one(stack: Stack, other: Stack) -> bool:
-    """Tell whether two stacks take turns in the same list of layers."""
-    (prefix, _, rest), (other_prefix, _, other_rest) = (one.name.partition("*") for one in (stack, other))
-    is_list = prefix == other_prefix and "*" in stack.name and "*" not in rest + other_rest
-    return is_list and bool(other.calls) and stack.calls.isdisjoint(other.calls)
-
-
-def _is_same(earlier, tensor):
-    """Tell whether a tensor lies where an earlier one lies, if that is still there."""
-    return earlier is not None and earlier.data_ptr() == tensor.data_ptr()
+def _is_repeated(stack: Stack, number: int, inputs: tuple[torch.Tensor, ...] | None) -> bool:
+    """Tell whether the last call of a stack was of the same layer and on tensors that lie where these lie."""
+    last, earlier = stack.last or (number, None)
+    if last != number or inputs is None or earlier is None:
+        return False
+    there = [reference() for reference in earlier]
+    return all(old is not None and old.data_ptr() == new.data_ptr() for old, new in zip(there, inputs, strict=True))

@@ -88,7 +88,7 @@ class Loan:
     def enter_mode(self, mode: "Watch") -> None:
         """Have a watch see all torch functions of this thread."""
         self.note(mode.take_off)
-        mode.__enter__()
+        mode.__enter__()  # type: ignore[no-untyped-call] # torch has no hints there
 
     def stop_gradients(self) -> None:
         """Compute without gradients in this thread."""
@@ -162,7 +162,7 @@ class Watch(TorchFunctionMode):
         self._was_probed = False
         self._probe.is_neg()
         if self._was_probed:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call] # nor there
 
 
 class PatientLock:

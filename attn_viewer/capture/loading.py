@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,8 @@ _EXTRAS = {"accelerate": "accelerate", "gguf": "gguf", "sentencepiece": "sentenc
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
-def get_demo_path():
-    """Return the folder of the trained demo model inside this package.
-
-    Returns
-    -------
-    pathlib.Path
-        A folder in Hugging Face format.
-    """
+def get_demo_path() -> Path:
+    """Return the folder of the trained demo model inside this package, in Hugging Face format."""
     return Path(str(files("attn_viewer") / "demo_model"))
 
 
@@ -203,7 +198,7 @@ def _can_import(module: str) -> bool:
     return True
 
 
-def _locate(model_path):
+def _locate(model_path: FilePath | None) -> tuple[str, dict[str, Any]]:
     """Return what `from_pretrained` takes for a path: the folder or name, and arguments for a GGUF file."""
     if model_path is None or model_path == DEMO_MODEL:
         return str(get_demo_path()), {}
@@ -227,7 +222,7 @@ def _locate(model_path):
 
 
 @contextlib.contextmanager
-def _hush_transformers(is_quiet):
+def _hush_transformers(is_quiet: bool) -> Iterator[None]:
     """Keep transformers' bars and remarks off stderr; its settings are back afterwards."""
     from transformers.utils import logging
 
@@ -246,20 +241,9 @@ def _hush_transformers(is_quiet):
             logging.enable_progress_bar()
 
 
-def choose_auto_class(config):
-    """Choose the Auto class that loads a checkpoint as what it was trained to be.
-
-    Parameters
-    ----------
-    config : transformers.PretrainedConfig
-        The checkpoint's config.
-
-    Returns
-    -------
-    str
-        Name of an Auto class of transformers.
-    """
-    architecture = (getattr(config, "architectures", None) or [""])[0]
+def choose_auto_class(config: Any) -> str:
+    """Return the name of the Auto class of transformers that loads a checkpoint as what it was trained to be."""
+    architecture: str = (getattr(config, "architectures", None) or [""])[0]
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return "AutoModelForCausalLM"
     if getattr(config, "is_encoder_decoder", False) and architecture.endswith("ForConditionalGeneration"):

@@ -64,8 +64,8 @@ def crop_scores(scores: Scores, kept: Kept, name: str) -> Scores:
     if scores.mask is None:
         is_hidden = (scores.is_causal and left == 0 and right >= stop) or (left, right) == (0, n_key)
     else:
-        mask = scores.mask.expand(*scores.mask.shape[:-2], n_query, n_key)[..., start:stop, :]
-        hidden = ~mask if mask.dtype == torch.bool else mask <= _HIDES
+        rows = scores.mask.expand(*scores.mask.shape[:-2], n_query, n_key)[..., start:stop, :]
+        hidden = ~rows if rows.dtype == torch.bool else rows <= _HIDES
         is_hidden = bool(hidden[..., :left].all()) and bool(hidden[..., right:].all())
     if not is_hidden:
         raise _refuse(name)

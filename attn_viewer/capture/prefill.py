@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
 from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
 from ..options import CaptureOptions, PassOptions
-from .collector import Collector, Stack
+from .collector import Collector
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks
 from .module_stack import ModuleStack
@@ -22,6 +22,7 @@ from .numbering import get_kind, number_modules
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
+from .stacks import Stack
 from .watch import AttentionCall, AttentionWatch, ModuleWeights
 
 
@@ -184,24 +185,26 @@ def _make_collector(
     )
 
 
-def run_watched(model, collectors, inputs, *, keeps_logits=False):
+def run_watched(
+    model: torch.nn.Module, collectors: Sequence[Collector], inputs: Mapping[str, Any], *, keeps_logits: bool = False
+) -> Any:
     """Run a transformers model once and hand its attention to collectors.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         The model, left as it was found.
-    collectors : sequence of Collector
+    collectors
         Each takes all that is seen; complete afterwards.
-    inputs : dict
+    inputs
         Arguments of the forward pass. Caches and all but the last logits are left out where the model allows; all
         logits stay where a hook would miss them.
-    keeps_logits : bool
+    keeps_logits
         Whether to compute the logits of all positions, not of the last alone.
 
     Returns
     -------
-    transformers.utils.ModelOutput
+    object
         What the model put out.
 
     Raises
@@ -214,7 +217,7 @@ def run_watched(model, collectors, inputs, *, keeps_logits=False):
     # A position, not how many of the last: told that, layers that share keys (Gemma 4) leave out all other queries.
     last = {} if keeps_logits else {"logits_to_keep": torch.tensor([-1], device=find_device(model))}
     wanted = {"use_cache": False} | last
-    arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | inputs
+    arguments = {name: value for name, value in wanted.items() if takes_argument(model, name)} | dict(inputs)
     with watch_attention(model, *collectors):
         return call_model(model, arguments)
 
@@ -278,19 +281,8 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector) -> Iterator[
         collector.check_complete(stack.seen, hooks.unclear)
 
 
-def get_model_id(model):
-    """Find a short name for a model.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-
-    Returns
-    -------
-    str
-        The last part of the name or folder it was loaded from, or its class name.
-    """
+def get_model_id(model: torch.nn.Module) -> str:
+    """Return a short name for a model: the last part of that or of the folder it was loaded from, or its class name."""
     name = getattr(get_config(model), "_name_or_path", "") or ""
     name = str(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].strip(". ")
     return name or type(find_inner(model)).__name__

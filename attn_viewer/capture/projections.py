@@ -101,7 +101,7 @@ class ProjectionWatch:
             weight = _get_weight(fed.module)
             if made is None or weight is None or fed.output is None or fed.output.numel() != made.numel():
                 continue
-            bias = fed.module.bias
+            bias = getattr(fed.module, "bias", None)
             expected = fed.given.float() @ weight.float() + (0 if bias is None else bias.detach().float())
             # Nothing may be added on the way, however little; the same by another way is rounded in another way.
             is_whole = _is_close(made.reshape(fed.output.shape), fed.output, 1e-6)

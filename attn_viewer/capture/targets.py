@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import CaptureError, OptionError
@@ -38,16 +39,16 @@ class Target:
 
     path: str
     kind: str
-    modules: dict
-    layers: tuple
+    modules: dict[str, int]
+    layers: tuple[int, ...]
     n_heads: int | None
 
     @property
-    def is_shared(self):
+    def is_shared(self) -> bool:
         """Whether one module serves all layers."""
         return len(self.layers) > len(self.modules)
 
-    def check_head(self, layer, head):
+    def check_head(self, layer: int, head: int) -> None:
         """Raise for a head that is not there.
 
         Parameters
@@ -65,7 +66,7 @@ class Target:
             raise OptionError(f"there is no head of layer {layer} {head}; {there}")
 
 
-def find_target(model, kind=None):
+def find_target(model: torch.nn.Module, kind: str | None = None) -> Target:
     """Find the attention modules of a model whose heads can be chosen.
 
     Parameters
@@ -95,7 +96,8 @@ def find_target(model, kind=None):
     named = dict(model.named_modules(remove_duplicate=False))
     attention = [name for name, module in named.items() if name and _has_heads(model, module, name)]
     outer = {name[:i] for name in attention for i, c in enumerate(name) if c == "."}
-    numbers, stacks = number_modules(model), defaultdict(dict)
+    numbers = number_modules(model)
+    stacks: dict[str, dict[str, int]] = defaultdict(dict)
     for name in attention:
         path, number = numbers[name]
         if name not in outer and (get_kind(path) == kind or (kind == "self" and get_kind(path) != "cross")):
@@ -105,19 +107,20 @@ def find_target(model, kind=None):
     path, modules = max(stacks.items(), key=lambda item: (not is_tower(item[0]), len(item[1])))
     module = named[next(iter(modules))]
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    is_shared = len(modules) == 1 and isinstance(depth, int) and not _has_siblings(next(iter(modules)), named)
-    layers = range(depth) if is_shared else modules.values()
+    layers: Iterable[int] = modules.values()
+    if len(modules) == 1 and isinstance(depth, int) and not _has_siblings(next(iter(modules)), named):
+        layers = range(depth)  # one module serves them all
     return Target(path, kind, modules, tuple(sorted(layers)), count_heads(module, model))
 
 
-def _has_heads(model, module, name):
+def _has_heads(model: torch.nn.Module, module: torch.nn.Module, name: str) -> bool:
     """Tell the module that projects queries and keys from helpers inside it and from attention without a softmax."""
     is_other = "attention" in type(module).__name__.lower() and not is_attention(model, module)
     is_other = is_other or name.rsplit(".", 1)[-1].startswith("linear")
     return any(True for _ in module.children()) and is_called_attention(model, module, [name]) and not is_other
 
 
-def _has_siblings(name, named):
+def _has_siblings(name: str, named: Mapping[str, torch.nn.Module]) -> bool:
     """Tell whether any list of modules on the way to one has others too."""
     parts = name.split(".")
     parents = (named[".".join(parts[:i])] for i, part in enumerate(parts) if part.isdecimal())

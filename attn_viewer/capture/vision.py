@@ -1,6 +1,6 @@
 """Attention over the patches of an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,9 +71,10 @@ def capture_image_attention(
     return collector.make_maps(stack, tokens, tokens, model_id=model_id or get_model_id(model), grid=grid)
 
 
-def _find_grid(model, size):
+def _find_grid(model: torch.nn.Module, size: Sequence[int]) -> tuple[int, int]:
     """Return rows and columns of patches for pixel values of (height, width)."""
-    config = getattr(model.config, "vision_config", model.config)
+    config = getattr(model, "config", None)
+    config = getattr(config, "vision_config", config)
     patch = getattr(config, "patch_size", None)
     if patch is None:
         raise CaptureError(

@@ -127,7 +127,9 @@ class AttentionWatch(Watch):
         output = function(*args, **kwargs)
         # What nn.MultiheadAttention runs inside is out of a mode's sight, so that it is asked once more.
         _, weights = function(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
-        self.on_weights(ModuleWeights(*self._count(), weights, self.stack.model))
+        place = self._count()
+        if weights is not None:  # as asked for
+            self.on_weights(ModuleWeights(*place, weights, self.stack.model))
         return output
 
     def _count(self) -> tuple[str, int]:
