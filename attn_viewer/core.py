@@ -79,7 +79,7 @@ def view_attention(
         if options.save_fig_path is None:
             return written
         folder = Path(options.save_fig_path) / maps.model_id
-        for name, data in itertools.chain([first] * (first is not None), pages):
+        for name, data in itertools.chain([] if first is None else [first], pages):
             written.append(write_whole(make_folder(folder) / f"{name}.{options.fig_format}", data))
         if options.figures is None:
             return written
@@ -151,13 +151,16 @@ def capture_prompt(
     model: Any, model_id: str | None, tokenizer: Any, prompt: Any, options: GenerationOptions
 ) -> "AttentionMaps":
     """Capture a prompt, and what is generated after it where `max_new_tokens` asks for that."""
+    maps: AttentionMaps
     if options.max_new_tokens is None:
         from .capture.prefill import capture_attention
 
-        return capture_attention(model, tokenizer, prompt, model_id=model_id, options=PassOptions.pick(options))
-    from .capture.generation import capture_generation
+        maps = capture_attention(model, tokenizer, prompt, model_id=model_id, options=PassOptions.pick(options))
+    else:
+        from .capture.generation import capture_generation
 
-    return capture_generation(model, tokenizer, prompt, model_id=model_id, options=options)
+        maps = capture_generation(model, tokenizer, prompt, model_id=model_id, options=options)
+    return maps
 
 
 def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple[str, bytes]]:
@@ -186,7 +189,7 @@ def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple
 
 def _write_maps(maps: "AttentionMaps", options: ViewOptions) -> list[Path]:
     written = []
-    if options.save_attention_scores:
+    if options.save_attention_scores and options.save_attention_scores_path is not None:
         from .storage.pt import save_scores
 
         written.append(save_scores(maps, options.save_attention_scores_path))

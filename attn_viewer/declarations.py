@@ -38,11 +38,16 @@ class Declaration:
     parse: Callable[[str], Any] | None = None  # reads the word that follows on a command line
     read: Callable[[Any], Any] | None = None  # brings what came into its final form
     at_least: float | None = None
+    at_most: float | None = None
     above: float | None = None
     needs: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     position: int | None = None  # where it may stand in a call without its name
     module: str = ""  # where it is declared, and its hint is read
+
+    def check(self, name: str, value: object, hint: Any) -> None:
+        """Check a value against hint and limits."""
+        check_value(name, value, hint, at_least=self.at_least, at_most=self.at_most, above=self.above)
 
 
 def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -127,7 +132,7 @@ class Options:
                 value = field.default if value == field.default else value  # a default that was read is no choice
                 object.__setattr__(self, name, value)
             if value is not field.default:
-                check_value(name, value, read_type(field), at_least=declared.at_least, above=declared.above)
+                declared.check(name, value, read_type(field))
 
     @classmethod
     def list_names(cls) -> list[str]:

@@ -103,7 +103,13 @@ def fits_hint(value: object, hint: Any) -> bool:
 
 
 def check_value(
-    name: str, value: object, hint: Any, *, at_least: float | None = None, above: float | None = None
+    name: str,
+    value: object,
+    hint: Any,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
 ) -> None:
     """Check a value against its hint and limits.
 
@@ -114,9 +120,11 @@ def check_value(
     """
     limit = "" if at_least is None else f" from {at_least:g}"
     limit = limit if above is None else f" above {above:g}"
+    limit += "" if at_most is None else f" to {at_most:,}"
     fits = fits_hint(value, hint)
     if fits and limit and isinstance(value, (int, float)) and not isinstance(value, bool):
         fits = (at_least is None or value >= at_least) and (above is None or above < value < math.inf)
+        fits = fits and (at_most is None or value <= at_most)
     if not fits:
         raise ArgumentError(f"{name} must be {describe_hint(hint)}{limit}, got {shorten(value)}")
 

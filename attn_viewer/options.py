@@ -34,6 +34,9 @@ Format = Literal["jpg", "png", "pdf", "svg", "svgz"]
 Overview = Literal["birds_eye", "last_token", "sinks", "similarity"]
 Grouping = Literal["words", "sentences", "segments"] | Sequence[tuple[str, int, int]]
 FilePath = str | os.PathLike[str]
+MOST_NEW_TOKENS = 1_000_000  # more than any model is made for; a number past it is a mistake that would run for days
+LARGEST_WEIGHT = 1e30  # float32, which weights have, ends soon after
+LARGEST_PAGE = 1000  # inches of a side, and points of a letter: past it, no program draws a page
 CACHE = "load_attention_scores_path"
 
 
@@ -164,6 +167,7 @@ class GenerationOptions(PassOptions):
         "generate up to so many tokens, and show the attention over prompt and completion",
         metavar="N",
         at_least=1,
+        at_most=MOST_NEW_TOKENS,
     )
     generate_options: Mapping[str, Any] | None = captured(
         None, "more arguments of the model's `generate`", words=(), needs="max_new_tokens"
@@ -219,12 +223,21 @@ class PanelOptions(ColourOptions):
         position=11,
         needs="save_fig_path",
     )
-    vmin: float = option(0.0, "weight where the scale begins", metavar="W", needs="save_fig_path")
+    vmin: float = option(
+        0.0,
+        "weight where the scale begins",
+        metavar="W",
+        at_least=-LARGEST_WEIGHT,
+        at_most=LARGEST_WEIGHT,
+        needs="save_fig_path",
+    )
     vmax: float | None = option(
         None,
         "weight where the scale ends; left out, a round number from the largest up, not counting queries that see "
         "almost no keys, nor a few weights that would hide all others",
         metavar="W",
+        at_least=-LARGEST_WEIGHT,
+        at_most=LARGEST_WEIGHT,
         needs="save_fig_path",
     )
     scale: Literal["shared", "panel"] = option(
@@ -277,6 +290,7 @@ class FigurePageOptions(PresetOptions):
         "width of a page in inches; left out, as the venue has it, or what the page needs",
         metavar="INCHES",
         above=0,
+        at_most=LARGEST_PAGE,
         needs="save_fig_path",
     )
     dark: bool = option(False, "light on dark, as dark presets are anyway", needs="save_fig_path")
@@ -285,6 +299,7 @@ class FigurePageOptions(PresetOptions):
         "font size of labels in points; everything else grows with it",
         metavar="POINTS",
         above=0,
+        at_most=LARGEST_PAGE,
         needs="save_fig_path",
     )
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: a name of the hub is refused at once
+
 from attn_viewer import AttentionMaps
 from attn_viewer.storage.folder import DataFolder
 

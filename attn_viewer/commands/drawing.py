@@ -91,7 +91,7 @@ def _view_prompt(asked: Any, options: ViewOptions) -> None:
         with show_messages(asked.quiet):
             paths = view_attention(model, asked.model_id, tokenizer, prompt, options=options, progress=asked.bars)
     except FigureError as error:
-        paths = error.paths
+        paths = list(error.paths)
         raise
     finally:
         for path in paths:
@@ -144,7 +144,7 @@ def _overview(asked: OverviewWords) -> None:
     from ..overview import draw_overview, list_uses
 
     get_colormap(asked.cmap)
-    check_folder(asked.save_fig_path)
+    check_folder(asked.save_fig_path or ".")
     if asked.model_id is not None:
         check_model_id(asked.model_id)
     uses = {name for kind in asked.kinds for name in list_uses(kind)}
@@ -154,7 +154,8 @@ def _overview(asked: OverviewWords) -> None:
         maps = _get_maps(asked)
         look = {name: getattr(asked, name) for name in ColourOptions._fields}
         figures = {
-            kind: draw_overview(maps, kind, **{name: look[name] for name in list_uses(kind)}) for kind in asked.kinds
+            str(kind): draw_overview(maps, kind, **{name: look[name] for name in list_uses(kind)})
+            for kind in asked.kinds
         }
         for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, figures):
             print(path)
@@ -208,7 +209,7 @@ def _overlay(asked: OverlayWords) -> None:
     from ..files import check_folder, check_model_id
 
     get_colormap(asked.cmap)
-    check_folder(asked.save_fig_path)
+    check_folder(asked.save_fig_path or ".")
     if asked.model_id is not None:
         check_model_id(asked.model_id)
     try:

@@ -69,7 +69,7 @@ def _heads(asked: HeadsWords) -> None:
     print(_format_table(scores, order[: asked.top]))
 
 
-def _check_scores(asked: HeadsWords) -> tuple[Sequence[str] | None, dict[str, float]]:
+def _check_scores(asked: HeadsWords) -> tuple[Sequence[str] | None, dict[str, Any]]:
     """Return names and limits of the scores, checked before a model runs."""
     from ..analysis.blocks import check_limits
     from ..analysis.scores import check_scores
@@ -168,7 +168,7 @@ def _compare(asked: CompareWords) -> None:
     from ..files import check_folder
     from ..storage.pt import load_scores
 
-    check_folder(asked.save_fig_path)
+    check_folder(asked.save_fig_path or ".")
     first, second = (
         load_scores(path).select(layers=asked.layers, heads=asked.heads) for path in (asked.first, asked.second)
     )
@@ -243,7 +243,7 @@ def _change(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tupl
     from ..interventions.head_effects import measure_effect
 
     if asked.merge is None:
-        intervention = ablate_heads(model, asked.heads, asked.mode)
+        intervention = ablate_heads(model, asked.heads or (), asked.mode)
     else:
         (layer, head1), (_, head2) = asked.merge
         intervention = merge_heads(model, layer, head1, head2, asked.alpha)

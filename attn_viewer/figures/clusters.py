@@ -124,7 +124,10 @@ def plot_similarity(
 
 
 def _check_similarity(similarity: ArrayLike, names: Sequence[str]) -> np.ndarray:
-    values = np.asarray(similarity, np.float64)
+    try:
+        values = np.asarray(similarity, np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"similarity must be numbers (heads, heads), got {similarity!r:.80}") from error
     if values.ndim != 2 or len(values) != len(values.T) or len(values) < 2 or len(names) != len(values):
         raise OptionError(
             f"similarities must be (n_heads, n_heads) of at least 2 heads with a name each, got shape {values.shape} "

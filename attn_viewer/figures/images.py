@@ -167,7 +167,7 @@ def _sample(cmap):
     return palette
 
 
-def matrix2drgb_to_png_bytes(matrix, buffer=None):
+def matrix2drgb_to_png_bytes(matrix: Any, buffer: Any = None) -> bytes | None:
     """Turn an RGB picture into a PNG file.
 
     Parameters
@@ -185,12 +185,14 @@ def matrix2drgb_to_png_bytes(matrix, buffer=None):
     Raises
     ------
     OptionError
-        If it is no such picture.
+        If it is no such picture, or no file.
     """
     if np.ndim(matrix) != 3 or np.shape(matrix)[2] != 3 or np.size(matrix) == 0 or matrix.dtype != np.uint8:
         raise OptionError(
             f"an RGB picture has axes (rows, columns, 3) and dtype uint8, got {_describe(np.asarray(matrix))}"
         )
+    if buffer is not None and not hasattr(buffer, "write"):
+        raise OptionError(f"buffer must be a binary file, got {type(buffer).__name__}")
     data = _encode_png(matrix.reshape(len(matrix), -1), matrix.shape[1], colour_type=2)
     if buffer is None:
         return data

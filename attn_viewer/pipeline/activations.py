@@ -9,23 +9,25 @@ import functools
 import os
 import random
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
+from ..maps import AttentionMaps
 from ..options import FilePath
 from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model, load_activations
 from ..storage.hashes import compare_prompt_to_loaded
 from .batches import KEPT, capture_together, encode_text, group_prompts
 from .indexes import generate_functions_jsonl, generate_models_jsonl, generate_prompts_jsonl
 from .prompts import load_text_data, take_samples
-from .work import RunReport, attempt, clear_when_stopped, count_workers, note_untried, run_batches
+from .work import Outcome, RunReport, attempt, clear_when_stopped, count_workers, note_untried, run_batches
 
 _one_at_a_time = threading.Lock()
 
 
-def name_model(model_path):
+def name_model(model_path: FilePath) -> str:
     """Name a model for a data folder.
 
     Parameters
@@ -111,7 +113,7 @@ def activations_main(
     folder = check_folder(model.folder.root)
     report = RunReport()
     if prompts_path is not None:
-        errors = []
+        errors: list[AttnViewerError] = []
         limits = (min_chars, max_chars) if raw_prompts else (None, None)
         prompts = load_text_data(prompts_path, *limits, shuffle, seed=seed, errors=errors)
         lacks = "text of a fitting length (--min-chars)" if raw_prompts else "line with a 'text'"
@@ -123,7 +125,8 @@ def activations_main(
         hint = f"{str(folder)!r} has none of model {name!r}; give a file (--prompts)"
     report.failures += map(str, errors)
     prompts = _drop_repeats(take_samples(prompts, n_samples, errors, hint), report)
-    todo, there = [], []
+    todo: list[dict[str, Any]] = []
+    there: list[dict[str, Any]] = []
     for prompt in prompts:
         try:
             is_there = model.get_prompt(prompt).is_whole(stacked=stacked_heads) and not force
@@ -155,7 +158,7 @@ def activations_main(
     return report
 
 
-def update_indexes(model: Model, report, funcs=()):
+def update_indexes(model: Model, report: RunReport, funcs: Sequence[Callable[..., Any]] = ()) -> None:
     """Write the indexes of models, of one model's prompts and of functions; what is wrong goes into the report."""
     for place in (model.folder.root, model.path):
         remove_leftovers(place)
@@ -170,8 +173,8 @@ def update_indexes(model: Model, report, funcs=()):
     report.failures += [text for text in map(str, errors) if text not in report.failures]
 
 
-def _drop_repeats(prompts, report):
-    kept = {}
+def _drop_repeats(prompts: list[dict[str, Any]], report: RunReport) -> list[dict[str, Any]]:
+    kept: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
         first = kept.setdefault(prompt["hash"], prompt)
         try:
@@ -182,7 +185,7 @@ def _drop_repeats(prompts, report):
 
 
 @functools.lru_cache(maxsize=1)
-def load_model(model_path, device):
+def load_model(model_path: str, device: str | None) -> tuple[Any, Any]:
     """Return a model and its tokenizer, loaded once a process."""
     from ..capture import loading
 
@@ -195,7 +198,9 @@ def load_model(model_path, device):
     return model, tokenizer
 
 
-def _compute_batch(model_path, name, save_path, device, stacked, prompts):
+def _compute_batch(
+    model_path: str, name: str, save_path: str, device: str | None, stacked: bool, prompts: list[dict[str, Any]]
+) -> list[Outcome]:
     with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
         model, tokenizer = load_model(model_path, device)
         with _one_thread():
@@ -209,7 +214,15 @@ def _compute_batch(model_path, name, save_path, device, stacked, prompts):
             return outcomes
 
 
-def _compute_part(model, tokenizer, name, save_path, stacked, known, prompt):
+def _compute_part(
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    save_path: str,
+    stacked: bool,
+    known: dict[str, AttentionMaps],
+    prompt: dict[str, Any],
+) -> None:
     # Of a worker that was killed over this very prompt.
     remove_leftovers(DataFolder(save_path).get_model(name).get_prompt(prompt).path)
     maps = known.pop(prompt["hash"], None)
@@ -220,7 +233,7 @@ def _compute_part(model, tokenizer, name, save_path, stacked, known, prompt):
 
 
 @contextlib.contextmanager
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """Let torch, which a part may have been the first to load, use one thread as all else in `run_parts`."""
     import torch
 
@@ -241,7 +254,7 @@ def compute_activations(
     model_name: str | None = None,
     return_cache: str | None = None,
     stacked_heads: bool = False,
-    **options,
+    **options: Any,
 ) -> Any:
     """Compute and store the attention weights of a prompt, whether or not they are there.
 
@@ -281,7 +294,7 @@ def compute_activations(
     """
     if return_cache not in (None, "numpy", "torch"):
         raise OptionError(f"return_cache must be None, 'numpy' or 'torch', got {return_cache!r}")
-    if tokenizer is None or not hasattr(model, "config"):
+    if not callable(tokenizer) or not hasattr(model, "config"):
         raise OptionError(
             "a model and its tokenizer, as load_model returns them, are needed to compute activations, "
             f"got {type(model).__name__} and {type(tokenizer).__name__}"
@@ -296,12 +309,14 @@ def compute_activations(
     return load_activations(maps.model_id, prompt, save_path, return_cache)
 
 
-def _store(maps, prompt, model, tokenizer, save_path, stacked):
+def _store(
+    maps: AttentionMaps, prompt: dict[str, Any], model: Any, tokenizer: Any, save_path: FilePath, stacked: bool
+) -> Path:
     d_model = getattr(model.config, "hidden_size", None)
     place = DataFolder(save_path).get_model(maps.model_id)
     place.save_config(maps, **({"d_model": d_model} if d_model else {}))
     # pattern-lens counts tokens without the one that a model puts before the text.
-    tokens = tokenizer.convert_ids_to_tokens(list(maps.ids_key))
+    tokens = tokenizer.convert_ids_to_tokens(list(maps.ids_key or ()))
     starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
     tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
     # A prompt may come with tokens that another model made of it.
@@ -344,6 +359,8 @@ def get_activations(
     activations : dict or None
         As `load_activations` returns them.
     """
+    if not isinstance(model, str) and not hasattr(model, "config"):
+        raise OptionError(f"a model or the name of one is needed, got {type(model).__name__}")
     if model_name is None:
         from ..capture.prefill import get_model_id
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..analysis.compare import average_maps, check_length
 from ..analysis.scores import SCORES, check_scores, score_heads
-from ..analysis.table import average_scores
+from ..analysis.table import HeadScores, average_scores
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps
@@ -27,7 +27,7 @@ def atlas_main(
     model_name: str,
     save_path: FilePath = DATA_DIR,
     n_samples: int | None = None,
-    scores: Iterable[str] | None = None,
+    scores: str | Sequence[str] | None = None,
     *,
     mean_maps: int | None = None,
     fmt: str = "png",
@@ -85,7 +85,7 @@ def atlas_main(
     hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
     hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
     score = functools.partial(score_prompt, model_name, str(folder.absolute()), scores)
-    by_hash = {}
+    by_hash: dict[str, tuple[HeadScores, list[dict[str, Any]]]] = {}
     outcomes = run_parts(
         score, hashes, parallel=parallel, scheduler=scheduler, progress=progress, desc="scores", unit="prompt"
     )
@@ -148,7 +148,9 @@ def _save_mean(model_name: str, folder: Path, hashes: Iterable[str], length: int
     return [save_scores(mean, target, name="mean_maps"), drawing]
 
 
-def score_prompt(model_name, save_path, scores, prompt_hash):
+def score_prompt(
+    model_name: str, save_path: str, scores: Sequence[str] | None, prompt_hash: str
+) -> tuple[HeadScores, list[dict[str, Any]]]:
     """Score the heads of one prompt, and find where each looks hardest.
 
     Parameters
@@ -188,7 +190,7 @@ def score_prompt(model_name, save_path, scores, prompt_hash):
     return table, peaks
 
 
-def _find_strongest(by_hash, mean):
+def _find_strongest(by_hash: "dict[str, tuple[HeadScores, list[dict[str, Any]]]]", mean: HeadScores) -> dict[str, Any]:
     """Return, by score, for each head the prompts where it scores highest, with their peaks."""
     hashes = list(by_hash)
     strongest = {}

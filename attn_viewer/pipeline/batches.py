@@ -2,10 +2,13 @@
 
 import contextlib
 import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..errors import AttnViewerError, PromptError
+from ..maps import AttentionMaps
 from ..storage.hashes import augment_prompt_with_hash
 
 # Most characters of prompts that run together: past some 500 tokens a processor has enough to do.
@@ -13,11 +16,12 @@ BATCH_CHARS = 2_000
 # Libraries multiply fewer rows than this another way, which rounds differently.
 LEAST_TOKENS = 8
 # What is kept of a prompt: every weight while that stays under a budget, a grid past that.
-KEPT = {"reduction": "auto"}
-_agreed = weakref.WeakKeyDictionary()  # model -> whether prompts that ran together gave the bits of those alone
+KEPT: dict[str, Any] = {"reduction": "auto"}
+# model -> whether prompts that ran together gave the bits of those alone
+_agreed: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
-def group_prompts(prompts, n_groups=1):
+def group_prompts(prompts: Sequence[dict[str, Any]], n_groups: int = 1) -> list[list[dict[str, Any]]]:
     """Group prompts that can run together.
 
     Parameters
@@ -32,7 +36,8 @@ def group_prompts(prompts, n_groups=1):
     list of list of dict
         The prompts by length, in each group at most `BATCH_CHARS` characters or one prompt.
     """
-    groups, most = [], min(BATCH_CHARS, sum(map(_count_chars, prompts)) // n_groups)
+    groups: list[list[dict[str, Any]]] = []
+    most = min(BATCH_CHARS, sum(map(_count_chars, prompts)) // n_groups)
     for prompt in sorted(prompts, key=_count_chars):
         if groups and sum(map(_count_chars, [*groups[-1], prompt])) <= most:
             groups[-1].append(prompt)
@@ -41,11 +46,13 @@ def group_prompts(prompts, n_groups=1):
     return groups
 
 
-def _count_chars(prompt):
+def _count_chars(prompt: dict[str, Any]) -> int:
     return len(prompt.get("text", ""))
 
 
-def capture_together(prompts, model, tokenizer, name):
+def capture_together(
+    prompts: Sequence[dict[str, Any]], model: Any, tokenizer: Any, name: str
+) -> dict[str, AttentionMaps]:
     """Capture the attention weights of prompts in one pass, where that gives the bits that they have alone.
 
     Parameters
@@ -87,12 +94,12 @@ def capture_together(prompts, model, tokenizer, name):
     return {prompt["hash"]: maps for prompt, maps in zip(fitting, together, strict=True)} if _agreed[model] else {}
 
 
-def _are_same(maps, others):
+def _are_same(maps: AttentionMaps, others: AttentionMaps) -> bool:
     facts, other_facts = ({**vars(each), "weights": None} for each in (maps, others))
     return facts == other_facts and all(map(np.array_equal, maps.weights, others.weights))
 
 
-def encode_text(prompt, model, tokenizer):
+def encode_text(prompt: dict[str, Any], model: Any, tokenizer: Any) -> list[int]:
     """Return the token ids of a prompt that the model can take.
 
     Parameters
@@ -118,7 +125,7 @@ def encode_text(prompt, model, tokenizer):
         prompt["text"].encode()  # half a surrogate pair is no text: no tokenizer takes it
     except UnicodeEncodeError as error:
         raise PromptError(f"prompt {prompt['hash']!r} is no text that can be written: {error}") from error
-    ids = tokenizer(prompt["text"], verbose=False)["input_ids"]
+    ids: list[int] = tokenizer(prompt["text"], verbose=False)["input_ids"]
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and len(ids) > longest:
         raise PromptError(

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class FigureJob:
     model_name: str
     save_path: str
     names: tuple[str, ...]
-    funcs: tuple[Callable, ...]
+    funcs: tuple[Callable[..., Any], ...]
     figures_from: str | None
     version: str | None
     force: bool
@@ -141,11 +141,11 @@ def figures_main(
 
 
 @functools.lru_cache(maxsize=1)
-def _load_functions(path, version):  # the version is for the cache alone
+def _load_functions(path: str, version: str | None) -> list[str]:  # the version is for the cache alone
     return registry.load_figure_funcs(path)
 
 
-def draw_prompt(job, prompt_hash):
+def draw_prompt(job: FigureJob, prompt_hash: str) -> tuple[int, list[str]]:
     """Draw the figures of one prompt that are not there.
 
     Parameters
@@ -175,7 +175,8 @@ def draw_prompt(job, prompt_hash):
             "(attn-viewer activations --raw-prompts --max-chars N), or give compute_activations reduction='full'"
         )
     check_full(maps.reduction, maps.weighting)
-    n_drawn, failures, aside = 0, [], None
+    n_drawn, failures = 0, list[str]()
+    aside: Path | None = None
     with contextlib.ExitStack() as stack:
         for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
             for head, pattern in zip(heads, weights, strict=True):
@@ -191,14 +192,14 @@ def draw_prompt(job, prompt_hash):
     return n_drawn, failures
 
 
-def _list_names(place):
+def _list_names(place: Path) -> list[str]:
     try:
         return os.listdir(place)
     except FileNotFoundError:
         return []
 
 
-def is_drawn(func, names):
+def is_drawn(func: Callable[..., Any], names: Collection[str]) -> bool:
     """Tell whether all figures of a function are among the files of a head."""
     fmt = getattr(func, "figure_save_fmt", None)
     for figure in registry.get_figure_names(func):
@@ -210,7 +211,16 @@ def is_drawn(func, names):
     return True
 
 
-def _draw_head(pattern, aside, place, funcs, names, *, layer, head):
+def _draw_head(
+    pattern: Any,
+    aside: Path,
+    place: Path,
+    funcs: Sequence[Callable[..., Any]],
+    names: Collection[str],
+    *,
+    layer: int,
+    head: int,
+) -> list[str]:
     """Run functions on a head in a folder aside, so that what a killed one leaves is never taken for a figure."""
     try:
         paths, failed = run_on_head(pattern, aside, funcs, layer=layer, head=head)
@@ -229,7 +239,7 @@ def _draw_head(pattern, aside, place, funcs, names, *, layer, head):
     return list(map(str, failed))
 
 
-def _move_figures(paths, made, place):
+def _move_figures(paths: Collection[Path], made: Path, place: Path) -> None:
     make_folder(place.parent)
     if {path.name for path in paths} == {*os.listdir(made)}:
         # A new head moves as a whole: folders that are made only to be removed take longer than a picture.
@@ -242,7 +252,7 @@ def _move_figures(paths, made, place):
 
 
 @contextlib.contextmanager
-def _make_aside(folder):
+def _make_aside(folder: Path) -> Iterator[Path]:
     try:
         aside = tempfile.mkdtemp(dir=folder, **name_temporary("figures"))
     except OSError as error:

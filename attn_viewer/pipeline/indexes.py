@@ -3,17 +3,20 @@
 import contextlib
 import inspect
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import AttnViewerError
 from ..figures.registry import get_figure_names, select_attn_figure_funcs
 from ..files import write_whole
+from ..options import FilePath
 from ..storage.folder import DataFolder, find_folder
 from ..storage.objects import load_plain
 from ..storage.stored import EXTRA
 
 
-def generate_models_jsonl(path):
+def generate_models_jsonl(path: FilePath) -> list[AttnViewerError]:
     """Write ``models.jsonl``: the ``model_cfg.json`` of every model.
 
     Parameters
@@ -26,7 +29,8 @@ def generate_models_jsonl(path):
     list of AttnViewerError
         What was wrong with models: left out if their config cannot be read, kept if it contradicts itself.
     """
-    configs, errors = [], []
+    configs: list[dict[str, Any]] = []
+    errors: list[AttnViewerError] = []
     for model in DataFolder(path).list_models():
         try:
             configs.append(model.config)
@@ -37,7 +41,7 @@ def generate_models_jsonl(path):
     return errors
 
 
-def generate_prompts_jsonl(model_dir):
+def generate_prompts_jsonl(model_dir: FilePath) -> list[AttnViewerError]:
     """Write ``prompts.jsonl``: every prompt of a model that is there whole.
 
     Of what only this package reads, nothing is kept but ``n_keys``: ``n_tokens`` does not count the token that a model
@@ -59,14 +63,14 @@ def generate_prompts_jsonl(model_dir):
     return errors
 
 
-def _shorten_facts(prompt):
+def _shorten_facts(prompt: dict[str, Any]) -> dict[str, Any]:
     facts = prompt.get(EXTRA)
     tokens = facts.get("tokens_key") if isinstance(facts, dict) else None
     kept = {EXTRA: {"n_keys": len(tokens)}} if isinstance(tokens, list) else {}
     return {name: value for name, value in prompt.items() if name != EXTRA} | kept
 
 
-def get_func_metadata(func):
+def get_func_metadata(func: Callable[..., Any]) -> list[dict[str, Any]]:
     """Describe a figure function.
 
     Parameters
@@ -81,10 +85,9 @@ def get_func_metadata(func):
         for what cannot be known.
     """
     plain = inspect.unwrap(func)
-    try:
-        source, code = Path(inspect.getsourcefile(plain)).as_posix(), inspect.getsource(plain)
-    except (OSError, TypeError):
-        source = code = None
+    source = code = None
+    with contextlib.suppress(OSError, TypeError):
+        source, code = Path(inspect.getsourcefile(plain) or "").as_posix(), inspect.getsource(plain)
     facts = {
         "func_name": func.__name__,
         "doc": func.__doc__,
@@ -95,7 +98,7 @@ def get_func_metadata(func):
     return [{"name": name, **facts} for name in get_figure_names(func)]
 
 
-def generate_functions_jsonl(path, funcs=None):
+def generate_functions_jsonl(path: FilePath, funcs: Sequence[Callable[..., Any]] | None = None) -> None:
     """Write ``figures.jsonl``: the functions that were in it and these.
 
     Parameters
@@ -106,7 +109,8 @@ def generate_functions_jsonl(path, funcs=None):
         Figure functions; left out, all that are registered.
     """
     target = find_folder(path) / "figures.jsonl"
-    known, lines = {}, []
+    known: dict[str, dict[str, Any]] = {}
+    lines: list[bytes] = []
     with contextlib.suppress(OSError):
         lines = target.read_bytes().splitlines()
     for line in lines:
@@ -119,5 +123,5 @@ def generate_functions_jsonl(path, funcs=None):
     _write_lines(target, (facts for _, facts in sorted(known.items())))
 
 
-def _write_lines(path, objects):
+def _write_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
     write_whole(path, b"".join(json.dumps(each).encode() + b"\n" for each in objects))

@@ -3,6 +3,7 @@
 import numbers
 import random
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def load_text_data(
     return prompts
 
 
-def _read_lines(fname):
+def _read_lines(fname: FilePath) -> Iterator[bytes]:
     try:
         with open(fname, "rb") as file:
             yield from file
@@ -89,7 +90,7 @@ def _read_lines(fname):
         raise InvalidPromptError(f"cannot read prompts from {str(fname)!r}: {reason}; give a JSONL file") from error
 
 
-def _read_line(line, where):
+def _read_line(line: bytes, where: str) -> dict[str, Any]:
     try:
         prompt = load_plain(line)
     except (ValueError, RecursionError) as error:
@@ -105,7 +106,9 @@ def _read_line(line, where):
     return prompt
 
 
-def take_samples(prompts, n_samples, errors, hint):
+def take_samples(
+    prompts: list[dict[str, Any]], n_samples: int | None, errors: Sequence[Exception], hint: str
+) -> list[dict[str, Any]]:
     """Return the first prompts, and do not let a run that has none look like one that did all.
 
     Parameters
@@ -138,7 +141,7 @@ def take_samples(prompts, n_samples, errors, hint):
     return prompts[:n_samples]
 
 
-def split_text(text, max_chars):
+def split_text(text: str, max_chars: int | None) -> list[str]:
     """Cut a text into pieces, nothing lost.
 
     Parameters
