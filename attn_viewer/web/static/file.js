@@ -27,7 +27,7 @@ export function openPage() {
   }
 
   function makeSource(prefix) {
-    return { meta: read(`${prefix}meta`), getHead: (layer, head) => readHead(`${prefix}h${layer}.${head}`, layer, head) };
+    return { meta: read(`${prefix}meta`), isLocal: true, getHead: (layer, head) => readHead(`${prefix}h${layer}.${head}`, layer, head) };
   }
 
   async function readHead(id, layer, head) {

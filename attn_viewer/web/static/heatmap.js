@@ -46,7 +46,7 @@ export function createHeatmap(context) {
   );
   const element = make("div", { class: "av-heatmap" }, make("div", { class: "av-frame" }, plot, message), aside);
   element.style.setProperty("--aspect", Math.max(1, meta.columns / meta.rows));
-  const picture = document.createElement("canvas");
+  const cellsCanvas = document.createElement("canvas");
   let painted = "";
   let found = null;
   let place = null;
@@ -86,7 +86,7 @@ export function createHeatmap(context) {
     }
     layOut();
     paint();
-    drawBase();
+    drawBase(sizeCanvas(base, plot.clientWidth, plot.clientHeight));
     drawLegend();
     told = null;
     point(context.state.pin ?? cursor);
@@ -133,22 +133,21 @@ export function createHeatmap(context) {
     if (painted === look) return;
     const most = Math.ceil(Math.max(meta.rows, meta.columns) / factor);
     const cells = poolCells(found.values, meta, most, countHidden(meta, state.first));
-    paintCells(picture, cells, makeScale(state, findTop(context, found)), theme);
-    picture.factor = cells.factor;
+    paintCells(cellsCanvas, cells, makeScale(state, findTop(context, found)), theme);
+    cellsCanvas.factor = cells.factor;
     painted = look;
   }
 
-  function drawBase() {
+  function drawBase(drawing) {
     const { theme } = context;
     const { left, top, wide, high, cell, x, y } = place;
-    const drawing = sizeCanvas(base, plot.clientWidth, plot.clientHeight);
     drawing.imageSmoothingEnabled = false;
     drawing.save();
     drawing.beginPath();
     drawing.rect(left, top, wide, high);
     drawing.clip();
-    const size = cell * picture.factor;
-    drawing.drawImage(picture, left - x * cell, top - y * cell, picture.width * size, picture.height * size);
+    const size = cell * cellsCanvas.factor;
+    drawing.drawImage(cellsCanvas, left - x * cell, top - y * cell, cellsCanvas.width * size, cellsCanvas.height * size);
     if (meta.kind !== "cross" && meta.prompt_length < meta.tokens_key.length) {
       const atX = Math.round(left + (meta.prompt_length / meta.cell[1] - x) * cell) + 0.5;
       const atY = Math.round(top + ((meta.prompt_length - meta.first_query) / meta.cell[0] - y) * cell) + 0.5;
@@ -206,18 +205,42 @@ export function createHeatmap(context) {
   }
 
   function drawLegend() {
-    const { state, theme } = context;
     const top = findTop(context, found);
     const width = legend.parentElement.clientWidth;
-    const drawing = sizeCanvas(legend, width, 10);
+    drawRamp(sizeCanvas(legend, width, 10), width, top);
+    ends.children[0].textContent = meta.signed ? formatWeight(-top) : "0";
+    ends.children[1].textContent = formatWeight(top);
+  }
+
+  function drawRamp(drawing, width, top) {
+    const { state, theme } = context;
     const scale = makeScale(state, top);
     for (let i = 0; i < width; i++) {
       const share = (i + 0.5) / width;
       drawing.fillStyle = spellColor(pickColor(theme, scale(top * (meta.signed ? 2 * share - 1 : share))));
       drawing.fillRect(i, 0, 1, 10);
     }
-    ends.children[0].textContent = meta.signed ? formatWeight(-top) : "0";
-    ends.children[1].textContent = formatWeight(top);
+  }
+
+  /** The plot over its colour scale. */
+  function picture() {
+    if (!found || !place) return null;
+    const { clientWidth: width, clientHeight: height } = plot;
+    const paint = (drawing) => {
+      drawBase(drawing);
+      const top = findTop(context, found);
+      drawing.translate(place.left, height + 12);
+      drawRamp(drawing, Math.min(240, Math.floor(place.wide)), top);
+      drawing.fillStyle = context.theme.muted;
+      drawing.textAlign = "left";
+      drawing.fillText(`${meta.signed ? formatWeight(-top) : "0"} to ${formatWeight(top)}, ${context.state.scale} scale`, 0, 22);
+    };
+    return { width, height: height + 44, paint };
+  }
+
+  function tellCell() {
+    const [row, column] = cursor;
+    return `query ${describeQuery(row)} → key ${describeKey(column)}: ${readCell(row, column)}`;
   }
 
   /** Mark a cell [row, column] and tell its numbers; null lets go. */
@@ -392,7 +415,7 @@ export function createHeatmap(context) {
     return true;
   }
 
-  return { element, show, follow, handleKey, destroy: () => context.tooltip.hide() };
+  return { element, show, follow, picture, tellCell, getCell: () => cursor, handleKey, destroy: () => context.tooltip.hide() };
 }
 
 /** The smallest of 1, 2, 5, 10, 20 … that is at least `least`. */

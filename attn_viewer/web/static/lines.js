@@ -129,15 +129,25 @@ export function createLines(context) {
   }
 
   function draw() {
-    const { theme } = context;
     const { from, to, width: full, height } = look();
     const width = Math.max(240, full);
     const [start, end] = [Math.max(0, from - MARGIN), Math.min(height, to + MARGIN)];
     const drawing = sizeCanvas(canvas, width, end - start);
     canvas.style.transform = `translateY(${start}px)`;
     drawing.translate(0, -start);
+    sight = { width, start, end };
+    const edges = paint(drawing, sight);
+    const { total } = strongest;
+    const shown = current() === null && total > edges.length ? `The strongest ${edges.length} of ${total} lines. ` : "";
+    status.textContent = `${shown}Point at a query or a key to see its lines alone; a click, a tap or Enter pins it.`;
+    canvas.dataset.lines = String(edges.length);
+    plot.setAttribute("aria-label", `Layer ${loaded.layer}: ${edges.length} lines from ${queries.length} queries to ${keys.length} keys`);
+  }
+
+  /** Draw what lies between `start` and `end`, and return all lines of what is pointed at. */
+  function paint(drawing, { width, start, end }) {
+    const { theme } = context;
     const side = Math.min(200, Math.max(70, width * 0.24));
-    sight = { side, width, start, end };
     const [left, right] = [side, width - side];
     const longest = Math.min(24, Math.floor((side - 4) / LETTER)); // narrow columns would squeeze more
     const focus = current();
@@ -152,15 +162,18 @@ export function createLines(context) {
       if (Math.max(y1, y2) < start || Math.min(y1, y2) > end) continue;
       const shade = Math.ceil(SHADES * share);
       const key = `${shade} ${color}`;
-      if (!paths.has(key)) paths.set(key, { shade, color, path: new Path2D() });
-      const { path } = paths.get(key);
-      path.moveTo(left + 4, y1);
-      path.bezierCurveTo(left + bend, y1, right - bend, y2, right - 4, y2);
+      if (!paths.has(key)) paths.set(key, { shade, color, ends: [] });
+      paths.get(key).ends.push([y1, y2]);
     }
-    for (const { shade, color, path } of [...paths.values()].sort((a, b) => a.shade - b.shade)) {
+    for (const { shade, color, ends } of [...paths.values()].sort((a, b) => a.shade - b.shade)) {
+      drawing.beginPath();
+      for (const [y1, y2] of ends) {
+        drawing.moveTo(left + 4, y1);
+        drawing.bezierCurveTo(left + bend, y1, right - bend, y2, right - 4, y2);
+      }
       drawing.globalAlpha = (shade / SHADES) * (focus === null ? 0.7 : 1);
       drawing.strokeStyle = color;
-      drawing.stroke(path);
+      drawing.stroke();
     }
     drawing.globalAlpha = 1;
     drawing.font = FONT;
@@ -187,11 +200,14 @@ export function createLines(context) {
       drawing.fillStyle = inkOf("key", i);
       drawing.fillText(shorten(keys[i], longest), right, yOf(i), side - 4);
     }
-    const { total } = strongest;
-    const shown = focus === null && total > edges.length ? `The strongest ${edges.length} of ${total} lines. ` : "";
-    status.textContent = `${shown}Point at a query or a key to see its lines alone; a click, a tap or Enter pins it.`;
-    canvas.dataset.lines = String(edges.length);
-    plot.setAttribute("aria-label", `Layer ${loaded.layer}: ${edges.length} lines from ${queries.length} queries to ${keys.length} keys`);
+    return edges;
+  }
+
+  /** All of the plot, and what of it stands out. */
+  function picture() {
+    if (!loaded || !sight) return null;
+    const [width, height] = [sight.width, TOP + most * ROW];
+    return { width, height, paint: (drawing) => paint(drawing, { width, start: 0, end: height }) };
   }
 
   // Whatever scrolls, the page or a notebook's own box: scroll events are seen on their way down.
@@ -302,7 +318,7 @@ export function createLines(context) {
     context.tooltip.hide();
   }
 
-  return { element, show, follow, handleKey, destroy };
+  return { element, show, follow, picture, handleKey, destroy };
 }
 
 function nameCells(labels, cell, start) {

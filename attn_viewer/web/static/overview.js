@@ -1,7 +1,7 @@
 /** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
 
 import { HIDDEN, findTop, makeScale } from "./data.js";
-import { formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
+import { FONT, formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
 import { pickColor, spellColor } from "./theme.js";
 
 /** Heads are asked for so many at a time. */
@@ -154,7 +154,7 @@ export function createOverview(context) {
   /** Where the tiles lie, asked once for all; sheets behind them. */
   function layOut() {
     const wanted = [order, grid.clientWidth, grid.clientHeight, window.devicePixelRatio, context.state.tint !== null].join();
-    if (place === wanted) return;
+    if (place === wanted || !grid.clientWidth) return; // on paper a picture stands for it
     place = wanted;
     ratio = Math.min(MOST_RATIO, window.devicePixelRatio || 1);
     const origin = grid.getBoundingClientRect();
@@ -188,12 +188,46 @@ export function createOverview(context) {
       await new Promise((resolve) => setTimeout(resolve));
     }
     isBusy = false;
-    if (hasLooked && !isGone) element.dataset.ready = "true";
+    if (!hasLooked || isGone) return;
+    element.dataset.ready = "true";
+    if (context.isLocal) prepare(); // what is out of sight too: it may be printed
+  }
+
+  /** Ask for all tiles; promise of them. */
+  async function prepare() {
+    const missing = [...cells].filter(([, cell]) => cell.drawn !== tellLook() && !cell.button.dataset.error);
+    for (const [key] of missing) waiting.add(key);
+    if (missing.length) work();
+    while (isBusy && !isGone) await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
+  function tellLook() {
+    const { state, theme } = context;
+    return [place, state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
+  }
+
+  /** All tiles with their names; null while one is missing. */
+  function picture() {
+    if ([...cells.values()].some((cell) => cell.drawn !== tellLook() && !cell.button.dataset.error)) return null;
+    const origin = grid.getBoundingClientRect();
+    const labels = [...grid.querySelectorAll(".av-head-name, .av-layer-name, .av-name, .av-score")].filter((label) => label.offsetParent);
+    const paint = (drawing) => {
+      sheets.forEach((sheet, n) => drawing.drawImage(sheet, 0, n * SHEET, sheet.width / ratio, sheet.height / ratio));
+      drawing.font = FONT;
+      drawing.textAlign = "center";
+      drawing.textBaseline = "middle";
+      drawing.fillStyle = context.theme.muted;
+      for (const label of labels) {
+        const box = label.getBoundingClientRect();
+        drawing.fillText(label.textContent, (box.left + box.right) / 2 - origin.left, (box.top + box.bottom) / 2 - origin.top);
+      }
+    };
+    return { width: grid.scrollWidth, height: grid.scrollHeight, paint };
   }
 
   async function drawCell(cell) {
     const { state, theme } = context;
-    const look = [place, state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
+    const look = tellLook();
     if (cell.drawn === look) return;
     try {
       const found = await store.loadThumbnail(cell.layer, cell.head, side, state.first);
@@ -248,7 +282,7 @@ export function createOverview(context) {
     watcher.disconnect();
   }
 
-  return { element, show, handleKey, destroy };
+  return { element, show, picture, prepare, handleKey, destroy };
 }
 
 function formatScore(value) {

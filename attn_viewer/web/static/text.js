@@ -78,7 +78,25 @@ export function createText(context) {
     for (const pane of panes) pane.destroy();
   }
 
-  return { element, show, follow, handleKey, destroy };
+  /** Both panes below each other. */
+  function picture() {
+    const pictures = panes.map((pane) => pane.picture());
+    if (pictures.includes(null)) return null;
+    const paint = (drawing) => {
+      drawing.save();
+      for (const part of pictures) {
+        drawing.save();
+        part.paint(drawing);
+        drawing.restore();
+        drawing.translate(0, part.height);
+      }
+      drawing.restore();
+    };
+    const height = pictures.reduce((sum, part) => sum + part.height, 0);
+    return { width: Math.max(...pictures.map((part) => part.width)), height, paint };
+  }
+
+  return { element, show, follow, picture, handleKey, destroy };
 }
 
 /** One view of the text. For cross attention it holds two: the keys' and the queries'. */
@@ -118,7 +136,7 @@ function createPane(context, name, title, subtitle) {
   watcher.observe(painted.element);
   painted.element.addEventListener("scroll", () => painted.isOutside() && paint(), { passive: true });
 
-  const pane = { element, axis: focusSide, onpoint: null, show, point, describe, handleKey, destroy: () => watcher.disconnect() };
+  const pane = { element, axis: focusSide, onpoint: null, picture, show, point, describe, handleKey, destroy: () => watcher.disconnect() };
 
   function createTokens(labels, side) {
     const canvas = make("canvas", { "aria-hidden": true });
@@ -237,16 +255,23 @@ function createPane(context, name, title, subtitle) {
     if (!loaded || !element.isConnected) return;
     const focus = current();
     if (!painted.boxes) painted.measure();
-    const { boxes, spans } = painted;
     const drawing = painted.clear();
     mark(focus);
     if (focus === null) {
       status.textContent = "—";
       return;
     }
+    paintStrips(drawing, focus, ({ y, height }) => y + height < painted.top || y > painted.top + painted.height);
+    status.textContent = tellStatus(focus);
+  }
+
+  function tellStatus(focus) {
+    return `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}${tellRow(focus)}`;
+  }
+
+  function paintStrips(drawing, focus, isFar) {
+    const { boxes, spans, strip } = painted;
     const hidden = countHidden(meta, context.state.first);
-    const strip = painted.strip;
-    const isFar = ({ y, height }) => y + height < painted.top || y > painted.top + painted.height;
     loaded.heads.forEach(({ color, found }, i) => {
       const scale = makeScale(context.state, findTop(context, found));
       drawing.fillStyle = color;
@@ -261,7 +286,37 @@ function createPane(context, name, title, subtitle) {
       }
     });
     drawing.globalAlpha = 1;
-    status.textContent = `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}${tellRow(focus)}`;
+  }
+
+  /** All tokens of this pane, past what its box shows, with the strips of the one in focus. */
+  function picture() {
+    if (!loaded) return null;
+    const focus = current();
+    const parts = [...groups.values()];
+    for (const part of parts) if (!part.boxes) part.measure();
+    const heights = parts.map(({ boxes }) => Math.max(...boxes.map((box) => box.y + box.height)) + 12);
+    const paint = (drawing) => {
+      const { theme } = context;
+      drawing.textAlign = "left";
+      drawing.textBaseline = "middle";
+      drawing.font = "600 13px ui-sans-serif, system-ui, sans-serif";
+      drawing.fillStyle = theme.ink;
+      drawing.fillText(`${title}: ${subtitle}`, 0, 10);
+      drawing.font = "14px ui-sans-serif, system-ui, sans-serif";
+      drawing.fillStyle = theme.muted;
+      drawing.fillText(focus === null ? "no token chosen" : tellStatus(focus), 0, 30);
+      drawing.translate(0, 44);
+      parts.forEach((part, i) => {
+        part.spans.forEach((span, token) => {
+          const { x, y, width } = part.boxes[token];
+          drawing.fillStyle = part === focused && token === focus ? theme.accent : theme.ink;
+          drawing.fillText(span.textContent, x + 2, y + 10, width);
+        });
+        if (part === painted && focus !== null) paintStrips(drawing, focus, () => false);
+        drawing.translate(0, heights[i]);
+      });
+    };
+    return { width: Math.max(...parts.map((part) => part.width)), height: 44 + heights.reduce((a, b) => a + b), paint };
   }
 
   function tellRow(focus) {

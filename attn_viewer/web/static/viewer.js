@@ -31,6 +31,8 @@
  * `source.getScores(layer)`  Promise of {name: values of the heads of a layer}, where `meta.scores` leaves them out. Asked
  *   when heads are to be sorted or coloured by one.
  *
+ * `source.isLocal`  true where heads cost nothing to ask for: those out of sight too are then drawn, to be printed.
+ *
  * `options` (all may be left out)
  *   state      string such as "view=heatmap&layer=3&head=2", what the URL's hash holds
  *   useHash    true: the state lives in the URL's hash
@@ -48,6 +50,7 @@ import { createControls, describe, makeNotes } from "./controls.js";
 import { DifferenceStore, HeadStore, ScoreTable, checkMeta } from "./data.js";
 import { make, tellWeight } from "./dom.js";
 import { createHeatmap } from "./heatmap.js";
+import { createKeep, drawSheets } from "./keep.js";
 import { createLines } from "./lines.js";
 import { movePlace, moveState } from "./links.js";
 import { createOverview } from "./overview.js";
@@ -93,6 +96,7 @@ export function mountViewer(element, sources, options = {}) {
       tooltip,
       listen,
       redraw,
+      isLocal: Boolean(source.isLocal),
       store: stores[index],
       scores: new ScoreTable(meta, source),
       id: (name) => `av${number}-${name}`,
@@ -219,6 +223,8 @@ export function mountViewer(element, sources, options = {}) {
     return make("div", { class: "av-pair" }, ...sections);
   }
 
+  const keep = createKeep(() => panes);
+  const printed = make("div", { class: "av-printed", "aria-hidden": true });
   const switcher = metas.length > 1 ? createSwitch(metas, update) : null;
   let controls = null;
   /** Layers, heads and scores to choose from are those of the maps that are shown first. */
@@ -226,9 +232,10 @@ export function mountViewer(element, sources, options = {}) {
     const focused = root.contains(document.activeElement) ? document.activeElement : null;
     controls = createControls(context);
     stage.id = context.id("stage");
+    controls.header.querySelector(".av-aside").prepend(keep);
     const notes = panes.map((pane) => makeNotes(pane.context.meta));
     const middle = switcher ? [switcher.element, controls.bar] : [controls.bar];
-    root.replaceChildren(controls.header, ...middle, stage, ...notes, live, tooltip.element);
+    root.replaceChildren(controls.header, ...middle, stage, ...notes, live, tooltip.element, printed);
     if (focused?.isConnected) focused.focus();
     else if (focused?.dataset.view) root.querySelector(`[role="tab"][data-view="${focused.dataset.view}"]`)?.focus();
   }
@@ -258,6 +265,12 @@ export function mountViewer(element, sources, options = {}) {
     themes = readThemes();
     redraw();
   });
+  // Paper has no scroll bars: what is printed is the whole picture, at the width of the sheet.
+  listen(window, "beforeprint", () => {
+    printed.replaceChildren(...drawSheets(panes));
+    root.classList.toggle("av-has-picture", printed.childElementCount > 0);
+  });
+  listen(window, "afterprint", () => printed.replaceChildren());
   const watcher = new ResizeObserver(redraw);
   watcher.observe(root);
   draw();
