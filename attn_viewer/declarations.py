@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from .errors import ArgumentError, OptionError
-from .hints import check_value, describe_hint, find_nearest, read_hint
+from .hints import bind_call, check_value, describe_hint, find_nearest, read_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -267,7 +267,7 @@ def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> _R:
             kind.check_names(kwargs, own, function.__name__)
-            given = signature.bind(*args, **kwargs).arguments
+            given = bind_call(function.__name__, signature, args, kwargs)
             options = given.pop("options", None)
             known = options is None or (
                 isinstance(options, Options) and (issubclass(kind, type(options)) or isinstance(options, kind))

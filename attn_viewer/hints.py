@@ -170,13 +170,39 @@ def find_nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def bind_call(
+    name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by the names of its parameters.
+
+    Raises
+    ------
+    ArgumentError
+        If one is missing, or there are too many.
+    """
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise ArgumentError(f"{name}: {error}; it is called as {name}{_write_parameters(signature)}") from error
+
+
+def _write_parameters(signature: inspect.Signature) -> str:
+    """Write the parameters of a signature that may come by position, such as ``(maps, layer, …)``."""
+    places = [one for one in signature.parameters.values() if one.kind <= one.VAR_POSITIONAL]
+    written = [f"{'*' * (one.kind == one.VAR_POSITIONAL)}{one.name}" for one in places]
+    named = [one for one in signature.parameters.values() if one.kind > one.VAR_POSITIONAL]
+    written += [f"{one.name}=…" for one in named if one.kind == one.KEYWORD_ONLY and one.default is one.empty]
+    return f"({', '.join(written + ['…'] * (len(written) < len(places) + len(named)))})"
+
+
 def check_call(name: str, value: Any) -> Any:
     """Return a public function as one that checks what it is called with against its hints; anything else as it is.
 
     Raises
     ------
     ArgumentError
-        From the new function, if an argument has the wrong type or a name that the function does not know.
+        From the new function, if an argument has the wrong type, a name that the function does not know, is missing or
+        one too many.
     """
     if not isinstance(value, types.FunctionType) or hasattr(value, "checks_itself"):
         return value
@@ -193,7 +219,7 @@ def check_call(name: str, value: Any) -> Any:
         for word in kwargs:
             if word not in known and not takes_any:
                 raise ArgumentError(f"{name} has no option {word!r}{find_nearest(word, list(known))}")
-        for word, came in signature.bind(*args, **kwargs).arguments.items():
+        for word, came in bind_call(name, signature, args, kwargs).items():
             parameter = known[word]
             if parameter.kind is not parameter.VAR_KEYWORD and came is not parameter.default:
                 hint = read_hint(parameter.annotation, inspect.unwrap(value).__globals__)

@@ -95,7 +95,7 @@ class AttentionMaps(MapFacts):
         tokens : sequence of str
             Labels of the keys. Those of a generation may end with one that was never a query; it is left out.
         tokens_query : sequence of str, optional
-            Labels of the queries; left out, they are the keys, or the last of them.
+            Labels of the queries; left out, they are the keys, or the last of them where these are causal.
         kind : {"self", "encoder", "decoder", "cross"}, optional
             Which of the three attentions of an encoder-decoder's output to take; for arrays, which they are. Left out,
             ``"cross"`` where the queries are no run of the keys.
@@ -133,6 +133,11 @@ class AttentionMaps(MapFacts):
             kind=found.kind or kind or ("self" if is_run else "cross"),
             **known,
         )
+        if tokens_query is None and n_query < n_key and not maps.causal and kind is None and found.kind is None:
+            raise InvalidMapsError(
+                f"{n_query} queries have weight on later ones of {n_key} keys, so they need not be the last of them; say "
+                "tokens_query=, the labels of the queries, or kind='self' if they are the last"
+            )
         if maps.weighting == "attention" and maps.reduction != "pooled" and not maps.signed:
             check_rows(maps.weights, has_sinks=maps.has_sinks)
         return maps

@@ -12,7 +12,7 @@ import pytest
 from conftest import PROMPT, make_maps
 
 import attn_viewer
-from attn_viewer.errors import AttnViewerError
+from attn_viewer.errors import ArgumentError, AttnViewerError
 from attn_viewer.figures import registry
 from attn_viewer.hints import check_value, describe_hint, fits_hint
 
@@ -171,6 +171,28 @@ def test_wrong_types_are_typed_errors(name, good, special, tmp_path, monkeypatch
     if name not in NEEDS_VISION:
         _call(function, needed)
     assert list(filter(None, (_try(function, needed, one.name, wrong) for one in parameters for wrong in WRONG))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "came", "words"),
+    [
+        (
+            "plot_lines",
+            (),
+            r"plot_lines: missing a required argument: 'maps'; it is called as plot_lines\(maps, layer, …\)",
+        ),
+        (
+            "capture_attention",
+            (1, 2, 3, 4),
+            r"too many positional arguments; .* capture_attention\(model, tokenizer, prompt, …",
+        ),
+        ("load_model", (None, "auto"), r"too many positional arguments; .* load_model\(model_path, …\)"),
+        ("draw_heatmap", (), r"'weights'; it is called as draw_heatmap\(weights, \*which, …\)"),
+    ],
+)
+def test_missing_arguments_and_those_too_many_are_typed_errors(name, came, words):
+    with pytest.raises(ArgumentError, match=words):
+        getattr(attn_viewer, name)(*came)
 
 
 def test_hints_in_words():

@@ -347,11 +347,17 @@ class Collector:
         for other in stacks:
             if other is not main and main.takes_turns_with(other):
                 main.absorb(other)
+            elif other is not main and main.is_equal_to(other):
+                raise CaptureError(
+                    f"{main.name!r} and {other.name!r} both attend over the prompt, in as many layers; pass the model "
+                    "that is wanted, or take both from capture_attention_calls"
+                )
         if main.elsewhere:
             layer, (n_query, n_key) = next(iter(main.elsewhere.items()))
             raise CaptureError(
                 f"{len(main.elsewhere)} layers attend from {n_query} to {n_key} positions (first: layer {layer} of "
-                f"{main.name!r}), which are not the tokens of the prompt; this architecture is not supported yet"
+                f"{main.name!r}), which are not the tokens of the prompt: the model adds tokens of its own (virtual "
+                "ones of an adapter, say), or merges or divides those of the prompt; capture_attention_calls shows each"
             )
         return main
 

@@ -74,7 +74,7 @@ class EagerHooks:
         if len(found) > 1:
             raise CaptureError(
                 f"module {frame.name!r} returns {len(found)} tensors that look like attention weights; "
-                "this architecture is not supported yet"
+                "which of them they are is not known"
             )
         if found:
             self._hand_on(frame, module, found[0])

@@ -8,7 +8,7 @@ import torch
 
 from ..declarations import takes_options
 from ..errors import OptionError, PromptError
-from ..inputs.limits import explain_length
+from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
 from ..inputs.signature import call_model, find_inner, get_config
@@ -104,7 +104,7 @@ def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, An
         options = {"pad_token_id": (end[0] if isinstance(end, list) else end) or 0} | options
     before = settings.to_dict()
     n_tokens = max(side.total or 0 for side in inputs.prompts[0].sides.values()) + options["max_new_tokens"]
-    with explain_length(model, inputs.arguments, n_tokens), borrow_model(model, keeps_attention=True):
+    with explain_refusal(model, inputs.arguments, n_tokens), borrow_model(model, keeps_attention=True):
         try:
             output = generator.generate(**arguments, **options)
         finally:

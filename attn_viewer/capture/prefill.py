@@ -9,7 +9,7 @@ import torch
 
 from ..declarations import takes_options
 from ..errors import OptionError
-from ..inputs.limits import explain_length
+from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
 from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
@@ -138,7 +138,7 @@ def capture_inputs(
     """
     numbers = number_modules(model)
     collectors = [_make_collector(model, options, inputs, prompt, kind, numbers) for prompt in inputs.prompts]
-    with explain_length(model, inputs.arguments):
+    with explain_refusal(model, inputs.arguments):
         run_watched(model, collectors, inputs.arguments)
     maps = []
     for collector, prompt in zip(collectors, inputs.prompts, strict=True):

@@ -67,6 +67,11 @@ class Stack:
         is_list = prefix == other_prefix and "*" in self.name and "*" not in rest + other_rest
         return is_list and bool(other.calls) and self.calls.isdisjoint(other.calls)
 
+    def is_equal_to(self, other: Stack) -> bool:
+        """Tell whether nothing makes one of two the main stack."""
+        sizes = [(one.depth, len(one.calls), one.size) for one in (self, other)]
+        return sizes[0] == sizes[1] and not self.elsewhere and not other.elsewhere
+
     def absorb(self, other: Stack) -> None:
         """Add layers whose attention goes by another name (one of them is wrapped, or of another class)."""
         if (self.shape, self.reduction, self.cell) != (other.shape, other.reduction, other.cell):

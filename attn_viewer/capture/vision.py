@@ -64,7 +64,7 @@ def capture_image_attention(
     if n_special < 0 or stack.shape[0] != stack.shape[1]:
         raise CaptureError(
             f"attention is over {stack.shape[1]} tokens where the image has {grid[0]} × {grid[1]} patches; "
-            "windowed and merged patches are not supported yet"
+            "patches are merged or stand in windows; capture_attention_calls shows each kind of attention"
         )
     tokens = ["[CLS]", *(f"[REG{i}]" for i in range(1, n_special))][:n_special]
     tokens += [f"{row},{column}" for row in range(grid[0]) for column in range(grid[1])]

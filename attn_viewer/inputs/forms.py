@@ -197,6 +197,8 @@ def read_tensor(name: str, value: Any) -> torch.Tensor:
             raise PromptError(
                 f"{name} lie on the device 'meta', where tensors have no numbers; bring them to the model's"
             )
+        if value.layout != torch.strided:
+            raise PromptError(f"{name} lie in a tensor of layout {value.layout}; convert it: to_dense()")
         return value.detach()
     if isinstance(value, (list, tuple)):
         value = [part.tolist() if hasattr(part, "tolist") else part for part in value]
@@ -242,10 +244,16 @@ def _read_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def _check_lengths(tensors: dict[str, torch.Tensor], shape: Sequence[int]) -> None:
     """Check what goes with the tokens one by one, and give it the batch axis."""
+    import torch
+
     for name in ("attention_mask", "token_type_ids", "position_ids"):
         part = tensors.get(name)
         if part is None:
             continue
+        if name != "attention_mask":
+            if part.dtype.is_floating_point or part.dtype.is_complex or part.dtype == torch.bool:
+                raise PromptError(f"{name} are whole numbers, got {part.dtype}; convert them: {name}.long()")
+            tensors[name] = part = part.long()
         if part.ndim == 1:
             tensors[name] = part = part[None]
         is_wide = name != "token_type_ids" and part.ndim > 2  # masks by query and key, positions of several axes

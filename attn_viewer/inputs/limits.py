@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from ..errors import AttnViewerError, PromptError
+from ..errors import AttnViewerError, PromptError, cut
 from .signature import call_model, find_inner, get_config
 
 _PLACEHOLDER = re.compile(r"(image|video|audio|speech|vision)\w*_token_(id|index)")
 _WORDS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+# What models raise for inputs that they were not made for.
+_REFUSALS = (IndexError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
 def check_vocabulary(model: torch.nn.Module, ids: torch.Tensor, *, is_decoder: bool = False) -> None:
@@ -80,11 +83,14 @@ def check_placeholders(config: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def explain_length(model: torch.nn.Module, arguments: Mapping[str, Any], n_tokens: int | None = None) -> Iterator[None]:
-    """Turn what a model raises in the block for a prompt that is longer than its positions into one clear error.
+def explain_refusal(
+    model: torch.nn.Module, arguments: Mapping[str, Any], n_tokens: int | None = None
+) -> Iterator[None]:
+    """Turn what a model raises in the block for inputs that it cannot take into one clear error.
 
-    Whether that is the reason is tried out: with how many tokens of the same kind the model runs, and whether it has
-    a table, or its config a number, of just that length.
+    What the reason is is tried out. A prompt is longer than the model's positions: with how many tokens of the same
+    kind the model runs, and whether it has a table, or its config a number, of just that length. Anything else in the
+    inputs: whether they alone, in a plain pass, raise the same.
 
     Parameters
     ----------
@@ -115,7 +121,30 @@ def explain_length(model: torch.nn.Module, arguments: Mapping[str, Any], n_token
                     f"{wanted:,} tokens are more than the {longest:,} that {type(model).__name__} has positions for; "
                     "shorten the prompt, or cut it into pieces"
                 ) from error
-        raise
+        if not _is_refused(model, arguments, error):
+            raise
+        raise PromptError(
+            f"{type(model).__name__} cannot take these inputs ({', '.join(arguments)}): it raises "
+            f"{type(error).__name__}: {cut(' '.join(str(error).split()))}; "
+            "give model inputs as the tokenizer or processor that belongs to the model returned them"
+        ) from error
+
+
+def _is_refused(model: torch.nn.Module, arguments: Mapping[str, Any], error: Exception) -> bool:
+    """Tell whether inputs alone make a plain pass raise an error of this kind, in code that is no user's."""
+    frames = [
+        frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    raised_in = next((name for name in reversed(frames) if name != __package__.partition(".")[0]), "")
+    is_theirs = raised_in not in ("torch", "transformers")
+    if is_theirs or not isinstance(error, _REFUSALS) or isinstance(error, torch.OutOfMemoryError):
+        return False
+    try:
+        with torch.no_grad(), _watch_tables(model):
+            call_model(model, arguments)
+    except Exception as again:
+        return type(again) is type(error)
+    return False
 
 
 @contextlib.contextmanager

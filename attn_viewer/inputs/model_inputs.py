@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ from ..errors import PromptError
 from ..tokens import label_tokens
 from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
 from .limits import check_placeholders, check_vocabulary
-from .signature import find_device, find_inner, get_config, takes_argument
+from .signature import find_device, find_inner, get_config, list_arguments, takes_argument
+
+# How alike a misspelt name is: token_type_ids and mm_token_type_ids are less.
+_NEARLY = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +144,7 @@ def prepare_inputs(
     has_decoder = bool(getattr(config, "is_encoder_decoder", False))
     side = "encoder" if has_decoder else "self"
     inputs = {name: part for name, part in encoded.inputs.items() if takes_argument(model, name)}
+    _check_names(model, {*encoded.inputs})
     main = _find_main(model, encoded.inputs, inputs)
     n_rows = len(inputs[main])
     if "position_ids" in inputs and takes_argument(model, "attention_mask"):
@@ -210,6 +215,15 @@ def _find_main(model: torch.nn.Module, came: Mapping[str, Any], taken: Mapping[s
             "use the tokenizer or processor that belongs to the model"
         )
     return main
+
+
+def _check_names(model: torch.nn.Module, given: set[str]) -> None:
+    """Refuse a misspelt name: tokenizers give more than a model takes, but nothing that is nearly one of its names."""
+    taken = list_arguments(model)
+    for name in sorted(given - taken):
+        near = difflib.get_close_matches(name, taken - given, 1, _NEARLY)
+        if near:
+            raise PromptError(f"{type(model).__name__} takes no {name!r}; did you mean {near[0]!r}?")
 
 
 def _crop(encoded: Encoded, row: int, kept: slice) -> Segments:

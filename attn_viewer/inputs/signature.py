@@ -64,13 +64,18 @@ def takes_argument(model: torch.nn.Module, name: str) -> bool:
     bool
         True if the argument is in the signature of `forward`.
     """
+    return name in list_arguments(model)
+
+
+def list_arguments(model: torch.nn.Module) -> set[str]:
+    """Return the names of all arguments that `takes_argument` finds."""
     names = _read_parameters(model)
     if _takes_ids_first(model, names):
         return name == "input_ids" or name in names
     inner = find_inner(model)
     if inner is model and not hasattr(type(model), "main_input_name") and _takes_one(names):
-        return name == "input_ids"  # whatever it is called there
-    return name in names or (inner is not model and not _is_closed(names) and name in _read_parameters(inner))
+        return {"input_ids"}  # whatever it is called there
+    return {*names, *(_read_parameters(inner) if inner is not model and not _is_closed(names) else ())}
 
 
 def _is_closed(names: Mapping[str, inspect.Parameter]) -> bool:

@@ -110,7 +110,7 @@ def test_ids_come_in_any_kind_of_array(form, demo):
     assert maps.tokens_key == want.tokens_key
 
 
-@pytest.mark.parametrize("form", ["encoding", "dict", "lists", "without batch axis", "arrays"])
+@pytest.mark.parametrize("form", ["encoding", "dict", "lists", "without batch axis", "arrays", "int16"])
 def test_what_the_tokenizer_returned_goes_in_whole(form, bert):
     fast, eager = bert
     tokenizer = make_tokenizer()
@@ -121,6 +121,7 @@ def test_what_the_tokenizer_returned_goes_in_whole(form, bert):
         "lists": {name: part.tolist() for name, part in inputs.items()},
         "without batch axis": tokenizer(A, B, return_special_tokens_mask=True),
         "arrays": tokenizer(A, B, return_tensors="np"),
+        "int16": {name: part.short() for name, part in inputs.items()},
     }
     maps = check(capture_attention(fast, tokenizer, forms[form]), eager, inputs)
     assert maps.segments == (("sentence A", 0, 8), ("sentence B", 8, 13))
@@ -224,6 +225,14 @@ IDS = [[2, 5, 6, 3]]
         ({"input_ids": torch.tensor(IDS), "attention_mask": torch.ones(1, 5)}, "attention_mask is of shape"),
         ({"input_ids": IDS, "token_type_ids": [[0, 0]]}, "token_type_ids is of shape"),
         ({"input_ids": IDS, "position_ids": [[0, 0, 0]]}, "position_ids is of shape"),
+        ({"input_ids": IDS, "position_ids": [[0.0, 1.0, 2.0, 3.0]]}, "position_ids are whole numbers"),
+        ({"input_ids": IDS, "position_ids": [[0, 1, 2, 999]]}, "BertModel cannot take these .* (Index|Runtime)Error"),
+        ({"input_ids": IDS, "position_ids": [[-1, 1, 2, 3]]}, "BertModel cannot take these .* (Index|Runtime)Error"),
+        ({"input_ids": IDS, "token_type_ids": [[0, 0, 2, 2]]}, "BertModel cannot take these .* (Index|Runtime)Error"),
+        ({"input_ids": IDS, "token_type_ids": [[0.0] * 4]}, "token_type_ids are whole numbers"),
+        ({"input_ids": IDS, "atention_mask": [[1, 1, 1, 0]]}, "no 'atention_mask'; did you mean 'attention_mask'"),
+        ({"inputs_embeds": torch.zeros(1, 4, 31)}, "BertModel cannot take these inputs .* RuntimeError"),
+        ({"input_ids": torch.tensor(IDS).to_sparse()}, "to_dense"),
         ({"input_ids": IDS, "attention_mask": [[1, 1, 0.5, 1]]}, "1 for tokens and 0 for padding"),
         ({"input_ids": IDS, "attention_mask": [[0, 0, 0, 0]]}, "leaves no token"),
         ({"input_ids": IDS * 2, "attention_mask": [[1, 1, 1, 1]] * 2}, "these are 2 prompts"),
