@@ -135,8 +135,8 @@ class AttentionMaps(MapFacts):
         )
         if tokens_query is None and n_query < n_key and not maps.causal and kind is None and found.kind is None:
             raise InvalidMapsError(
-                f"{n_query} queries have weight on later ones of {n_key} keys, so they need not be the last of them; say "
-                "tokens_query=, the labels of the queries, or kind='self' if they are the last"
+                f"{n_query} queries have weight on later ones of {n_key} keys, so they need not be the last of them; "
+                "say tokens_query=, the labels of the queries, or kind='self' if they are the last"
             )
         if maps.weighting == "attention" and maps.reduction != "pooled" and not maps.signed:
             check_rows(maps.weights, has_sinks=maps.has_sinks)

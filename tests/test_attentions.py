@@ -132,6 +132,9 @@ def test_the_last_queries_are_found():
     causal = make_maps(1, 2, 6)
     maps = AttentionMaps.from_attentions(causal.weights[0][:, -2:], causal.tokens_key)
     assert (maps.causal, maps.first_query, maps.tokens_query) == (True, 4, ("t4", "t5"))
+    sides = [layer[:, :2] for layer in LAYERS]  # also of a model that looks both ways, where it is said
+    assert AttentionMaps.from_attentions(sides, TOKENS, kind="self").tokens_query == tuple(TOKENS[-2:])
+    assert AttentionMaps.from_attentions(sides, TOKENS, tokens_query=["a", "b"]).kind == "cross"
     first = AttentionMaps([causal.weights[0][:, :2]], causal.tokens_key, tokens_query=["t0", "t1"])
     assert (first.causal, first.first_query) == (True, 0)
     said = AttentionMaps([causal.weights[0][:, -2:]], causal.tokens_key, tokens_query=["t4", "t5"], causal=True)
@@ -163,6 +166,7 @@ NAN[0, 0, 0] = np.nan
         (BAD, {}, r"row 2 of array 0, head 1 sums to 2"),
         (LAYERS[0] / 2, {}, "sums to 0.5"),
         (NAN, {}, "nan"),
+        ([layer[:, :3] for layer in LAYERS], {}, "say tokens_query="),
         (np.log(LAYERS[0]), {}, "not be negative"),
         ([[0.5, 0.5], [1.0]], {}, "attentions must be"),
         ([LAYERS[0], {"a": 1}], {}, "attentions must be"),

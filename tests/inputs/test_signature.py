@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import peft
 import pytest
@@ -7,7 +9,7 @@ from conftest import PROMPT
 from small import make_bert
 
 from attn_viewer import capture_attention, capture_generation
-from attn_viewer.errors import OptionError
+from attn_viewer.errors import CaptureError, OptionError
 from attn_viewer.inputs.signature import find_inner, takes_argument
 
 
@@ -141,3 +143,18 @@ def test_what_is_no_model_is_refused():
     for model in ("demo", None, 3):
         with pytest.raises(OptionError, match="must be a loaded model"):
             capture_attention(model, prompt=[1])
+
+
+def test_of_two_models_in_one_neither_is_chosen(demo):
+    model, tokenizer = demo
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.teacher, self.student = model, copy.deepcopy(model)
+
+        def forward(self, input_ids):
+            return self.teacher(input_ids).logits - self.student(input_ids).logits
+
+    with pytest.raises(CaptureError, match=r"'teacher.*' and 'student.*' both attend over the prompt"):
+        capture_attention(Two(), tokenizer, PROMPT)
