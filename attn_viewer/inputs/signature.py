@@ -71,7 +71,7 @@ def list_arguments(model: torch.nn.Module) -> set[str]:
     """Return the names of all arguments that `takes_argument` finds."""
     names = _read_parameters(model)
     if _takes_ids_first(model, names):
-        return name == "input_ids" or name in names
+        return {"input_ids", *names}
     inner = find_inner(model)
     if inner is model and not hasattr(type(model), "main_input_name") and _takes_one(names):
         return {"input_ids"}  # whatever it is called there
