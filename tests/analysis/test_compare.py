@@ -14,7 +14,7 @@ from attn_viewer import (
     load_model,
     plot_heads,
 )
-from attn_viewer.errors import InvalidMapsError, MapsMismatchError, OptionError, UnsuitableMapsError
+from attn_viewer.errors import ArgumentError, MapsMismatchError, OptionError, UnsuitableMapsError
 from attn_viewer.web.encode import describe_maps
 
 
@@ -127,7 +127,7 @@ def test_prompts_are_cut_to_one_length():
         ([], None, OptionError),
         (make_maps(), None, OptionError),
         (3, None, OptionError),
-        ([np.ones((1, 2, 2))], None, InvalidMapsError),
+        ([np.ones((1, 2, 2))], None, ArgumentError),
         ([make_maps()], 0, OptionError),
         ([make_maps()], True, OptionError),
         ([make_maps(), make_maps(n_layers=3)], None, MapsMismatchError),
