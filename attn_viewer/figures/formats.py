@@ -2,7 +2,7 @@
 
 import gzip
 import io
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..errors import OptionError
+from ..options import Format, read_format
 from .style import make_file_rc
 
-FORMATS = ("jpg", "png", "pdf", "svg", "svgz")
+FORMATS: tuple[str, ...] = get_args(Format)
 JPG_QUALITY = 75
 # Without dates, so that the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -36,15 +37,10 @@ def check_format(fmt: str) -> str:
     OptionError
         If it is unknown.
     """
-    name = _name_format(fmt)
-    if name not in FORMATS:
+    name = read_format(fmt)
+    if not isinstance(name, str) or name not in FORMATS:
         raise OptionError(f"figure format must be one of {', '.join(FORMATS)}, got {fmt!r}")
     return name
-
-
-def _name_format(fmt: str) -> str:
-    name = str(fmt).lower().lstrip(".")
-    return "jpg" if name == "jpeg" else name
 
 
 def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> bytes:
@@ -88,11 +84,11 @@ def save_figure(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
     bytes
         The file: text as text in SVG, TrueType fonts in PDF, no dates.
     """
-    fmt = _name_format(fmt)
-    if fmt in FORMATS and not options:
-        return render_figure(figure, fmt)
+    kind = str(read_format(fmt))
+    if kind in FORMATS and not options:
+        return render_figure(figure, kind)
     with mpl.rc_context(make_file_rc()):
-        return _save(figure, fmt, options)
+        return _save(figure, kind, options)
 
 
 def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:

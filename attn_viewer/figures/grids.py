@@ -20,6 +20,8 @@ from .sinks import treat_sink
 # More names of segments than this would fill the head of a page.
 MOST_NAMES = 6
 OWN_SCALE = "   (to {:.2g})"
+# So that all pages are laid out the same, whichever layers they show.
+WIDEST_TITLE = "layer 000"
 
 
 @takes_maps
@@ -91,9 +93,9 @@ def _draw_averages(maps: AttentionMaps, n_pages: int, options: dict[str, Any]) -
     for start in range(0, len(maps.layers), size):
         matrices = [layer[0] for layer in means.weights[start : start + size]]
         layers = maps.layers[start : start + size]
-        made = HeatmapPage(maps, len(matrices), extent, [*page.phrases, maps.averaged], look, page)
-        part = "" if size >= len(maps.layers) else f", layers {describe_numbers(layers)}"
-        yield made.show(matrices, [f"layer {number}" for number in layers], title + part)
+        heading = title if size >= len(maps.layers) else f"{title}, layers {describe_numbers(layers)}"
+        made = HeatmapPage(maps, len(matrices), extent, [*page.phrases, maps.averaged], heading, look, page)
+        yield made.show(matrices, [f"layer {number}" for number in layers], heading)
 
 
 @takes_maps
@@ -150,7 +152,9 @@ def iterate_head_pages(
     page, extent = None, measure_maps(maps, look) if extent is None else extent
     for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
         if page is None or len(page.images) != len(heads):
-            page = HeatmapPage(maps, len(heads), extent, options_.phrases, look, options_)
+            page = HeatmapPage(
+                maps, len(heads), extent, options_.phrases, options_.title or WIDEST_TITLE, look, options_
+            )
         titles = [name_layer_map(maps)] if maps.is_mean else [f"head {number}" for number in heads]
         yield layer, page.show(weights, titles, options_.title or f"layer {layer}")
 
@@ -175,6 +179,8 @@ class HeatmapPage:
         How large the weights are that will be shown.
     notes : sequence of str
         What was done to the weights before.
+    heading : str
+        The widest heading that will be shown.
     look : PanelLook
         How weights are shown.
     options : PageLook
@@ -187,6 +193,7 @@ class HeatmapPage:
         n_panels: int,
         extent: Extent,
         notes: Sequence[str],
+        heading: str,
         look: PanelLook,
         options: PageLook,
     ) -> None:
@@ -199,18 +206,17 @@ class HeatmapPage:
                 maps.model_id,
                 *notes,
                 *segments,
-                options.title or "",
+                heading,
             ]
         )
         self.scale = look.make_scale(extent, style, WEIGHTINGS[maps.weighting])
-        # The same for all pages, whichever layers they show.
-        title = name_layer_map(maps) if maps.is_mean else "layer 000"
+        title = name_layer_map(maps) if maps.is_mean else WIDEST_TITLE
         title += OWN_SCALE.format(0.00123) * (look.scale == "panel")
 
         def make_caption(has_indices: bool, step: int) -> Caption:
             told = describe_data(maps, look, pooling, has_indices=has_indices, step=step, has_lines=True)
             return Caption(
-                heading="layer averages",
+                heading=heading,
                 model_id=maps.model_id,
                 notes=[note for note in (*notes, *told, *segments) if note],
                 bars=[self.scale] * (look.scale == "shared"),
@@ -232,7 +238,7 @@ class HeatmapPage:
         self.figure, self.images = self.panels.figure, self.panels.images
         self.panels.mark_segments(maps)
         self.panels.mark_completion(maps)
-        self.figure.changing.append(self.panels.page.heading)
+        self.figure.changing += self.panels.page.headings
         self.figure.changing += self.panels.titles if look.scale == "panel" else []
 
     def show(self, matrices: Sequence[np.ndarray], titles: Sequence[str], heading: str) -> PageFigure:

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -21,7 +23,7 @@ from ..errors import OptionError, PageSizeError
 from .formats import render_figure, save_figure
 from .labels import LineText
 from .scales import BAR_HEIGHT, Scale, draw_colorbar, format_number
-from .style import PageStyle, shorten_label
+from .style import PageStyle
 
 BETWEEN = 11.0
 LINE = 1.4
@@ -144,8 +146,8 @@ class Head:
     ----------
     height : float
         Its height in points, with the white below it.
-    heading : str
-        The heading, cut to fit; empty for none.
+    headings : tuple of (str, float)
+        Lines of the heading and how far their baselines are below the top of the head.
     lines : tuple of (str, float)
         Lines of notes and how far their baselines are below the top of the head.
     bars : tuple of (float, float)
@@ -153,7 +155,7 @@ class Head:
     """
 
     height: float
-    heading: str
+    headings: tuple[tuple[str, float], ...]
     lines: tuple[tuple[str, float], ...]
     bars: tuple[tuple[float, float], ...]
 
@@ -167,7 +169,7 @@ class Caption:
     heading : str
         What the page shows.
     model_id : str
-        Name of the model, which goes before the heading, cut where it would run out of the page.
+        Name of the model, which goes before the heading.
     notes : sequence of str
         What was done to the data, in phrases.
     bars : sequence of Scale
@@ -195,10 +197,10 @@ class Caption:
         is_beside = bool(self.bars) and width - room >= 2 * BAR_WIDTH and (self.has_heading or self.has_notes)
         per_row = len(self.bars) if is_beside else max(1, int((width - MARGIN) // (slot + MARGIN)))
         text_width = width - 2 * MARGIN - room * is_beside
-        heading = self._fit_heading(style, text_width) if self.has_heading else ""
+        headings = self._wrap_heading(style, text_width) if self.has_heading else []
         notes = [style.spell(note) for note in self.notes if note] if self.has_notes else []
-        lines = wrap_phrases(notes, text_width * PIXELS, style)
-        first = style.heading * LINE * bool(heading)
+        lines = wrap_phrases(notes, text_width * PIXELS, style.note, style)
+        first = style.heading * LINE * len(headings)
         text_height = first + len(lines) * style.note * LINE
         bars_height = -(-len(self.bars) // per_row) * measure_bar(style) if self.bars else 0.0
         gap = MARGIN / 2 * bool(self.bars and text_height)
@@ -210,7 +212,7 @@ class Caption:
             places.append((left, (0 if is_beside else text_height + gap) + i // per_row * measure_bar(style)))
         return Head(
             height + MARGIN * bool(height),
-            heading,
+            tuple((line, (i * LINE + 1) * style.heading) for i, line in enumerate(headings)),
             tuple((line, first + (i * LINE + 1) * style.note) for i, line in enumerate(lines)),
             tuple(places),
         )
@@ -226,18 +228,10 @@ class Caption:
         has_text = self.has_heading or (self.has_notes and self.notes)
         return max(self._measure_slot(style) + MARGIN if self.bars else 0.0, NARROWEST * bool(has_text))
 
-    def _fit_heading(self, style: PageStyle, room: float) -> str:
-        """Cut the model's name where the heading would run out of the page or into the colour bar."""
-        name = style.spell(self.model_id)
-        for longest in range(max(len(name), 4), 3, -1) if name else ():
-            text = f"{shorten_label(name, longest)}  ·  {self.heading}"
-            if style.measure(text, style.heading)[0] * BOLD <= room:
-                return text
-        for longest in range(len(self.heading), 4, -1):
-            text = shorten_label(self.heading, longest)
-            if style.measure(text, style.heading)[0] * BOLD <= room:
-                return text
-        return self.heading
+    def _wrap_heading(self, style: PageStyle, room: float) -> list[str]:
+        """Set the model's name and the heading in lines; nothing is left out but the middle of a word without room."""
+        phrases = [style.spell(phrase) for phrase in (self.model_id, self.heading) if phrase]
+        return wrap_phrases(phrases, room / BOLD, style.heading, style)
 
 
 def measure_bar(style: PageStyle) -> float:
@@ -262,15 +256,18 @@ def choose_resolution(width: float, height: float, style: PageStyle) -> int:
     return next((dpi for dpi in wished if width * height / 72**2 * dpi**2 <= MOST_PIXELS), RESOLUTIONS[-1])
 
 
-def wrap_phrases(phrases: Sequence[str], width: float, style: PageStyle) -> list[str]:
+def wrap_phrases(phrases: Sequence[str], width: float, size: float, style: PageStyle) -> list[str]:
     """Set phrases, divided by dots, in lines no wider than `width` points.
 
     Parameters
     ----------
     phrases : sequence of str
-        Phrases; one is broken only if it does not fit on a line of its own.
+        Phrases; one is broken, at spaces and after slashes, only if it does not fit on a line of its own, and what
+        cannot be broken is shortened.
     width : float
         Room for a line.
+    size : float
+        Font size in points.
     style : PageStyle
         The look of the page.
 
@@ -280,19 +277,22 @@ def wrap_phrases(phrases: Sequence[str], width: float, style: PageStyle) -> list
         The lines.
     """
     lines: list[str] = []
-    for phrase in phrases:
-        longer = f"{lines[-1]}  ·  {phrase}" if lines else phrase
-        if lines and style.measure(longer, style.note)[0] <= width:
+
+    def is_joined(text: str, divider: str) -> bool:
+        longer = f"{lines[-1]}{divider}{text}" if lines else text
+        fits = bool(lines) and style.measure(longer, size)[0] <= width
+        if fits:
             lines[-1] = longer
+        return fits
+
+    for phrase in phrases:
+        if is_joined(phrase, "  ·  "):
             continue
-        first, *words = phrase.split(" ")
-        lines.append(first)
-        for word in words:
-            longer = f"{lines[-1]} {word}"
-            if style.measure(longer, style.note)[0] <= width:
-                lines[-1] = longer
-            else:
-                lines.append(word)
+        first, *pieces = re.split(r"(?<=/)|(?= )", phrase)
+        lines.append(style.shorten(first, width, size))
+        for piece in pieces:
+            if not is_joined(piece, ""):
+                lines.append(style.shorten(piece.strip(), width, size))
     return lines
 
 
@@ -317,8 +317,8 @@ class Page:
         The page.
     axes : matplotlib.axes.Axes
         The whole page, in points from the lower left corner.
-    heading : LineText
-        The heading.
+    headings : list of LineText
+        The lines of the heading.
     colorbars : list of matplotlib.colorbar.Colorbar
         One a bar.
     rc : dict
@@ -356,9 +356,10 @@ class Page:
 
     def _write_head(self, head: Head) -> None:
         style, top = self.style, self.size[1] - MARGIN
-        self.heading = self.write_line(
-            MARGIN, top - style.heading, head.heading, size=style.heading, **style.embolden(head.heading)
-        )
+        self.headings = [
+            self.write_line(MARGIN, top - down, line, size=style.heading, **style.embolden(line))
+            for line, down in head.headings
+        ]
         self.notes = [
             self.write_line(MARGIN, top - down, line, size=style.note, color=style.palette.muted)
             for line, down in head.lines
@@ -369,9 +370,11 @@ class Page:
             self.colorbars.append(draw_colorbar(self.figure, place, scale, style))
 
     def set_heading(self, heading: str) -> None:
-        """Say something else in the heading."""
+        """Say something else in the heading, in no more lines than it has."""
         caption = dataclasses.replace(self.caption, heading=heading)
-        self.heading.set_text(caption.lay_out(self.style, self.size[0]).heading)
+        texts = [text for text, _ in caption.lay_out(self.style, self.size[0]).headings]
+        for line, text in itertools.zip_longest(self.headings, texts[: len(self.headings)], fillvalue=""):
+            line.set(text=text, **self.style.embolden(text))
 
     def write(self, x: float, y: float, text: str, **look: Any) -> Text:
         """Write a text, none of which is markup, at a place in points; `look` is as `matplotlib.text.Text` takes it."""

@@ -140,14 +140,8 @@ class PageStyle:
         """The look of the name of an axis, for `matplotlib.text.Text`."""
         return {"size": self.axis, "color": self.palette.muted, "ha": "center", "va": "center"}
 
-    def make_rc(self, *, text_as_path: bool = False) -> dict[Any, Any]:
-        """Return the rcParams that a figure is drawn and saved under, for `matplotlib.rc_context`.
-
-        Parameters
-        ----------
-        text_as_path : bool
-            Whether SVG holds outlines in place of text.
-        """
+    def make_rc(self) -> dict[Any, Any]:
+        """Return the rcParams that a figure is drawn under, for `matplotlib.rc_context`; `make_file_rc` has the rest."""
         colors = self.palette
         return {
             "font.family": list(self.family),
@@ -169,11 +163,19 @@ class PageStyle:
             "figure.facecolor": colors.ground,
             "savefig.facecolor": "auto",
             "path.simplify": True,
-        } | make_file_rc(text_as_path=text_as_path)
+        }
 
 
 def make_file_rc(*, text_as_path: bool = False) -> dict[Any, Any]:
-    """Return the rcParams that make files with text as text, TrueType fonts and the same bytes each time."""
+    """Return the rcParams that make files with text as text, TrueType fonts and the same bytes each time.
+
+    A figure's own are no part of them, for it is drawn under those whoever saves it.
+
+    Parameters
+    ----------
+    text_as_path : bool
+        Whether SVG holds outlines in place of text.
+    """
     return {
         "svg.fonttype": "path" if text_as_path else "none",
         "svg.hashsalt": "attn_viewer",

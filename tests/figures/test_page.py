@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -125,6 +126,27 @@ def test_nothing_overlaps_and_nothing_leaves_the_page(width, n_bars, shown):
 
 def test_phrases_are_set_in_lines():
     style = PageStyle()
-    assert wrap_phrases(["one", "two", "three"], 1000, style) == ["one  ·  two  ·  three"]
-    assert wrap_phrases(["one", "two", "three"], 1, style) == ["one", "two", "three"]
-    assert wrap_phrases([], 100, style) == []
+    assert wrap_phrases(["one", "two", "three"], 1000, 7, style) == ["one  ·  two  ·  three"]
+    assert wrap_phrases(["one", "two", "three"], 20, 7, style) == ["one", "two", "three"]
+    assert wrap_phrases(["one two"], 20, 7, style) == ["one", "two"]
+    assert wrap_phrases(["long/er word"], 20, 7, style) == ["long/", "er", "word"]
+    assert wrap_phrases([], 100, 7, style) == []
+    (word,) = wrap_phrases(["w" * 100], 50, 7, style)
+    assert "…" in word
+    assert style.measure(word, 7)[0] <= 50
+
+
+@pytest.mark.parametrize("width", [2.2, 3.25])
+def test_a_heading_on_a_narrow_page_says_all_its_words(width):
+    name, title = "organisation/model-7B-chat", "what all of the heads of this layer look at"
+    figure = plot_heads(dataclasses.replace(make_maps(1, 2, 5), model_id=name), 0, width=width, title=title)
+    page = next(ax for ax in figure.axes if ax.get_label() == "page")
+    said = "".join(text.get_text() for text in page.texts).replace("·", "").replace(" ", "")
+    assert f"{name}{title}".replace(" ", "") in said
+
+
+def test_what_changes_in_a_heading_of_several_lines_is_drawn():
+    maps = dataclasses.replace(make_maps(3, 2, 5), model_id="a model with a name of many words")
+    pages = {layer: get_pixels(figure) for layer, figure in iterate_head_pages(maps, width=2.2)}
+    assert len(next(iter(iterate_head_pages(maps, width=2.2)))[1].changing) == 5
+    assert np.array_equal(pages[2], get_pixels(plot_heads(maps, 2, width=2.2)))
