@@ -5,8 +5,10 @@ then sees keys 0 to i. Queries that are fewer than the keys are the last ones.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import OptionError
@@ -18,7 +20,7 @@ MOST_DOTS = 128
 SHARES = (0.90, 0.95, 0.99)
 
 
-def find_future(pattern):
+def find_future(pattern: np.ndarray) -> np.ndarray:
     """Tell which cells no query may see.
 
     Parameters
@@ -37,7 +39,7 @@ def find_future(pattern):
 
 # All heads of a prompt have one shape.
 @functools.lru_cache(maxsize=2)
-def _list_future(n_query, n_key):
+def _list_future(n_query: int, n_key: int) -> np.ndarray:
     future = np.arange(n_key) > np.arange(n_query)[:, None] + n_key - n_query
     future.flags.writeable = False
     return future
@@ -45,7 +47,7 @@ def _list_future(n_query, n_key):
 
 @register_attn_figure_func
 @save_matrix_wrapper(fmt="png", normalize=True, normalize_min=0)
-def raw(pattern):
+def raw(pattern: np.ndarray) -> np.ndarray:
     """Return the pattern itself, one pixel a cell, scaled from 0 to its largest weight; future keys are neutral.
 
     Parameters
@@ -63,7 +65,7 @@ def raw(pattern):
 
 @register_attn_figure_func
 @matplotlib_figure_saver
-def svd_spectra(pattern, ax):
+def svd_spectra(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the singular values of the pattern and its effective rank.
 
     The effective rank is the exponential of the entropy of the singular values scaled to sum 1 (Roy and Vetterli
@@ -103,7 +105,7 @@ def svd_spectra(pattern, ax):
 
 @register_attn_figure_func
 @matplotlib_figure_saver
-def entropy_by_query(pattern, ax):
+def entropy_by_query(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the entropy of each query's weights, in bits, below the most that it could be.
 
     H = -Σ p log2 p over the keys (Shannon 1948); the most is log2 of the number of keys that the query sees.
@@ -129,7 +131,7 @@ def entropy_by_query(pattern, ax):
 
 @register_attn_figure_func
 @matplotlib_figure_saver
-def attention_by_distance(pattern, ax):
+def attention_by_distance(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the mean weight by distance from query to key, with and without the first key.
 
     Distance 0 is the query itself, and a key before it is at a positive distance. Each mean is over the queries that
@@ -170,7 +172,7 @@ def attention_by_distance(pattern, ax):
 
 @register_attn_figure_func
 @matplotlib_figure_saver
-def column_mass(pattern, ax):
+def column_mass(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the mean weight that each key receives from the queries that see it.
 
     Parameters
@@ -196,7 +198,7 @@ def column_mass(pattern, ax):
 
 @register_attn_figure_func
 @matplotlib_figure_saver
-def cumulative_mass(pattern, ax):
+def cumulative_mass(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the share of a query's weight in its heaviest keys, and how many keys hold 90, 95 and 99 %.
 
     The line is the median over the queries, the band their middle 80 %.
@@ -227,35 +229,36 @@ def cumulative_mass(pattern, ax):
     _set_title(ax, f"90, 95, 99 % of weight in {', '.join(map(str, counts))} keys")
 
 
-def _is_zero(pattern, ax, title):
+def _is_zero(pattern: np.ndarray, ax: Axes, title: str) -> bool:
     """Tell whether a pattern has no weight; if so, the axes say it in place of a drawing."""
     if pattern.any():
         return False
-    words = {"ha": "center", "va": "center", "color": LIGHT.muted, "transform": ax.transAxes}
+    words: dict[str, Any] = {"ha": "center", "va": "center", "color": LIGHT.muted, "transform": ax.transAxes}
     ax.text(0.5, 0.5, "all weights are 0", **words)
     ax.set(xticks=[], yticks=[])
     _set_title(ax, title)
     return True
 
 
-def _tick_whole_numbers(ax):
+def _tick_whole_numbers(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))
 
 
-def _sum_entropy(shares, log):
+def _sum_entropy(shares: np.ndarray, log: np.ufunc) -> Any:
     positive = shares > 0
     return 0 - np.multiply(shares, log(shares, where=positive, out=np.zeros_like(shares))).sum(axis=-1)  # no -0
 
 
-def _number_queries(pattern):
+def _number_queries(pattern: np.ndarray) -> np.ndarray:
     n_query, n_key = pattern.shape
-    return np.arange(n_query) + max(n_key - n_query, 0)
+    return np.arange(max(n_key - n_query, 0), max(n_key, n_query))
 
 
-def _choose_line(n_points):
+def _choose_line(n_points: int) -> str:
     return ".-" if n_points <= MOST_DOTS else "-"
 
 
-def _set_title(ax, text):
-    ax.set_title(text, loc="left")
+def _set_title(ax: Axes, text: str) -> None:
+    # At the top of the axes, where matplotlib would put it too, after it has measured all ticks.
+    ax.set_title(text, loc="left", y=1.0)
     ax.spines[["top", "right"]].set_visible(False)

@@ -34,7 +34,7 @@ class Place:
 
 def plot_panels(
     maps: AttentionMaps | Sequence[AttentionMaps],
-    heads: Sequence[tuple[int, ...]],
+    heads: Sequence[tuple[int | None, ...]],
     *,
     letters: bool = True,
     columns: int | str | None = None,
@@ -131,17 +131,17 @@ def plot_panels(
     for i, (one, title) in enumerate(zip(shown, titles, strict=True)):
         own, title = choose_panel_scale(one.cells, scale, look, style.spell(title))
         panels.set_panel(i, limit_cells(one.cells)[0], own, title)
-    for which, one in enumerate(several):
+    for which, source in enumerate(several):
         mine = [i for i, place in enumerate(places) if place.which == which]
-        panels.mark_segments(one, mine)
-        panels.mark_completion(one, mine)
+        panels.mark_segments(source, mine)
+        panels.mark_completion(source, mine)
     for i, frame in enumerate(frames):
         if frame:
             panels.frame(i, shown[i], frame)
     return panels.figure
 
 
-def list_places(several: Sequence[AttentionMaps], heads: Sequence[tuple[int, ...]]) -> list[Place]:
+def list_places(several: Sequence[AttentionMaps], heads: Sequence[tuple[int | None, ...]]) -> list[Place]:
     """Read which heads are to be drawn; as `plot_panels` takes them.
 
     Raises
@@ -153,16 +153,14 @@ def list_places(several: Sequence[AttentionMaps], heads: Sequence[tuple[int, ...
     places: list[Place] = []
     try:
         for one in heads:
-            numbers = tuple(None if number is None else operator.index(number) for number in one)
-            if len(numbers) == 2:
-                places += [Place(which, *numbers) for which in range(len(several))]  # type: ignore[arg-type]
-            elif len(numbers) == 3 and numbers[0] in range(len(several)):
-                places.append(Place(*numbers))  # type: ignore[arg-type]
-            else:
+            *first, layer, head = (None if number is None else operator.index(number) for number in one)
+            chosen = [which for which in range(len(several)) if first in ([], [which])]
+            if layer is None or not chosen:
                 raise OptionError(f"{expected}; got {one!r} for {len(several)} maps")
-    except TypeError as error:
+            places += [Place(which, layer, head) for which in chosen]
+    except (TypeError, ValueError) as error:
         raise OptionError(f"{expected}; got {heads!r}") from error
-    if not places or any(place.layer is None for place in places):
+    if not places:
         raise OptionError(f"{expected}; got {heads!r}")
     return places
 

@@ -111,12 +111,12 @@ def plot_similarity(
         # scipy puts leaf i at 5 + 10 i.
         places = (np.array(tree["icoord"]) - 5) / 10
         # Lines of many heads keep white between them.
-        line = {"linewidths": min(0.5, 0.4 * side / len(values)), "colors": style.palette.muted}
+        line: dict[str, Any] = {"linewidths": min(0.5, 0.4 * side / len(values)), "colors": style.palette.muted}
         above = page.add_axes(left, bottom + side + 2, side, DENDROGRAM - 2, "tree of columns")
-        above.add_collection(LineCollection(np.dstack([places, heights]), **line))
+        above.add_collection(LineCollection(list(np.dstack([places, heights])), **line))
         above.set(xlim=panel.get_xlim(), ylim=(0, 1.02))
         beside = page.add_axes(MARGIN, bottom, DENDROGRAM - 2, side, "tree of rows")
-        beside.add_collection(LineCollection(np.dstack([heights, places]), **line))
+        beside.add_collection(LineCollection(list(np.dstack([heights, places])), **line))
         beside.set(xlim=(1.02, 0), ylim=panel.get_ylim())
         for ax in (above, beside):
             ax.set_axis_off()

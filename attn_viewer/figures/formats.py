@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -62,7 +63,7 @@ def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> by
     """
     fmt = check_format(fmt)
     with mpl.rc_context(make_file_rc(text_as_path=text_as_path)):
-        if fmt in ("jpg", "png") and (fmt == "jpg" or figure.patch.get_facecolor()[3] == 1):
+        if fmt in ("jpg", "png") and (fmt == "jpg" or to_rgba(figure.get_facecolor())[3] == 1):
             return _render_pixels(figure, fmt)
         return _save(figure, fmt, {})
 
@@ -105,12 +106,13 @@ def _render_pixels(figure: Figure, fmt: str) -> bytes:
     """Hand the pixels to the encoder as they are; `savefig` would copy and blend them first."""
     canvas, colour = figure.canvas, figure.get_facecolor()
     try:
-        if colour[3] < 1:
+        if to_rgba(colour)[3] < 1:
             figure.set_facecolor("white")
         drawn = FigureCanvasAgg(figure)
-        drawn.draw()
+        drawn.draw()  # type: ignore[no-untyped-call]
         size = drawn.get_width_height()
-        picture = Image.frombuffer("RGBX", size, drawn.buffer_rgba(), "raw", "RGBX", 0, 1)
+        pixels = drawn.buffer_rgba()  # type: ignore[no-untyped-call]
+        picture = Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1)
         buffer = io.BytesIO()
         if fmt == "jpg":
             picture.save(buffer, "jpeg", quality=JPG_QUALITY, subsampling=0, dpi=(figure.dpi, figure.dpi))

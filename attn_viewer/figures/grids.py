@@ -156,7 +156,7 @@ def iterate_head_pages(
                 maps, len(heads), extent, options_.phrases, options_.title or WIDEST_TITLE, look, options_
             )
         titles = [name_layer_map(maps)] if maps.is_mean else [f"head {number}" for number in heads]
-        yield layer, page.show(weights, titles, options_.title or f"layer {layer}")
+        yield layer, page.show(list(weights), titles, options_.title or f"layer {layer}")
 
 
 def name_layer_map(maps: AttentionMaps) -> str:

@@ -258,8 +258,9 @@ def _draw_means(page: "GridPage", scale: Scale, means: np.ma.MaskedArray) -> Non
     ends = [float(scale.norm.vmin or 0.0), float(scale.norm.vmax or 1.0)]
     ax.set(xlim=ends, ylim=page.panel.get_ylim(), yticks=[])
     ax.set_xticks(ends, [f"{end:.2g}" for end in ends])
-    for tick, side in zip(ax.get_xticklabels(), ("left", "right"), strict=True):
-        tick.set_horizontalalignment(side)
+    first, last = ax.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
     ax.xaxis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.label)
     ax.spines[["top", "right"]].set_visible(False)
     page.name_axis(left + width + MARGIN + MEANS_WIDTH / 2, page.bottom + style.axis / 2, "layer mean")
@@ -417,12 +418,11 @@ def label_numbers(ax: Axes, rows: Sequence[int], columns: Sequence[int], style: 
     style : PageStyle
         The look of the page.
     """
-    box = ax.get_position()
-    width, height = (72 * side for side in ax.figure.get_size_inches())
+    width, height = (side * 72 / ax.figure.dpi for side in (ax.bbox.width, ax.bbox.height))
     number = style.measure(str(max(columns)), style.label)[0] + 4
     steps = (
-        _choose_tick_step(rows, box.height * height, style.label * 1.15),
-        _choose_tick_step(columns, box.width * width, number),
+        _choose_tick_step(rows, height, style.label * 1.15),
+        _choose_tick_step(columns, width, number),
     )
     for axis, shown, step in zip((ax.yaxis, ax.xaxis), (rows, columns), steps, strict=True):
         ticks = [i for i, value in enumerate(shown) if step == 1 or value % step == 0] or [0]

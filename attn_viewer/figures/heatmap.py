@@ -7,7 +7,7 @@ from typing import Any, overload
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize, to_rgb
+from matplotlib.colors import Colormap, Normalize, to_rgb, to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
@@ -46,7 +46,7 @@ def limit_cells(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     factors : tuple of int
         Rows and columns of a block; (1, 1) when nothing was pooled.
     """
-    cell = choose_cell(*matrix.shape, MOST_CELLS)
+    cell = choose_cell(matrix.shape[0], matrix.shape[1], MOST_CELLS)
     return pool_cells(matrix, cell), cell
 
 
@@ -183,8 +183,8 @@ def read_matrix(
     if causal:
         future = np.arange(n_key) > np.arange(n_query)[:, None] + n_key - n_query
         values = np.ma.masked_array(values, np.ma.getmaskarray(values) | future)
-    labels = [None if tokens is None else tuple(map(str, tokens)) for tokens in (tokens_query, tokens_key)]
-    return Heatmap(values, *labels)
+    query, key = (None if tokens is None else tuple(map(str, tokens)) for tokens in (tokens_query, tokens_key))
+    return Heatmap(values, query, key)
 
 
 @overload
@@ -278,8 +278,7 @@ def draw_heatmap(
         If an option or the weights cannot be used.
     """
     shown = _read(weights, which, options)
-    is_own = ax is None
-    if is_own:
+    if ax is None:
         ax = PageFigure(layout="constrained").add_subplot()
         ax.set(xlabel="key", ylabel="query")
     scale = _choose_scale(shown, norm, cmap, vmin, vmax, _find_palette(ax))
@@ -287,7 +286,7 @@ def draw_heatmap(
     if highlight:
         frame_cells(ax, shown, highlight)
     if cbar is not False:
-        place = {"cax": cbar} if isinstance(cbar, Axes) else {"ax": ax}
+        place: dict[str, Any] = {"cax": cbar} if isinstance(cbar, Axes) else {"ax": ax}
         bar = ax.figure.colorbar(ax.images[-1], label=scale.label, extend=scale.extend, **place)
         set_bar_ticks(bar, scale, 100.0, PageStyle())
     return ax
@@ -312,7 +311,7 @@ def _read(weights: Any, which: tuple[Any, ...], options: dict[str, Any]) -> Heat
 def _find_palette(ax: Axes) -> Palette:
     """Return the palette for the ground on which axes stand."""
     for colour in (ax.get_facecolor(), ax.figure.get_facecolor()):
-        if colour[3] > 0.5:
+        if to_rgba(colour)[3] > 0.5:
             # Relative luminance of ITU-R BT.709, near enough to tell light from dark.
             return DARK if np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) < 0.4 else LIGHT
     return LIGHT
@@ -369,7 +368,12 @@ def draw_cells(ax: Axes, shown: Heatmap, scale: Scale) -> None:
         set_token_ticks(axis, tokens if has_cells else None, first, count, is_key=is_key)
     _draw_segments(ax, shown)
     if shown.completion is not None:
-        look = {"color": _find_palette(ax).accent, "linewidth": 0.8, "linestyle": (0, (3, 2)), "zorder": 2}
+        look: dict[str, Any] = {
+            "color": _find_palette(ax).accent,
+            "linewidth": 0.8,
+            "linestyle": (0, (3, 2)),
+            "zorder": 2,
+        }
         if shown.completion > first_key:
             ax.axvline(shown.completion - 0.5, **look)
         if first_query < shown.completion < first_query + n_query:
@@ -384,7 +388,11 @@ def _draw_segments(ax: Axes, shown: Heatmap) -> None:
     left = blended_transform_factory(ax.transAxes, ax.transData) + ScaledTranslation(-(BAND / 2 + 0.5) / 72, 0, point)
     (first_query, first_key), (n_query, n_key) = shown.first, shown.counts
     for name, start, stop in shown.segments:
-        look = {"color": BANDS[names.index(name) % len(BANDS)], "linewidth": BAND, "solid_capstyle": "butt"}
+        look: dict[str, Any] = {
+            "color": BANDS[names.index(name) % len(BANDS)],
+            "linewidth": BAND,
+            "solid_capstyle": "butt",
+        }
         for axis_first, count, transform, is_key in (
             (first_key, n_key, below, True),
             *([(first_query, n_query, left, False)] if shown.is_self else []),
@@ -397,8 +405,9 @@ def _draw_segments(ax: Axes, shown: Heatmap) -> None:
                 corner = (0, -1) if is_key else (-1, 0)
                 line.set_clip_path(Rectangle(corner, 1, 1, transform=ax.transAxes))
     if shown.segments:
-        for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
-            axis.set_tick_params(which="major", pad=mpl.rcParams[f"{name}.major.pad"] + BAND + 0.5)
+        pads = mpl.rcParams["xtick.major.pad"], mpl.rcParams["ytick.major.pad"]
+        for axis, pad in zip((ax.xaxis, ax.yaxis), pads, strict=True):
+            axis.set_tick_params(which="major", pad=pad + BAND + 0.5)
 
 
 def frame_cells(ax: Axes, shown: Heatmap, highlight: Mapping[str, Sequence[Any]]) -> None:

@@ -7,7 +7,7 @@ import base64
 import functools
 import struct
 import zlib
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.colors import Colormap
@@ -22,13 +22,21 @@ MISSING = 255
 WIDTH_INCHES = 3.25
 
 
+@runtime_checkable
+class ByteWriter(Protocol):
+    """A binary file, or what takes bytes as one does."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take bytes."""
+
+
 def matrix_to_image_preprocess(
     matrix: Any,
     normalize: bool = False,
     cmap: str | Colormap | None = None,
     diverging_colormap: bool = False,
     normalize_min: float | None = None,
-) -> Any:
+) -> np.ndarray:
     """Colour a matrix, one pixel a cell.
 
     Parameters
@@ -56,12 +64,15 @@ def matrix_to_image_preprocess(
     OptionError
         If the matrix or an option cannot be used.
     """
-    return make_palette(cmap, diverging_colormap)[
-        index_matrix(matrix, normalize=normalize, diverging_colormap=diverging_colormap, normalize_min=normalize_min)
-    ]
+    indices = index_matrix(
+        matrix, normalize=normalize, diverging_colormap=diverging_colormap, normalize_min=normalize_min
+    )
+    return make_palette(cmap, diverging_colormap).take(indices, axis=0)
 
 
-def index_matrix(matrix, *, normalize=False, diverging_colormap=False, normalize_min=None):
+def index_matrix(
+    matrix: Any, *, normalize: bool = False, diverging_colormap: bool = False, normalize_min: float | None = None
+) -> np.ndarray:
     """Turn numbers into indices of `make_palette`.
 
     Parameters
@@ -88,10 +99,10 @@ def index_matrix(matrix, *, normalize=False, diverging_colormap=False, normalize
     if np.isinf([low, high]).any():
         raise OptionError(f"a matrix to colour must be finite, got numbers from {low} to {high}; put NaN for no number")
     if not normalize:
-        least = -1 if diverging_colormap else 0
+        least = -1.0 if diverging_colormap else 0.0
         if low < least or high > 1:
             raise OptionError(
-                f"numbers must be from {least} to 1, got {low:g} to {high:g}; use normalize=True for others"
+                f"numbers must be from {least:g} to 1, got {low:g} to {high:g}; use normalize=True for others"
             )
         start, end = least, 1
     elif diverging_colormap:
@@ -115,24 +126,24 @@ def index_matrix(matrix, *, normalize=False, diverging_colormap=False, normalize
     return indices.astype(np.uint8)
 
 
-def _check_matrix(matrix):
-    if isinstance(matrix, np.ma.MaskedArray):
-        matrix = matrix.astype(np.result_type(matrix, np.float32)).filled(np.nan)
+def _check_matrix(matrix: Any) -> np.ndarray:
     try:
-        matrix = np.asarray(matrix)
-        matrix = matrix.astype(np.result_type(matrix, np.float32), copy=False)
+        given = np.ma.asarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else np.asarray(matrix)
+        numbers = given.astype(np.result_type(given, np.float32), copy=False)
     except (TypeError, ValueError):
-        matrix = np.empty(0)
-    if matrix.ndim != 2 or matrix.size == 0 or matrix.dtype.kind != "f":
-        raise OptionError(f"a picture needs a matrix of real numbers (rows, columns), got {_describe(matrix)}")
-    return matrix
+        numbers = np.empty(0)
+    if isinstance(numbers, np.ma.MaskedArray):
+        numbers = numbers.filled(np.nan)
+    if numbers.ndim != 2 or numbers.size == 0 or numbers.dtype.kind != "f":
+        raise OptionError(f"a picture needs a matrix of real numbers (rows, columns), got {_describe(numbers)}")
+    return numbers
 
 
-def _describe(matrix):
+def _describe(matrix: np.ndarray) -> str:
     return f"{matrix.dtype} of shape {matrix.shape}"
 
 
-def make_palette(cmap=None, diverging=False):
+def make_palette(cmap: str | Colormap | None = None, diverging: bool = False) -> np.ndarray:
     """Return the colours that `index_matrix` points to.
 
     Parameters
@@ -156,18 +167,18 @@ def make_palette(cmap=None, diverging=False):
 
 
 @functools.lru_cache(maxsize=64)
-def _sample_named(name, diverging):
+def _sample_named(name: str | None, diverging: bool) -> np.ndarray:
     return _sample(get_colormap(name, diverging=diverging))
 
 
-def _sample(cmap):
+def _sample(cmap: Colormap) -> np.ndarray:
     shares = np.append(np.linspace(0, 1, LAST_COLOUR + 1), np.nan)
-    palette = np.rint(cmap(shares)[:, :3] * 255).astype(np.uint8)
+    palette: np.ndarray = np.rint(cmap(shares)[:, :3] * 255).astype(np.uint8)
     palette.flags.writeable = False
     return palette
 
 
-def matrix2drgb_to_png_bytes(matrix: Any, buffer: Any = None) -> bytes | None:
+def matrix2drgb_to_png_bytes(matrix: Any, buffer: ByteWriter | None = None) -> bytes | None:
     """Turn an RGB picture into a PNG file.
 
     Parameters
@@ -200,7 +211,7 @@ def matrix2drgb_to_png_bytes(matrix: Any, buffer: Any = None) -> bytes | None:
     return None
 
 
-def encode_indices(indices, palette):
+def encode_indices(indices: np.ndarray, palette: np.ndarray) -> bytes:
     """Turn indices and their palette into a PNG file, a third of the bytes of RGB before compression.
 
     Parameters
@@ -218,7 +229,7 @@ def encode_indices(indices, palette):
     return _encode_png(indices, indices.shape[1], colour_type=3, palette=palette)
 
 
-def _encode_png(rows, width, *, colour_type, palette=None):
+def _encode_png(rows: np.ndarray, width: int, *, colour_type: int, palette: np.ndarray | None = None) -> bytes:
     """Write a PNG (W3C Portable Network Graphics, third edition) of bytes of axes (rows, bytes a row)."""
     unfiltered = np.zeros((rows.shape[0], rows.shape[1] + 1), np.uint8)
     unfiltered[:, 1:] = rows

@@ -84,7 +84,7 @@ class AxisLabels:
 class LineText(Text):
     """One line of text that begins at its point on the baseline; drawn without matplotlib's layout of paragraphs."""
 
-    def draw(self, renderer):
+    def draw(self, renderer: RendererBase) -> None:
         """Draw the line."""
         if self.get_visible() and self.get_text():
             gc = renderer.new_gc()
@@ -119,9 +119,14 @@ class TokenStamps(Artist):
         self.set_zorder(3)
         self._sides = _Side(queries, is_left=True), _Side(keys, is_left=False)
 
+    def _find_point(self) -> float:
+        """Return a point in pixels."""
+        figure = self.get_figure(root=True)
+        return 1.0 if figure is None else figure.dpi / 72
+
     def _anchors(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the points (display coordinates) at which labels end, for each panel those of rows and of columns."""
-        point = self.get_figure().dpi / 72
+        point = self._find_point()
         rows = np.column_stack(np.broadcast_arrays(-0.5, self.queries.positions))
         columns = np.column_stack(np.broadcast_arrays(self.keys.positions, self.n_rows - 0.5))
         left, below = (point * self.queries.gap, 0), (0, point * self.keys.gap)
@@ -137,7 +142,7 @@ class TokenStamps(Artist):
 
     def label_boxes(self) -> list[Bbox]:
         """Return one box (display coordinates) a label, panel by panel, rows before columns."""
-        point = self.get_figure().dpi / 72
+        point = self._find_point()
         return [
             side.box(index, anchor, point)
             for panel in self._anchors()
@@ -195,12 +200,12 @@ class _Side:
 
     def _write_panel(self, anchors: np.ndarray, widths: Sequence[float], renderer: RendererBase) -> None:
         gc = renderer.new_gc()
-        point = renderer.points_to_pixels(1)
+        point = _count_pixels(1, renderer)
         if self.labels.has_marks:
             gc.set_foreground(self.labels.style.palette.frame)
             gc.set_linewidth(0.5)
             outwards = np.array([TICK, 0] if self.is_left else [0, TICK]) * point
-            edge = anchors + outwards * self.labels.gap / TICK
+            edge = np.asarray(anchors) + outwards * self.labels.gap / TICK
             for end in edge:
                 renderer.draw_path(gc, Path([end, end - outwards]), IdentityTransform())
         gc.set_foreground(self.labels.style.palette.ink)
@@ -214,7 +219,7 @@ class _Side:
         """Return where the baseline of a label that ends at `anchor` begins, in the renderer's coordinates."""
         x, y = anchor
         # Text looks centred on a line through the middle between baseline and capitals.
-        middle = 0.36 * renderer.points_to_pixels(self.labels.size)
+        middle = 0.36 * _count_pixels(self.labels.size, renderer)
         if self.rotation:
             x, y = x + middle, y - width
         elif self.is_centred:
@@ -225,7 +230,7 @@ class _Side:
 
     def stamp(self, panels: Sequence[np.ndarray], renderer: RendererAgg) -> None:
         """Draw the labels of one panel into a picture and copy that to all panels."""
-        point = renderer.points_to_pixels(1)
+        point = _count_pixels(1, renderer)
         first = panels[0]
         margin = 2 + self.labels.gap * point
         boxes = Bbox.union([self.box(i, anchor, point) for i, anchor in enumerate(first)])
@@ -235,11 +240,16 @@ class _Side:
         # The picture is still right if the figure is drawn again at the same size.
         state = (renderer.dpi, moved.tobytes())
         if self._picture is None or self._picture[0] != state:
-            aside = RendererAgg(width, height, renderer.dpi)
+            aside = RendererAgg(width, height, renderer.dpi)  # type: ignore[no-untyped-call]
             self.write([moved], aside)
-            self._picture = state, np.array(aside.buffer_rgba())[::-1]
+            self._picture = state, np.array(aside.buffer_rgba())[::-1]  # type: ignore[no-untyped-call]
         gc = renderer.new_gc()
         for panel in panels:
             shift = panel[0] - first[0]
             renderer.draw_image(gc, left + shift[0], bottom + shift[1], self._picture[1])
         gc.restore()
+
+
+def _count_pixels(points: float, renderer: RendererBase) -> float:
+    """Return a length in the units of a renderer."""
+    return float(np.asarray(renderer.points_to_pixels(points)))

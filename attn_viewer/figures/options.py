@@ -58,7 +58,7 @@ class PageLook(FigurePageOptions):
         return [] if isinstance(self.notes, bool) else list(self.notes)
 
     @property
-    def shown(self) -> dict[str, bool]:
+    def shown(self) -> dict[str, Any]:
         """What of a caption is shown, for `page.Caption`."""
         return {"has_heading": self.heading, "has_notes": self.notes is not False}
 

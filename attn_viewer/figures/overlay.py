@@ -88,7 +88,7 @@ def overlay_attention(
         )
     page_options = PageLook(**options)
     maps = maps.select(layers=layers, heads=None if head is None else [head])
-    query, patch = _find_query(maps, query)
+    query, patch = _find_query(maps, (rows, n_columns), query)
     n_patches = rows * n_columns
     weights = np.stack(
         [w[:, query, -n_patches:].mean(axis=0, dtype=np.float32).reshape(rows, n_columns) for w in maps.weights]
@@ -96,8 +96,8 @@ def overlay_attention(
     largest = float(np.abs(weights).max()) or 1.0
     who = maps.tokens_query[query] if patch is None else f"patch {patch[0]},{patch[1]}"
     style = page_options.make_style().fit_fonts([maps.model_id, who, page_options.title or "", *page_options.phrases])
-    look = {"vmax": vmax, "cmap": cmap, "palette": style.palette, "label": WEIGHTINGS[maps.weighting]}
-    scale = make_scale(Extent(largest, largest, maps.signed), **look)
+    extent = Extent(largest, largest, maps.signed)
+    scale = make_scale(extent, vmax=vmax, cmap=cmap, palette=style.palette, label=WEIGHTINGS[maps.weighting])
     caption = Caption(
         heading=page_options.title or "image patches",
         model_id=maps.model_id,
@@ -166,7 +166,7 @@ def _cover_patches(
         squares.append(Rectangle((x + inset * width, y + inset * height), cover * width, cover * height))
     shown = PatchCollection(squares, norm=scale.norm, cmap=scale.cmap, linewidth=0, zorder=1)
     shown.set_array(cells.ravel())
-    shown.set_alpha((np.asarray(scale.norm(cells.ravel())) >= FAINTEST).astype(float))
+    shown.set_alpha((np.asarray(scale.norm(cells.ravel())) >= FAINTEST).astype(float).tolist())
     return shown
 
 
@@ -180,9 +180,11 @@ def _find_grid(maps: AttentionMaps) -> tuple[int, int]:
     return rows, columns
 
 
-def _find_query(maps: AttentionMaps, query: int | tuple[int, int] | None) -> tuple[int, tuple[int, int] | None]:
+def _find_query(
+    maps: AttentionMaps, grid: tuple[int, int], query: int | tuple[int, int] | None
+) -> tuple[int, tuple[int, int] | None]:
     """Return the position among the queries, and row and column if it is a patch."""
-    rows, columns = maps.grid
+    rows, columns = grid
     n_query, n_patches = len(maps.tokens_query), rows * columns
     before = n_query - n_patches
     if query is None:

@@ -64,7 +64,7 @@ class PageFigure(Figure):
         What may change, in the order of drawing; it lies on top of all that stays.
     """
 
-    def __init__(self, *args: Any, rc: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rc: dict[Any, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Put together, the cells of all panels would be resampled once more.
         self.suppressComposite = True
@@ -86,14 +86,12 @@ class PageFigure(Figure):
         **options
             As `matplotlib.figure.Figure.savefig` takes them.
         """
-        fmt = options.pop("format", None)
-        is_path = isinstance(fname, (str, os.PathLike))
-        ending = os.path.splitext(fname)[1] if is_path else ""
-        if is_path and not ending:
-            fname = f"{os.fspath(fname)}.{fmt or mpl.rcParams['savefig.format']}"
-        data = save_figure(self, fmt or ending or mpl.rcParams["savefig.format"], options)
-        if is_path:
-            with open(fname, "wb") as file:
+        path = os.fspath(fname) if isinstance(fname, (str, os.PathLike)) else ""
+        ending = os.path.splitext(path)[1]
+        fmt = options.pop("format", None) or ending or mpl.rcParams["savefig.format"]
+        data = save_figure(self, fmt, options)
+        if isinstance(fname, (str, os.PathLike)):
+            with open(path if ending else f"{path}.{fmt}", "wb") as file:
                 file.write(data)
         else:
             fname.write(data)
@@ -121,7 +119,7 @@ class PageFigure(Figure):
             page = Bbox.from_bounds(0, 0, renderer.width, renderer.height)
             self._kept = state, renderer.copy_from_bbox(page)
         else:
-            renderer.restore_region(self._kept[1])
+            renderer.restore_region(self._kept[1])  # type: ignore[no-untyped-call]
         for artist in self.changing:
             artist.draw(renderer)
         self.stale = False
@@ -130,12 +128,12 @@ class PageFigure(Figure):
         """Yield the artists by whose `stale` it shows that pixels are out of date."""
         for ax in self.axes:
             if not ax.axison:
-                for kind in (ax.artists, ax.collections, ax.images, ax.lines, ax.patches, ax.texts):
-                    yield from (artist for artist in kind if artist not in self.changing)
+                shown = (ax.artists, ax.collections, ax.images, ax.lines, ax.patches, ax.texts)
+                yield from (artist for kind in shown for artist in kind if artist not in self.changing)
             else:
                 yield ax
-        for kind in (self.artists, self.images, self.lines, self.patches, self.texts, self.legends, self.subfigs):
-            yield from kind
+        own = (self.artists, self.images, self.lines, self.patches, self.texts, self.legends, self.subfigs)
+        yield from (artist for kind in own for artist in kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,8 +289,7 @@ def wrap_phrases(phrases: Sequence[str], width: float, size: float, style: PageS
         first, *pieces = re.split(r"(?<=/)|(?= )", phrase)
         lines.append(style.shorten(first, width, size))
         for piece in pieces:
-            if not is_joined(piece, ""):
-                lines.append(style.shorten(piece.strip(), width, size))
+            lines += [] if is_joined(piece, "") else [style.shorten(piece.strip(), width, size)]
     return lines
 
 
@@ -373,7 +370,7 @@ class Page:
         """Say something else in the heading, in no more lines than it has."""
         caption = dataclasses.replace(self.caption, heading=heading)
         texts = [text for text, _ in caption.lay_out(self.style, self.size[0]).headings]
-        for line, text in itertools.zip_longest(self.headings, texts[: len(self.headings)], fillvalue=""):
+        for line, text in zip(self.headings, itertools.chain(texts, itertools.repeat("")), strict=False):
             line.set(text=text, **self.style.embolden(text))
 
     def write(self, x: float, y: float, text: str, **look: Any) -> Text:

@@ -390,7 +390,7 @@ class PanelPage:
             for x, y, w, h in self.places
         ]
         for image, side in zip(self.images, self.sides, strict=True):
-            image.set_data(np.ma.masked_all(side.shape, np.float32))
+            image.set_data(np.ma.array(np.zeros(side.shape, np.float32), mask=True))
             ax.add_image(image)
         ax.set(xlim=(0, self.page.size[0]), ylim=(0, self.page.size[1]), aspect="auto")
         frames = PatchCollection(
@@ -506,17 +506,18 @@ class CellImage(AxesImage):
 
     def make_image(
         self, renderer: RendererBase, magnification: float = 1.0, unsampled: bool = False
-    ) -> tuple[np.ndarray | None, float, float, Any]:
+    ) -> tuple[np.ndarray, float, float, Any]:
         """Return the picture of the cells and where its lower left corner goes, as matplotlib asks for it."""
         if unsampled:
             return super().make_image(renderer, magnification, unsampled)
-        left, bottom, right, top = self.get_window_extent().extents * magnification
+        left, bottom, right, top = np.multiply(self.get_window_extent().extents, magnification)
         # Rounded as matplotlib does, so that panels and frames meet.
         x0, x1 = np.floor(left + 0.5), np.floor(right + 0.5 + 1e-8)
         y0, y1 = np.ceil(bottom - 0.5 - 1e-8), np.ceil(top - 0.5)
-        if x1 <= x0 or y1 <= y0:
-            return None, 0, 0, None
-        colours = self.to_rgba(self.get_array(), bytes=True).view(np.uint32)[..., 0]
+        cells = self.get_array()
+        if x1 <= x0 or y1 <= y0 or cells is None:
+            return np.empty((0, 0, 4), np.uint8), 0.0, 0.0, None
+        colours = self.to_rgba(cells, bytes=True).view(np.uint32)[..., 0]
         rows = _find_cells(bottom, top, y0, y1, colours.shape[0])
         columns = _find_cells(left, right, x0, x1, colours.shape[1])
         picture = colours[::-1].take(rows, axis=0).take(columns, axis=1)

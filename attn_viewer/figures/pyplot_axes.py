@@ -7,24 +7,27 @@ for a matplotlib that lacks them: the figures are pyplot's own.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import OptionError
 
+Gcf: Any
 try:
-    from matplotlib._pylab_helpers import Gcf
-except ImportError:
+    from matplotlib import _pylab_helpers
+
+    Gcf = _pylab_helpers.Gcf
+except (ImportError, AttributeError):
     Gcf = None
 
 Way = Callable[[int, tuple[float, float], float], contextlib.AbstractContextManager[list[Figure]]]
 
 
 @contextlib.contextmanager
-def open_axes(count: int, size: tuple[float, float], dpi: float, sides: dict[str, float]) -> Iterator[list[Axes]]:
+def open_figures(count: int, size: tuple[float, float], dpi: float, sides: dict[str, float]) -> Iterator[list[Figure]]:
     """Make figures with one axes each, the first of them the current one of pyplot inside the block.
 
     Parameters
@@ -45,11 +48,10 @@ def open_axes(count: int, size: tuple[float, float], dpi: float, sides: dict[str
     """
     way: Way = _make if Gcf is None else _lend
     with way(count, size, dpi) as figures:
-        axes = []
         for figure in figures:
             figure.subplots_adjust(**sides)
-            axes.append(figure.add_subplot())
-        yield axes
+            figure.add_subplot()
+        yield figures
 
 
 @contextlib.contextmanager

@@ -12,20 +12,23 @@ import itertools
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Collection, Iterable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import AttnViewerError, OptionError
 from ..options import FilePath
 
 _BUILTIN = f"{__package__}.builtin"
-_functions = {}
+_functions: dict[str, Callable[..., Any]] = {}
 # Module specs of the registered functions: a module that is loaded again has a new one.
-_specs = {}
+_specs: dict[str, ModuleSpec | None] = {}
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def register_attn_figure_func(func: Callable[..., Any]) -> Callable[..., Any]:
+def register_attn_figure_func(func: _F) -> _F:
     """Register a figure function; a decorator.
 
     Parameters
@@ -49,7 +52,7 @@ def register_attn_figure_func(func: Callable[..., Any]) -> Callable[..., Any]:
     return _register(func, (_get_name(func),))
 
 
-def register_attn_figure_multifunc(names: str | Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_attn_figure_multifunc(names: str | Iterable[str]) -> Callable[[_F], _F]:
     """Register a figure function that writes several figures; makes a decorator.
 
     Parameters
@@ -71,7 +74,7 @@ def register_attn_figure_multifunc(names: str | Iterable[str]) -> Callable[[Call
     return lambda func: _register(func, tuple(f"{_get_name(func)}.{name}" for name in names))
 
 
-def check_figure_names(names):
+def check_figure_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return names of the figures of one function, checked.
 
     Parameters
@@ -97,7 +100,7 @@ def check_figure_names(names):
     return names
 
 
-def get_all_figure_names():
+def get_all_figure_names() -> list[str]:
     """Return the names of all figures that the registered functions write.
 
     Returns
@@ -109,7 +112,7 @@ def get_all_figure_names():
     return [*itertools.chain.from_iterable(map(get_figure_names, select_attn_figure_funcs()))]
 
 
-def get_figure_names(func):
+def get_figure_names(func: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the figures that one figure function writes.
 
     Parameters
@@ -190,12 +193,16 @@ def load_figure_funcs(path: FilePath) -> list[str]:
     before = dict(_functions), dict(_specs)
     name = f"attn_viewer_figures_from_{re.sub(r'[^a-zA-Z0-9]', '_', str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:  # not of a path that ends in .py
+        raise OptionError(f"{str(path)!r} cannot be loaded as a Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        _functions.clear(), _specs.clear()
-        _functions.update(before[0]), _specs.update(before[1])
+        _functions.clear()
+        _functions.update(before[0])
+        _specs.clear()
+        _specs.update(before[1])
         if isinstance(error, AttnViewerError):
             raise
         raise OptionError(f"{str(path)!r} cannot be run: {type(error).__name__}: {error}; fix the file") from error
@@ -205,7 +212,7 @@ def load_figure_funcs(path: FilePath) -> list[str]:
     return loaded
 
 
-def _register(func, figure_names):
+def _register(func: _F, figure_names: tuple[str, ...]) -> _F:
     name = _get_name(func)
     old = _functions.get(name)
     if old is not None and func.__module__ == _BUILTIN != old.__module__:
@@ -215,12 +222,14 @@ def _register(func, figure_names):
         raise OptionError(
             f"a figure function {name!r} is registered already, from {_locate(old)}; rename the one of {_locate(func)}"
         )
-    func._figure_names = figure_names
+    func._figure_names = figure_names  # type: ignore[attr-defined]
     _functions[name], _specs[name] = func, spec
     return func
 
 
-def _is_same(old, old_spec, new, new_spec):
+def _is_same(
+    old: Callable[..., Any], old_spec: ModuleSpec | None, new: Callable[..., Any], new_spec: ModuleSpec | None
+) -> bool:
     """Tell a function that is defined again from another one of the same name."""
     if old is new:
         return True
@@ -230,17 +239,16 @@ def _is_same(old, old_spec, new, new_spec):
     return _locate(old) == _locate(new) or old_spec is not new_spec or not os.path.isfile(_locate(new)[0])
 
 
-def _locate(func):
-    code = inspect.unwrap(func).__code__
+def _locate(func: Callable[..., Any]) -> tuple[str, int]:
+    code: types.CodeType = inspect.unwrap(func).__code__
     return code.co_filename, code.co_firstlineno
 
 
-def _get_name(func):
-    name = getattr(func, "__name__", None)
-    if not inspect.isfunction(func) or not _is_file_name(name):
+def _get_name(func: Callable[..., Any]) -> str:
+    if not inspect.isfunction(func) or not _is_file_name(func.__name__):
         raise OptionError(f"a figure function is made with def, under a name that can be a file's; got {func!r}")
-    return name
+    return func.__name__
 
 
-def _is_file_name(name):
+def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"\w[\w +-]*", name) is not None

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class FigureFailure:
     error: str
     trace: str = dataclasses.field(repr=False)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.func} at L{self.layer} H{self.head}: {self.error}"
 
 
@@ -56,7 +56,7 @@ def run_figure_funcs(
     heads: Iterable[int] | None = None,
     overwrite: bool = True,
     progress: bool | None = None,
-) -> Any:
+) -> tuple[list[Path], list[FigureFailure]]:
     """Run figure functions on every head of some layers.
 
     Parameters
@@ -91,8 +91,9 @@ def run_figure_funcs(
     check_full(maps.reduction, maps.weighting)
     check_folder(folder)
     maps = maps.select(layers=layers, heads=heads)
-    funcs = select_attn_figure_funcs() if funcs is None else funcs
-    paths, failures = [], []
+    funcs = select_attn_figure_funcs() if funcs is None else list(funcs)
+    paths: list[Path] = []
+    failures: list[FigureFailure] = []
     disable = None if progress is None else not progress
     with tqdm(total=sum(maps.n_heads), desc="figures", unit="head", disable=disable, leave=False) as bar:
         for layer, weights, numbers in zip(maps.layers, maps.weights, maps.heads, strict=True):
@@ -104,7 +105,7 @@ def run_figure_funcs(
     return paths, failures
 
 
-def check_full(reduction, weighting="attention"):
+def check_full(reduction: str, weighting: str = "attention") -> None:
     """Check that maps hold whole attention patterns.
 
     Parameters
@@ -129,7 +130,15 @@ def check_full(reduction, weighting="attention"):
         )
 
 
-def run_on_head(pattern, folder, funcs, *, layer, head, overwrite=True):
+def run_on_head(
+    pattern: np.ndarray,
+    folder: FilePath,
+    funcs: Sequence[Callable[..., Any]],
+    *,
+    layer: int,
+    head: int,
+    overwrite: bool = True,
+) -> tuple[list[Path], list[FigureFailure]]:
     """Run figure functions on the pattern of one head.
 
     Parameters
@@ -162,7 +171,8 @@ def run_on_head(pattern, folder, funcs, *, layer, head, overwrite=True):
     if np.ndim(pattern) != 2 or np.size(pattern) == 0:
         raise OptionError(f"an attention pattern has axes (n_query, n_key), got shape {np.shape(pattern)}")
     folder = make_folder(Path(folder) / f"L{layer}" / f"H{head}")
-    paths, failures = [], []
+    paths: list[Path] = []
+    failures: list[FigureFailure] = []
     for func in funcs:
         if not overwrite and all(_list_files(folder, name, func) for name in get_figure_names(func)):
             continue
@@ -176,7 +186,7 @@ def run_on_head(pattern, folder, funcs, *, layer, head, overwrite=True):
     return paths, failures
 
 
-def _describe_error(error):
+def _describe_error(error: BaseException) -> str:
     """Return type and text of an exception in one line that can be written anywhere."""
     try:
         text = f"{type(error).__name__}: {error}"
@@ -186,7 +196,7 @@ def _describe_error(error):
     return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(text):,} characters)"
 
 
-def _list_written(folder, func):
+def _list_written(folder: Path, func: Callable[..., Any]) -> list[Path]:
     files = {name: _list_files(folder, name, func) for name in get_figure_names(func)}
     for name, found in files.items():
         if not found:
@@ -195,7 +205,7 @@ def _list_written(folder, func):
     return [*itertools.chain.from_iterable(files.values())]
 
 
-def _list_files(folder, name, func):
+def _list_files(folder: Path, name: str, func: Callable[..., Any]) -> list[Path]:
     """Return the files of one figure; savers tell their format, any other function may choose its own."""
     fmt = getattr(func, "figure_save_fmt", None)
     if fmt is not None:

@@ -172,7 +172,7 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
         Scale(make_norm(look.norm, -1.0 if maps.signed else look.vmin, 1.0), scale.cmap, name) if is_panel else scale
     )
     page = Page(style, left + room, paragraph * len(layers) - BETWEEN, make_caption(len(layers), scale))
-    shown = np.ma.masked_all((len(layers), len(maps.tokens_key)))
+    shown = np.ma.array(np.zeros((len(layers), len(maps.tokens_key))), mask=True)
     shown[:, count_hidden(maps, look.sink)[1] :] = weights
     if maps.causal:
         shown[:, position + 1 :] = np.ma.masked

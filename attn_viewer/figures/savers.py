@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.colors import Colormap
 
 from ..errors import OptionError
 from ..files import write_whole
 from .formats import check_format
 from .images import encode_indices, index_matrix, make_palette, matrix_as_svg
-from .pyplot_axes import open_axes
+from .pyplot_axes import open_figures
 from .registry import check_figure_names
 from .scales import get_colormap
 from .small_figures import RASTER_DPI, SIDES, render_small_figure
@@ -58,9 +59,9 @@ def matplotlib_figure_saver(func: Callable[..., Any] | None = None, *, fmt: str 
         @functools.wraps(func)
         def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
             with mpl.rc_context(make_rc()):
-                with open_axes(1, find_size(), RASTER_DPI, SIDES) as (ax,):
-                    func(matrix, ax)
-                data = render_small_figure(ax.figure, fmt)
+                with open_figures(1, find_size(), RASTER_DPI, SIDES) as (figure,):
+                    func(matrix, figure.axes[0])
+                data = render_small_figure(figure, fmt)
             write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
 
         save.figure_save_fmt = fmt  # type: ignore[attr-defined]
@@ -97,10 +98,10 @@ def matplotlib_multifigure_saver(names: Sequence[str], fmt: str = "svgz") -> Cal
         @functools.wraps(func)
         def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
             with mpl.rc_context(make_rc()):
-                with open_axes(len(names), find_size(), RASTER_DPI, SIDES) as made:
-                    axes = dict(zip(names, made, strict=True))
-                    func(matrix, dict(axes))
-                files = {name: render_small_figure(ax.figure, fmt) for name, ax in axes.items()}
+                with open_figures(len(names), find_size(), RASTER_DPI, SIDES) as made:
+                    figures = dict(zip(names, made, strict=True))
+                    func(matrix, {name: figure.axes[0] for name, figure in figures.items()})
+                files = {name: render_small_figure(figure, fmt) for name, figure in figures.items()}
             for name, data in files.items():
                 write_whole(os.path.join(folder, f"{func.__name__}.{name}.{fmt}"), data)
 
@@ -146,7 +147,11 @@ def save_matrix_wrapper(
         raise OptionError(f"a matrix is saved as {', '.join(MATRIX_FORMATS)}, got {fmt!r}")
     if not isinstance(cmap, Colormap):
         get_colormap(cmap)
-    look = {"normalize": normalize, "diverging_colormap": diverging_colormap, "normalize_min": normalize_min}
+    look: dict[str, Any] = {
+        "normalize": normalize,
+        "diverging_colormap": diverging_colormap,
+        "normalize_min": normalize_min,
+    }
     index_matrix([[0.0]], **look)  # options that exclude each other are found now, not at the first head
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,7 +185,7 @@ def make_rc() -> dict[Any, Any]:
         "axes.titlesize": style.title,
         "axes.titlepad": 4.0,
         "axes.labelpad": 2.0,
-        "axes.prop_cycle": mpl.cycler(color=COLOURS),
+        "axes.prop_cycle": cycler(color=COLOURS),
         "lines.linewidth": 1.0,
         "lines.markersize": 2.5,
         "legend.fontsize": style.label,

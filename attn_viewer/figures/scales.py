@@ -4,17 +4,20 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import colors
 from matplotlib.cm import ScalarMappable
-from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
 
 from ..errors import OptionError
 from .style import DARK, LIGHT, PageStyle, Palette
+
+if TYPE_CHECKING:  # pictures of a pixel a cell need colours, and no drawing
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure
 
 NORMS = ("linear", "power", "log", "quantile")
 QUANTILE = 0.99
@@ -72,6 +75,8 @@ class Scale:
     def extend(self) -> str:
         """Which ends numbers are beyond: ``"neither"``, ``"min"``, ``"max"`` or ``"both"``."""
         low, high = self.norm.vmin, self.norm.vmax
+        if low is None or high is None:  # numbers set the ends when they are drawn
+            return "neither"
         slack = 1e-3 * (high - low)
         beyond = self.smallest < low - slack, self.largest > high + slack
         return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
@@ -140,7 +145,8 @@ def _lab_to_srgb(lab: np.ndarray) -> np.ndarray:
         [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
     )
     linear = np.clip(matrix @ xyz, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).T
+    srgb: np.ndarray = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).T
+    return srgb
 
 
 def make_norm(name: str | Normalize, vmin: float, vmax: float) -> Normalize:
@@ -337,8 +343,8 @@ def format_number(number: float) -> str:
 
 
 def draw_colorbar(
-    figure: Figure, rectangle: tuple[float, float, float, float], scale: Scale, style: PageStyle
-) -> Colorbar:
+    figure: "Figure", rectangle: tuple[float, float, float, float], scale: Scale, style: PageStyle
+) -> "Colorbar":
     """Draw one horizontal colour bar for all panels.
 
     Parameters
@@ -369,7 +375,7 @@ def draw_colorbar(
     return bar
 
 
-def set_bar_ticks(bar: Colorbar, scale: Scale, length: float, style: PageStyle) -> None:
+def set_bar_ticks(bar: "Colorbar", scale: Scale, length: float, style: PageStyle) -> None:
     """Put round ticks at a bar of so many points, both ends among them and none touching another."""
     if not isinstance(scale.norm, colors.LogNorm):
         is_linear = type(scale.norm) is Normalize

@@ -67,4 +67,5 @@ def treat_sink(weights: np.ndarray, maps: AttentionMaps, sink: str) -> np.ndarra
     if sink == "hide":
         return rest
     total = rest.sum(axis=-1, keepdims=True, dtype=np.float32)
-    return np.divide(rest, total, out=np.zeros(rest.shape, np.float32), where=total > 0)
+    shares: np.ndarray = np.divide(rest, total, out=np.zeros(rest.shape, np.float32), where=total > 0)
+    return shares

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -87,12 +88,12 @@ def estimate_sides(figure: Figure) -> dict[str, float] | None:
     width, height = (side * POINTS for side in figure.get_size_inches())
     title = "".join(ax.get_title(place) for place in ("left", "center", "right"))
     rows, columns = ([t for t in axis.get_majorticklabels() if t.get_text()] for axis in (ax.yaxis, ax.xaxis))
-    if not _is_plain(ax, [*rows, *columns], title):
+    if not _is_plain(figure, ax, [*rows, *columns], title):
         return None
     left = max((_measure(text) for text in rows), default=0) + _measure_name(ax.yaxis)
-    below = max((text.get_fontsize() * LINE for text in columns), default=0) + _measure_name(ax.xaxis)
+    below = max((float(text.get_fontsize()) * LINE for text in columns), default=0) + _measure_name(ax.xaxis)
     right = max((_measure(text) / 2 for text in columns), default=0)
-    above = max((text.get_fontsize() / 2 for text in rows), default=0)
+    above = max((float(text.get_fontsize()) / 2 for text in rows), default=0)
     if title:
         size = FontProperties(size=mpl.rcParams["axes.titlesize"]).get_size_in_points()
         above = size * LINE + mpl.rcParams["axes.titlepad"]
@@ -107,7 +108,7 @@ def estimate_sides(figure: Figure) -> dict[str, float] | None:
     return sides if sides["left"] < sides["right"] and sides["bottom"] < sides["top"] else None
 
 
-def _is_plain(ax: Axes, numbers: Sequence[Text], title: str) -> bool:
+def _is_plain(figure: Figure, ax: Axes, numbers: Sequence[Text], title: str) -> bool:
     """Tell whether all that is written lies inside of axes, or along their lower and left side as numbers do."""
     words = [title, *(text.get_text() for text in (ax.xaxis.label, ax.yaxis.label, *numbers))]
     places = [axis.get_ticks_position() for axis in (ax.xaxis, ax.yaxis)]
@@ -120,25 +121,31 @@ def _is_plain(ax: Axes, numbers: Sequence[Text], title: str) -> bool:
     legend = ax.get_legend()
     inside = [*ax.texts, *([] if legend is None else [legend])]
     if inside:
-        renderer = FigureCanvasAgg(ax.figure).get_renderer()
+        renderer = make_renderer(figure)
         room = ax.get_window_extent().padded(1)
         return all(room.count_contains(text.get_window_extent(renderer).corners()) == 4 for text in inside)
     return True
 
 
 def _measure(text: Text) -> float:
-    return measure_text(text.get_text(), text.get_fontsize(), tuple(text.get_fontfamily()))[0]
+    return measure_text(text.get_text(), float(text.get_fontsize()), tuple(text.get_fontfamily()))[0]
 
 
 def _measure_name(axis: Axis) -> float:
     """Return the room that the name of an axis takes, in points."""
-    return axis.label.get_fontsize() * LINE + axis.labelpad if axis.label.get_text() else 0.0
+    return float(axis.label.get_fontsize()) * LINE + axis.labelpad if axis.label.get_text() else 0.0
+
+
+def make_renderer(figure: Figure) -> RendererBase:
+    """Return what measures the texts of a figure."""
+    renderer: RendererBase = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    return renderer
 
 
 def fit_sides(figure: Figure) -> None:
     """Give axes on a grid such sides that all labels are `PAD` points from the edge of the page."""
     figure.dpi = POINTS
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = make_renderer(figure)
     for turn in range(_MOST_TURNS):
         sides = _find_sides(figure, renderer)
         # Axes of another size may have other tick labels, which then may need more room.
@@ -147,7 +154,7 @@ def fit_sides(figure: Figure) -> None:
         figure.subplots_adjust(**sides)
 
 
-def _find_sides(figure: Figure, renderer: object) -> dict[str, float] | None:
+def _find_sides(figure: Figure, renderer: RendererBase) -> dict[str, float] | None:
     """Return the sides of the figure's grid that put all labels `PAD` points from the edge of the page, or None."""
     boxes = [box for ax in figure.axes if (box := ax.get_tightbbox(renderer, for_layout_only=True)) is not None]
     if not boxes:
@@ -175,6 +182,6 @@ def _fits(sides: dict[str, float], figure: Figure, waste: float) -> bool:
     """
     slack = 0.005
     grid = figure.subplotpars
-    spare = (grid.left - sides["left"], grid.bottom - sides["bottom"])
-    spare += (sides["right"] - grid.right, sides["top"] - grid.top)
+    spare = [grid.left - sides["left"], grid.bottom - sides["bottom"]]
+    spare += [sides["right"] - grid.right, sides["top"] - grid.top]
     return all(-slack <= share <= waste for share in spare)

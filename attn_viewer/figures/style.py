@@ -141,7 +141,7 @@ class PageStyle:
         return {"size": self.axis, "color": self.palette.muted, "ha": "center", "va": "center"}
 
     def make_rc(self) -> dict[Any, Any]:
-        """Return the rcParams that a figure is drawn under, for `matplotlib.rc_context`; `make_file_rc` has the rest."""
+        """Return the rcParams that a figure is drawn under, for `matplotlib.rc_context`."""
         colors = self.palette
         return {
             "font.family": list(self.family),

@@ -124,7 +124,7 @@ def tile_heads(
     gap = max(1, round(max(masked.shape) * GAP))
     down, across = (side + gap for side in masked.shape)
     shape = len(maps.layers) * down - gap, len(columns) * across - gap
-    picture, is_gap = np.ma.masked_all(shape, np.float32), np.ones(shape, bool)
+    picture, is_gap = np.ma.array(np.zeros(shape, np.float32), mask=True), np.ones(shape, bool)
     for row, (weights, heads) in enumerate(zip(maps.weights, maps.heads, strict=True)):
         thumbnails = pool_cells(treat_sink(weights, maps, sink), pooling).repeat(zoom, 1).repeat(zoom, 2)
         if has_own_scale:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axis import Axis
@@ -105,7 +105,7 @@ def choose_step(count: int, most: int = MOST_INDICES) -> int:
     int
         The step.
     """
-    steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+    steps = (int(digit * 10**power) for power in itertools.count() for digit in (1, 2, 5))
     return next(step for step in steps if -(-count // step) <= most)
 
 
@@ -197,9 +197,14 @@ class TokenLocator(Locator):
         self._widths: dict[tuple[str, ...], float] = {}
         self._given: dict[str, Any] = {}
 
+    @property
+    def _own_axis(self) -> Axis:
+        """The axis that `set_token_ticks` gave it to."""
+        return cast(Axis, self.axis)  # matplotlib's hint has stand-ins of its tests and of 3D axes too
+
     def __call__(self) -> list[float]:
         """Return where ticks stand on the axis as it is now."""
-        low, high = sorted(self.axis.get_view_interval())
+        low, high = sorted(self._own_axis.get_view_interval())
         return self.tick_values(low, high)
 
     def tick_values(self, vmin: float, vmax: float) -> list[float]:
@@ -221,12 +226,13 @@ class TokenLocator(Locator):
 
     def _choose(self, span: float, shown: float) -> None:
         """Decide which tokens are labelled, and shrink and turn labels to fit."""
-        axes = self.axis.axes
+        axes = self._own_axis.axes
         pixels = axes.bbox.width if self.is_key else axes.bbox.height
         length = pixels * 72 / axes.figure.dpi * shown / span
-        name = "xtick" if self.is_key else "ytick"
-        now = self.axis.get_tick_params(which="major")
-        wished = FontProperties(size=mpl.rcParams[f"{name}.labelsize"]).get_size_in_points()
+        now: dict[str, Any] = self._own_axis.get_tick_params(which="major") or {}
+        wished = FontProperties(
+            size=mpl.rcParams["xtick.labelsize" if self.is_key else "ytick.labelsize"]
+        ).get_size_in_points()
         is_ours = now.get("labelsize") in (None, self._given.get("labelsize"))
         size = wished if is_ours else FontProperties(size=now["labelsize"]).get_size_in_points()
         if is_ours and self.texts is not None:
@@ -256,7 +262,7 @@ class TokenLocator(Locator):
 
     def _list_axes(self) -> list[Axis]:
         """Return this axis and those that share it, which have their ticks from this object."""
-        axes = self.axis.axes
+        axes = self._own_axis.axes
         shared = axes.get_shared_x_axes() if self.is_key else axes.get_shared_y_axes()
         return [ax.xaxis if self.is_key else ax.yaxis for ax in shared.get_siblings(axes)]
 

@@ -184,7 +184,7 @@ def test_scales_and_bars():
     assert ax.images[0].norm is own
     assert ax.images[0].colorbar.ax is place
     signed = draw_heatmap(weights - 0.1, ax=Figure().add_subplot())
-    assert (signed.images[0].norm.vmin, signed.images[0].norm.vmax) == pytest.approx((-0.9, 0.9))
+    assert (signed.images[0].norm.vmin, signed.images[0].norm.vmax) == pytest.approx((-0.15, 0.15))
     assert draw_heatmap(np.tri(3), list("abc")).figure._repr_png_().startswith(b"\x89PNG")
     assert draw_atlas(np.eye(3)).figure._repr_png_().startswith(b"\x89PNG")
 

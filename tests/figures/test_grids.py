@@ -198,13 +198,14 @@ def test_only_true_layers_are_drawn():
         plot_heads(make_maps(2), 2)
 
 
-def test_a_long_model_name_is_cut_not_overlapped():
+def test_a_long_model_name_is_cut_and_takes_no_other_words_with_it():
     figure = plot_layer_averages(make_maps(model_id="a-very-long-model-name" * 6))
-    canvas = FigureCanvasAgg(figure)
-    (heading,) = [t for t in figure.axes[0].texts if "layer averages" in t.get_text()]
-    box = heading.get_window_extent(canvas.get_renderer())
-    assert box.x1 < figure.bbox.x1
-    assert "…" in heading.get_text()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    name, heading = figure.axes[0].texts[:2]
+    assert name.get_text().startswith("a-very-long")
+    assert "…" in name.get_text()
+    assert heading.get_text() == "layer averages"
+    assert all(text.get_window_extent(renderer).x1 < figure.bbox.x1 for text in (name, heading))
 
 
 def collect_boxes(figure):

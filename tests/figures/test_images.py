@@ -95,7 +95,7 @@ def test_corners(matrix, options, expected):
         ([[0.5]], {"normalize": True, "diverging_colormap": True, "normalize_min": 0.0}, "goes with"),
         ([[0.5]], {"normalize": True, "normalize_min": 0.6}, "must not be above the largest number"),
         ([[0.5]], {"cmap": "none"}, "no colour map 'none'"),
-        ([[0.5]], {"cmap": 7}, "no colour map 7"),
+        ([[0.5]], {"cmap": 7}, "cmap must be text or Colormap, got 7"),
     ],
 )
 def test_what_cannot_be_coloured(matrix, options, message):

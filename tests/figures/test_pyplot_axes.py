@@ -13,7 +13,8 @@ def test_pyplot_draws_into_lent_axes_and_forgets_them(monkeypatch, has_private_n
         monkeypatch.setattr(pyplot_axes, "Gcf", None)
     mine = pyplot.figure()
     try:
-        with pyplot_axes.open_axes(2, (3, 2), 72, SIDES) as axes:
+        with pyplot_axes.open_figures(2, (3, 2), 72, SIDES) as figures:
+            axes = [figure.axes[0] for figure in figures]
             assert pyplot.gcf() is axes[0].figure
             pyplot.plot([1, 2])
             pyplot.sca(axes[1])
@@ -23,7 +24,7 @@ def test_pyplot_draws_into_lent_axes_and_forgets_them(monkeypatch, has_private_n
         assert pyplot.gcf() is mine
         with (
             pytest.raises(OptionError, match="figure of its own"),
-            pyplot_axes.open_axes(1, (3, 2), 72, SIDES),
+            pyplot_axes.open_figures(1, (3, 2), 72, SIDES),
         ):
             pyplot.figure()
         assert pyplot.get_fignums() == [mine.number]

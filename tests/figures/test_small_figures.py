@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from attn_viewer.figures import savers
 from attn_viewer.figures.builtin import attention_by_distance, svd_spectra
 from attn_viewer.figures.small_figures import POINTS, RASTER_DPI, render_small_figure, write_plainly
+from attn_viewer.figures.style import make_file_rc
 
 PATTERN = make_maps(1, 1, 40, seed=2).weights[0][0]
 
@@ -58,7 +59,7 @@ FUNCS = [svd_spectra.__wrapped__, attention_by_distance.__wrapped__, log_both, o
 
 @pytest.mark.parametrize("draw", FUNCS, ids=lambda draw: draw.__name__)
 def test_the_picture_is_the_one_of_matplotlib(draw):
-    with mpl.rc_context(savers.make_rc()):
+    with mpl.rc_context(savers.make_rc() | make_file_rc()):
         figure = make_figure(draw)
         data = render_small_figure(figure, "svg")
         grid = figure.subplotpars

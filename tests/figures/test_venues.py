@@ -126,7 +126,11 @@ def test_nothing_overlaps_or_leaves_a_column(venue, n_panels, columns, n_tokens,
     weights = np.broadcast_to(np.tri(n_tokens, dtype=np.float32), (n_panels, n_tokens, n_tokens))
     maps = AttentionMaps([weights], tokens, model_id="a model of some name")
     with use_preset(venue[0], columns=venue[1]):
-        figure = plot_heads(maps, 0, num_figs_per_row=columns, scale=scale)
+        try:
+            figure = plot_heads(maps, 0, num_figs_per_row=columns, scale=scale)
+        except PageSizeError:
+            assert -(-n_panels // columns) > 6
+            return
         words, labels = collect_boxes(figure)
     check_boxes(np.array([box.extents for box in (*words, *labels)]), figure.bbox)
 
