@@ -158,6 +158,8 @@ def list_places(several: Sequence[AttentionMaps], heads: Sequence[tuple[int | No
             if layer is None or not chosen:
                 raise OptionError(f"{expected}; got {one!r} for {len(several)} maps")
             places += [Place(which, layer, head) for which in chosen]
+    except OptionError:
+        raise
     except (TypeError, ValueError) as error:
         raise OptionError(f"{expected}; got {heads!r}") from error
     if not places:
