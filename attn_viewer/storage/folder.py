@@ -170,7 +170,11 @@ class Model:
         Raises `ActivationsMissingError` if there is none, `ActivationsDamagedError` if it lacks one of the three.
         """
         name = f"{self.name}/{CONFIG}"
-        config = self.folder.read_json(self.name, CONFIG, what=f"model {self.name!r}")
+        try:
+            config = self.folder.read_json(self.name, CONFIG, what=f"model {self.name!r}")
+        except ActivationsMissingError as error:
+            there = ", ".join(model.name for model in self.folder.list_models())
+            raise ActivationsMissingError(f"{error}; there {f'is {there}' if there else 'is none'}") from error
         counts = [config.get(key) for key in ("n_layers", "n_heads")]
         if not isinstance(config.get("model_name"), str) or not all(type(c) is int and 0 < c <= MOST for c in counts):
             raise ActivationsDamagedError(

@@ -1,0 +1,1 @@
+"""Names of other tools, for code that was written for them."""
