@@ -294,7 +294,7 @@ def report_heads(model, tokenizer, period=48, rows=8):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parent.parent
-    parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_model")
+    parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo")
     parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument("--hardening_steps", type=int, default=1200, help="of the second stage")
     parser.add_argument("--go_on", action="store_true", help="do the second stage alone, on the model in --output")

@@ -19,8 +19,8 @@ def test_the_demo_model_is_the_default(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_view([]) == 0
     out, err = capsys.readouterr()
-    assert out == "vis/demo_model/all_layers_avg.jpg\n"
-    assert err.startswith("AttentionMaps('demo_model', self, 4 layers × 8 heads, ")
+    assert out == "vis/demo/all_layers_avg.jpg\n"
+    assert err.startswith("AttentionMaps('demo', self, 4 layers × 8 heads, ")
     assert err.endswith("full), 0.0 MB\n")
     assert Path(out.strip()).is_file()
 

@@ -41,7 +41,7 @@ def test_a_cache_gives_the_same_bytes_as_the_model(demo, tmp_path):
 def test_the_models_name_is_found(demo, tmp_path):
     model, tokenizer = demo
     (path,) = view_attention(model, tokenizer=tokenizer, prompt=PROMPT, save_fig_path=tmp_path)
-    assert path == tmp_path / "demo_model" / "all_layers_avg.jpg"
+    assert path == tmp_path / "demo" / "all_layers_avg.jpg"
 
 
 def test_layers_and_heads_are_chosen(demo, tmp_path):

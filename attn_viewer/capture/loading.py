@@ -25,7 +25,7 @@ _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 def get_demo_path() -> Path:
     """Return the folder of the trained demo model inside this package, in Hugging Face format."""
-    return Path(str(files("attn_viewer") / "demo_model"))
+    return Path(str(files("attn_viewer") / DEMO_MODEL))
 
 
 def load_model(

@@ -153,15 +153,15 @@ def test_the_command_prints_draws_and_writes(tmp_path, capsys):
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "heads 1.2, 0.1 zeroed"
-    assert lines[-1] == str(tmp_path / "demo_model" / "ablation.png")
+    assert lines[-1] == str(tmp_path / "demo" / "ablation.png")
     numbers = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
     assert numbers["changed"] == [[1, 2], [0, 1]]
     assert main(["ablate", "--rank", "--top", "2", "--save_fig_path", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    assert (tmp_path / "demo_model" / "loss_without_each_head.png").is_file()
+    assert (tmp_path / "demo" / "loss_without_each_head.png").is_file()
     venue = ["--save_fig_path", str(tmp_path), "--preset", "icml2024"]
     assert main(["ablate", "--merge", "1.2,1.3", "--alpha", "0.3", *venue]) == 0
-    data = (tmp_path / "demo_model" / "ablation.png").read_bytes()
+    data = (tmp_path / "demo" / "ablation.png").read_bytes()
     assert int.from_bytes(data[16:20], "big") == 975  # 3.25 inches at 300 dots each
     for wrong in (
         ["--merge", "1.2,0.3"],
