@@ -114,10 +114,12 @@ def pictures(tmp_path_factory):
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models import clip
 
+    # Without torchvision; before transformers 5, the plain name was that of this class.
+    make_processor = getattr(clip, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
     processor = transformers.LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}),
+        make_processor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}),
         tokenizer,
         patch_size=6,
         vision_feature_select_strategy="default",
