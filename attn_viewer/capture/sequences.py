@@ -59,8 +59,10 @@ class SequenceWatch:
         self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
 
     def install(self, loan: Loan) -> None:
-        """Look at what all modules are given as long as a loan is open."""
+        """Look at what modules are given as long as a loan is open; torch's own plain ones call no attention."""
         for module in self.stack.known:
+            if type(module).__module__.startswith("torch.nn.modules.") and not any(True for _ in module.children()):
+                continue
             loan.add_hook(module.register_forward_pre_hook, self._enter, with_kwargs=True)
             loan.add_hook(module.register_forward_hook, self._leave)
 
