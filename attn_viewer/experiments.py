@@ -78,7 +78,7 @@ class ExperimentRecord:
 
 
 def experiment(
-    save_dir: str | os.PathLike[str] = "experiments",
+    save_dir: str | os.PathLike[str] | Callable[..., Any] = "experiments",
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Make a function leave a record of each run.
 
@@ -100,7 +100,7 @@ def experiment(
     OptionError
         If it decorates what is no function, or `save_dir` was left out without parentheses.
     """
-    if callable(save_dir):
+    if callable(save_dir):  # the hint lets it through, so that this says what was meant
         raise OptionError("write @experiment() with parentheses, or @experiment(save_dir=…)")
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
