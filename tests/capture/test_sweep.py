@@ -257,6 +257,7 @@ REFUSALS: dict[str, set[str]] = {
     },
     "windows, frames or pictures lie side by side where a batch would": {
         *("donut-swin", "lightglue", "maskformer", "maskformer-swin", "mobilevit", "rf_detr", "swin", "swinv2"),
+        *("sam2_hiera_det_model", "sam2_vision_model"),
         *("timesformer", "videoprism", "videoprism_vision_model", "vitpose_backbone"),
     },
     "attends over positions that are no tokens of the prompt": {
@@ -264,7 +265,7 @@ REFUSALS: dict[str, set[str]] = {
     },
     "layers run several times": {"hrm_text", "videomt"},
     "no weight for each pair: linear, hashed, additive, or scores before their softmax": {
-        *("patchtsmixer", "rwkv", "squeezebert", "swiftformer", "wavtokenizer", "yoso"),
+        *("mobilevitv2", "patchtsmixer", "rwkv", "squeezebert", "swiftformer", "wavtokenizer", "yoso"),
     },
     "has no such attention without further inputs": {"EvollaModel", "encoder-decoder", "evolla", "pop2piano"},
 }
