@@ -80,9 +80,9 @@ def find_weights(attentions: Any, *, kind: str | None = None, batch_index: int |
     if not isinstance(attentions, (list, tuple)) or ranks[-1] < 2:  # one array, also as lists of numbers
         return FoundWeights(_read_array(attentions, batch_index))
     if ranks == [2]:
-        return FoundWeights((_stack([_read_one(head) for head in attentions], "heads"),))
+        return FoundWeights((_stack([read_weights(head) for head in attentions], "heads"),))
     if ranks in ([3], [4]):
-        return FoundWeights(tuple(_drop_batch(_read_one(layer), batch_index) for layer in attentions))
+        return FoundWeights(tuple(_drop_batch(read_weights(layer), batch_index) for layer in attentions))
     if len(ranks) == 2 and ranks[1] == 4:
         return _join_steps(attentions, batch_index)
     raise _refuse(f"got {shorten(attentions)}")
@@ -147,7 +147,7 @@ def _find_in_mapping(attentions: Any, kind: str | None, batch_index: int | None)
     if wanted in fields:
         return dataclasses.replace(find_weights(fields[wanted], batch_index=batch_index), kind=kind or wanted)
     layers = dict(sorted(hooks[wanted].items()))
-    weights = tuple(_drop_batch(_read_one(layer), batch_index) for layer in layers.values())
+    weights = tuple(_drop_batch(read_weights(layer), batch_index) for layer in layers.values())
     return FoundWeights(weights, tuple(layers), kind or wanted)
 
 
@@ -164,8 +164,14 @@ def _list_ranks(attentions: Any) -> Iterable[int]:
         yield getattr(inner, "ndim", 0)
 
 
-def _read_one(array: Any) -> Array:
-    """Return an array, float16 or float32, whatever library it is from."""
+def read_weights(array: Any) -> Array:
+    """Return an array, float16 or float32, whatever library it is from.
+
+    Raises
+    ------
+    InvalidMapsError
+        If it holds no real numbers, or is ragged or sparse.
+    """
     try:
         if hasattr(array, "detach"):  # a torch tensor, perhaps with gradients, on a device or in bfloat16
             array = array.detach().cpu()
@@ -182,7 +188,7 @@ def _read_one(array: Any) -> Array:
 
 def _read_array(array: Any, batch_index: int | None) -> tuple[Array, ...]:
     """Return the layers of one array, which has two to five axes."""
-    found = _read_one(array)
+    found = read_weights(array)
     if found.ndim == 2:
         return (found[None],)
     if found.ndim == 3:
@@ -223,7 +229,9 @@ def _join_steps(steps: Sequence[Sequence[Any]], batch_index: int | None) -> Foun
     """Join the steps of a generation: the rows of the prompt, then of each step; keys still to come have weight 0."""
     if len({len(step) for step in steps}) > 1:
         raise InvalidMapsError(f"every step must have one array a layer, got {shorten([len(s) for s in steps])}")
-    by_layer = [[_drop_batch(_read_one(layer), batch_index) for layer in column] for column in zip(*steps, strict=True)]
+    by_layer = [
+        [_drop_batch(read_weights(layer), batch_index) for layer in column] for column in zip(*steps, strict=True)
+    ]
     first = by_layer[0][0]
     n_keys = [layer.shape[2] for layer in by_layer[0]]
     is_cross = len(steps) > 1 and len(set(n_keys)) == 1 and all(len(layer[0]) == 1 for layer in by_layer[0])

@@ -13,9 +13,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from numpy.typing import ArrayLike
 
+from ..attentions import read_weights
 from ..cells import choose_cell, pool_cells
 from ..errors import OptionError
 from ..facts import WEIGHTINGS
+from ..hints import check_value
 from ..maps import AttentionMaps
 from .page import PageFigure
 from .scales import Extent, Scale, make_scale, measure_weights, set_bar_ticks
@@ -165,6 +167,8 @@ def read_matrix(
     OptionError
         If it is no matrix of real numbers, or labels do not fit it.
     """
+    if hasattr(matrix, "detach"):  # a tensor, perhaps with gradients, on a device or in bfloat16
+        matrix = read_weights(matrix)
     try:
         values = np.ma.masked_invalid(np.ma.asarray(matrix).astype(np.result_type(np.ma.asarray(matrix), np.float32)))
     except (TypeError, ValueError) as error:
@@ -281,6 +285,10 @@ def draw_heatmap(
     if ax is None:
         ax = PageFigure(layout="constrained").add_subplot()
         ax.set(xlabel="key", ylabel="query")
+    if ax.name != "rectilinear" or {ax.get_xscale(), ax.get_yscale()} != {"linear"}:
+        raise OptionError(
+            f"a heatmap stands in axes of two linear scales, got {ax.name} axes, {ax.get_xscale()} by {ax.get_yscale()}"
+        )
     scale = _choose_scale(shown, norm, cmap, vmin, vmax, _find_palette(ax))
     draw_cells(ax, shown, scale)
     if highlight:
@@ -303,9 +311,9 @@ def _read(weights: Any, which: tuple[Any, ...], options: dict[str, Any]) -> Heat
         raise OptionError(f"of {what}, draw_heatmap takes {', '.join(known)}; got {', '.join(wrong)}")
     if is_maps:
         return read_head(weights, given.get("layer"), given.get("head"), sink=given.get("sink", "keep"))
-    return read_matrix(
-        weights, given.get("tokens_query"), given.get("tokens_key"), causal=bool(given.get("causal", False))
-    )
+    causal = given.get("causal", False)
+    check_value("causal", causal, bool)
+    return read_matrix(weights, given.get("tokens_query"), given.get("tokens_key"), causal=causal)
 
 
 def _find_palette(ax: Axes) -> Palette:
@@ -356,6 +364,7 @@ def draw_cells(ax: Axes, shown: Heatmap, scale: Scale) -> None:
         origin="upper",
         extent=(first_key - 0.5, right, end, first_query - 0.5),
     )
+    ax.grid(visible=False, which="both")  # lines of a style sheet would cross out cells
     ax.set(
         xlim=(first_key - 0.5, first_key + n_key - 0.5),
         ylim=(first_query + n_query - 0.5, first_query - 0.5),

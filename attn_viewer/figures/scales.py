@@ -300,9 +300,14 @@ def make_scale(
         return Scale(make_norm("linear", -end, end), colours, label, extent.largest, -extent.largest)
     end = round_end(max(extent.end, vmin + 1e-9), norm) if vmax is None else vmax
     end = vmin + 1.0 if vmax is None and end <= vmin else end
+    if isinstance(norm, Normalize) and vmax is not None and norm.vmax not in (None, vmax):
+        raise OptionError(
+            f"the scale ends at {norm.vmax:g}, as norm= has it, and vmax={vmax:g} is given; leave one out"
+        )
     made = make_norm(norm, vmin, end)
-    if made.vmax is None:  # a person's own, without ends
-        made.autoscale(np.array([vmin, end]))
+    # A person's own may be without ends.
+    is_log = isinstance(made, colors.LogNorm) and vmin <= 0
+    made.autoscale_None(np.array([end * LOG_FLOOR if is_log else vmin, end]))
     return Scale(made, get_colormap(cmap, palette=palette), label, extent.largest)
 
 

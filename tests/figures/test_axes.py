@@ -5,6 +5,7 @@ import itertools
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from conftest import make_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -225,3 +226,33 @@ def test_any_tokens_are_labelled_without_overlap(width, height, n_tokens, tokens
         assert all(one[1] <= other[0] + 1.5 for one, other in itertools.pairwise(ends))
         assert ends[0][0] >= (ax.bbox.min[side] - 12)
         assert ends[-1][1] <= (ax.bbox.max[side] + 12)
+
+
+@pytest.mark.parametrize("kind", ["polar", "3d", "log"])
+def test_axes_that_would_bend_the_cells_are_refused(kind):
+    ax = Figure().add_subplot(projection=None if kind == "log" else kind)
+    if kind == "log":
+        ax.set_xscale("log")
+    with pytest.raises(OptionError, match="axes of two linear scales"):
+        draw_heatmap(np.eye(4), ax=ax)
+
+
+def test_no_grid_of_a_style_sheet_crosses_out_cells():
+    with pyplot.style.context("ggplot"):
+        ax = draw_heatmap(np.eye(4), ax=Figure().subplots())
+        assert not any(line.get_visible() for line in (*ax.get_xgridlines(), *ax.get_ygridlines()))
+
+
+def test_a_tensor_is_drawn_as_its_numbers():
+    weights = torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.bfloat16, requires_grad=True)
+    np.testing.assert_array_equal(draw_heatmap(weights).images[-1].get_array(), [[1.0, 0.0], [0.25, 0.75]])
+
+
+def test_ends_that_a_scale_of_ones_own_has_stay_and_others_are_found():
+    for norm, ends in ((LogNorm(), (1e-4, 1.0)), (LogNorm(vmin=0.1), (0.1, 1.0)), (LogNorm(0.1, 0.5), (0.1, 0.5))):
+        drawn = draw_heatmap(np.eye(4), norm=norm).images[-1].norm
+        assert (drawn.vmin, drawn.vmax) == pytest.approx(ends)
+    with pytest.raises(OptionError, match=r"ends at 0\.5, as norm= has it, and vmax=0\.2"):
+        draw_heatmap(np.eye(4), norm=LogNorm(0.1, 0.5), vmax=0.2)
+    with pytest.raises(OptionError, match="causal must be True or False, got 'x'"):
+        draw_heatmap(np.eye(4), causal="x")
