@@ -129,8 +129,8 @@ def open_page(browser):
     with contextlib.ExitStack() as stack:
         seen = []
 
-        def open_page(path, state="", *, width=1280, height=860, scheme="light", allow_data=False):
-            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        def open_page(path, state="", *, width=1280, height=860, scheme="light", allow_data=False, **options):
+            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
             stack.callback(context.close)
             page = context.new_page()
             # The tests themselves read canvases back.

@@ -21,6 +21,10 @@ export async function loadHeads(context) {
   return { layer: state.layer, heads: chosen.map((one, i) => ({ ...one, found: found[i] })), meta };
 }
 
+function tellCount(shown, all) {
+  return shown === all ? "Heads" : `${shown} of ${all} heads shown`;
+}
+
 export function createLegend(context) {
   const { meta, update } = context;
   const element = make("div", { class: "av-heads", role: "group", "aria-label": "Heads" });
@@ -55,7 +59,7 @@ export function createLegend(context) {
     });
     const all = make("button", { type: "button", class: "av-plain", "data-head": "all", onclick: () => update({ on: null }) }, "All");
     const none = make("button", { type: "button", class: "av-plain", "data-head": "none", onclick: () => update({ on: [] }) }, "None");
-    element.replaceChildren(make("span", { class: "av-label" }, "Heads"), ...chips, all, none);
+    element.replaceChildren(make("span", { class: "av-label" }, tellCount(heads.filter((head) => on.has(head)).length, heads.length)), ...chips, all, none);
     if (focused) element.querySelector(`[data-head="${focused}"]`)?.focus();
   }
 

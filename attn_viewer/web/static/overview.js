@@ -169,7 +169,7 @@ export function createOverview(context) {
     const height = grid.scrollHeight;
     sheets.forEach((sheet) => sheet.remove());
     sheets = Array.from({ length: Math.ceil(height / SHEET) }, (_, n) => {
-      const sheet = make("canvas", { class: "av-sheet", "aria-hidden": true });
+      const sheet = make("canvas", { class: "av-sheet" });
       sizeCanvas(sheet, grid.scrollWidth, Math.min(SHEET, height - n * SHEET), ratio);
       sheet.style.top = `${n * SHEET}px`;
       return sheet;

@@ -139,7 +139,7 @@ function createPane(context, name, title, subtitle) {
   const pane = { element, axis: focusSide, onpoint: null, picture, show, point, describe, handleKey, destroy: () => watcher.disconnect() };
 
   function createTokens(labels, side) {
-    const canvas = make("canvas", { "aria-hidden": true });
+    const canvas = make("canvas");
     const spans = labels.map((label, index) => {
       const isNew = side !== "query" && index >= meta.prompt_length;
       return make(

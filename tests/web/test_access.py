@@ -1,0 +1,88 @@
+"""For every hand and eye: axe-core's rules, touch, and notebooks that move what is fixed."""
+
+import numpy as np
+import pytest
+from conftest import make_maps
+from test_viewer import read_place, wait_for_head
+
+from attn_viewer import export_html, show_attention
+
+
+@pytest.fixture(scope="module")
+def maps():
+    return make_maps(3, 4, 9, prompt_length=6)
+
+
+@pytest.fixture(scope="module")
+def path(maps, tmp_path_factory):
+    return export_html([maps, make_maps(3, 4, 9, seed=1, prompt_length=6)], tmp_path_factory.mktemp("x") / "x.html")[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "view=overview&sort=sink_mass&maps=0",
+        "view=overview&tint=distance&maps=2",
+        "view=overview",
+        "view=heatmap&pin=5.2",
+        "view=heatmap&maps=2",
+        "view=text&observer=7&maps=0",
+        "view=text&on=1",
+        "view=lines&line=4",
+    ],
+)
+def test_axe_finds_nothing_serious(open_page, path, scheme, state):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(path, state, scheme=scheme, bypass_csp=True)
+    page.wait_for_selector("[data-ready]:not([data-ready=false])")
+    page.locator(".av-menu summary").click()
+    found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+
+
+def test_a_tap_shows_and_pins(open_page, path, maps):
+    page = open_page(path, "view=heatmap&layer=1&head=2&maps=0", width=400, has_touch=True)
+    wait_for_head(page, 1, 2)
+    left, top, cell, *_ = read_place(page)
+    box = page.locator(".av-plot").bounding_box()
+    page.touchscreen.tap(box["x"] + left + 2.5 * cell, box["y"] + top + 6.5 * cell)
+    page.get_by_text("pinned: query 6").wait_for()
+    assert "pin=6.2" in page.url
+    weight = page.locator(".av-tooltip").inner_text().split("\n")[2]
+    np.testing.assert_allclose(float(weight.split()[-1]), maps.get_layer(1)[2][6, 2], rtol=0.05)
+    page.keyboard.press("3")
+    page.wait_for_selector(".av-text[data-ready]")
+    page.locator('[data-pane="observer"] [data-token="4"]').tap()
+    page.get_by_role("button", name="Let go").last.wait_for()
+    assert "observer=4" in page.url
+    page.keyboard.press("4")
+    page.wait_for_selector(".av-lines[data-ready]")
+    box = page.locator(".av-lines-plot").bounding_box()
+    page.touchscreen.tap(box["x"] + 20, box["y"] + 28 + 20 * 5.5)
+    page.locator(".av-lines-plot").wait_for()
+    page.wait_for_timeout(100)
+    assert "line=5" in page.url
+
+
+def test_the_tooltip_is_at_the_pointer_where_a_notebook_contains_it(open_page, maps, tmp_path):
+    widget = show_attention(maps)  # its style sheet is what notebooks load
+    (path,) = export_html(maps, tmp_path / "contained.html")
+    page = open_page(path, "view=heatmap&layer=1&head=2", bypass_csp=True)
+    wait_for_head(page, 1, 2)
+    assert ".av-tooltip" in widget._css
+    page.add_style_tag(content="#viewer { contain: strict; height: 800px; width: 900px; margin: 200px 0 0 300px }")
+    page.wait_for_timeout(200)
+    left, top, cell, *_ = read_place(page)
+    box = page.locator(".av-plot").bounding_box()
+    at = box["x"] + left + 1.5 * cell, box["y"] + top + 4.5 * cell
+    page.mouse.move(*at)
+    tooltip = page.locator(".av-tooltip").bounding_box()
+    assert abs(tooltip["x"] - at[0]) < 30 or abs(tooltip["x"] + tooltip["width"] - at[0]) < 30
+    assert min(abs(tooltip["y"] + tooltip["height"] - at[1]), abs(tooltip["y"] - at[1])) < 30
+
+
+def test_counts_say_of_how_many(open_page, path):
+    page = open_page(path, "view=lines&on=1.3&maps=0")
+    page.wait_for_selector(".av-lines[data-ready]")
+    assert page.get_by_text("2 of 4 heads shown").is_visible()
