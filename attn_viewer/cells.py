@@ -46,7 +46,7 @@ def pool_cells(weights: npt.NDArray[Any], cell: Sequence[int]) -> npt.NDArray[An
     if weights.dtype.kind != "f" or not weights.min() < 0:
         return highest
     lowest = -_merge_largest(-weights, starts)
-    chosen: npt.NDArray[Any] = np.ma.where(highest >= -lowest, highest, lowest)
+    chosen: npt.NDArray[Any] = np.ma.where(highest >= -lowest, highest, lowest)  # type: ignore[no-untyped-call]  # numpy's
     return chosen if isinstance(weights, np.ma.MaskedArray) else np.asarray(chosen)
 
 

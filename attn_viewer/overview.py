@@ -73,7 +73,8 @@ def _draw_last_token(maps: "AttentionMaps", *, sink: str = "keep", norm: str = "
 
 
 def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None) -> "Figure":
-    from .analysis.scores import EPSILON, score_heads
+    from .analysis.blocks import EPSILON
+    from .analysis.scores import score_heads
     from .figures.heads import plot_atlas
 
     scores = score_heads(maps, ["sink_rate"], progress=False)
