@@ -229,7 +229,9 @@ def test_what_is_missing_is_said_once_and_in_words(browser, url):
         page.goto("about:blank")
         page.goto(f"{url}/#open={place}")
         alert.wait_for()
-        assert alert.inner_text() == f"There is no {what} in the data folder; run attn-viewer activations first."
+        said = alert.inner_text()
+        assert said.startswith(f"There is no {what} in the data folder; ")
+        assert ("demo" in said.partition(";")[2]) == ("model 'no'" in said)  # a model that is missed: which are there
         assert page.locator(".ab-viewer").inner_text() == ""
         page.get_by_text("← All figures").click()
         wait_until(page, "document.querySelectorAll('.ab-row input').length > 0")
