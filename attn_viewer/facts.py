@@ -34,6 +34,8 @@ WEIGHTINGS = {
     "rollout": "share of the input token",
     "flow": "share of the flow",
 }
+# What the segments of a pair of texts are called.
+PAIR = ("sentence A", "sentence B")
 DERIVED = ("rollout", "flow")  # from the mean over the heads of several layers
 # No fact holds more values, and no fact of texts more characters.
 MOST = 2**22
@@ -270,6 +272,11 @@ class MapFacts:
     def n_heads(self) -> tuple[int, ...]:
         """Number of heads of each layer."""
         return tuple(map(len, self.heads))
+
+    @property
+    def sentence_b_start(self) -> int | None:
+        """First key token of the second of a pair of texts, as bertviz calls it; None where the prompt is no pair."""
+        return next((start for name, start, _ in self.segments if name == PAIR[1]), None)
 
     @property
     def unit(self) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import PromptError
+from ..facts import PAIR
 from .chat import encode_chat, find_turns
 
 if TYPE_CHECKING:
     import torch
 
 Segments = Sequence[tuple[str, int, int]]
-PAIR = ("sentence A", "sentence B")
 _FORMS = (
     "text, a pair of texts (a, b), chat messages, token ids, or model inputs as a tokenizer or processor returned them"
 )

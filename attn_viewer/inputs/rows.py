@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..errors import PromptError
+from ..facts import PAIR
 from ..tokens import label_tokens
 from .chat import ANSWER
-from .forms import PAIR, get_text_tokenizer
+from .forms import get_text_tokenizer
 from .model_inputs import ModelInputs, Prompt, Tokens
 from .signature import find_inner
 

@@ -33,6 +33,7 @@ def test_a_pair_has_the_segment_ids_that_the_model_was_trained_on(bert):
     assert set(inputs["token_type_ids"][0].tolist()) == {0, 1}
     maps = check(capture_attention(fast, tokenizer, (A, B)), eager, inputs)
     assert maps.segments == (("sentence A", 0, 8), ("sentence B", 8, 13))
+    assert maps.sentence_b_start == 8
     assert maps.tokens_key[8] == "a"
 
 
