@@ -135,6 +135,7 @@ def pictures(tmp_path_factory):
                                       vision_feature_select_strategy="default", vision_feature_layer=-1)  # fmt: skip
     path = tmp_path_factory.mktemp("pictures") / "red.png"
     Image.new("RGB", (24, 24), "red").save(path)
+    torch.manual_seed(0)  # of ten words one is <image>, and no model may say that
     return transformers.LlavaForConditionalGeneration(config).eval(), processor, path
 
 
@@ -146,8 +147,6 @@ def test_a_processor_brings_the_picture_of_a_message_in(pictures):
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     assert "pixel_values" in inputs
-    if int((inputs["input_ids"] == model.config.image_token_id).sum()) != 16:
-        pytest.skip("this version's processor makes another number of placeholders than the model has patches")
     maps = capture_attention(model, processor, messages)
     whole = capture_attention(model, processor, inputs)
     assert maps.tokens_key.count("<image>") == 16
