@@ -13,7 +13,7 @@ from architectures import ARCHITECTURES, ENCODER_DECODERS, REFUSED, SPEECH, VISI
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-Config = transformers.PreTrainedConfig
+Config = transformers.PretrainedConfig  # as 4.57 spells it, too
 ModelClass = type[transformers.PreTrainedModel]
 
 MODEL_TYPES = tuple(CONFIG_MAPPING_NAMES)
