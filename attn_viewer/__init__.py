@@ -1,23 +1,12 @@
 """Attention Viewer: see what the attention heads of transformer models look at.
 
-Names are loaded when first used, so that importing this package imports neither torch nor matplotlib; which there are,
-and where they come from, stands in ``__init__.pyi``. Functions are handed out with a check of their arguments against
-their type hints (`hints.check_call`): a wrong type is an `ArgumentError`.
+What is used most is handed out here, the rest by its room, as in ``attn_viewer.analysis.find_sinks``. Names are loaded
+when first used, so that importing this package imports neither torch nor matplotlib; which there are, and where they
+come from, stands in the ``__init__.pyi`` beside each ``__init__.py``.
 """
 
-from typing import Any
-
-import lazy_loader
+from .hints import hand_out
 
 __version__ = "0.1.0"
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
-def __getattr__(name: str) -> Any:
-    value = _load(name)
-    if name in __all__:
-        from .hints import check_call
-
-        value = globals()[name] = check_call(name, value)
-    return value
+__getattr__, __dir__, __all__ = hand_out(__name__, __file__)

@@ -24,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 from . import __version__
 from .errors import CacheError, OptionError
 from .files import check_folder, make_folder, write_whole
+from .hints import check_call
 
 LONGEST_REPR = 500
 DEEPEST = 50
@@ -160,6 +161,7 @@ def _name_arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> dic
     return bound.arguments
 
 
+@check_call
 def list_experiments(
     save_dir: str | os.PathLike[str] = "experiments", *, name: str | None = None
 ) -> list[ExperimentRecord]:
@@ -186,6 +188,7 @@ def list_experiments(
     return sorted((r for r in records if name in (None, r.name)), key=lambda record: record.started)
 
 
+@check_call
 def load_experiment(path: str | os.PathLike[str]) -> ExperimentRecord:
     """Load one record.
 

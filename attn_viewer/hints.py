@@ -13,8 +13,10 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
+
+import lazy_loader
 
 from .errors import ArgumentError, shorten
 
@@ -36,6 +38,7 @@ _OURS = {
     "AttentionMaps": "AttentionMaps (capture_attention and load_scores give them)",
 }
 _UNIONS = (typing.Union, types.UnionType)
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def describe_hint(hint: Any) -> str:
@@ -147,8 +150,10 @@ class _Namespace(dict[str, Any]):
         if name in _PACKAGES:
             return sys.modules.get(_PACKAGES[name], _Absent())
         package = sys.modules[__package__]
-        if name in package.__all__:
-            return getattr(package, name)
+        rooms = [getattr(package, room) for room in dir(package) if room not in package.__all__]
+        for room in (package, *rooms):
+            if name in getattr(room, "__all__", ()):
+                return getattr(room, name)
         raise KeyError(name)
 
 
@@ -195,8 +200,14 @@ def _write_parameters(signature: inspect.Signature) -> str:
     return f"({', '.join(written + ['…'] * (len(written) < len(places) + len(named)))})"
 
 
-def check_call(name: str, value: Any) -> Any:
-    """Return a public function as one that checks what it is called with against its hints; anything else as it is.
+def check_call(function: _F, package: str = "") -> _F:
+    """Return a function as one that checks what it is called with against its hints.
+
+    Parameters
+    ----------
+    function
+    package
+        Where it is public; left out, where it is written. What is pickled is found again under that name.
 
     Raises
     ------
@@ -204,15 +215,14 @@ def check_call(name: str, value: Any) -> Any:
         From the new function, if an argument has the wrong type, a name that the function does not know, is missing or
         one too many.
     """
-    if not isinstance(value, types.FunctionType) or hasattr(value, "checks_itself"):
-        return value
+    name = function.__name__
 
     @functools.cache
     def read() -> tuple[inspect.Signature, bool]:
-        signature = inspect.signature(value)
+        signature = inspect.signature(function)
         return signature, any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
 
-    @functools.wraps(value)
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         signature, takes_any = read()
         known = signature.parameters
@@ -222,7 +232,7 @@ def check_call(name: str, value: Any) -> Any:
         for word, came in bind_call(name, signature, args, kwargs).items():
             parameter = known[word]
             if parameter.kind is not parameter.VAR_KEYWORD and came is not parameter.default:
-                hint = read_hint(parameter.annotation, inspect.unwrap(value).__globals__)
+                hint = read_hint(parameter.annotation, inspect.unwrap(function).__globals__)
                 parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
                 takes_maps = any(getattr(part, "__name__", "") == "AttentionMaps" for part in parts)
                 if takes_maps and not fits_hint(came, hint):
@@ -231,8 +241,28 @@ def check_call(name: str, value: Any) -> Any:
                     require_maps(came, name)
                 for one in came if parameter.kind is parameter.VAR_POSITIONAL else (came,):
                     check_value(word, one, hint)
-        return value(*args, **kwargs)
+        return function(*args, **kwargs)
 
-    # What is pickled is found again under its public name.
-    call.__module__, call.__qualname__ = str(__package__), name
-    return call
+    call.checks_itself = True  # type: ignore[attr-defined]
+    call.__module__, call.__qualname__ = package or function.__module__, name
+    return cast(_F, call)
+
+
+def hand_out(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package with a stub beside it.
+
+    Names are loaded when first used, functions handed out with a check of their arguments (`check_call`). Rooms that
+    the stub names can be reached, but are none of ``__all__``.
+    """
+    load, list_names, names = lazy_loader.attach_stub(package, file)
+    rooms = {entry.partition(".")[0] for entry in os.listdir(os.path.dirname(file))}
+    public = [name for name in names if name not in rooms]
+
+    def get(name: str) -> Any:
+        value = load(name)
+        if name in public and isinstance(value, types.FunctionType) and not hasattr(value, "checks_itself"):
+            value = check_call(value, package)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get, list_names, public

@@ -14,7 +14,7 @@ KINDS = get_args(Overview)
 
 
 @takes_maps
-def draw_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
+def plot_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
     """Draw one figure of all heads.
 
     Parameters

@@ -14,7 +14,6 @@ import torch
 
 from attn_viewer import (
     ablate_heads,
-    average_scores,
     capture_attention,
     load_model,
     measure_effect,
@@ -22,6 +21,7 @@ from attn_viewer import (
     plot_effect,
     score_heads,
 )
+from attn_viewer.analysis import average_scores
 
 N_TOKENS, N_HEADS = 40, 3
 

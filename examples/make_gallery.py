@@ -19,7 +19,6 @@ from attn_viewer import (
     capture_generation,
     compare_attention,
     draw_heatmap,
-    draw_overview,
     load_model,
     measure_effect,
     plot_atlas,
@@ -27,10 +26,11 @@ from attn_viewer import (
     plot_effect,
     plot_heads,
     plot_layer_averages,
-    repeated_tokens_prompt,
+    plot_overview,
     roll_out_attention,
     score_heads,
 )
+from attn_viewer.analysis import repeated_tokens_prompt
 from attn_viewer.analysis.grouping import group_attention
 from attn_viewer.figures import builtin, savers
 from attn_viewer.figures.formats import render_figure
@@ -56,7 +56,7 @@ def draw_demo():
         model, tokenizer, "And the LORD said unto Moses,", max_new_tokens=12, model_id="demo model"
     )
     yield "demo_generated", plot_layer_averages(said, sink="hide")
-    yield "demo_last_token", draw_overview(said, "last_token")
+    yield "demo_last_token", plot_overview(said, "last_token")
 
 
 def draw_functions(maps):
@@ -88,16 +88,16 @@ def draw_smollm2(path):
     yield "smollm2_layer_averages", plot_layer_averages(maps.select(layers=[0, 1, 2, 10, 16, 20, 27, 29]), norm="power")
     with use_preset("icml2024"):
         yield "smollm2_column", plot_layer_averages(maps.select(layers=[0, 10, 20, 27]), sink="hide")
-    yield "smollm2_last_token", draw_overview(maps.select(layers=[0, 5, 10, 15, 20, 25, 29]), "last_token", sink="hide")
+    yield "smollm2_last_token", plot_overview(maps.select(layers=[0, 5, 10, 15, 20, 25, 29]), "last_token", sink="hide")
 
     text = TEXT.read_text(encoding="utf-8")
     long = capture_attention(model, tokenizer, text, layers=[2, 10, 16, 27], reduction="pooled", **name)
     yield "smollm2_long_prompt", plot_layer_averages(long, norm="log")
 
     page = capture_attention(model, tokenizer, text[:1200], **name)
-    yield "smollm2_sinks", draw_overview(page, "sinks")
-    yield "smollm2_similarity", draw_overview(page, "similarity", sink="hide")
-    yield "smollm2_birds_eye", draw_overview(page.select(layers=range(0, 30, 4)), "birds_eye")
+    yield "smollm2_sinks", plot_overview(page, "sinks")
+    yield "smollm2_similarity", plot_overview(page, "similarity", sink="hide")
+    yield "smollm2_birds_eye", plot_overview(page.select(layers=range(0, 30, 4)), "birds_eye")
 
     rolled = roll_out_attention(maps).select(layers=[0, 3, 9, 19])
     how = "each layer half residual, multiplied from the first layer on"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from attn_viewer import ablate_heads, experiment, experiments, list_experiments, load_experiment, measure_effect
+from attn_viewer import ablate_heads, experiment, experiments, measure_effect
 from attn_viewer.errors import CacheError, OptionError
+from attn_viewer.experiments import list_experiments, load_experiment
 
 
 def test_a_run_is_recorded_whole(demo, tmp_path):

@@ -5,14 +5,14 @@ import pytest
 from conftest import make_maps
 from PIL import Image
 
-from attn_viewer import AttentionMaps, draw_overview, save_scores
+from attn_viewer import AttentionMaps, plot_overview, save_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.overview import KINDS, list_uses
 
 
 def test_the_share_of_queries_that_look_at_the_first_token(demo_maps):
-    figure = draw_overview(demo_maps, "sinks")
+    figure = plot_overview(demo_maps, "sinks")
     (panel,) = [ax for ax in figure.axes if ax.get_label() == "heads"]
     expected = [[(head[:, 0] > 0.3).mean() for head in layer] for layer in demo_maps.weights]
     np.testing.assert_allclose(panel.images[0].get_array(), expected)
@@ -23,21 +23,21 @@ def test_the_share_of_queries_that_look_at_the_first_token(demo_maps):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_without_the_first_token(demo_maps, kind):
     look = {"sink": "hide"} if "sink" in list_uses(kind) else {}
-    words = [t.get_text() for t in draw_overview(demo_maps, kind, **look).findobj(lambda a: hasattr(a, "get_text"))]
+    words = [t.get_text() for t in plot_overview(demo_maps, kind, **look).findobj(lambda a: hasattr(a, "get_text"))]
     assert any("demo" in word for word in words)
 
 
 def test_an_option_that_a_kind_does_not_use_is_refused(demo_maps, capsys):
     for kind, look in (("sinks", {"sink": "hide"}), ("similarity", {"norm": "log"})):
         with pytest.raises(OptionError, match=f"does not use {next(iter(look))}"):
-            draw_overview(demo_maps, kind, **look)
+            plot_overview(demo_maps, kind, **look)
     assert main(["overview", "--kinds", "sinks,similarity", "--norm", "log"]) == 2
     assert "norm has no use for sinks, similarity" in capsys.readouterr().err
 
 
 def test_an_unknown_kind_is_named():
     with pytest.raises(OptionError, match="'nope'"):
-        draw_overview(make_maps(), "nope")
+        plot_overview(make_maps(), "nope")
 
 
 def test_from_a_cache_and_from_a_model(tmp_path, monkeypatch, capsys):

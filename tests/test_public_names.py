@@ -17,25 +17,46 @@ from attn_viewer.figures import registry
 from attn_viewer.hints import check_value, describe_hint, fits_hint
 
 WRONG = (None, 3.7, object(), "x", [], {}, b"x", 10**40, float("nan"))
-FUNCTIONS = [name for name in attn_viewer.__all__ if isinstance(getattr(attn_viewer, name), types.FunctionType)]
+ROOMS = [
+    attn_viewer.analysis,
+    attn_viewer.figures,
+    attn_viewer.interventions,
+    attn_viewer.pipeline,
+    attn_viewer.storage,
+]
+ROOMS = ("analysis", "figures", "interventions", "pipeline", "storage")
+PLACES = [attn_viewer, *(getattr(attn_viewer, room) for room in ROOMS)]
+PUBLIC = {name: getattr(place, name) for place in PLACES for name in place.__all__}
+PUBLIC |= {name: getattr(attn_viewer.experiments, name) for name in ("list_experiments", "load_experiment")}
+FUNCTIONS = [name for name, value in PUBLIC.items() if isinstance(value, types.FunctionType)]
 
 
-def test_the_stub_and_the_code_name_the_same():
-    stub = ast.parse(Path(attn_viewer.__file__).with_suffix(".pyi").read_text())
-    named = [alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert sorted(named) == sorted(set(named)) == attn_viewer.__all__
-    assert set(named) <= set(dir(attn_viewer))
+@pytest.mark.parametrize("place", PLACES)
+def test_the_stub_and_the_code_name_the_same(place):
+    stub = ast.parse(Path(place.__file__).with_suffix(".pyi").read_text())
+    named = {alias.name: node for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    modules = [name for name, node in named.items() if node.module is None]
+    assert sorted(named) == sorted([*place.__all__, *modules])
+    assert set(named) <= set(dir(place))
+    assert all(isinstance(getattr(place, name), types.ModuleType) for name in modules)
+    for name, node in named.items():
+        assert [alias.asname for alias in node.names] == [
+            alias.name for alias in node.names
+        ]  # so that types are public
+        if node.module:
+            assert inspect.unwrap(getattr(place, name)).__module__ == f"{place.__name__}.{node.module}"
+
+
+def test_names_of_the_top_are_few_and_each_stands_in_one_place():
+    assert len(attn_viewer.__all__) <= 50
+    names = [name for place in PLACES for name in place.__all__]
+    assert sorted(names) == sorted(set(names))
     assert (Path(attn_viewer.__file__).parent / "py.typed").is_file()
-    for node in stub.body:
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                assert alias.asname == alias.name  # else it is no public name to a type checker
-                assert inspect.unwrap(getattr(attn_viewer, alias.name)).__module__ in (f"attn_viewer.{node.module}",)
 
 
 def test_functions_are_pickled_by_their_public_names():
     for name in FUNCTIONS:
-        assert pickle.loads(pickle.dumps(getattr(attn_viewer, name))).__name__ == name
+        assert pickle.loads(pickle.dumps(PUBLIC[name])) is PUBLIC[name]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +123,7 @@ def special(demo, demo_maps, tmp_path_factory):
     effect = attn_viewer.measure_effect(model, tokenizer, PROMPT, attn_viewer.ablate_heads(model, [(1, 0)]))
     run = attn_viewer.experiment(folder / "runs")(draw_nothing)
     run(None, None)
-    record = attn_viewer.list_experiments(folder / "runs")[0].path
+    record = attn_viewer.experiments.list_experiments(folder / "runs")[0].path
     return {
         "activations_main": stored | {"prompts_path": prompts},
         "atlas_main": stored | {"scores": ["entropy"]},
@@ -119,7 +140,7 @@ def special(demo, demo_maps, tmp_path_factory):
         "roll_out_attention": {"maps": demo_maps},
         "draw_atlas": {"values": np.ones((2, 3))},
         "plot_atlas": {"values": np.ones((2, 3))},
-        "draw_overview": {"kind": "birds_eye"},
+        "plot_overview": {"kind": "birds_eye"},
         "export_html": {"path": folder / "page.html"},
         "load_experiment": {"path": record},
         "load_figure_funcs": {"path": code},
@@ -161,7 +182,7 @@ def test_wrong_types_are_typed_errors(name, good, special, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     registry.select_attn_figure_funcs()  # which registers those of this package
     monkeypatch.setattr(registry, "_functions", dict(registry._functions))
-    function = getattr(attn_viewer, name)
+    function = PUBLIC[name]
     parameters = [
         one
         for one in inspect.signature(function).parameters.values()
@@ -213,3 +234,11 @@ def test_hints_in_words():
     for wrong in (0, float("nan"), float("inf"), "1"):
         with pytest.raises(AttnViewerError, match="size must be a number above 0, got"):
             check_value("size", wrong, float, above=0)
+
+
+def test_readme_names_what_the_rooms_hand_out():
+    readme = Path(attn_viewer.__file__).parent.parent / "README.md"
+    if not readme.exists():
+        pytest.skip("installed without README")
+    text = readme.read_text(encoding="utf-8")
+    assert [name for name in PUBLIC if name not in attn_viewer.__all__ and f"`{name}`" not in text] == []

@@ -1,1 +1,5 @@
 """Numbers about heads, from attention maps alone: numpy and scipy, no model."""
+
+from ..hints import hand_out
+
+__getattr__, __dir__, __all__ = hand_out(__name__, __file__)

@@ -141,7 +141,7 @@ def _overview(asked: OverviewWords) -> None:
     from ..figures.scales import get_colormap
     from ..figures.venues import use_preset
     from ..files import check_folder, check_model_id
-    from ..overview import draw_overview, list_uses
+    from ..overview import list_uses, plot_overview
 
     get_colormap(asked.cmap)
     check_folder(asked.save_fig_path or ".")
@@ -154,7 +154,7 @@ def _overview(asked: OverviewWords) -> None:
         maps = _get_maps(asked)
         look = {name: getattr(asked, name) for name in ColourOptions._fields}
         figures = {
-            str(kind): draw_overview(maps, kind, **{name: look[name] for name in list_uses(kind)})
+            str(kind): plot_overview(maps, kind, **{name: look[name] for name in list_uses(kind)})
             for kind in asked.kinds
         }
         for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, figures):

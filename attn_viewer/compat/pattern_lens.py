@@ -5,21 +5,21 @@
 
 from .. import (
     activations_main,
-    compute_activations,
     figures_main,
-    get_activations,
-    get_all_figure_names,
-    load_activations,
-    load_text_data,
     matplotlib_figure_saver,
+    register_attn_figure_func,
+    save_matrix_wrapper,
+)
+from ..figures import (
+    get_all_figure_names,
     matplotlib_multifigure_saver,
     matrix2drgb_to_png_bytes,
     matrix_as_svg,
     matrix_to_image_preprocess,
-    register_attn_figure_func,
     register_attn_figure_multifunc,
-    save_matrix_wrapper,
 )
+from ..pipeline import compute_activations, get_activations, load_text_data
+from ..storage import load_activations
 
 __all__ = [
     "activations_main",

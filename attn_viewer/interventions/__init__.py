@@ -1,1 +1,5 @@
 """Changing what heads do, and what that does to the model."""
+
+from ..hints import hand_out
+
+__getattr__, __dir__, __all__ = hand_out(__name__, __file__)

@@ -4,7 +4,8 @@ import json
 import pytest
 from conftest import make_maps
 
-from attn_viewer import capture_attention, repeated_tokens_prompt, save_scores, score_heads
+from attn_viewer import capture_attention, save_scores, score_heads
+from attn_viewer.analysis import repeated_tokens_prompt
 from attn_viewer.cli import main
 
 

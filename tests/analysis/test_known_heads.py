@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from attn_viewer import ablate_heads, average_scores, capture_attention, repeated_tokens_prompt, score_heads
+from attn_viewer import ablate_heads, capture_attention, score_heads
+from attn_viewer.analysis import average_scores, repeated_tokens_prompt
 
 TEXT = (
     "In the beginning God created the heaven and the earth. And the earth was without form, and void; and darkness "

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import AttentionMaps, attention_pattern, group_attention, roll_out_attention, top_attended
+from attn_viewer import AttentionMaps, group_attention, roll_out_attention, top_attended
+from attn_viewer.analysis import attention_pattern
 from attn_viewer.errors import OptionError, UnsuitableMapsError
 
 WEIGHTS = np.float32([[[0.5, 0.5, 0], [0.2, 0.7, 0.1]], [[1, 0, 0], [0, 1, 0]]])
@@ -51,7 +52,8 @@ def test_a_mean_over_heads_is_no_head():
 
 
 def test_the_induction_head_of_the_demo_model_finds_what_followed(demo):
-    from attn_viewer import capture_attention, repeated_tokens_prompt
+    from attn_viewer import capture_attention
+    from attn_viewer.analysis import repeated_tokens_prompt
 
     ids = repeated_tokens_prompt(demo[1], 20)
     (found,) = top_attended(capture_attention(*demo, ids), 1, 2, k=1)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import repeated_tokens_prompt
+from attn_viewer.analysis import repeated_tokens_prompt
 from attn_viewer.errors import OptionError
 
 

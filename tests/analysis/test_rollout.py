@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
-from attn_viewer import AttentionMaps, compute_attention_flow, roll_out_attention
-from attn_viewer.analysis import rollout
+from attn_viewer import AttentionMaps, roll_out_attention
+from attn_viewer.analysis import compute_attention_flow, rollout
 from attn_viewer.errors import OptionError, UnsuitableMapsError
 
 FIRST = np.float32([[[1, 0], [0.5, 0.5]], [[1, 0], [0.1, 0.9]]])

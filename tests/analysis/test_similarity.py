@@ -6,7 +6,7 @@ from conftest import make_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn_viewer import measure_similarity
+from attn_viewer.analysis import measure_similarity
 from attn_viewer.analysis import similarity as module
 from attn_viewer.errors import OptionError
 

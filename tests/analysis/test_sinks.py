@@ -4,7 +4,8 @@ from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps, accumulate_columns, find_sinks, measure_sink_heads, score_heads
+from attn_viewer import AttentionMaps, score_heads
+from attn_viewer.analysis import accumulate_columns, find_sinks, measure_sink_heads
 from attn_viewer.errors import OptionError, UnsuitableMapsError
 
 N = 20

@@ -5,15 +5,8 @@ from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import (
-    AttentionMaps,
-    capture_attention,
-    compute_singular_values,
-    load_scores,
-    roll_out_attention,
-    save_scores,
-    score_heads,
-)
+from attn_viewer import AttentionMaps, capture_attention, load_scores, roll_out_attention, save_scores, score_heads
+from attn_viewer.analysis import compute_singular_values
 from attn_viewer.analysis.spectra import compute_effective_rank
 from attn_viewer.errors import UnsuitableMapsError
 

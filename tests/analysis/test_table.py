@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import AttentionMaps, HeadScores, average_scores, score_heads
+from attn_viewer import AttentionMaps, score_heads
+from attn_viewer.analysis import HeadScores, average_scores
 from attn_viewer.errors import OptionError, OutputError
 
 

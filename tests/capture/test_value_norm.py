@@ -13,8 +13,6 @@ from attn_viewer import (
     ablate_heads,
     capture_attention,
     capture_attention_calls,
-    find_sinks,
-    load_prompt_maps,
     load_scores,
     merge_heads,
     plot_birds_eye,
@@ -23,8 +21,10 @@ from attn_viewer import (
     save_scores,
     score_heads,
 )
+from attn_viewer.analysis import find_sinks
 from attn_viewer.cli import main
 from attn_viewer.errors import CaptureError, OptionError, UnsuitableMapsError
+from attn_viewer.storage import load_prompt_maps
 from attn_viewer.storage.folder import DataFolder
 from attn_viewer.web.encode import describe_maps
 from attn_viewer.web.server import _describe_weights

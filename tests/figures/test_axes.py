@@ -14,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from attn_viewer import AttentionMaps, draw_atlas, draw_heatmap
+from attn_viewer import AttentionMaps, draw_heatmap
 from attn_viewer.errors import OptionError
+from attn_viewer.figures import draw_atlas
 from attn_viewer.figures.scales import round_end
 from attn_viewer.figures.style import DARK, LIGHT
 from attn_viewer.tokens import show_text

@@ -9,9 +9,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from matplotlib.figure import Figure
 from PIL import Image
 
-from attn_viewer import get_all_figure_names, run_figure_funcs, select_attn_figure_funcs
 from attn_viewer.errors import OptionError
-from attn_viewer.figures import builtin, savers
+from attn_viewer.figures import builtin, get_all_figure_names, run_figure_funcs, savers, select_attn_figure_funcs
 from attn_viewer.figures.images import make_palette
 from attn_viewer.figures.small_figures import POINTS, render_small_figure
 from attn_viewer.figures.style import LIGHT

@@ -3,8 +3,8 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from attn_viewer import plot_similarity
 from attn_viewer.errors import OptionError
+from attn_viewer.figures import plot_similarity
 from attn_viewer.figures.formats import render_figure
 
 # Two pairs, told apart.

@@ -8,18 +8,20 @@ from conftest import make_maps
 
 from attn_viewer import (
     AttentionMaps,
-    draw_overview,
     matplotlib_figure_saver,
-    matplotlib_multifigure_saver,
-    matrix2drgb_to_png_bytes,
-    matrix_to_image_preprocess,
     overlay_attention,
     plot_atlas,
     plot_comparison,
     plot_heads,
     plot_layer_averages,
-    run_figure_funcs,
+    plot_overview,
     save_matrix_wrapper,
+)
+from attn_viewer.figures import (
+    matplotlib_multifigure_saver,
+    matrix2drgb_to_png_bytes,
+    matrix_to_image_preprocess,
+    run_figure_funcs,
     select_attn_figure_funcs,
 )
 from attn_viewer.figures.formats import render_figure
@@ -105,7 +107,7 @@ def test_every_overview(matrix, kind):
     if len(matrix) == 1 and kind == "sinks":
         return  # a first token alone is no sink, which is a typed error
     for look in [{"norm": norm} for norm in ("linear", "power", "log")] if "norm" in list_uses(kind) else [{}]:
-        render_figure(draw_overview(repeat(matrix), kind, **look), "png")
+        render_figure(plot_overview(repeat(matrix), kind, **look), "png")
 
 
 @EACH

@@ -8,8 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 
-from attn_viewer import draw_atlas, plot_atlas
+from attn_viewer import plot_atlas
 from attn_viewer.errors import OptionError
+from attn_viewer.figures import draw_atlas
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.heads import arrange_scores
 from attn_viewer.figures.scales import get_colormap, round_end

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from attn_viewer import matrix2drgb_to_png_bytes, matrix_as_svg, matrix_to_image_preprocess
 from attn_viewer.errors import OptionError
+from attn_viewer.figures import matrix2drgb_to_png_bytes, matrix_as_svg, matrix_to_image_preprocess
 from attn_viewer.figures.images import LAST_COLOUR, MISSING, encode_indices, index_matrix, make_palette
 from attn_viewer.figures.scales import get_colormap
 
@@ -142,6 +142,6 @@ def test_palettes_are_not_changed_by_anyone():
 
 
 def test_no_drawing_is_loaded():
-    code = "import sys, attn_viewer\nattn_viewer.matrix_as_svg([[0.5]])\nprint(*sys.modules)"
+    code = "import sys, attn_viewer\nattn_viewer.figures.matrix_as_svg([[0.5]])\nprint(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "matplotlib.pyplot", "matplotlib.figure"} & set(out.split())

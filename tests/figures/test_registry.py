@@ -5,15 +5,15 @@ import sys
 
 import pytest
 
-from attn_viewer import (
+from attn_viewer import register_attn_figure_func
+from attn_viewer.errors import OptionError
+from attn_viewer.figures import (
     get_all_figure_names,
     load_figure_funcs,
-    register_attn_figure_func,
     register_attn_figure_multifunc,
+    registry,
     select_attn_figure_funcs,
 )
-from attn_viewer.errors import OptionError
-from attn_viewer.figures import registry
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,8 @@ def test_a_function_takes_the_place_of_a_built_in_one():
 
 def test_a_function_registered_before_the_built_in_ones_stays():
     code = (
-        "from attn_viewer import register_attn_figure_func as register, select_attn_figure_funcs as select\n"
+        "from attn_viewer import register_attn_figure_func as register\n"
+        "from attn_viewer.figures import select_attn_figure_funcs as select\n"
         "def raw(matrix, folder): pass\n"
         "register(raw)\n"
         "assert select('raw') == [raw]\n"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import run_figure_funcs, select_attn_figure_funcs
 from attn_viewer.errors import OptionError, OutputError
+from attn_viewer.figures import run_figure_funcs, select_attn_figure_funcs
 from attn_viewer.figures.registry import register_attn_figure_multifunc
 from attn_viewer.figures.runner import run_on_head
 

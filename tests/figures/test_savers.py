@@ -12,13 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.linalg import svd
 
-from attn_viewer import (
-    matplotlib_figure_saver,
-    matplotlib_multifigure_saver,
-    matrix_to_image_preprocess,
-    save_matrix_wrapper,
-)
+from attn_viewer import matplotlib_figure_saver, save_matrix_wrapper
 from attn_viewer.errors import OptionError, OutputError
+from attn_viewer.figures import matplotlib_multifigure_saver, matrix_to_image_preprocess
 from attn_viewer.figures.formats import FORMATS
 
 PATTERN = make_maps(1, 1, 9).weights[0][0]
@@ -141,7 +137,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, "tests")
 from conftest import make_maps
-from attn_viewer import matplotlib_figure_saver, save_matrix_wrapper, select_attn_figure_funcs
+from attn_viewer import matplotlib_figure_saver, save_matrix_wrapper
+from attn_viewer.figures import select_attn_figure_funcs
 
 def lines(matrix, ax):
     ax.plot(matrix)

@@ -11,7 +11,6 @@ from attn_viewer import (
     draw_heatmap,
     export_html,
     load_scores,
-    measure_similarity,
     overlay_attention,
     plot_birds_eye,
     plot_heads,
@@ -22,6 +21,7 @@ from attn_viewer import (
     save_scores,
     score_heads,
 )
+from attn_viewer.analysis import measure_similarity
 from attn_viewer.errors import InvalidMapsError, OptionError, UnsuitableMapsError
 from attn_viewer.figures.heatmap import limit_cells
 from attn_viewer.figures.thumbnails import tile_heads

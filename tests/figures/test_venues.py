@@ -12,18 +12,18 @@ from matplotlib.text import Text
 
 from attn_viewer import (
     AttentionMaps,
-    draw_overview,
     plot_atlas,
     plot_birds_eye,
     plot_comparison,
     plot_heads,
     plot_layer_averages,
     plot_lines,
+    plot_overview,
     plot_panels,
     plot_running_text,
-    plot_similarity,
 )
 from attn_viewer.errors import OptionError, PageSizeError
+from attn_viewer.figures import plot_similarity
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.labels import TokenStamps
 from attn_viewer.figures.style import DARK, SMALLEST_LABEL, STIX, PageStyle
@@ -49,7 +49,7 @@ def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
             plot_heads(maps, 1, scale="panel"),
             plot_atlas(np.eye(4, 8), model_id="demo", layer_means=True),
             plot_comparison(maps, maps),
-            *(draw_overview(maps, kind) for kind in ("birds_eye", "last_token", "sinks", "similarity")),
+            *(plot_overview(maps, kind) for kind in ("birds_eye", "last_token", "sinks", "similarity")),
         ]
     for figure in figures:
         assert figure.get_figwidth() == pytest.approx(WIDTHS[preset, columns])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from attn_viewer import capture_attention, load_prompt_maps, load_scores
+from attn_viewer import capture_attention, load_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError, PromptError
 from attn_viewer.pipeline.activations import activations_main, compute_activations, get_activations, name_model
@@ -28,6 +28,7 @@ from attn_viewer.pipeline.indexes import (
 )
 from attn_viewer.pipeline.work import run_parts
 from attn_viewer.storage import folder as data_folder
+from attn_viewer.storage import load_prompt_maps
 from attn_viewer.storage.arrays import write_npz
 from attn_viewer.storage.hashes import augment_prompt_with_hash
 

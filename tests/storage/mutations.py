@@ -22,19 +22,13 @@ import numpy as np
 from archives import write_content
 from starlette.testclient import TestClient
 
-from attn_viewer import (
-    export_html,
-    load_activations,
-    load_prompt_maps,
-    load_scores,
-    plot_layer_averages,
-    score_heads,
-)
+from attn_viewer import export_html, load_scores, plot_layer_averages, score_heads
 from attn_viewer.errors import AttnViewerError
 from attn_viewer.maps import AttentionMaps
 from attn_viewer.pipeline.atlas import atlas_main
 from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.pipeline.indexes import generate_models_jsonl, generate_prompts_jsonl
+from attn_viewer.storage import load_activations, load_prompt_maps
 from attn_viewer.storage.tensors import Storage, Tensor
 from attn_viewer.web.server import make_app
 

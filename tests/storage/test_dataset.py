@@ -11,7 +11,7 @@ from conftest import make_maps, store_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps, load_activations, load_prompt_maps
+from attn_viewer import AttentionMaps
 from attn_viewer.errors import (
     ActivationsDamagedError,
     ActivationsMismatchError,
@@ -20,6 +20,7 @@ from attn_viewer.errors import (
     InvalidPromptError,
     OptionError,
 )
+from attn_viewer.storage import load_activations, load_prompt_maps
 from attn_viewer.storage.arrays import KEY
 from attn_viewer.storage.folder import DataFolder, find_folder
 from attn_viewer.storage.hashes import augment_prompt_with_hash

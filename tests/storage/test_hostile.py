@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import make_maps, store_prompt
 
-from attn_viewer import experiment, export_html, list_experiments, load_scores, save_scores, view_attention
+from attn_viewer import experiment, export_html, load_scores, save_scores, view_attention
+from attn_viewer.experiments import list_experiments
 from attn_viewer.storage.folder import DataFolder
 
 pytestmark = pytest.mark.sweep
