@@ -138,9 +138,14 @@ class AttentionMaps(MapFacts):
                 f"{n_query} queries have weight on later ones of {n_key} keys, so they need not be the last of them; "
                 "say tokens_query=, the labels of the queries, or kind='self' if they are the last"
             )
-        if maps.weighting == "attention" and maps.reduction != "pooled" and not maps.signed:
-            check_rows(maps.weights, has_sinks=maps.has_sinks)
+        maps.check_sums()
         return maps
+
+    def check_sums(self) -> None:
+        """Raise `InvalidMapsError` where rows of attention weights, if these are such, do not sum to 1."""
+        is_summed = self.reduction != "pooled" and not (self.grouping and self.grouping[1] == "max")
+        if self.weighting == "attention" and is_summed and not self.signed:
+            check_rows(self.weights, has_sinks=self.has_sinks)
 
     def _check_weights(self) -> None:
         """Raise where weights are not of these layers, heads and tokens."""
@@ -182,7 +187,12 @@ class AttentionMaps(MapFacts):
                     layer[:, future].any() for layer in self.weights
                 ):
                     return {"causal": True, "first_query": first}
-        return {"causal": bool(causal), "first_query": self.first_query}
+        if causal:
+            raise InvalidMapsError(
+                f"causal=True, but queries have weight on later keys of the {len(self.tokens_key)}; leave causal out, "
+                "say first_query=, the position of the first query, or clear those weights"
+            )
+        return {"causal": False, "first_query": self.first_query}
 
     @property
     def facts(self) -> MapFacts:

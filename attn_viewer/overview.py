@@ -26,7 +26,7 @@ def plot_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
         first token, with over 0.3 of their weight; which heads look alike.
     **look
         Of `sink`, `norm` and `cmap` (see `ColourOptions`) those that the figure uses, as `list_uses` names them; `norm`
-        is ``"power"`` unless said otherwise.
+        is ``"power"`` unless said otherwise, ``"linear"`` for signed maps.
 
     Returns
     -------
@@ -60,13 +60,13 @@ def list_uses(kind: Overview) -> list[str]:
     return [name for name in inspect.signature(globals()[f"_draw_{kind}"]).parameters if name != "maps"]
 
 
-def _draw_birds_eye(maps: "AttentionMaps", *, sink: str = "keep", norm: str = "power", cmap: Any = None) -> "Figure":
+def _draw_birds_eye(maps: "AttentionMaps", *, sink: str = "keep", norm: Any = None, cmap: Any = None) -> "Figure":
     from .figures.thumbnails import plot_birds_eye
 
     return plot_birds_eye(maps, sink=sink, norm=norm, cmap=cmap)
 
 
-def _draw_last_token(maps: "AttentionMaps", *, sink: str = "keep", norm: str = "power", cmap: Any = None) -> "Figure":
+def _draw_last_token(maps: "AttentionMaps", *, sink: str = "keep", norm: Any = None, cmap: Any = None) -> "Figure":
     from .figures.running_text import plot_running_text
 
     return plot_running_text(maps, sink=sink, norm=norm, cmap=cmap)

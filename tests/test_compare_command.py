@@ -1,10 +1,15 @@
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_maps
+from matplotlib.figure import Figure
 
-from attn_viewer import save_scores
+from attn_viewer import compare_attention, save_scores
 from attn_viewer.cli import main
+from attn_viewer.figures import heads
+from attn_viewer.figures.scales import round_end
 
 
 @pytest.fixture
@@ -22,6 +27,16 @@ def test_two_figures_and_the_heads_that_changed_most(caches, tmp_path, capsys):
     assert summary.startswith("a → b: mean total variation 0.")
     assert first.startswith("layer ")
     assert float(first.rsplit(" ", 1)[1]) >= float(second.rsplit(" ", 1)[1])
+
+
+def test_a_head_that_was_zeroed_hides_no_other(tmp_path, monkeypatch):
+    a = make_maps(1, 3, 8)
+    zeroed, changed, same = a.weights[0] * np.float32(0), make_maps(1, 3, 8, seed=1).weights[0], a.weights[0]
+    b = dataclasses.replace(a, weights=(np.stack([zeroed[0], changed[1], same[2]]),), model_id="b")
+    ends = []
+    monkeypatch.setattr(heads, "plot_atlas", lambda *args, vmax, **options: ends.append(vmax) or Figure())
+    assert main(["compare", *(str(save_scores(m, tmp_path)) for m in (a, b)), "--save_fig_path", str(tmp_path)]) == 0
+    assert ends == [round_end(compare_attention(a, b).distances[0][1])]
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,9 @@ def _overview(asked: OverviewWords) -> None:
         raise OptionError(f"{unused[0]} has no use for {', '.join(asked.kinds)}")
     with use_preset(asked.preset, columns=asked.columns), show_messages(asked.quiet):
         maps = _get_maps(asked)
-        look = {name: getattr(asked, name) for name in ColourOptions._fields}
+        given = asked.changes()
         figures = {
-            str(kind): plot_overview(maps, kind, **{name: look[name] for name in list_uses(kind)})
+            str(kind): plot_overview(maps, kind, **{name: given[name] for name in list_uses(kind) if name in given})
             for kind in asked.kinds
         }
         for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, figures):

@@ -164,6 +164,7 @@ def _compare(asked: CompareWords) -> None:
     from ..analysis.compare import compare_attention
     from ..figures.compare import describe_changes, plot_comparison
     from ..figures.heads import plot_atlas
+    from ..figures.scales import round_end
     from ..figures.venues import use_preset
     from ..files import check_folder
     from ..storage.pt import load_scores
@@ -173,6 +174,9 @@ def _compare(asked: CompareWords) -> None:
         load_scores(path).select(layers=asked.layers, heads=asked.heads) for path in (asked.first, asked.second)
     )
     comparison = compare_attention(first, second)
+    # A head that was zeroed in one differs as much as can be; it would hide the changes of all others.
+    pairs = zip(comparison.distances, first.weights, second.weights, strict=True)
+    largest = np.concatenate([change[a.any((1, 2)) & b.any((1, 2))] for change, a, b in pairs]).max(initial=0)
     with use_preset(asked.preset, columns=asked.columns):
         figures = {
             "compare": plot_comparison(first, second, **ColourOptions.pick(asked).as_dict()),
@@ -182,6 +186,7 @@ def _compare(asked: CompareWords) -> None:
                 heads=first.heads,
                 label="total variation, mean over queries",
                 title="change of each head",
+                vmax=round_end(largest) if largest else None,
                 notes=[f"A: {first.model_id}", f"B: {second.model_id}", *describe_changes(first, second)],
             ),
         }

@@ -13,7 +13,7 @@ from .heatmap import limit_cells
 from .options import describe_data, measure_maps, split_options
 from .page import Caption, PageFigure
 from .panels import GridFitter, PanelPage, describe_sides
-from .scales import Extent, Scale, get_colormap, make_norm, round_end
+from .scales import Extent, make_scale, measure_weights
 from .sinks import treat_sink
 from .style import shorten_label
 
@@ -62,13 +62,14 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, **options: Any)
         ]
     )
     extents = [measure_maps(maps, look) for maps in (one, other)]
-    extent = Extent(max(e.end for e in extents), max(e.largest for e in extents))
-    limit = max(float(np.ma.filled(np.abs(difference).max(), 0)) for *_, difference in triples)
-    limit = round_end(limit) if limit > 0 else 1.0
-    diverging = get_colormap(diverging=True, palette=style.palette)
+    extent = Extent(max(e.end for e in extents), max(e.largest for e in extents), one.signed)
+    # Where heads of one were zeroed, even what is 1 by construction differs.
+    differences = [difference for *_, difference in triples]
+    seen = ~np.ma.getmaskarray(differences[0])
+    changes = measure_weights([np.ma.filled(difference, 0) for difference in differences], seen, look.norm)
     scales = [
         look.make_scale(extent, style, WEIGHTINGS[one.weighting]),
-        Scale(make_norm("linear", -limit, limit), diverging, NAMES[-1]),
+        make_scale(dataclasses.replace(changes, is_signed=True), palette=style.palette, label=NAMES[-1]),
     ]
 
     def make_caption(has_indices: bool, step: int) -> Caption:

@@ -10,6 +10,7 @@ from .heads import arrange_scores, draw_scores, fit_cells, label_numbers, make_s
 from .labels import GAP, TICK
 from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure
+from .scales import round_end
 from .style import SMALLEST_LABEL, PageStyle, shorten_label
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def plot_effect(effect: "HeadEffect", **options: Any) -> PageFigure:
     grid, rows, columns = arrange_scores(table.make_grid("total_variation"), layers=table.layers, heads=table.heads)
     others = [value for *pair, value in zip(table.layer, table.head, table["total_variation"], strict=True)
               if tuple(pair) not in effect.changed]  # fmt: skip
-    limit = max(others, default=0) or 1.0
+    limit = round_end(max(others, default=0) or 1.0)
     likeliest = {label: pair for label, *pair in (*effect.top_before, *effect.top_after)}
     likeliest = dict(sorted(likeliest.items(), key=lambda item: -max(item[1])))
     notes = [

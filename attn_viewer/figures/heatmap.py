@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ..attentions import read_weights
 from ..cells import choose_cell, pool_cells
 from ..errors import OptionError
-from ..facts import WEIGHTINGS
+from ..facts import WEIGHTINGS, find_future
 from ..hints import check_value
 from ..maps import AttentionMaps
 from .page import PageFigure
@@ -31,6 +31,8 @@ MOST_CELLS = 512
 # How thick the band of a segment is, in points.
 BAND = 1.6
 HIGHLIGHTS = ("rows", "columns", "cells")
+# What rounding may leave of a weight that is none.
+NOTHING = 1e-6
 
 
 def limit_cells(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
@@ -165,7 +167,7 @@ def read_matrix(
     Raises
     ------
     OptionError
-        If it is no matrix of real numbers, or labels do not fit it.
+        If it is no matrix of real numbers, labels do not fit it, or causal queries give weight to later keys.
     """
     if hasattr(matrix, "detach"):  # a tensor, perhaps with gradients, on a device or in bfloat16
         matrix = read_weights(matrix)
@@ -185,7 +187,14 @@ def read_matrix(
     if causal and n_query > n_key:
         raise OptionError(f"queries of a causal map are among the keys, got {n_query} queries and {n_key} keys")
     if causal:
-        future = np.arange(n_key) > np.arange(n_query)[:, None] + n_key - n_query
+        future = find_future((n_query, n_key), (1, 1), n_key - n_query)
+        seen = np.argwhere(future & (np.abs(values.filled(0)) > NOTHING))
+        if len(seen):
+            row, column = seen[0]
+            raise OptionError(
+                f"causal=True hides the keys after each query, but {len(seen)} of them hold weight: query {row} gives "
+                f"key {column} {values[row, column]:.3g}; leave causal out, or clear them with np.tril"
+            )
         values = np.ma.masked_array(values, np.ma.getmaskarray(values) | future)
     query, key = (None if tokens is None else tuple(map(str, tokens)) for tokens in (tokens_query, tokens_key))
     return Heatmap(values, query, key)

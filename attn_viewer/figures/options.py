@@ -76,7 +76,7 @@ def split_options(options: dict[str, Any], **defaults: Any) -> tuple[PanelLook, 
     options : dict
         Options of `PanelLook` and of `PageLook`.
     **defaults
-        Values of options that are left out.
+        Values of options that are left out, or None.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def split_options(options: dict[str, Any], **defaults: Any) -> tuple[PanelLook, 
     OptionError
         If one is unknown or has a wrong value.
     """
-    options = defaults | options
+    options = defaults | {name: value for name, value in options.items() if value is not None or name not in defaults}
     PanelLook.check_names(options, also=PageLook.list_names(), caller="a page of heatmaps")
     names = PanelLook.list_names()
     look = {key: value for key, value in options.items() if key in names}

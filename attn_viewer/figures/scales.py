@@ -383,21 +383,23 @@ def draw_colorbar(
 def set_bar_ticks(bar: "Colorbar", scale: Scale, length: float, style: PageStyle) -> None:
     """Put round ticks at a bar of so many points, both ends among them and none touching another."""
     if not isinstance(scale.norm, colors.LogNorm):
-        is_linear = type(scale.norm) is Normalize
         room = 6 + max(style.measure(format_number(t), style.label)[0] for t in choose_bar_ticks(scale.norm))
-        most = max(1, min(_TICKS, int(length // room)))
-        ticks = choose_bar_ticks(scale.norm, most if is_linear else 10)
-        ticks = ticks if is_linear else _space_ticks(ticks, scale.norm, length, style)
+        most = max(1, min(_TICKS, int(length // room))) if type(scale.norm) is Normalize else 2 * _TICKS
+        ticks = _space_ticks(choose_bar_ticks(scale.norm, most), scale.norm, length, style)
         bar.set_ticks(ticks, labels=[format_number(tick) for tick in ticks])
     bar.ax.minorticks_off()
 
 
 def _space_ticks(ticks: Sequence[float], norm: Normalize, length: float, style: PageStyle) -> list[float]:
-    """Drop ticks of a curved scale whose labels would touch, from the upper end down, but no end."""
-    kept: list[float] = []
-    for tick in sorted(ticks, reverse=True):
-        room = style.measure(format_number(tick), style.label)[0] + 6
-        is_apart = (norm(kept[-1]) - norm(tick)) * length >= room if kept else True
-        if is_apart and (tick == ticks[0] or not kept or (norm(tick) - norm(ticks[0])) * length >= room):
+    """Drop ticks whose labels would touch, from the upper end down, but no end."""
+    first, *inner, last = ticks
+    kept = [last]
+
+    def is_apart(low: float, high: float) -> bool:
+        widths = [style.measure(format_number(tick), style.label)[0] for tick in (low, high)]
+        return bool((norm(high) - norm(low)) * length >= sum(widths) / 2 + 6)
+
+    for tick in reversed(inner):
+        if is_apart(tick, kept[-1]) and is_apart(first, tick):
             kept.append(tick)
-    return kept[::-1]
+    return [first, *kept[::-1]]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import matplotlib as mpl
 from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import Formatter, Locator
+from matplotlib.ticker import Formatter, Locator, NullLocator
 
 from ..tokens import name_bytes
 from .labels import AxisLabels
@@ -320,6 +320,7 @@ def set_token_ticks(
     locator = TokenLocator(texts, first, count, is_key=is_key, most_step=most_step)
     axis.set_major_locator(locator)
     axis.set_major_formatter(TokenFormatter(locator))
+    axis.set_minor_locator(NullLocator())  # there is nothing between two tokens
 
 
 def escape_markup(text: str) -> str:

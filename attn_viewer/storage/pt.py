@@ -6,7 +6,9 @@ are ever read, so that a cache from a stranger cannot run code.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +129,12 @@ def _read_content(archive: TensorArchive, path: Path) -> AttentionMaps:
         )
     layers = [weights[0] for weights in archive.read(tensors)]
     extra = content.get(EXTRA)
+    maps = _make_maps(layers, extra, tokens, path)
+    maps.check_sums()
+    return maps
+
+
+def _make_maps(layers: list[np.ndarray], extra: object, tokens: Sequence[Any], path: Path) -> AttentionMaps:
     if extra is None:
         name = path.name.removesuffix(SUFFIX).removesuffix(".pt") or "model"
         labels = [show_raw_token(t) if isinstance(t, str) else t for t in tokens]

@@ -19,8 +19,9 @@ import numpy as np
 
 from ..cells import pool_cells
 from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
-from ..figures.images import LAST_COLOUR, encode_indices, index_matrix, make_palette
-from ..figures.style import DARK
+from ..figures.images import encode_indices, index_matrix, make_palette
+from ..figures.scales import get_colormap
+from ..figures.style import DARK, LIGHT
 from ..storage.folder import MAX_BYTES
 from ..storage.stored import StoredMaps
 from .encode import DISPLAY_SCORES, describe_facts, encode_head, round_scores, score_for_display
@@ -272,17 +273,13 @@ def _send_thumbnail(
     if theme not in ("light", "dark"):
         raise HTTPException(400, "theme must be light or dark")
     with listing.get_prompt(model, prompt).open_maps() as opened:
-        weights = opened.read_head(layer, head).weights[0][0].astype(np.float32)
-    weights = pool_cells(weights, (_find_side(weights.shape, THUMBNAIL_SIDE),) * 2)
-    future = np.triu(np.ones(weights.shape, bool), 1)
-    roots = np.sqrt(np.maximum(weights, 0))  # small weights are what a small picture would lose
-    if future.any() and not roots[future].any():
-        roots[future] = np.nan
-    palette = make_palette()
-    if theme == "dark":  # the palest is the largest, as in static/theme.js
-        masked = [list(bytes.fromhex(DARK.masked.lstrip("#")))]
-        palette = np.vstack([palette[LAST_COLOUR::-1], masked]).astype(np.uint8)
-    data = encode_indices(index_matrix(roots, normalize=True, normalize_min=0), palette)
+        maps = opened.read_head(layer, head)
+    seen = np.ma.masked_array(maps.weights[0][0].astype(np.float32), maps.future)
+    weights = pool_cells(seen, (_find_side(seen.shape, THUMBNAIL_SIDE),) * 2)
+    roots = np.sign(weights) * np.sqrt(np.abs(weights))  # small weights are what a small picture would lose
+    look = {"diverging_colormap": True} if maps.signed else {"normalize_min": 0.0}
+    colours = get_colormap(diverging=maps.signed, palette=DARK if theme == "dark" else LIGHT)
+    data = encode_indices(index_matrix(roots, normalize=True, **look), make_palette(colours))
     return _send_file(request, data, "image/png")
 
 

@@ -201,6 +201,8 @@ def test_wrong_options_are_named():
         draw_heatmap(np.ones((4, 3)), causal=True)
     with pytest.raises(OptionError, match="real numbers"):
         draw_heatmap([["a"]])
+    with pytest.raises(OptionError, match=r"but 3 of them hold weight: query 0 gives key 1 0\.333"):
+        draw_heatmap(np.full((3, 3), 1 / 3), causal=True)
 
 
 @settings(max_examples=20, deadline=None)
@@ -242,6 +244,13 @@ def test_no_grid_of_a_style_sheet_crosses_out_cells():
     with pyplot.style.context("ggplot"):
         ax = draw_heatmap(np.eye(4), ax=Figure().subplots())
         assert not any(line.get_visible() for line in (*ax.get_xgridlines(), *ax.get_ygridlines()))
+
+
+def test_nothing_is_ticked_between_tokens():
+    with mpl.rc_context({"xtick.minor.visible": True, "ytick.minor.visible": True}):
+        for ax in (draw_heatmap(np.eye(4), list("abcd")), draw_atlas(np.eye(4))):
+            draw(ax.figure)
+            assert not len(ax.xaxis.get_minorticklocs()) + len(ax.yaxis.get_minorticklocs())
 
 
 def test_a_tensor_is_drawn_as_its_numbers():

@@ -64,6 +64,12 @@ def test_equal_models_differ_nowhere():
     assert image.norm.vmax == 1
 
 
+def test_heads_that_were_zeroed_set_no_scale():
+    even = np.tri(12, dtype=np.float32) / np.arange(1, 13, dtype=np.float32)[:, None]
+    a, b = (AttentionMaps([np.stack(heads)], ["t"] * 12, causal=True) for heads in ((even, even), (even, 0 * even)))
+    assert plot_comparison(a, b).axes[0].images[2].norm.vmax == 0.25
+
+
 def test_large_differences_keep_their_sign_when_pooled():
     one, other = np.zeros((2, 1, 1, 1024), np.float32)
     one[..., 1], other[..., 2], other[..., 3] = 0.9, 0.2, 0.1

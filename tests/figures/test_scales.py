@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import colors
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
 from attn_viewer.errors import OptionError
 from attn_viewer.figures import scales
-from attn_viewer.figures.style import LIGHT
+from attn_viewer.figures.style import LIGHT, PageStyle
 
 
 def measure_lightness(rgb):
@@ -41,6 +45,20 @@ def test_norms():
         scales.make_norm("cubic", 0, 1)
     with pytest.raises(OptionError, match="end above its start"):
         scales.make_norm("linear", 1, 1)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(0, 1), st.sampled_from(["linear", "power", "signed"]), st.floats(20, 400))
+def test_numbers_of_a_bar_do_not_touch_and_its_ends_are_there(end, start, kind, length):
+    low = -end if kind == "signed" else start * end * (kind == "linear") * 0.9
+    style, bar = PageStyle(), Figure().colorbar(ScalarMappable(), cax=Figure().add_subplot())
+    norm = scales.make_norm("power" if kind == "power" else "linear", low, end)
+    bar.norm = norm
+    scales.set_bar_ticks(bar, scales.Scale(norm, scales.get_colormap()), length, style)
+    ticks = bar.get_ticks()
+    assert ticks[[0, -1]].tolist() == [low, end]
+    widths = [style.measure(label.get_text(), style.label)[0] for label in bar.ax.get_yticklabels()]
+    room = np.diff(norm(ticks)) * length - np.add(widths[1:], widths[:-1]) / 2
+    assert len(ticks) == 2 or room.min() >= 5
 
 
 def test_an_unknown_colour_map_is_named():

@@ -16,6 +16,7 @@ from attn_viewer import (
     plot_heads,
     plot_layer_averages,
     plot_lines,
+    plot_overview,
     plot_running_text,
     roll_out_attention,
     save_scores,
@@ -50,6 +51,11 @@ def test_zero_is_in_the_middle(draw, scale):
     bars = [ax.get_xlim() for ax in figure.axes if "bar" in ax.get_label()]
     assert scale == "panel" or bars
     assert all(low == -high for low, high in bars)
+
+
+def test_overviews_choose_their_scale():
+    for kind in ("birds_eye", "last_token"):
+        assert plot_overview(make_signed(), kind).axes
 
 
 def test_one_heatmap():

@@ -88,18 +88,27 @@ def test_tensors_are_read_as_torch_reads_them(tmp_path_factory, dtype, order, n)
     whole = torch.rand([shape[order.index(i)] + (i > 0) for i in range(4)]).to(getattr(torch, dtype))
     view = whole.permute(order)[-1:, :2, -n:, :n]
     path = tmp_path_factory.mktemp("cache") / "a.pt"
-    torch.save({"attention_scores": [view, view], "tokens_list": ["a"] * n}, path)
+    # Rows of numbers with a sign need not sum to 1.
+    content = {"attention_scores": [view, view], "tokens_list": ["a"] * n, "attn_viewer": {"signed": True}}
+    torch.save(content, path)
     for weights in load_scores(path).weights:
         assert weights.dtype == (np.float16 if dtype == "float16" else np.float32)
         np.testing.assert_array_equal(weights, view[0].float().numpy())
 
 
 def test_layers_of_one_storage_are_views_of_it(tmp_path):
-    one = torch.rand(1, 2, 3, 3)
+    one = torch.rand(1, 2, 3, 3).softmax(-1)
     torch.save({"attention_scores": [one] * 50, "tokens_list": list("abc")}, tmp_path / "a.pt")
     weights = load_scores(tmp_path / "a.pt").weights
     assert all(np.shares_memory(weights[0], layer) for layer in weights)
     np.testing.assert_array_equal(weights[-1], one[0])
+
+
+@pytest.mark.parametrize("extra", [{}, {"attn_viewer": {"causal": False}}])
+def test_rows_that_sum_to_two_are_no_weights(tmp_path, extra):
+    torch.save({"attention_scores": [torch.ones(1, 1, 2, 2)], "tokens_list": ["a", "b"], **extra}, tmp_path / "a.pt")
+    with pytest.raises(CacheError, match=r"row 0 of array 0, head 0 sums to 2"):
+        load_scores(tmp_path / "a.pt")
 
 
 def write_huge(path, kind="bfloat16"):
