@@ -112,14 +112,16 @@ class EagerHooks:
     def _note_product(self, operands: Sequence[torch.Tensor], output: torch.Tensor) -> None:
         if not self.stack.frames or output.ndim < 3:
             return
-        frame = self.stack.frames[-1]
-        if frame.has_shown:
-            return
-        found = [part for part in operands if part.ndim > 2 and tuple(part.shape[-2:]) in frame.scores]
-        if not found:
-            frame.scores.add(tuple(output.shape[-2:]))
-        elif not any(found[0].data_ptr() == other.data_ptr() for other in frame.products):
-            frame.products.append(found[0])
+        inner = self.stack.frames[-1]
+        for frame in self.stack.frames[: -3 if inner.is_function else -2 : -1]:
+            if frame.has_shown:
+                return
+            found = [part for part in operands if part.ndim > 2 and tuple(part.shape[-2:]) in frame.scores]
+            if found:
+                if not any(found[0].data_ptr() == other.data_ptr() for other in frame.products):
+                    frame.products.append(found[0])
+                return
+        inner.scores.add(tuple(output.shape[-2:]))
 
     def _make_softmax(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def see(*args: Any, **kwargs: Any) -> torch.Tensor:

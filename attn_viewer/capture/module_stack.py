@@ -17,6 +17,8 @@ class Frame:
     ----------
     name : str
         Its qualified name.
+    is_function : bool
+        Whether it has neither parts nor parameters, so that it may do a part of what the module around it does.
     has_shown : bool
         Whether its weights have been seen.
     scores : set of tuple of int
@@ -28,6 +30,7 @@ class Frame:
     """
 
     name: str
+    is_function: bool = False
     has_shown: bool = False
     scores: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
     softmaxes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
@@ -59,6 +62,10 @@ class ModuleStack:
         self.known: dict[torch.nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self.known.setdefault(module, []).append(name)
+        # Modules that only call a function, as SqueezeBert's MatMulWrapper does.
+        self.functions = {
+            module for module in self.known if not [*module.children(), *module.parameters(recurse=False)]
+        }
         self.frames: list[Frame] = []
         self.seen: set[str] = set()
         self.runs = 0
@@ -90,7 +97,7 @@ class ModuleStack:
                 del self.frames[i:]
                 break
         self.runs += not self.frames
-        self.frames.append(Frame(name))
+        self.frames.append(Frame(name, is_function=module in self.functions))
         self.seen.add(name)
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:

@@ -79,7 +79,9 @@ class SequenceWatch:
         name = self.stack.name
         values = (*args, *kwargs.values())
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
-        rows = [part.numel() // part.shape[-1] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
+        # Modules that convolve, as SqueezeBert's, have a token's numbers on axis 1.
+        channels = 1 if any(isinstance(part, torch.nn.Conv1d) for part in module.children()) else -1
+        rows = [part.numel() // part.shape[channels] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
         self.runs[name] += 1
         earlier = {id(part) for part in (there() for there in self.results.get(name, ())) if part is not None}
         self.given[name] = Given(

@@ -121,8 +121,8 @@ class TokenStamps(Artist):
 
     def _find_point(self) -> float:
         """Return a point in pixels."""
-        figure = self.get_figure(root=True)
-        return 1.0 if figure is None else figure.dpi / 72
+        # The figure of a figure is the outermost one, in every matplotlib.
+        return 1.0 if self.figure is None else self.figure.figure.dpi / 72
 
     def _anchors(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the points (display coordinates) at which labels end, for each panel those of rows and of columns."""

@@ -393,7 +393,6 @@ REFUSED = {
         },
     ),
     "rwkv": ("RwkvForCausalLM", _SMALL),  # linear attention
-    "squeezebert": ("SqueezeBertForMaskedLM", _SMALL | {"embedding_size": 32}),  # hands out scores, not weights
     "xlstm": ("xLSTMForCausalLM", _SMALL | {"num_heads": 4}),  # recurrent
     "yoso": ("YosoForMaskedLM", _SMALL),  # hashes its keys
 }

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ENCODER_DECODERS, build_model
+from transformers import SqueezeBertConfig, SqueezeBertModel
 
 from attn_viewer import capture_attention_calls, plot_heads
 from attn_viewer.errors import CaptureError, OptionError
@@ -126,6 +127,19 @@ def test_a_layer_that_is_written_out_is_seen(program, normalise, at):
     assert maps.causal
     for ours, theirs in zip(maps.weights, expected["*"].weights, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_products_in_parts_of_their_own_are_those_of_the_module_around_them():
+    torch.manual_seed(0)
+    config = SqueezeBertConfig(num_hidden_layers=2, hidden_size=32, embedding_size=32, intermediate_size=48,
+                               num_attention_heads=4, vocab_size=60)  # fmt: skip
+    model = SqueezeBertModel(config).eval()
+    expected = []
+    for layer in model.encoder.layers:
+        layer.attention.softmax.register_forward_hook(lambda *seen: expected.append(seen[-1]))
+    (maps,) = capture_attention_calls(lambda: model(torch.arange(9)[None]), model=model).values()
+    for ours, theirs in zip(maps.weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs[0].detach(), atol=1e-6)
 
 
 def test_a_layer_between_others_that_shows_no_weights_is_an_error(program):

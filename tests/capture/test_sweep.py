@@ -256,7 +256,19 @@ REFUSALS: dict[str, set[str]] = {
         *("levit", "longformer", "longt5", "mra", "pegasus_x", "pvt", "pvt_v2", "reformer", "segformer"),
     },
     "windows, frames or pictures lie side by side where a batch would": {
-        *("donut-swin", "lightglue", "maskformer", "maskformer-swin", "mobilevit", "rf_detr", "swin", "swinv2"),
+        *(
+            "donut-swin",
+            "lightglue",
+            "superglue",
+            "xclip",
+            "maskformer",
+            "maskformer-swin",
+            "mobilevit",
+            "rf_detr",
+            "swin",
+            "swin2sr",
+            "swinv2",
+        ),
         *("sam2_hiera_det_model", "sam2_vision_model"),
         *("timesformer", "videoprism", "videoprism_vision_model", "vitpose_backbone"),
     },
@@ -265,7 +277,7 @@ REFUSALS: dict[str, set[str]] = {
     },
     "layers run several times": {"hrm_text", "videomt"},
     "no weight for each pair: linear, hashed, additive, or scores before their softmax": {
-        *("mobilevitv2", "patchtsmixer", "rwkv", "squeezebert", "swiftformer", "wavtokenizer", "yoso"),
+        *("mobilevitv2", "patchtsmixer", "rwkv", "superpoint", "swiftformer", "wavtokenizer", "yoso"),
     },
     "has no such attention without further inputs": {"EvollaModel", "encoder-decoder", "evolla", "pop2piano"},
 }
