@@ -17,7 +17,7 @@ from ..maps import AttentionMaps, takes_maps
 from ..tokens import NEWLINE, SPACE, name_bytes
 from .options import PanelLook, describe_data, split_options
 from .page import LINE, MARGIN, Caption, Page, PageFigure
-from .scales import Extent, Scale, make_norm
+from .scales import Extent, Scale, measure_weights
 from .sinks import count_hidden, treat_sink
 from .style import DARK, LIGHT, PageStyle, shorten_label
 
@@ -135,7 +135,7 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     )
     paragraph = n_lines * measure_line(style) + BETWEEN
     is_panel = look.scale == "panel"
-    name = "share of the layer's largest weight" if is_panel else WEIGHTINGS[maps.weighting]
+    name = "share of the end of each layer's scale" if is_panel else WEIGHTINGS[maps.weighting]
     position = maps.first_query + query
 
     def make_caption(n_layers: int, scale: Scale) -> Caption:
@@ -163,19 +163,14 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     )
     limit = (style.height or math.inf) - head.height - 2 * MARGIN - 1
     count = max(1, int(min(count, (limit + BETWEEN) // paragraph)))
-    layers, weights = _gather_rows(maps, query, look, count)
+    layers, shown = _gather_rows(maps, query, look, count)
+    seen = ~np.ma.getmaskarray(shown)
     if is_panel:
-        weights = weights / np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.float32(1e-30))
-    largest = float(np.abs(weights).max()) or 1.0
-    scale = look.make_scale(Extent(largest, largest, maps.signed), style, name)
-    scale = (
-        Scale(make_norm(look.norm, -1.0 if maps.signed else look.vmin, 1.0), scale.cmap, name) if is_panel else scale
-    )
+        ends = [measure_weights([row[None]], seen[:1], look.norm).end for row in shown.filled(0)]
+        shown, look = shown / np.array(ends, np.float32)[:, None], dataclasses.replace(look, vmax=1.0)
+    extent = dataclasses.replace(measure_weights([shown.filled(0)], seen, look.norm), is_signed=maps.signed)
+    scale = look.make_scale(extent, style, name)
     page = Page(style, left + room, paragraph * len(layers) - BETWEEN, make_caption(len(layers), scale))
-    shown = np.ma.array(np.zeros((len(layers), len(maps.tokens_key))), mask=True)
-    shown[:, count_hidden(maps, look.sink)[1] :] = weights
-    if maps.causal:
-        shown[:, position + 1 :] = np.ma.masked
     is_self = maps.kind != "cross"
     own, generated = (position, maps.prompt_length) if is_self else (None, len(maps.tokens_key))
     writer = _Writer(page, pieces, places, own, generated)
@@ -205,17 +200,23 @@ def _check_text(maps: AttentionMaps, query: int) -> None:
         raise OptionError(f"a text of {n_key} tokens is too long for a page of at most {MOST_WORDS}; draw heatmaps")
 
 
-def _gather_rows(maps: AttentionMaps, query: int, look: PanelLook, count: int) -> tuple[list[int], np.ndarray]:
-    """Return numbers of `count` layers and the mean over heads of their row of one query: axes ``(count, n_key)``."""
+def _gather_rows(maps: AttentionMaps, query: int, look: PanelLook, count: int) -> tuple[list[int], np.ma.MaskedArray]:
+    """Return numbers of `count` layers and the mean over heads of their row of one query: axes ``(count, n_key)``.
+
+    Masked are the first key where it is hidden, and later ones where no query sees those.
+    """
     chosen = np.unique(np.linspace(0, len(maps.layers) - 1, count).round().astype(int))
-    skipped = count_hidden(maps, look.sink)[0]
+    skipped, hidden = count_hidden(maps, look.sink)
     rows = []
     for index in chosen:
         row = maps.weights[index][:, query : query + 1].mean(axis=0, dtype=np.float32)
         # A row of its own is left out with the first token only when it is the first token's.
         kept = treat_sink(np.concatenate([row] * (1 + skipped)), maps, look.sink)
         rows.append(np.zeros_like(kept[0]) if skipped and query == 0 else kept[0])
-    return [maps.layers[index] for index in chosen], np.stack(rows)
+    shown = np.ma.array(np.zeros((len(rows), len(maps.tokens_key)), np.float32), mask=True)
+    shown[:, hidden:] = np.stack(rows)
+    shown[:, maps.first_query + query + 1 if maps.causal else len(maps.tokens_key) :] = np.ma.masked
+    return [maps.layers[index] for index in chosen], shown
 
 
 def measure_line(style: PageStyle) -> float:

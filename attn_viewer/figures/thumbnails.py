@@ -1,9 +1,11 @@
 """A bird's-eye page: every head of a model as a thumbnail, all in one picture."""
 
+import dataclasses
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import Normalize
 
 from ..cells import pool_cells
 from ..facts import WEIGHTINGS
@@ -12,7 +14,7 @@ from .grids import name_layer_map
 from .heads import GridPage, find_grid_room, label_numbers, measure_column_numbers
 from .options import describe_data, measure_maps, split_options
 from .page import MARGIN, Caption, PageFigure
-from .scales import Scale, make_norm
+from .scales import Extent, measure_weights
 from .sinks import treat_sink
 
 # Cells a side of a thumbnail, and of all of them together; gaps are a share of a thumbnail.
@@ -47,12 +49,11 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     """
     look, page_options = split_options(options, norm="linear" if maps.signed else "power")
     has_own = look.scale == "panel"
-    picture, is_gap, pooling = tile_heads(maps, sink=look.sink, has_own_scale=has_own)
+    picture, is_gap, pooling = tile_heads(maps, sink=look.sink, own_norm=look.norm if has_own else None)
     style = page_options.make_style().fit_fonts([maps.model_id, page_options.title or "", *page_options.phrases])
-    name = "share of the head's largest weight" if has_own else WEIGHTINGS[maps.weighting]
-    scale = look.make_scale(measure_maps(maps, look), style, name)
-    if has_own:
-        scale = Scale(make_norm(look.norm, -1.0 if maps.signed else look.vmin, 1.0), scale.cmap, name)
+    name = "share of the end of each head's scale" if has_own else WEIGHTINGS[maps.weighting]
+    extent = Extent(1.0, float(abs(picture).max()), maps.signed) if has_own else measure_maps(maps, look)
+    scale = (dataclasses.replace(look, vmax=1.0) if has_own else look).make_scale(extent, style, name)
     columns = sorted(set().union(*maps.heads))
     caption = Caption(
         heading=page_options.title or (name_layer_map(maps) if maps.is_mean else "all heads"),
@@ -92,7 +93,7 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
 
 
 def tile_heads(
-    maps: AttentionMaps, *, sink: str = "keep", has_own_scale: bool = False
+    maps: AttentionMaps, *, sink: str = "keep", own_norm: str | Normalize | None = None
 ) -> tuple[np.ma.MaskedArray, np.ndarray, tuple[int, int]]:
     """Put thumbnails of all heads side by side into one picture.
 
@@ -102,8 +103,8 @@ def tile_heads(
         The weights.
     sink : {"keep", "hide", "renormalise"}
         What happens to the first token.
-    has_own_scale : bool
-        Whether to divide each head by its largest weight.
+    own_norm : str or matplotlib.colors.Normalize, optional
+        Divide each head by the end that its own scale of this norm has, as `measure_weights` finds it.
 
     Returns
     -------
@@ -126,9 +127,11 @@ def tile_heads(
     shape = len(maps.layers) * down - gap, len(columns) * across - gap
     picture, is_gap = np.ma.array(np.zeros(shape, np.float32), mask=True), np.ones(shape, bool)
     for row, (weights, heads) in enumerate(zip(maps.weights, maps.heads, strict=True)):
-        thumbnails = pool_cells(treat_sink(weights, maps, sink), pooling).repeat(zoom, 1).repeat(zoom, 2)
-        if has_own_scale:
-            thumbnails = thumbnails / np.maximum(np.abs(thumbnails).max(axis=(1, 2), keepdims=True), np.float32(1e-30))
+        shown = treat_sink(weights, maps, sink)
+        thumbnails = pool_cells(shown, pooling).repeat(zoom, 1).repeat(zoom, 2)
+        if own_norm is not None:
+            ends = [measure_weights([head], ~future, own_norm).end for head in shown]
+            thumbnails = thumbnails / np.array(ends, np.float32)[:, None, None]
         for column, thumbnail in zip(np.searchsorted(columns, heads), thumbnails, strict=True):
             place = np.s_[
                 row * down : row * down + masked.shape[0], column * across : column * across + masked.shape[1]

@@ -40,6 +40,16 @@ def test_each_token_has_the_colour_of_its_weight():
     assert {"3", "8"} <= set(words)
 
 
+@pytest.mark.parametrize("scale", ["shared", "panel"])
+def test_a_quantile_ends_the_scale(scale):
+    weights = np.full((1, 1, 400), 1 / 400, np.float32)
+    weights[..., 0] = 0.9
+    maps = AttentionMaps([weights, weights * 2], ["t"] * 400, tokens_query=["q"], causal=False, weighting="value_norm")
+    fills, _ = get_fills(plot_running_text(maps, norm="quantile", scale=scale))
+    shades = get_colormap()([1.0 if scale == "panel" else 0.5, 1.0])
+    np.testing.assert_allclose([fill[5] for fill in fills], shades, atol=1 / 100)
+
+
 def test_later_tokens_and_a_hidden_first_one_are_neutral():
     maps = make_maps(1, 2, 6)
     fills, _ = get_fills(plot_running_text(maps, query=3, sink="hide"))

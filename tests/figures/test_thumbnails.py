@@ -61,12 +61,14 @@ def test_a_layer_with_fewer_heads_leaves_a_gap():
 
 def test_own_scales_and_hidden_sinks():
     maps = make_maps(2, 2, 6)
-    picture, _, _ = tile_heads(maps, sink="hide", has_own_scale=True)
-    assert picture.max() == 1
+    even = np.tri(6, dtype=np.float32) / np.arange(1, 7, dtype=np.float32)[:, None]
+    picture, _, _ = tile_heads(AttentionMaps([even[None]], ["t"] * 6), own_norm="linear")
+    assert picture.max() == 2  # the first query, which sees one key, sets no scale
+    assert picture[-1, 0] == pytest.approx(1 / 3)
     figure = plot_birds_eye(maps, sink="hide", scale="panel")
     words = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "first token hidden" in words
-    assert figure.axes[1].get_title(loc="left") == "share of the head's largest weight"
+    assert figure.axes[1].get_title(loc="left") == "share of the end of each head's scale"
 
 
 def test_one_picture_with_gaps_and_true_numbers():
