@@ -49,5 +49,6 @@ from .pipeline.figures import figures_main as figures_main
 from .storage.pt import load_scores as load_scores, save_scores as save_scores
 from .web.completions import render_completions as render_completions, save_completions as save_completions
 from .web.page import export_html as export_html, show_attention as show_attention
+from .web.site import write_site as write_site
 
 __version__: str

@@ -186,6 +186,7 @@ TYPED = {
         "--scheduler none --save_path d --scores entropy",
     ),
     "serve": ("--path d --host 127.0.0.1 --port 0 --allow_host a,b",),
+    "site": ("--path d --output s --parallel 1 --quiet", "--path d --scheduler none"),
 }
 FUNCTION = """
 from attn_viewer import register_attn_figure_func

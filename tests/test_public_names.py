@@ -142,6 +142,7 @@ def special(demo, demo_maps, tmp_path_factory):
         "plot_atlas": {"values": np.ones((2, 3))},
         "plot_overview": {"kind": "birds_eye"},
         "export_html": {"path": folder / "page.html"},
+        "write_site": {"path": folder},
         "load_experiment": {"path": record},
         "load_figure_funcs": {"path": code},
         "load_text_data": {"fname": prompts},

@@ -16,4 +16,5 @@ COMMANDS = {
     "figures": ("folders", "draw figures of every head for the prompts of a data folder"),
     "atlas": ("folders", "average scores of heads over the prompts of a data folder, and draw them"),
     "serve": ("folders", "browse a data folder in a web browser"),
+    "site": ("folders", "write the browser over a data folder as files for any web host"),
 }

@@ -1,4 +1,4 @@
-"""``attn-viewer activations``, ``figures``, ``atlas`` and ``serve``: many prompts, in a data folder."""
+"""``attn-viewer activations``, ``figures``, ``atlas``, ``serve`` and ``site``: many prompts, in a data folder."""
 
 import os
 import sys
@@ -151,3 +151,24 @@ def _serve(asked: ServeWords) -> None:
 
 
 serve = Command(ServeWords, _serve)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteWords(WorkerOptions):
+    """The site."""
+
+    path: str = option("attn_data", "the data folder", metavar="DIR")
+    output: str = option("site", "folder; an older site there is replaced when all is written", metavar="DIR")
+
+
+def _site(asked: SiteWords) -> int:
+    from ..web.site import write_site
+
+    report = write_site(
+        asked.path, asked.output, parallel=asked.parallel, scheduler=asked.scheduler, progress=asked.bars
+    )
+    print(asked.output)
+    return report_run(report, "prompts")
+
+
+site = Command(SiteWords, _site)

@@ -86,6 +86,9 @@ def describe_facts(
             "version": VERSION,
             "rows": rows,
             "columns": columns,
+            "segments": [[show_text(name).replace("␣", " "), start, stop] for name, start, stop in facts.segments],
+            "unit": facts.unit,
+            "sentence_b_start": facts.sentence_b_start,
             "averaged": facts.averaged if facts.is_mean else None,
             "encoding": {"type": "float32"} if exact else codes,
             "maxima": None if maxima is None else [[[_round(v) for v in pair] for pair in row] for row in maxima],
@@ -210,12 +213,14 @@ def encode_head(weights: NDArray[Any], meta: Meta) -> bytes:
         raise InvalidMapsError(f"a head has {weights.shape} weights where its tokens make ({rows}, {columns})")
     seen = np.arange(rows) >= _find_first_rows(meta)[:, None]
     cells = np.asarray(weights, np.float32).T[seen]
+    if not np.isfinite(cells).all():
+        raise InvalidMapsError("a head has weights that are not finite, which no page shows")
     if meta["encoding"]["type"] == "float32":
         return bytes(cells.astype("<f4"))
     scale = meta["encoding"]["scale"]
     zero = meta["encoding"]["zero"]
     low = -scale if zero else 0
-    if not (cells.min(initial=0) >= low * (1 + 1e-3) and cells.max(initial=0) <= scale * (1 + 1e-3)):  # NaN is neither
+    if not (cells.min(initial=0) >= low * (1 + 1e-3) and cells.max(initial=0) <= scale * (1 + 1e-3)):
         raise InvalidMapsError(f"weights must be from {low:g} to {scale:g}, got {cells.min():g} to {cells.max():g}")
     steps = np.rint((np.minimum(np.abs(cells), scale) / scale) ** (1 / POWER) * (zero or 255))
     return bytes((zero + np.copysign(steps, cells)).astype(np.uint8))

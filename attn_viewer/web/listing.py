@@ -19,7 +19,7 @@ from ..storage.opening import open_inside
 from ..storage.stored import EXTRA
 from .functions import FIGURE_NAME, parse_functions
 
-# What an <img> shows, the sharpest first.
+# What a page shows, the sharpest first; the last in a frame in which nothing runs.
 FIGURE_TYPES = {
     "svgz": "image/svg+xml",
     "svg": "image/svg+xml",
@@ -28,6 +28,7 @@ FIGURE_TYPES = {
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
     "gif": "image/gif",
+    "html": "text/html; charset=utf-8",
 }
 MAX_REASON = 300
 

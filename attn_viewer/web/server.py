@@ -4,10 +4,8 @@ Nothing is trusted: requests name things and never paths (`listing`), pages of s
 header, resource policy: `guard`), and figures, which may come from strangers, run nothing (sandbox).
 """
 
-import dataclasses
 import hashlib
 import logging
-import math
 import os
 import re
 import socket
@@ -23,9 +21,8 @@ from ..figures.images import encode_indices, index_matrix, make_palette
 from ..figures.scales import get_colormap
 from ..figures.style import DARK, LIGHT
 from ..storage.folder import MAX_BYTES
-from ..storage.stored import StoredMaps
-from .encode import DISPLAY_SCORES, describe_facts, encode_head, round_scores, score_for_display
 from .listing import FIGURE_TYPES, Listing, open_figure
+from .replies import describe_folder, describe_prompt, describe_weights, encode_stored, find_side, score_layer
 
 try:
     import uvicorn
@@ -52,11 +49,8 @@ _TYPES = {
 }
 MAX_PROMPTS = 500
 TEXT_LENGTH = 300
-# Cells a side of a thumbnail, and of a head in the viewer; longer prompts are pooled by the maximum.
-THUMBNAIL_SIDE, HEAD_SIDE = 160, 2048
-EXACT_SIDE = 256
-# Weights of a layer that are scored while somebody waits.
-MAX_SCORED = 2**26
+# Cells a side of a thumbnail; longer prompts are pooled by the maximum.
+THUMBNAIL_SIDE = 160
 SORTS = ("text", "n_tokens", "hash")
 _Reader = Callable[[str, str], Any]
 _NAME = re.compile(r"[a-zA-Z0-9.-]{1,253}")
@@ -179,17 +173,7 @@ def _send_file(request: Request, data: bytes, media_type: str, headers: Mapping[
 
 
 def _describe_folder(listing: Listing, _request: Request) -> Response:
-    models = [
-        {
-            "name": model.name,
-            "title": model.title,
-            "heads": [[layer, heads] for layer, heads in model.heads.items()],
-            "n_prompts": len(listing.read_prompts(model)),
-        }
-        for model in listing.list_models()
-    ]
-    name = listing.folder.root.resolve().name
-    return send_json({"name": name, "models": models, "functions": listing.read_functions()})
+    return send_json(describe_folder(listing))
 
 
 def _list_prompts(
@@ -217,54 +201,18 @@ def _list_prompts(
 
 
 def _describe_prompt(listing: Listing, _request: Request, model: str, prompt: str) -> Response:
-    found = listing.get_prompt(model, prompt)
-    text = found.read().get("text")
-    figures = listing.list_figures(found)
-    reply: dict[str, Any] = {"text": text[:5_000] if isinstance(text, str) else "", "figures": figures}
-    reply |= {"meta": None, "error": None}
-    try:
-        with found.open_maps() as opened:
-            reply["meta"] = _describe_weights(opened)
-    except GetActivationsError as error:
-        reply["error"] = str(error)
-    return send_json(reply)
-
-
-def _describe_weights(opened: StoredMaps) -> dict[str, Any]:
-    facts, scale = opened.describe(), 1.0
-    if facts.weighting != "attention":  # then weights may be larger than 1
-        every = [(layer, head) for layer, heads in zip(facts.layers, facts.heads, strict=True) for head in heads]
-        scale = max(float(opened.read_head(*place).weights[0].max()) for place in every) or 1.0
-    if facts.reduction != "pooled" and (side := _find_side(facts.shape, HEAD_SIDE)) > 1:
-        notes = [f"Long prompt: shown is the largest weight of each {side} × {side} cells."]
-        facts = dataclasses.replace(facts, reduction="pooled", pooling="max", cell=(side, side))
-        pooled: dict[str, Any] = describe_facts(facts, scale=scale, notes=notes)
-        return pooled
-    meta: dict[str, Any] = describe_facts(facts, scale=scale, exact=max(facts.shape) <= EXACT_SIDE)
-    if facts.reduction == "full" and max(facts.n_heads) * math.prod(facts.shape) <= MAX_SCORED:
-        meta["scores"] = [{"name": name, "values": None} for name in DISPLAY_SCORES]
-    return meta
+    return send_json(describe_prompt(listing, listing.get_prompt(model, prompt)))
 
 
 def _score_layer(listing: Listing, _request: Request, model: str, prompt: str, layer: int) -> Response:
-    """Score the heads of one layer; the front end asks for a layer after another."""
     with listing.get_prompt(model, prompt).open_maps() as opened:
-        maps = opened.read_layers([layer])
-    scores = score_for_display(maps) if maps.weights[0].size <= MAX_SCORED else {}
-    return send_json({name: round_scores(rows)[0] for name, rows in scores.items()})
-
-
-def _find_side(shape: tuple[int, ...], most: int) -> int:
-    return -(-max(shape) // most)
+        return send_json(score_layer(opened.read_layers([layer])))
 
 
 def _send_weights(listing: Listing, _request: Request, model: str, prompt: str, layer: int, head: int) -> Response:
     with listing.get_prompt(model, prompt).open_maps() as opened:
-        meta = _describe_weights(opened)
-        weights = opened.read_head(layer, head).weights[0][0]
-    if weights.shape != (meta["rows"], meta["columns"]):
-        weights = pool_cells(weights, (_find_side(weights.shape, HEAD_SIDE),) * 2)
-    return Response(encode_head(weights, meta), media_type="application/octet-stream")
+        data = encode_stored(opened.read_head(layer, head).weights[0][0], describe_weights(opened))
+    return Response(data, media_type="application/octet-stream")
 
 
 def _send_thumbnail(
@@ -275,7 +223,7 @@ def _send_thumbnail(
     with listing.get_prompt(model, prompt).open_maps() as opened:
         maps = opened.read_head(layer, head)
     seen = np.ma.masked_array(maps.weights[0][0].astype(np.float32), maps.future)
-    weights = pool_cells(seen, (_find_side(seen.shape, THUMBNAIL_SIDE),) * 2)
+    weights = pool_cells(seen, (find_side(seen.shape, THUMBNAIL_SIDE),) * 2)
     roots = np.sign(weights) * np.sqrt(np.abs(weights))  # small weights are what a small picture would lose
     look = {"diverging_colormap": True} if maps.signed else {"normalize_min": 0.0}
     colours = get_colormap(diverging=maps.signed, palette=DARK if theme == "dark" else LIGHT)

@@ -4,6 +4,7 @@ import { PATTERN_FUNCTION, createFigures, createHeads, createModels } from "./br
 import { createGallery } from "./browser_gallery.js";
 import { createPrompts, listPrompts } from "./browser_prompts.js";
 import { createSingle } from "./browser_single.js";
+import { createFiles, createServer } from "./browser_source.js";
 import { mergeHeads, parseHeads, readState, spellHeads, writeState } from "./browser_state.js";
 import { make, nameText } from "./dom.js";
 
@@ -12,26 +13,15 @@ const THEMES = ["auto", "light", "dark"];
 
 const root = make("div", { class: "attn-viewer ab-app" });
 const error = make("p", { class: "ab-error ab-alert", role: "alert", hidden: true });
-document.getElementById("browser").append(root);
+const element = document.getElementById("browser");
+const source = element.dataset.files ? createFiles(element.dataset.files) : createServer();
+element.replaceChildren(root);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Promise of what the server returns for a path; it rejects with an Error whose message is for a reader. */
-async function request(path) {
-  let reply;
+/** Promise of an answer of the source, or of null when there is none, which the page then says. */
+async function ask(answer) {
   try {
-    reply = await fetch(path);
-  } catch {
-    throw new Error("The server does not answer. Is it still running?");
-  }
-  if (reply.ok) return reply;
-  const { error: reason } = await reply.json().catch(() => ({ error: "the server refuses this" }));
-  throw new Error(`${reason[0].toUpperCase()}${reason.slice(1)}.`);
-}
-
-/** Promise of the content of a reply, or of null when there is none, which the page then says. */
-async function ask(path) {
-  try {
-    const content = await (await request(path)).json();
+    const content = await answer;
     error.hidden = true;
     return content;
   } catch (problem) {
@@ -51,7 +41,7 @@ async function start() {
   const title = make("div", { class: "ab-brand" }, make("h1", {}, "Attention Viewer"));
   const header = make("header", { class: "ab-header" }, title);
   root.append(error, header);
-  const folder = await ask("/api/folder");
+  const folder = await ask(source.getFolder());
   if (!folder) return;
   title.append(make("p", {}, folder.name));
   if (folder.models.length === 0) {
@@ -66,7 +56,7 @@ async function start() {
 
   const context = {
     ask,
-    request,
+    source,
     folder,
     functions: [PATTERN_FUNCTION, ...folder.functions.filter(({ name }) => name !== PATTERN_FUNCTION.name)],
     get state() {

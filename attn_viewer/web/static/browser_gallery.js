@@ -9,37 +9,28 @@ const GAP = 12;
 /** Browsers lay out no more than some 30 million pixels. */
 export const PAGE = 10_000;
 
-function findImage({ model, prompt, layer, head, figure }, theme) {
-  const words = new URLSearchParams({ model, prompt, layer, head });
-  if (figure === PATTERN) return `/thumbnail?${words}&theme=${theme}`;
-  words.set("name", figure);
-  return `/figure?${words}`;
-}
-
 /**
- * An image of a figure; a small picture of cells is enlarged with sharp edges, and one that is not there says so.
- * Patterns are drawn for the theme, `"light"` or `"dark"`; figures are as they were saved.
+ * The picture of an item; a small one of cells is enlarged with sharp edges, a page stands in a frame where nothing runs,
+ * and what is not there says why. Patterns are drawn for the theme; figures are as they were saved.
  */
-export function makeImage(item, theme) {
-  const image = make("img", { alt: `${item.figure} of L${item.layer} H${item.head}`, decoding: "async", draggable: "false" });
-  image.addEventListener("load", () => image.classList.toggle("ab-cells", image.naturalWidth < image.clientWidth));
-  image.addEventListener("error", () => {
-    const place = make("span", { class: "ab-none" });
-    image.replaceWith(place);
-    tellAbsence(image.src, place);
+export function makePicture({ source, look }, item) {
+  const name = `${item.figure} of L${item.layer} H${item.head}`;
+  const image = make("img", { alt: name, class: item.figure === PATTERN ? "ab-pattern" : null, decoding: "async", draggable: "false" });
+  const tell = ({ message }) => image.replaceWith(make("span", { class: "ab-none", title: message }, message));
+  const show = ({ url, isPage }) => {
+    if (isPage) image.replaceWith(make("iframe", { src: url, sandbox: "", title: name, loading: "lazy", tabindex: -1 }));
+    else image.src = url;
+  };
+  image.addEventListener("load", () => {
+    image.classList.toggle("ab-cells", image.naturalWidth < image.clientWidth);
+    URL.revokeObjectURL(image.src);
   });
-  image.src = findImage(item, theme);
+  image.addEventListener("error", () => {
+    const url = image.getAttribute("src");
+    source.recheck(url).then((isPage) => (isPage ? show({ url, isPage }) : tell(new Error("this figure is damaged"))), tell);
+  });
+  source.getPicture(item, look).then(show, tell);
   return image;
-}
-
-/** Say in place of an image why there is none. */
-async function tellAbsence(path, place) {
-  try {
-    place.textContent = (await (await fetch(path)).json()).error;
-  } catch {
-    place.textContent = "the server does not answer";
-  }
-  place.title = place.textContent;
 }
 
 /** Every combination of prompts, models, heads and figures, the axis of the sorting outermost. */
@@ -120,7 +111,7 @@ export function createGallery(context) {
     return make(
       "a",
       { class: "ab-card", href: context.link({ open: item, view: "" }), title: text.slice(0, 300) },
-      context.isThere(item) ? makeImage(item, context.look) : make("span", { class: "ab-none" }, "not of this model"),
+      context.isThere(item) ? makePicture(context, item) : make("span", { class: "ab-none" }, "not of this model"),
       make("span", { class: "ab-name" }, make("b", {}, name), ` ${item.figure}`),
       make("span", { class: "ab-where" }, context.state.models.length > 1 ? `${item.model} · ${text}` : text),
     );

@@ -6,7 +6,7 @@ const ROW = 32;
 const PAGE = 100;
 
 /**
- * `context.state`, `context.update(patch)`, `context.ask(path)`.
+ * `context.state`, `context.update(patch)`, `context.ask(answer)`, `context.source`.
  * `onTotal(total)` is told how many prompts a search finds.
  */
 export function createPrompts(context, onTotal) {
@@ -23,7 +23,8 @@ export function createPrompts(context, onTotal) {
     maxlength: 300,
     oninput: () => {
       clearTimeout(timer);
-      timer = setTimeout(() => context.update({ search: input.value }), 150);
+      const { value } = input; // a click elsewhere puts back there what is searched for
+      timer = setTimeout(() => context.update({ search: value }), 150);
     },
   });
   const heads = ["text", "n_tokens"].map((name) =>
@@ -51,17 +52,16 @@ export function createPrompts(context, onTotal) {
     context.update({ table: context.state.table === name ? `-${name}` : name });
   }
 
-  function url(offset) {
+  function spell() {
     const { models, search, table } = context.state;
-    const words = new URLSearchParams({ q: search, sort: table, offset, limit: PAGE });
-    for (const model of models) words.append("models", model);
-    return `/api/prompts?${words}`;
+    return JSON.stringify([models, search, table]);
   }
 
   async function fetchPage(number) {
     const mine = key;
     pages.set(number, null);
-    const reply = await context.ask(url(number * PAGE));
+    const { models, search, table } = context.state;
+    const reply = await context.ask(context.source.listPrompts({ models, search, table, offset: number * PAGE, limit: PAGE }));
     if (mine !== key) return;
     if (!reply) {
       pages.delete(number);
@@ -119,8 +119,8 @@ export function createPrompts(context, onTotal) {
       const isThis = table.replace("-", "") === name;
       heads[i].dataset.order = isThis ? (table.startsWith("-") ? "down" : "up") : "";
     }
-    if (url(0) !== key) {
-      key = url(0);
+    if (spell() !== key) {
+      key = spell();
       pages = new Map();
       scroller.scrollTop = 0;
       fetchPage(0);
@@ -137,9 +137,7 @@ export async function listPrompts(context) {
   const { models, search, table } = context.state;
   const found = [];
   for (let total = 1; found.length < total; ) {
-    const words = new URLSearchParams({ q: search, sort: table, offset: found.length, limit: 500 });
-    for (const model of models) words.append("models", model);
-    const reply = await context.ask(`/api/prompts?${words}`);
+    const reply = await context.ask(context.source.listPrompts({ models, search, table, offset: found.length, limit: 500 }));
     if (!reply || reply.prompts.length === 0) break;
     for (const prompt of reply.prompts) context.remember(prompt);
     found.push(...reply.prompts.map((prompt) => prompt.hash));

@@ -1,6 +1,6 @@
 /** One pattern: the viewer over the prompt's weights, which come a head at a time, and the figures of the chosen head. */
 
-import { makeImage } from "./browser_gallery.js";
+import { makePicture } from "./browser_gallery.js";
 import { PATTERN } from "./browser_state.js";
 import { make, nameText } from "./dom.js";
 import { mountViewer } from "./viewer.js";
@@ -42,8 +42,8 @@ export function createSingle(context) {
     text.textContent = "";
     strip.replaceChildren();
     place.replaceChildren(make("p", { class: "ab-empty" }, "Loading…"));
-    const words = new URLSearchParams({ model, prompt });
-    const reply = await context.ask(`/api/prompt?${words}`);
+    const { source } = context;
+    const reply = await context.ask(source.getPrompt({ model, prompt }));
     if (mine !== key) return;
     text.textContent = reply ? nameText(reply.text, prompt).slice(0, 400) : "";
     text.title = reply?.text.slice(0, 2000) ?? "";
@@ -56,11 +56,8 @@ export function createSingle(context) {
       return;
     }
     start = { layer: reply.meta.layers[0], head: reply.meta.heads[0][0] };
-    const getHead = async (l, h) => {
-      const answer = await context.request(`/api/weights?${words}&layer=${l}&head=${h}`);
-      return new Uint8Array(await answer.arrayBuffer());
-    };
-    const getScores = async (l) => (await context.request(`/api/scores?${words}&layer=${l}`)).json();
+    const getHead = (l, h) => source.getHead({ model, prompt, layer: l, head: h });
+    const getScores = (l) => source.getScores({ model, prompt, layer: l });
     viewer = mountViewer(
       place,
       [{ meta: reply.meta, getHead, getScores }],
@@ -92,7 +89,7 @@ export function createSingle(context) {
     strip.dataset.shown = `${key} ${name} ${shown}`;
     strip.replaceChildren(
       ...shown.map((figure) => {
-        const image = makeImage({ ...context.state.open, layer, head, figure }, context.look);
+        const image = makePicture(context, { ...context.state.open, layer, head, figure });
         return make("figure", {}, image, make("figcaption", {}, make("b", {}, name), ` ${figure}`));
       }),
     );

@@ -1,7 +1,7 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
 import { make, nameHead, plural } from "./dom.js";
-import { CHOICES, LIMITS, VIEW_NAMES, hasRowsBefore, listChoices } from "./state.js";
+import { CHOICES, LIMITS, VIEW_NAMES, hasPair, hasRowsBefore, listChoices } from "./state.js";
 
 const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
 const HELP = [
@@ -11,6 +11,7 @@ const HELP = [
   ["Enter", "open a head, pin a token or cell"],
   ["Shift + arrows", "move through the heatmap’s cells"],
   ["+  −  0", "zoom in, out, whole"],
+  ["/", "find a token or position"],
   ["S", "scale"],
   ["F", "keep or hide the first token"],
   ["Esc", "let go of what is pinned"],
@@ -62,6 +63,8 @@ export function createControls(context) {
   const range = makeChoice("Range", "range", [["own", "each head"], ["all", "shared"]], update);
   const first = make("input", { type: "checkbox", onchange: () => update({ first: first.checked ? "keep" : "hide" }) });
   const rows = makeChoice("Row of", "rows", [["auto", "auto"], ["own", "the token"], ["before", "the one before"]], update);
+  const pair = makeChoice("Pairs", "pair", CHOICES.pair.map((name) => [name, name === "all" ? name : [...name].join(" → ")]), update);
+  pair.element.title = "Whose queries look at whose keys; colours mean the same in each";
   const amp = makeSlider("Amplify", "amp", LIMITS.amp, 0.1, (value) => `${value.toFixed(1)}×`, update);
   const min = makeSlider("Filter", "min", [0, 1], 0.01, (value) => `≥ ${describeMin(value)}`, update, readMin, writeMin);
   const sort = makeScoreChoice("Sort by", "sort", "layer", context);
@@ -78,6 +81,7 @@ export function createControls(context) {
     amp.element,
     min.element,
     rows.element,
+    ...(hasPair(meta) ? [pair.element] : []),
     make("label", { class: "av-check" }, first, make("span", {}, "Show first token")),
   );
   let shownLayer = null;
@@ -102,6 +106,7 @@ export function createControls(context) {
     scale.show(state);
     range.show(state);
     rows.show(state);
+    pair.show(state);
     rows.element.hidden = state.view !== "text" || !hasRowsBefore(meta);
     amp.show(state);
     min.show(state);
@@ -244,6 +249,20 @@ function describeMin(weight) {
   return weight === 0 || weight >= 0.1 ? weight.toFixed(2) : weight.toPrecision(2);
 }
 
+/** What is left out of what is shown, in words. */
+export function listCuts({ first, pair, min }) {
+  const cuts = [];
+  if (first === "hide") cuts.push("first token hidden");
+  if (pair !== "all") cuts.push(`only queries of ${pair[0]} and keys of ${pair[1]}`);
+  if (min > 0) cuts.push(`weights under ${Number(describeMin(min))} left out`);
+  return cuts;
+}
+
+/** That a pixel stands for several cells, in words, where it does. */
+export function tellPooling(factor) {
+  return factor > 1 ? [`a pixel is the largest of ${factor} × ${factor} cells`] : [];
+}
+
 /** The sizes of maps, in words. */
 export function describe(meta) {
   const counts = meta.heads.map((row) => row.length);
@@ -252,7 +271,7 @@ export function describe(meta) {
   const n = meta.tokens_key.length;
   const queries = (meta.tokens_query ?? meta.tokens_key).length;
   const made = n - meta.prompt_length;
-  const tokens = queries === n ? plural(n, "token") + (made > 0 ? `, ${made} generated` : "") : `${queries} queries × ${n} keys`;
+  const tokens = queries === n ? plural(n, meta.unit) + (made > 0 ? `, ${made} generated` : "") : `${queries} queries × ${n} keys`;
   const kind = { self: "", encoder: "encoder", decoder: "decoder", cross: "cross attention" }[meta.kind];
   return [plural(meta.layers.length, "layer") + (meta.averaged ? `, ${meta.averaged}` : ` × ${heads}`), tokens, kind]
     .filter(Boolean)
@@ -262,7 +281,7 @@ export function describe(meta) {
 function listNotes(meta) {
   const notes = [...meta.notes];
   if (meta.reduction === "pooled") {
-    notes.push(`A cell is the ${meta.pooling} over ${meta.cell[0]} × ${meta.cell[1]} tokens.`);
+    notes.push(`A cell is the ${meta.pooling} over ${meta.cell[0]} × ${meta.cell[1]} ${meta.unit}s.`);
   }
   if (meta.averaged) notes.push(`Each layer: ${meta.averaged}.`);
   if (meta.has_sinks) notes.push("The model has learned sinks: a row sums to less than 1.");

@@ -5,6 +5,12 @@ export const HIDDEN = -Infinity;
 const LOG_FLOOR = 1e-4;
 const KEPT_BYTES = 256 * 2 ** 20;
 
+/** Promise of what bytes hold that zlib deflated. */
+export async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
 export function checkMeta(meta) {
   if (meta?.version !== 2) throw new Error(`this viewer reads version 2 of its data, got ${meta?.version}`);
 }
@@ -88,6 +94,7 @@ export class HeadStore {
     const values = new Float32Array(rows * columns).fill(HIDDEN);
     let cells = bytes;
     if (!this.table) cells = new Float32Array(bytes.slice().buffer);
+    if (!this.table && !cells.every(Number.isFinite)) throw new Error("a head came with numbers that are none");
     let count = 0;
     for (let column = 0; column < columns; column++) count += rows - this.firstRows[column];
     if (cells.length !== count) throw new Error(`a head came with ${cells.length} weights, expected ${count}`);
@@ -102,12 +109,12 @@ export class HeadStore {
 
   measure(values) {
     const { columns } = this.meta;
-    const hidden = countHidden(this.meta, "hide");
+    const { rows, columns: kept } = findWindow(this.meta, { first: "hide" });
     let [max, maxRest] = [0, 0];
     for (let i = 0, column = 0, row = 0; i < values.length; i++) {
       const value = values[i] === HIDDEN ? 0 : Math.abs(values[i]);
       if (value > max) max = value;
-      if (value > maxRest && column >= hidden.columns && row >= hidden.rows) maxRest = value;
+      if (value > maxRest && column >= kept[0] && row >= rows[0]) maxRest = value;
       if (++column === columns) {
         column = 0;
         row++;
@@ -117,16 +124,17 @@ export class HeadStore {
   }
 
   /** Promise of {values, side…}: the largest weights that are shown on a grid of at most `most` cells a side. */
-  async loadThumbnail(layer, head, most, first) {
+  async loadThumbnail(layer, head, most, shown) {
     const key = `${layer}.${head}`;
-    if (this.thumbnailLook !== `${most}.${first}`) {
+    const look = JSON.stringify([most, shown]);
+    if (this.thumbnailLook !== look) {
       this.thumbnails.clear();
-      this.thumbnailLook = `${most}.${first}`;
+      this.thumbnailLook = look;
     }
     if (!this.thumbnails.has(key)) {
       const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
-      const pooled = { ...poolCells(values, this.meta, most, countHidden(this.meta, first)), layer, head, max, maxRest };
-      if (this.thumbnailLook !== `${most}.${first}`) return pooled;
+      const pooled = { ...poolCells(values, this.meta, most, shown), layer, head, max, maxRest };
+      if (this.thumbnailLook !== look) return pooled;
       this.thumbnails.set(key, pooled);
     }
     return this.thumbnails.get(key);
@@ -203,14 +211,14 @@ function makeTable({ power, scale, zero }) {
   });
 }
 
-/** Weights on a grid of at most `most` cells a side, each the largest there; `hidden` rows and columns are masked. */
-export function poolCells(values, { rows, columns }, most, hidden) {
+/** Weights on a grid of at most `most` cells a side, each the largest there; all but the window `shown` is masked. */
+export function poolCells(values, { rows, columns }, most, shown) {
   const factor = Math.max(1, Math.ceil(Math.max(rows, columns) / most));
   const [height, width] = [Math.ceil(rows / factor), Math.ceil(columns / factor)];
   const pooled = new Float32Array(height * width).fill(HIDDEN);
-  for (let row = hidden.rows; row < rows; row++) {
+  for (let row = shown.rows[0]; row < shown.rows[1]; row++) {
     const base = Math.floor(row / factor) * width;
-    for (let column = hidden.columns; column < columns; column++) {
+    for (let column = shown.columns[0]; column < shown.columns[1]; column++) {
       const value = values[row * columns + column];
       const at = base + Math.floor(column / factor);
       if (value !== HIDDEN && (pooled[at] === HIDDEN || Math.abs(value) > Math.abs(pooled[at]))) pooled[at] = value;
@@ -224,10 +232,32 @@ export function findOffset(meta) {
   return meta.kind === "cross" ? 0 : Math.floor(meta.first_query / meta.cell[0]);
 }
 
-/** Rows and columns that go: none, or when the first token is hidden its column, and its row if that is its own. */
-export function countHidden(meta, first) {
-  if (first !== "hide") return { rows: 0, columns: 0 };
-  return { rows: meta.kind !== "cross" && meta.first_query === 0 && meta.cell[0] === 1 ? 1 : 0, columns: 1 };
+/**
+ * The rows and columns that are shown, [first, end] each. When the first token is hidden its column goes, and its row if
+ * that is its own; of a pair of texts only the queries of one and the keys of one may be chosen.
+ */
+export function findWindow(meta, { first, pair = "all" }) {
+  const { kind, first_query, cell, sentence_b_start } = meta;
+  const ends = { rows: [0, meta.rows], columns: [0, meta.columns] };
+  if (first === "hide") {
+    ends.rows[0] = kind !== "cross" && first_query === 0 && cell[0] === 1 ? 1 : 0;
+    ends.columns[0] = 1;
+  }
+  if (pair !== "all") {
+    cutToText(ends.rows, pair[0], (sentence_b_start - first_query) / cell[0]);
+    cutToText(ends.columns, pair[1], sentence_b_start / cell[1]);
+  }
+  return ends;
+}
+
+/** A cell of tokens of both texts belongs to either. */
+function cutToText(ends, text, border) {
+  if (text === "A") ends[1] = Math.max(ends[0], Math.ceil(border));
+  else ends[0] = Math.max(ends[0], Math.floor(border));
+}
+
+export function isShown({ rows, columns }, row, column) {
+  return row >= rows[0] && row < rows[1] && column >= columns[0] && column < columns[1];
 }
 
 /**

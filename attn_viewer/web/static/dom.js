@@ -45,6 +45,12 @@ export function nameHead(meta, head) {
   return head === "mean" ? "mean of heads" : meta.averaged ?? `head ${head}`;
 }
 
+/** The part of the prompt (system, user, …) that a token is in, as words to put behind its label. */
+export function nameSegment({ segments, kind }, token, axis = "key") {
+  const found = kind === "cross" && axis === "query" ? null : segments.find(([, start, stop]) => token >= start && token < stop);
+  return found ? `  (${shorten(found[0], 24)})` : "";
+}
+
 export function plural(number, word) {
   return `${number} ${word}${number === 1 ? "" : "s"}`;
 }

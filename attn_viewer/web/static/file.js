@@ -1,17 +1,12 @@
 /** The source of a page that holds its own weights, each head as base64 of deflated bytes in an element of its own. */
 
+import { inflate } from "./data.js";
 import { make } from "./dom.js";
 import { mountViewer } from "./viewer.js";
 
 function waitForAll() {
   if (document.readyState !== "loading") return Promise.resolve();
   return new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve, { once: true }));
-}
-
-async function inflate(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 export function openPage() {
@@ -33,7 +28,8 @@ export function openPage() {
   async function readHead(id, layer, head) {
     if (!document.getElementById(id)) await waitForAll();
     try {
-      return await inflate(document.getElementById(id).textContent);
+      const text = atob(document.getElementById(id).textContent);
+      return await inflate(Uint8Array.from(text, (character) => character.charCodeAt(0)));
     } catch (error) {
       throw new Error(`The weights of layer ${layer}, head ${head} are damaged in this file; make it again.`, {
         cause: error,

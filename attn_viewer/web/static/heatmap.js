@@ -1,7 +1,8 @@
 /** One head, or a layer's mean: cells on a canvas, labels where they fit, a cross on what is pointed at. */
 
-import { HIDDEN, countHidden, findTop, makeScale, poolCells } from "./data.js";
-import { FONT, formatWeight, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { HIDDEN, findTop, findWindow, makeScale, poolCells } from "./data.js";
+import { FONT, formatWeight, make, nameHead, nameSegment, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { tellPooling } from "./controls.js";
 import { findQuery, findRow } from "./links.js";
 import { paintCells } from "./overview.js";
 import { pickColor, spellColor } from "./theme.js";
@@ -57,16 +58,19 @@ export function createHeatmap(context) {
   let hasMoved = false;
 
   const queryLabels = meta.tokens_query ?? meta.tokens_key;
+  /** Room for the names of segments. */
+  const named = meta.segments.length ? 15 : 0;
   const ofLabels = [queryLabels, meta.tokens_key].map(
-    (labels) => 16 + Math.min(110, 14 + 6.6 * Math.max(...labels.slice(0, 2000).map((t) => Math.min(LONGEST_LABEL, t.length)))),
+    (labels) => 16 + named + Math.min(110, 14 + 6.6 * Math.max(...labels.slice(0, 2000).map((t) => Math.min(LONGEST_LABEL, t.length)))),
   );
   const labelOf = (labels, cell, index) => {
     const first = index * cell;
     const last = Math.min(labels.length, first + cell) - 1;
     return last > first ? `${shorten(labels[first], 8)} … ${shorten(labels[last], 8)}` : labels[first];
   };
-  const describeQuery = (row) => `${meta.first_query + row * meta.cell[0]}  ${shorten(labelOf(queryLabels, meta.cell[0], row), 40)}`;
-  const describeKey = (column) => `${column * meta.cell[1]}  ${shorten(labelOf(meta.tokens_key, meta.cell[1], column), 40)}`;
+  const describe = (axis, token, label) => `${token}  ${shorten(label, 40)}${nameSegment(meta, token, axis)}`;
+  const describeQuery = (row) => describe("query", meta.first_query + row * meta.cell[0], labelOf(queryLabels, meta.cell[0], row));
+  const describeKey = (column) => describe("key", column * meta.cell[1], labelOf(meta.tokens_key, meta.cell[1], column));
 
   function show() {
     const { layer, head } = context.state;
@@ -103,7 +107,7 @@ export function createHeatmap(context) {
     const zoom = clampZoom(context.state.zoom);
     const fit = (left, bottom) => Math.min((width - left - 8) / columns, (height - bottom - 8) / rows);
     const hasLabels = meta.cell[0] * meta.cell[1] === 1 && fit(...ofLabels) * zoom[0] >= LABEL_CELL;
-    const [left, bottom] = hasLabels ? ofLabels : [44, 34];
+    const [left, bottom] = hasLabels ? ofLabels : [44 + named, 34 + named];
     const whole = fit(left, bottom);
     const cell = whole * zoom[0];
     const wide = Math.min(width - left - 8, columns * cell);
@@ -129,10 +133,10 @@ export function createHeatmap(context) {
     const { state, theme } = context;
     const sharpness = place.cell * (window.devicePixelRatio || 1);
     const factor = sharpness < 1 ? Math.ceil(1 / sharpness) : 1;
-    const look = [findTop(context, found), state.layer, state.head, state.scale, state.range, state.first, state.amp, state.min, theme.isDark, factor].join();
+    const look = [findTop(context, found), state.layer, state.head, state.scale, state.range, state.first, state.pair, state.amp, state.min, theme.isDark, factor].join();
     if (painted === look) return;
     const most = Math.ceil(Math.max(meta.rows, meta.columns) / factor);
-    const cells = poolCells(found.values, meta, most, countHidden(meta, state.first));
+    const cells = poolCells(found.values, meta, most, findWindow(meta, state));
     paintCells(cellsCanvas, cells, makeScale(state, findTop(context, found)), theme);
     cellsCanvas.factor = cells.factor;
     painted = look;
@@ -176,7 +180,7 @@ export function createHeatmap(context) {
       const at = (row + 0.5 - y) * cell;
       const index = meta.first_query + row * meta.cell[0];
       if (!isInside(at, high) || (!place.hasLabels && !isTick(index, rowStep, meta.cell[0]))) continue;
-      drawing.fillText(place.hasLabels ? shorten(queryLabels[row], LONGEST_LABEL) : String(index), left - 6, top + at, left - 22);
+      drawing.fillText(place.hasLabels ? shorten(queryLabels[row], LONGEST_LABEL) : String(index), left - 6, top + at, left - 22 - named);
     }
     const columnStep = place.hasLabels ? 1 : chooseStep((44 / cell) * meta.cell[1]);
     for (let column = firstColumn; column < lastColumn; column++) {
@@ -187,7 +191,7 @@ export function createHeatmap(context) {
         drawing.save();
         drawing.translate(left + at, top + high + 6);
         drawing.rotate(-Math.PI / 2);
-        drawing.fillText(shorten(meta.tokens_key[column], LONGEST_LABEL), 0, 0, plot.clientHeight - top - high - 22);
+        drawing.fillText(shorten(meta.tokens_key[column], LONGEST_LABEL), 0, 0, plot.clientHeight - top - high - 22 - named);
         drawing.restore();
       } else {
         drawing.textAlign = "center";
@@ -195,6 +199,12 @@ export function createHeatmap(context) {
       }
     }
     drawing.textAlign = "center";
+    for (const [name, start, stop] of meta.segments) {
+      nameSpan(drawing, name, start / meta.cell[1] - x, stop / meta.cell[1] - x, true);
+      if (meta.kind === "cross") continue;
+      const [from, to] = [start, stop].map((token) => (token - meta.first_query) / meta.cell[0] - y);
+      nameSpan(drawing, name, from, to, false);
+    }
     drawing.fillStyle = theme.ink;
     drawing.fillText("key", left + wide / 2, plot.clientHeight - 6);
     drawing.save();
@@ -202,6 +212,42 @@ export function createHeatmap(context) {
     drawing.rotate(-Math.PI / 2);
     drawing.fillText("query", 0, 0);
     drawing.restore();
+  }
+
+  /** Name cells from one to another of an axis below it, keys, or left of it, queries; a line divides them from those before. */
+  function nameSpan(drawing, name, from, to, isKeys) {
+    const { left, top, wide, high, cell } = place;
+    const length = isKeys ? wide : high;
+    const [start, end] = [from, to].map((at) => Math.min(length, Math.max(0, at * cell)));
+    if (end - start < 12) return;
+    drawing.save();
+    if (isKeys) drawing.translate(left, plot.clientHeight - 21);
+    else {
+      drawing.translate(22, top + high);
+      drawing.rotate(-Math.PI / 2);
+    }
+    const middle = (start + end) / 2;
+    drawing.fillText(shorten(name, Math.max(1, Math.floor((end - start) / 6.6))), isKeys ? middle : high - middle, 0);
+    drawing.restore();
+    if (start === 0) return;
+    drawing.strokeStyle = context.theme.muted;
+    drawing.beginPath();
+    drawing.moveTo(left + (isKeys ? start : 0), top + (isKeys ? 0 : start));
+    drawing.lineTo(left + (isKeys ? start : wide), top + (isKeys ? high : start));
+    drawing.stroke();
+  }
+
+  /** Bring a token to where its label can be read, and point at it: {query, key}, of which one may be absent. */
+  function goTo(token) {
+    if (!found || !place) return;
+    const row = findRow(meta, token.query ?? null) ?? cursor?.[0] ?? meta.rows - 1;
+    const column = "key" in token ? Math.floor(token.key / meta.cell[1]) : cursor?.[1] ?? 0;
+    cursor = [row, column];
+    const zoom = Math.min(MOST_ZOOM, Math.max(place.zoom, (LABEL_CELL + 4) / place.whole));
+    const cell = place.whole * zoom;
+    const [x, y] = [column + 0.5 - place.wide / cell / 2, row + 0.5 - place.high / cell / 2].map((at) => Math.max(0, at));
+    context.update({ pin: null, zoom: zoom === 1 ? null : [zoom, x, y] });
+    context.redraw();
   }
 
   function drawLegend() {
@@ -319,8 +365,9 @@ export function createHeatmap(context) {
 
   function findStrongest(row) {
     const best = [];
-    const skip = context.state.first === "hide" ? 1 : 0;
-    for (let column = skip; column < meta.columns; column++) {
+    const { rows, columns } = findWindow(meta, context.state);
+    if (row < rows[0] || row >= rows[1]) return best;
+    for (let column = columns[0]; column < columns[1]; column++) {
       const weight = found.values[row * meta.columns + column];
       const size = weight === HIDDEN ? 0 : Math.abs(weight);
       if (!size || (best.length === STRONGEST && size <= Math.abs(best[STRONGEST - 1][1]))) continue;
@@ -415,7 +462,7 @@ export function createHeatmap(context) {
     return true;
   }
 
-  return { element, show, follow, picture, tellCell, getCell: () => cursor, handleKey, destroy: () => context.tooltip.hide() };
+  return { element, show, follow, goTo, picture, tellCell, listCuts: () => tellPooling(cellsCanvas.factor), getCell: () => cursor, handleKey, destroy: () => context.tooltip.hide() };
 }
 
 /** The smallest of 1, 2, 5, 10, 20 … that is at least `least`. */

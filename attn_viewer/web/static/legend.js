@@ -4,6 +4,9 @@ import { make } from "./dom.js";
 import { listChoices } from "./state.js";
 import { colorHead } from "./theme.js";
 
+/** Heads that a tooltip tells of. */
+export const MOST_TOLD = 12;
+
 /** The heads that are on: [{head, color}], in the layer's order, the mean last. */
 export function listHeads({ meta, state, theme }) {
   const heads = meta.heads[meta.layers.indexOf(state.layer)];

@@ -1,8 +1,8 @@
 /** Two columns of tokens, queries left and keys right, joined by lines as strong as the weights. */
 
-import { HIDDEN, countHidden, findOffset, findTop, makeScale } from "./data.js";
-import { FONT, MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
-import { createLegend, loadHeads } from "./legend.js";
+import { HIDDEN, findOffset, findTop, findWindow, makeScale } from "./data.js";
+import { FONT, MARGIN, make, nameHead, nameSegment, plural, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { MOST_TOLD, createLegend, loadHeads } from "./legend.js";
 import { findQuery, findRow } from "./links.js";
 
 const ROW = 20;
@@ -18,7 +18,9 @@ export function createLines(context) {
   const { meta } = context;
   const legend = createLegend(context);
   const canvas = make("canvas");
-  const plot = make("div", { class: "av-lines-plot", tabindex: 0, role: "img" }, canvas);
+  /** What is scrolled to. */
+  const anchor = make("i", { class: "av-anchor" });
+  const plot = make("div", { class: "av-lines-plot", tabindex: 0, role: "img" }, canvas, anchor);
   const status = make("p", { class: "av-hint" });
   const element = make("div", { class: "av-lines" }, legend.element, status, plot);
   const queries = nameCells(meta.tokens_query ?? meta.tokens_key, meta.cell[0], meta.first_query);
@@ -51,10 +53,10 @@ export function createLines(context) {
 
   /** Call `visit(column, share)` for each line of a row of a head that is to be seen. */
   function visitRow({ values }, scale, row, visit) {
-    const hidden = countHidden(meta, context.state.first);
-    if (row < hidden.rows) return;
+    const { rows, columns } = findWindow(meta, context.state);
+    if (row < rows[0] || row >= rows[1]) return;
     const start = row * meta.columns;
-    for (let column = hidden.columns; column < meta.columns; column++) {
+    for (let column = columns[0]; column < columns[1]; column++) {
       const value = values[start + column];
       const share = Math.abs(scale(value));
       if (share >= FAINTEST) visit(column, share);
@@ -235,17 +237,19 @@ export function createLines(context) {
     }
     const [query, key] = focus.side === "query" ? [focus.index, place.index] : [place.index, focus.index];
     const lines = [`query ${spell(queries, query - offset, 0)}`, `key ${spell(keys, key, 1)}`];
-    for (const { head, found } of loaded.heads.slice(0, 12)) {
+    for (const { head, found } of loaded.heads.slice(0, MOST_TOLD)) {
       const weight = found.values[(query - offset) * meta.columns + key];
       if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
     }
+    if (loaded.heads.length > MOST_TOLD) lines.push(`and ${plural(loaded.heads.length - MOST_TOLD, "more head")}`);
     context.tooltip.show(event.clientX, event.clientY, lines);
   }
 
   /** A label with its number, which names of pooled cells begin with. */
   function spell(names, i, axis) {
     const label = shorten(names[i], 40);
-    return meta.cell[axis] > 1 ? label : `${axis ? i : i + meta.first_query}  ${label}`;
+    const token = axis ? i * meta.cell[1] : meta.first_query + i * meta.cell[0];
+    return `${meta.cell[axis] > 1 ? "" : `${token}  `}${label}${nameSegment(meta, token, axis ? "key" : "query")}`;
   }
 
   function point(place) {
@@ -266,6 +270,16 @@ export function createLines(context) {
     if (row !== null) hovered = { side: "query", index: row + offset };
     else if (key !== null) hovered = { side: "key", index: Math.floor(key / meta.cell[1]) };
     if (pinned() === null) draw();
+  }
+
+  function goTo({ query, key }) {
+    if (!loaded || !sight) return;
+    const row = findRow(meta, query ?? null);
+    const place = row !== null ? { side: "query", index: row + offset } : { side: "key", index: Math.floor((key ?? 0) / meta.cell[1]) };
+    context.update({ line: null, lineKey: null });
+    anchor.style.top = `${yOf(place.index)}px`;
+    anchor.scrollIntoView({ block: "center" });
+    point(place);
   }
 
   plot.addEventListener("pointermove", (event) => {
@@ -318,7 +332,7 @@ export function createLines(context) {
     context.tooltip.hide();
   }
 
-  return { element, show, follow, picture, handleKey, destroy };
+  return { element, show, follow, goTo, picture, handleKey, destroy };
 }
 
 function nameCells(labels, cell, start) {

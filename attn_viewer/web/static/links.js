@@ -1,7 +1,7 @@
 /** One token, head or view in maps that differ: the same prompt through two models, two prompts, parts of one model. */
 
 import { findOffset } from "./data.js";
-import { listChoices } from "./state.js";
+import { hasPair, listChoices } from "./state.js";
 
 /** What is pointed at, {query, key} as tokens (either may be absent), in other maps; null where they lack it. */
 export function movePlace(place, from, to) {
@@ -45,6 +45,7 @@ export function moveState(state, from, to) {
   for (const name of ["sort", "tint"]) {
     if (state[name] && !to.scores.some((score) => score.name === state[name])) moved[name] = null;
   }
+  if ("pair" in state && !hasPair(to)) moved.pair = "all";
   const move = (token, axis) => moveToken(token, axis, from, to);
   if (state.pin) {
     const row = findRow(to, move(findQuery(from, state.pin[0]), "query"));

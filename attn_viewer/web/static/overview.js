@@ -1,7 +1,8 @@
 /** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
 
-import { HIDDEN, findTop, makeScale } from "./data.js";
-import { FONT, formatWeight, make, nameHead, sizeCanvas } from "./dom.js";
+import { HIDDEN, findTop, findWindow, makeScale } from "./data.js";
+import { tellPooling } from "./controls.js";
+import { FONT, formatWeight, make, nameHead, plural, sizeCanvas } from "./dom.js";
 import { pickColor, spellColor } from "./theme.js";
 
 /** Heads are asked for so many at a time. */
@@ -201,9 +202,17 @@ export function createOverview(context) {
     while (isBusy && !isGone) await new Promise((resolve) => setTimeout(resolve, 20));
   }
 
+  /** How heads are sorted, and what a pixel of a tile is. */
+  function listCuts() {
+    const { sort } = context.state;
+    const none = [...cells.values()].filter(({ i, j }) => sort !== null && scores.get(sort, i, j) === null).length;
+    const sorted = `${plural(cells.size, "head")} by ${sort?.replaceAll("_", " ")}, largest first${none ? `; ${none} without` : ""}`;
+    return [...(sort === null ? [] : [sorted]), ...tellPooling(Math.ceil(Math.max(meta.rows, meta.columns) / side))];
+  }
+
   function tellLook() {
     const { state, theme } = context;
-    return [place, state.scale, state.range, state.first, state.amp, state.min, theme.isDark].join();
+    return [place, state.scale, state.range, state.first, state.pair, state.amp, state.min, theme.isDark].join();
   }
 
   /** All tiles with their names; null while one is missing. */
@@ -230,7 +239,7 @@ export function createOverview(context) {
     const look = tellLook();
     if (cell.drawn === look) return;
     try {
-      const found = await store.loadThumbnail(cell.layer, cell.head, side, state.first);
+      const found = await store.loadThumbnail(cell.layer, cell.head, side, findWindow(meta, state));
       if (isGone || !look.startsWith(place)) return; // laid out anew meanwhile, and asked for again
       const image = paintTile(found, side, makeScale(state, findTop(context, found)), theme);
       const high = SHEET * ratio;
@@ -282,7 +291,7 @@ export function createOverview(context) {
     watcher.disconnect();
   }
 
-  return { element, show, picture, prepare, handleKey, destroy };
+  return { element, show, listCuts, picture, prepare, handleKey, destroy };
 }
 
 function formatScore(value) {

@@ -10,6 +10,8 @@ export const CHOICES = {
   first: ["keep", "hide"],
   /** Whose row the observer shows: a token's own, or that of the token before it, from which it came. */
   rows: ["auto", "own", "before"],
+  /** Of a pair of texts, whose queries and whose keys are shown. */
+  pair: ["all", "AA", "AB", "BA", "BB"],
   theme: ["auto", "light", "dark"],
 };
 export const LIMITS = { amp: [1, 5], min: [0, 1] };
@@ -23,6 +25,7 @@ export function startState(meta, theme = "auto") {
     scale: "power",
     range: "own",
     first: "keep",
+    pair: "all",
     amp: 1,
     min: 0,
     sort: null,
@@ -60,6 +63,11 @@ export function hasRowsBefore(meta) {
   return meta.causal && meta.kind !== "cross";
 }
 
+/** Whether queries and keys are those of two texts. */
+export function hasPair(meta) {
+  return meta.sentence_b_start !== null && meta.kind !== "cross";
+}
+
 /** What can be shown of a layer: its heads, and their mean where there are several. */
 export function listChoices(meta, layer) {
   const heads = meta.heads[meta.layers.indexOf(layer)];
@@ -73,6 +81,7 @@ export function readState(text, meta) {
   for (const [name, choices] of Object.entries(CHOICES)) {
     if (choices.includes(words.get(name))) state[name] = words.get(name);
   }
+  if (!hasPair(meta)) delete state.pair;
   for (const [name, [low, high]] of Object.entries(LIMITS)) {
     const value = readNumber(words.get(name));
     if (value !== null) state[name] = Math.min(high, Math.max(low, value));

@@ -3,9 +3,9 @@
  * ones it looks at. A strip a head under each token; its strength is the weight on the scale that all views share.
  */
 
-import { HIDDEN, countHidden, findTop, makeScale } from "./data.js";
-import { MARGIN, make, nameHead, shorten, sizeCanvas, tellWeight } from "./dom.js";
-import { createLegend, loadHeads } from "./legend.js";
+import { HIDDEN, findTop, findWindow, isShown, makeScale } from "./data.js";
+import { MARGIN, make, nameHead, nameSegment, plural, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { MOST_TOLD, createLegend, loadHeads } from "./legend.js";
 import { hasRowsBefore } from "./state.js";
 
 const LONGEST_TOKEN = 60;
@@ -45,6 +45,15 @@ export function createText(context) {
   function follow(place) {
     const isCross = meta.kind === "cross";
     for (const side of isCross ? ["query", "key"] : ["all"]) pointAll(place?.[isCross ? side : "key"] ?? null, side);
+  }
+
+  function goTo(place) {
+    for (const pane of panes) {
+      const token = pane.axis === "query" ? place.query : place.key ?? null;
+      if (token === undefined || token === null) continue;
+      pane.reveal(token);
+      pane.point(token);
+    }
   }
 
   function tell(pane, index, event) {
@@ -96,7 +105,7 @@ export function createText(context) {
     return { width: Math.max(...pictures.map((part) => part.width)), height, paint };
   }
 
-  return { element, show, follow, picture, handleKey, destroy };
+  return { element, show, follow, goTo, picture, handleKey, destroy };
 }
 
 /** One view of the text. For cross attention it holds two: the keys' and the queries'. */
@@ -136,7 +145,7 @@ function createPane(context, name, title, subtitle) {
   watcher.observe(painted.element);
   painted.element.addEventListener("scroll", () => painted.isOutside() && paint(), { passive: true });
 
-  const pane = { element, axis: focusSide, onpoint: null, picture, show, point, describe, handleKey, destroy: () => watcher.disconnect() };
+  const pane = { element, axis: focusSide, onpoint: null, picture, show, point, reveal, describe, handleKey, destroy: () => watcher.disconnect() };
 
   function createTokens(labels, side) {
     const canvas = make("canvas");
@@ -218,6 +227,12 @@ function createPane(context, name, title, subtitle) {
     if (context.state[name] === null) paint();
   }
 
+  /** Scroll the box, and no more than that, to a token. */
+  function reveal(token) {
+    const { element: box, spans } = focused;
+    box.scrollTop = spans[token].offsetTop - box.clientHeight / 2;
+  }
+
   function show(next) {
     loaded = next;
     const strips = Math.max(1, loaded.heads.length);
@@ -266,17 +281,17 @@ function createPane(context, name, title, subtitle) {
   }
 
   function tellStatus(focus) {
-    return `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}${tellRow(focus)}`;
+    return `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}${nameSegment(meta, focus, focusSide)}${tellRow(focus)}`;
   }
 
   function paintStrips(drawing, focus, isFar) {
     const { boxes, spans, strip } = painted;
-    const hidden = countHidden(meta, context.state.first);
+    const shown = findWindow(meta, context.state);
     loaded.heads.forEach(({ color, found }, i) => {
       const scale = makeScale(context.state, findTop(context, found));
       drawing.fillStyle = color;
       for (let other = 0; other < spans.length; other++) {
-        if (isFar(boxes[other]) || isHidden(hidden, focus, other)) continue;
+        if (isFar(boxes[other]) || !isShown(shown, ...findCell(focus, other))) continue;
         const weight = readWeight(found, focus, other);
         const share = Math.abs(scale(weight));
         if (share < 0.01) continue; // nobody sees it
@@ -325,19 +340,14 @@ function createPane(context, name, title, subtitle) {
     return `  (row of ${focus - 1} ${shorten(focused.spans[focus - 1]?.textContent ?? "", 20)}, which produced it)`;
   }
 
-  function isHidden(hidden, focus, other) {
-    const [row, column] = findCell(focus, other);
-    return row < hidden.rows || column < hidden.columns;
-  }
-
   /** The largest weight of a token that is pointed at, over the heads that are on, in words. */
   function tellStrongest(focus) {
     let best = null;
-    const hidden = countHidden(meta, context.state.first);
+    const shown = findWindow(meta, context.state);
     for (const { head, found } of loaded?.heads ?? []) {
       for (let other = 0; other < painted.spans.length; other++) {
         const weight = readWeight(found, focus, other);
-        if (weight > (best?.weight ?? 0) && !isHidden(hidden, focus, other)) best = { weight, head, other };
+        if (weight > (best?.weight ?? 0) && isShown(shown, ...findCell(focus, other))) best = { weight, head, other };
       }
     }
     if (!best) return "";
@@ -359,10 +369,11 @@ function createPane(context, name, title, subtitle) {
     const frozen = context.state[name];
     if (frozen === null || !loaded) return null;
     const lines = [`${index}  ${shorten(labelsOf(paintSide)[index] ?? "", 40)}`];
-    for (const { head, found } of loaded.heads.slice(0, 12)) {
+    for (const { head, found } of loaded.heads.slice(0, MOST_TOLD)) {
       const weight = readWeight(found, frozen, index);
       if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
     }
+    if (loaded.heads.length > MOST_TOLD) lines.push(`and ${plural(loaded.heads.length - MOST_TOLD, "more head")}`);
     return lines;
   }
 

@@ -9,7 +9,12 @@ export function readTheme({ meta, root, state }) {
   const isDark =
     state.theme === "dark" || (state.theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
   root.dataset.theme = isDark ? "dark" : "light";
-  return { ...LOOKS[root.dataset.theme], isDark, masked: readColor(meta.masked[Number(isDark)]), isSigned: meta.signed, table: makePalette(meta, isDark) };
+  return makeTheme(meta, isDark);
+}
+
+export function makeTheme(meta, isDark) {
+  const look = LOOKS[isDark ? "dark" : "light"];
+  return { ...look, isDark, masked: readColor(meta.masked[Number(isDark)]), isSigned: meta.signed, table: makePalette(meta, isDark) };
 }
 
 /** The colour of a share of the scale: from 0 to 1, or of maps with a sign from -1 to 1 with 0 in the middle. */

@@ -11,6 +11,8 @@
  *                      every fact of `MapFacts` (attn_viewer/facts.py) by its name there; labels are as they are shown, and
  *                      `tokens_query` is absent where queries are keys
  *   rows, columns      how many cells a head has
+ *   unit               what a label stands for: "token", "word", "sentence", "part"
+ *   sentence_b_start   of a pair of texts the first key of the second, else null
  *   averaged           null | what the one map of each layer is, where it is that of no head
  *   encoding           {type: "float32"} | {type: "uint8", power, scale, zero}: weight = scale · (code / 255) ^ power, or
  *                      of maps with a sign ± scale · (|code − zero| / zero) ^ power, where `zero` is else 0
@@ -46,9 +48,10 @@
  * Nothing here asks the network for anything, and no label is ever parsed as markup.
  */
 
-import { createControls, describe, makeNotes } from "./controls.js";
+import { createControls, describe, listCuts, makeNotes } from "./controls.js";
 import { DifferenceStore, HeadStore, ScoreTable, checkMeta } from "./data.js";
 import { make, tellWeight } from "./dom.js";
+import { createFind } from "./find.js";
 import { createHeatmap } from "./heatmap.js";
 import { createKeep, drawSheets } from "./keep.js";
 import { createLines } from "./lines.js";
@@ -212,6 +215,14 @@ export function mountViewer(element, sources, options = {}) {
     switcher?.show(state);
     controls.show();
     for (const { view } of panes) view.show();
+    tellCuts();
+  }
+
+  function tellCuts() {
+    const all = panes.flatMap(({ context, view }) => [...listCuts(context.state), ...(view.listCuts?.() ?? [])]);
+    const text = [...new Set(all)].join("; ");
+    cuts.hidden = !text;
+    cuts.textContent = text && `${text[0].toUpperCase()}${text.slice(1)}.`;
   }
 
   function makePair() {
@@ -224,6 +235,8 @@ export function mountViewer(element, sources, options = {}) {
   }
 
   const keep = createKeep(() => panes);
+  const find = createFind(() => panes);
+  const cuts = make("p", { class: "av-hint av-cuts" });
   const printed = make("div", { class: "av-printed", "aria-hidden": true });
   const switcher = metas.length > 1 ? createSwitch(metas, update) : null;
   let controls = null;
@@ -233,9 +246,11 @@ export function mountViewer(element, sources, options = {}) {
     controls = createControls(context);
     stage.id = context.id("stage");
     controls.header.querySelector(".av-aside").prepend(keep);
+    controls.bar.prepend(find.element);
+    find.show();
     const notes = panes.map((pane) => makeNotes(pane.context.meta));
     const middle = switcher ? [switcher.element, controls.bar] : [controls.bar];
-    root.replaceChildren(controls.header, ...middle, stage, ...notes, live, tooltip.element, printed);
+    root.replaceChildren(controls.header, ...middle, cuts, stage, ...notes, live, tooltip.element, printed);
     if (focused?.isConnected) focused.focus();
     else if (focused?.dataset.view) root.querySelector(`[role="tab"][data-view="${focused.dataset.view}"]`)?.focus();
   }
@@ -254,6 +269,11 @@ export function mountViewer(element, sources, options = {}) {
   function handleKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.target.isContentEditable) return;
+    if (event.key === "/" && panes[0].view.goTo) {
+      event.preventDefault();
+      find.focus();
+      return;
+    }
     const { view } = panes.find((pane) => pane.view.element.contains(event.target)) ?? panes[0];
     if (view.handleKey?.(event) || controls.handleKey(event)) event.preventDefault();
   }
