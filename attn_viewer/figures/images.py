@@ -102,7 +102,7 @@ def index_matrix(
         least = -1.0 if diverging_colormap else 0.0
         if low < least or high > 1:
             raise OptionError(
-                f"numbers must be from {least:g} to 1, got {low:g} to {high:g}; use normalize=True for others"
+                f"Matrix values must be in range [{least:g}, 1], or normalize must be True; got {low:g} to {high:g}"
             )
         start, end = least, 1
     elif diverging_colormap:
@@ -281,6 +281,6 @@ def matrix_as_svg(
     picture = base64.b64encode(encode_indices(indices, make_palette(cmap, diverging_colormap))).decode()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-        f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
-        f'href="data:image/png;base64,{picture}"/></svg>\n'
+        f'<image href="data:image/png;base64,{picture}" width="{width}" height="{height}" '
+        'style="image-rendering:pixelated"/></svg>'
     )

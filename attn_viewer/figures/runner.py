@@ -211,4 +211,4 @@ def _list_files(folder: Path, name: str, func: Callable[..., Any]) -> list[Path]
     if fmt is not None:
         path = folder / f"{name}.{fmt}"
         return [path] if path.exists() else []
-    return sorted(path for path in folder.iterdir() if path.name.startswith(f"{name}."))
+    return sorted(path for path in folder.iterdir() if path.name == name or path.name.startswith(f"{name}."))

@@ -206,7 +206,7 @@ def is_drawn(func: Callable[..., Any], names: Collection[str]) -> bool:
         if fmt is not None:
             if f"{figure}.{fmt}" not in names:
                 return False
-        elif not any(name.startswith(f"{figure}.") and not name.endswith(FAILED) for name in names):
+        elif not any(n == figure or (n.startswith(f"{figure}.") and not n.endswith(FAILED)) for n in names):
             return False
     return True
 

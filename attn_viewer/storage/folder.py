@@ -352,7 +352,7 @@ class Prompt:
                 yield stored, weights
                 return
         raise ActivationsMissingError(
-            f"this prompt has no weights, no {' and no '.join(names)}; compute them with attn-viewer activations"
+            f"Activations file {' or '.join(names)} is not there; compute it with attn-viewer activations"
         )
 
     def read_maps(self, layers: Sequence[int] | None = None) -> AttentionMaps:
@@ -507,7 +507,7 @@ def load_activations(
         If `return_fmt` is unknown.
     """
     if return_fmt not in ("numpy", "torch"):
-        raise OptionError(f"return_fmt must be 'numpy' or 'torch', got {return_fmt!r}")
+        raise OptionError(f"Invalid return_fmt: must be 'numpy' or 'torch', got {return_fmt!r}")
     place = DataFolder(save_path).get_model(model_name).get_prompt(prompt)
     with place.open_weights() as (_, weights):
         path = place.path / (STACKED if isinstance(weights, Stack) else ACTIVATIONS)

@@ -111,7 +111,7 @@ def test_ctrl_c_in_a_function_stops_the_run(tmp_path):
         run_on_head(np.eye(3), tmp_path, [stops], layer=0, head=0)
 
 
-@pytest.mark.parametrize("name", [None, "other.txt", "lazy"])
+@pytest.mark.parametrize("name", [None, "other.txt", "lazy2.png"])
 def test_a_function_that_writes_no_figure_has_failed(tmp_path, name):
     def lazy(matrix, folder):
         if name is not None:
@@ -120,6 +120,15 @@ def test_a_function_that_writes_no_figure_has_failed(tmp_path, name):
     paths, failures = run_on_head(np.eye(3), tmp_path, [lazy], layer=0, head=0)
     assert (paths, len(failures)) == ([], 1)
     assert "it wrote no lazy.* into the folder" in failures[0].error
+
+
+def test_a_figure_needs_no_ending(tmp_path):
+    def plain(matrix, folder):
+        (folder / "plain").write_text("a figure")
+
+    paths, failures = run_on_head(np.eye(3), tmp_path, [plain], layer=0, head=0)
+    assert ([path.name for path in paths], failures) == (["plain"], [])
+    assert run_on_head(np.eye(3), tmp_path, [plain], layer=0, head=0, overwrite=False) == ([], [])
 
 
 def test_means_and_cells_are_no_patterns(tmp_path):

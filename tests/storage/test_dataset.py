@@ -310,7 +310,7 @@ def test_what_is_missing_is_a_file_not_found(tmp_path):
         load_activations("none", {"text": "a"}, tmp_path)
     _, prompt, path = store(tmp_path)
     path.unlink()
-    with pytest.raises(ActivationsMissingError, match="no weights"):
+    with pytest.raises(ActivationsMissingError, match="Activations file"):
         load_activations("random", prompt, tmp_path)
 
 
