@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from .errors import InvalidMapsError, shorten
 from .selections import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
+from .spans import Span
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -116,8 +117,11 @@ class MapFacts:
         'were summarised (``"sum"`` over keys and mean over queries, or ``"max"``).',
         None,
     )
-    grid: tuple[int, int] | None = _declare(
-        "Rows and columns of image patches, when the last ``rows * columns`` tokens are such.", None, low=1
+    spans: tuple[Span, ...] = _declare(
+        "Patches of pictures and frames of sound among the key tokens: ``(sense, number, part, start, rows, columns, "
+        "stride, seconds)`` each, see `Span`; ``grid=(rows, columns)`` is short for one picture of the last tokens.",
+        (),
+        low=-1,
     )
     model_id: str = _declare("Name of the model, for titles and file names.", "model")
     reduction: str = _declare("What was kept of the weights.", "full", choices=REDUCTIONS, is_compared=True)
@@ -151,6 +155,9 @@ class MapFacts:
     interventions: tuple[str, ...] = _declare(
         "What was done to heads of the model in that pass, as `ablate_heads` and `merge_heads` describe it.", ()
     )
+    not_shown: tuple[str, ...] = _declare(
+        "Other parts of the model (vision towers) whose attention could not be shown, and why, one text each.", ()
+    )
     averaged_heads: tuple[int, ...] | None = _declare(
         "True numbers of the heads that a layer's one map is the mean over, when known and the same in all layers.",
         None,
@@ -163,6 +170,10 @@ class MapFacts:
     def _take(self, facts: dict[str, Any]) -> None:
         """Keep facts, each as its declaration says."""
         declared = {field.name: field for field in dataclasses.fields(MapFacts)}
+        if (grid := facts.pop("grid", None)) is not None:  # what caches and callers said before there were spans
+            rows, columns = _read_tuple([functools.partial(_read_whole, 1, MOST)] * 2, False, grid, "grid")
+            first = len(facts["tokens_key"]) - rows * columns
+            facts["spans"] = [Span("image", 0, "whole", max(first, -1), rows, columns, columns, 0.0)]
         for name in facts.keys() - declared.keys():
             near = difflib.get_close_matches(name, declared, 1)
             raise InvalidMapsError(
@@ -210,8 +221,8 @@ class MapFacts:
             ),
             (self.averaged_heads != (), "averaged_heads must be numbers of heads, or None; got none"),
             (
-                self.grid is None or math.prod(self.grid) <= n_key,
-                f"grid must be rows and columns of at most {n_key} patches, got {self.grid}",
+                all(span.is_within(n_key) for span in self.spans),
+                f"spans must be patches or frames among {n_key} key tokens, got {shorten(self.spans)}",
             ),
             (
                 not self.causal or last < n_key,
@@ -376,6 +387,9 @@ def _make_reader(kind: Any, limits: Mapping[str, Any]) -> _Reader:
     parts = typing.get_args(kind)
     if isinstance(kind, types.UnionType):  # X | None: None itself is what is not said
         return _make_reader(parts[0], limits)
+    if kind is Span:
+        readers = [_make_reader(part, limits) for part in typing.get_type_hints(Span).values()]
+        return lambda value, name: Span(*_read_tuple(readers, False, value, name))
     if typing.get_origin(kind) is not tuple:
         low, high, choices = limits["low"], limits["high"], limits["choices"]
         if kind is str:

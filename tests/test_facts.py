@@ -5,12 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer import AttentionMaps
 from attn_viewer.errors import InvalidMapsError
 from attn_viewer.facts import MapFacts
+from attn_viewer.spans import Span
 
 NAMES = [field.name for field in dataclasses.fields(MapFacts)]
 EYE = np.eye(4, dtype=np.float32)[None]
@@ -29,7 +31,7 @@ SAID = {
     "prompt_length": 3,
     "segments": [("user", 0, 2)],
     "grouping": ("words", "max"),
-    "grid": (2, 2),
+    "spans": [("image", 0, "whole", 2, 2, 2, 2, 0.0)],
     "model_id": "org/name",
     "reduction": "pooled",
     "cell": (2, 3),
@@ -41,6 +43,7 @@ SAID = {
     "signed": True,
     "n_prompts": 7,
     "interventions": ["head 0.1 ablated"],
+    "not_shown": ["tower: it has windows"],
     "averaged_heads": [0, 5],
 }
 
@@ -95,3 +98,24 @@ def test_any_value_is_a_fact_or_a_typed_error(name, value):
     assert MapFacts.from_plain(json.loads(json.dumps(maps.to_plain()))) == maps.facts
     assert repr(maps)
     assert maps.shape == (4, 4)
+
+
+def test_a_grid_is_short_for_the_patches_of_one_picture():
+    maps = make_maps(n_tokens=7, causal=False, grid=(2, 3))
+    assert maps.spans == (Span("image", 0, "whole", 1, 2, 3, 3, 0.0),)
+    assert maps.spans[0].positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert MapFacts.from_plain(json.loads(json.dumps(maps.facts.to_plain()))).spans == maps.spans
+    with pytest.raises(InvalidMapsError, match="among 7 key tokens"):
+        make_maps(n_tokens=7, causal=False, grid=(3, 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sense": "smell"}, {"start": -1}, {"start": 3}, {"rows": 0}, {"columns": 0}, {"stride": 2}, {"number": -1},
+     {"seconds": -1.0}, {"rows": 2.5}, {"part": None}],
+)  # fmt: skip
+def test_spans_lie_among_the_keys(change):
+    span = Span("image", 0, "whole", 1, 2, 3, 3, 0.0)
+    make_maps(n_tokens=7, causal=False, spans=[span])
+    with pytest.raises(InvalidMapsError, match="spans must be"):
+        make_maps(n_tokens=7, causal=False, spans=[span._replace(**change)])

@@ -24,6 +24,7 @@ FLOORS = (
         "options",
         "selections",
         "signals",
+        "spans",
         "tokens",
     },
     {"analysis", "storage"},

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
 from ..maps import AttentionMaps, Weights, require_maps, takes_maps
 from ..selections import describe_numbers
+from ..spans import shift_spans
 from .blocks import require_shares
 
 
@@ -198,7 +199,7 @@ def check_length(length: int | None) -> None:
 
 def _cut(maps: AttentionMaps, length: int) -> AttentionMaps:
     """Return maps of the first tokens: what comes later changes nothing in causal rows."""
-    if not maps.causal or maps.first_query or maps.reduction == "pooled" or maps.grouping or maps.grid:
+    if not maps.causal or maps.first_query or maps.reduction == "pooled" or maps.grouping:
         raise UnsuitableMapsError(
             f"only causal maps of all tokens can be cut to a length, got {maps!r}; give prompts of one length"
         )
@@ -214,6 +215,7 @@ def _cut(maps: AttentionMaps, length: int) -> AttentionMaps:
         tokens_query=tokens,
         ids_key=maps.ids_key and maps.ids_key[:length],
         segments=(),
+        spans=shift_spans(maps.spans, 0, length),
         prompt_length=min(maps.prompt_length, length),
         queries_after=0,
     )

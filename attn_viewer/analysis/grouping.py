@@ -86,7 +86,7 @@ def group_attention(
         tokens_key=tuple(names),
         tokens_query=tuple(query_names),
         ids_key=None,
-        grid=None,
+        spans=(),
         first_query=first_query,
         prompt_length=int(np.searchsorted(keys, maps.prompt_length)),
         segments=tuple(segments),

@@ -1,5 +1,6 @@
 """Gathering the weights of one forward pass by stack and layer, whichever way they were seen."""
 
+import contextlib
 import dataclasses
 import weakref
 from collections import Counter
@@ -11,6 +12,7 @@ import torch
 
 from ..cells import choose_cell
 from ..errors import CaptureError
+from ..inputs.signature import find_decoder
 from ..maps import AttentionMaps
 from ..options import CaptureOptions
 from ..selections import choose_numbers
@@ -66,6 +68,9 @@ class Collector:
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
         self.batch_size, self.find_kept = batch_size, find_kept
         self.numbers = number_modules(model) if numbers is None else numbers
+        # Whatever a tower does, the language model's own attention is what it is.
+        self.own = {*find_decoder(model).modules()}
+        self.refused: dict[str, str] = {}  # towers, and why they cannot be shown
         self.members = Counter(path for path, _ in self.numbers.values())
         self.stacks: dict[str, Stack] = {}
         self.accounted: set[str] = set()
@@ -77,6 +82,10 @@ class Collector:
     def take_call(self, call: AttentionCall) -> None:
         """Take a call of scaled_dot_product_attention."""
         self._note(call.name)
+        with self._excuse_tower(call.name):
+            self._take_call(call)
+
+    def _take_call(self, call: AttentionCall) -> None:
         inputs = call.query, call.key
         call = self._unpack_heads(call)
         positions = self._locate_call(call)
@@ -139,6 +148,10 @@ class Collector:
     def take_weights(self, seen: ModuleWeights) -> None:
         """Take weights that an eager module handed out."""
         self._note(seen.name)
+        with self._excuse_tower(seen.name):
+            self._take_weights(seen)
+
+    def _take_weights(self, seen: ModuleWeights) -> None:
         module = self.model.get_submodule(seen.name)
         self._check_axes(seen, count_heads(module, self.model))
         positions = self._locate(seen.name, seen.given, seen.weights.shape, lambda: seen.weights > 0)
@@ -178,6 +191,19 @@ class Collector:
                     "or those of some of the keys; load the model with attn_implementation='sdpa' if it has that"
                 )
             stack.has_sinks = True
+
+    @contextlib.contextmanager
+    def _excuse_tower(self, name: str) -> Iterator[None]:
+        """Keep what refuses the attention of a tower for `find_main`, which needs another."""
+        try:
+            yield
+        except CaptureError as error:
+            if self._is_own(name):
+                raise
+            self.refused.setdefault(self.numbers.get(name, (name, 0))[0], str(error))
+
+    def _is_own(self, name: str) -> bool:
+        return self.model.get_submodule(name) in self.own
 
     def _note(self, name: str) -> None:
         self.accounted.add(name)
@@ -339,7 +365,8 @@ class Collector:
             If there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which
             must not just be missing.
         """
-        stacks = [stack for stack in self.stacks.values() if kind in ("self", get_kind(stack.name))]
+        own = {self.numbers.get(name, (name, 0))[0] for name in self.accounted if self._is_own(name)}
+        stacks = [stack for path, stack in self.stacks.items() if path in own and kind in ("self", get_kind(path))]
         stacks = [stack for stack in stacks if kind == "cross" or get_kind(stack.name) != "cross"]
         main = max(stacks, key=lambda stack: (stack.depth, len(stack.calls)), default=None)
         if main is None:
@@ -411,6 +438,7 @@ class Collector:
             source="+".join(sorted(stack.sources)),
             weighting=self.options.weighting,
             interventions=self._describe_interventions(),
+            not_shown=[f"{path}: {reason}" for path, reason in self.refused.items()],
             averaged_heads=kept[0][0] if is_mean and len({heads for heads, _ in kept}) == 1 else None,
             **facts,
         )
@@ -432,6 +460,9 @@ class Collector:
             or unclear; or if no attention was seen at all.
         """
         unseen = find_unseen(self.model, self.numbers, self.accounted, seen, unclear)
+        for name in (name for name in unseen if not self._is_own(name)):
+            self.refused.setdefault(self.numbers[name][0], describe_unseen(self.model, [name]))
+        unseen = [name for name in unseen if self._is_own(name)]
         if unseen or not self.accounted:
             raise CaptureError(describe_unseen(self.model, unseen))
 

@@ -18,7 +18,7 @@ from .collector import Collector
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks
 from .module_stack import ModuleStack
-from .numbering import get_kind, number_modules
+from .numbering import get_kind, is_attention, number_modules
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
@@ -107,7 +107,10 @@ def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
         If the model has no attention of that kind.
     """
     has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
-    kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)
+    kinds: tuple[str, ...] = ("encoder", "decoder", "cross")
+    if not has_decoder:
+        looks = any(get_kind(name) == "cross" and is_attention(model, part) for name, part in model.named_modules())
+        kinds = ("self", "cross") if looks else ("self",)
     if (kind or kinds[0]) not in kinds:
         raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
     return kind or kinds[0]
@@ -151,7 +154,8 @@ def capture_inputs(
                 labels if query is key else query.write_labels(stack.size[0]),
                 labels,
                 ids_key=key.ids,
-                segments=() if kind == "decoder" else prompt.segments,
+                segments=() if key.ids is None or kind == "decoder" else prompt.segments,
+                spans=key.spans,
                 kind=kind,
                 model_id=model_id or get_model_id(model),
             )

@@ -9,6 +9,7 @@ from ..declarations import takes_options
 from ..errors import CaptureError, PromptError
 from ..maps import AttentionMaps
 from ..options import CaptureOptions
+from ..spans import Span
 from .collector import Collector
 from .prefill import get_model_id, run_watched
 
@@ -40,7 +41,7 @@ def capture_image_attention(
     Returns
     -------
     AttentionMaps
-        Self-attention; tokens are patches, row by row, after special tokens, and `grid` holds rows and columns.
+        Self-attention; tokens are patches, row by row, after special tokens, and `spans` tells which are where.
 
     Raises
     ------
@@ -68,7 +69,8 @@ def capture_image_attention(
         )
     tokens = ["[CLS]", *(f"[REG{i}]" for i in range(1, n_special))][:n_special]
     tokens += [f"{row},{column}" for row in range(grid[0]) for column in range(grid[1])]
-    return collector.make_maps(stack, tokens, tokens, model_id=model_id or get_model_id(model), grid=grid)
+    span = Span("image", 0, "whole", n_special, *grid, grid[1], 0.0)
+    return collector.make_maps(stack, tokens, tokens, model_id=model_id or get_model_id(model), spans=[span])
 
 
 def _find_grid(model: torch.nn.Module, size: Sequence[int]) -> tuple[int, int]:

@@ -171,13 +171,12 @@ def _cover_patches(
 
 
 def _find_grid(maps: AttentionMaps) -> tuple[int, int]:
-    if maps.grid is None or maps.reduction == "pooled":
+    if len(maps.spans) != 1 or maps.reduction == "pooled":
         raise UnsuitableMapsError(
             "an overlay needs full maps with a grid of patches, which capture_image_attention keeps; got "
-            f"{'pooled maps' if maps.grid is not None else 'maps without a grid'}"
+            f"{'pooled maps' if maps.spans else 'maps without a grid'}"
         )
-    rows, columns = maps.grid
-    return rows, columns
+    return maps.spans[0].rows, maps.spans[0].columns
 
 
 def _find_query(

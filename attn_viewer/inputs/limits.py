@@ -1,9 +1,8 @@
-"""What a model has no place for: ids past its vocabulary, tokens past its positions, placeholders of nothing."""
+"""What a model has no place for: ids past its vocabulary, tokens past its positions."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,6 @@ import torch
 from ..errors import AttnViewerError, PromptError, cut
 from .signature import call_model, find_inner, get_config
 
-_PLACEHOLDER = re.compile(r"(image|video|audio|speech|vision)\w*_token_(id|index)")
 _WORDS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 # What models raise for inputs that they were not made for.
 _REFUSALS = (IndexError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
@@ -52,34 +50,6 @@ def check_vocabulary(model: torch.nn.Module, ids: torch.Tensor, *, is_decoder: b
             f"token ids run from {int(ids.min())} to {int(ids.max())}, but the model knows 0 to {size - 1}; "
             "use the tokenizer that belongs to the model"
         )
-
-
-def check_placeholders(config: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tokens that stand for pictures or sound where none goes in: the model would read them as words.
-
-    Parameters
-    ----------
-    config : transformers config or None
-        The model's, which names such tokens.
-    inputs : mapping of str to torch.Tensor
-        Arguments of the forward pass.
-
-    Raises
-    ------
-    PromptError
-        If there is one.
-    """
-    ids = inputs.get("input_ids")
-    if ids is None or any(part.is_floating_point() for part in inputs.values()):
-        return
-    for name in dir(config):
-        match = _PLACEHOLDER.fullmatch(name)
-        token = getattr(config, name, None) if match else None
-        if isinstance(token, int) and bool((ids == token).any()):
-            raise PromptError(
-                f"token {token} stands for {match[1] if match else ''} input ({name}), and none goes in; give model "
-                "inputs as the processor returns them, or chat messages with the processor as tokenizer"
-            )
 
 
 @contextlib.contextmanager

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from ..errors import PromptError
+from ..spans import Span, shift_spans
 from ..tokens import label_tokens
 from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
-from .limits import check_placeholders, check_vocabulary
+from .limits import check_vocabulary
+from .placeholders import check_placeholders, find_cross_spans, find_spans
 from .signature import find_device, find_inner, get_config, list_arguments, takes_argument
 
 # How alike a misspelt name is: token_type_ids and mm_token_type_ids are less.
@@ -33,12 +35,15 @@ class Tokens:
         Token ids, where these are words.
     labels : tuple of str, optional
         One a token; left out, tokens go by number.
+    spans : tuple of Span
+        The patches of pictures and the frames of sound among them, padding not counted.
     """
 
     kept: slice
     total: int | None = None
     ids: tuple[int, ...] | None = None
     labels: tuple[str, ...] | None = None
+    spans: tuple[Span, ...] = ()
 
     def write_labels(self, count: int) -> tuple[str, ...]:
         """Return a label for each of `count` tokens."""
@@ -54,7 +59,8 @@ class Prompt:
     row : int
         Its number in the batch.
     sides : dict of str to Tokens
-        ``"self"``, or ``"encoder"`` and ``"decoder"``.
+        ``"self"``, or ``"encoder"`` and ``"decoder"``; beside ``"self"`` an ``"encoder"`` of pictures that the
+        model attends to.
     segments : sequence of (str, int, int)
         Named parts of the prompt, padding not counted.
     """
@@ -66,7 +72,7 @@ class Prompt:
     def get_sides(self, kind: str) -> tuple[Tokens, Tokens]:
         """Return the tokens of queries and of keys of a kind of attention."""
         query, key = ("decoder", "encoder") if kind == "cross" else (kind, kind)
-        return self.sides[query], self.sides[key]
+        return self.sides.get(query) or self.sides["self"], self.sides[key]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +149,8 @@ def prepare_inputs(
     encoded = encode_form(tokenizer, prompt, wants_types=wants_types)
     has_decoder = bool(getattr(config, "is_encoder_decoder", False))
     side = "encoder" if has_decoder else "self"
-    inputs = {name: part for name, part in encoded.inputs.items() if takes_argument(model, name)}
+    # Labels are for a loss, which nobody asks for.
+    inputs = {name: part for name, part in encoded.inputs.items() if name != "labels" and takes_argument(model, name)}
     _check_names(model, {*encoded.inputs})
     main = _find_main(model, encoded.inputs, inputs)
     n_rows = len(inputs[main])
@@ -170,11 +177,27 @@ def prepare_inputs(
             check_vocabulary(model, part, is_decoder=has_decoder and name == "decoder")
     check_placeholders(config, inputs)
     rows = read_row(batch_index, n_rows)
-    prompts = tuple(Prompt(row, {name: s.read(row) for name, s in sides.items()}, ()) for row in rows)
+    found = {side: find_spans(config, inputs, lambda ids: label_tokens(ids, get_text_tokenizer(tokenizer)))}
+    if spans := find_cross_spans(config, inputs):
+        found["encoder"] = spans
+    prompts = tuple(Prompt(row, _read_sides(sides, found, row), ()) for row in rows)
     prompts = tuple(dataclasses.replace(p, segments=_crop(encoded, p.row, p.sides[side].kept)) for p in prompts)
     device = find_device(model)
     arguments = {name: _move(part, device, model) for name, part in inputs.items()}
     return ModelInputs(arguments, prompts, n_rows, batch_index == "all")
+
+
+def _read_sides(
+    sides: Mapping[str, _Side], found: Mapping[str, Sequence[tuple[Span, ...]]], row: int
+) -> dict[str, Tokens]:
+    """Return the tokens of a prompt on every side, and what pictures or sound stand there."""
+    read = {name: side.read(row) for name, side in sides.items()}
+    for name, spans in found.items():
+        if spans:
+            own = read.get(name, Tokens(slice(0, None)))
+            count = None if own.total is None else len(range(own.total)[own.kept])
+            read[name] = dataclasses.replace(own, spans=shift_spans(spans[row], own.kept.start, count))
+    return read
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,17 @@ def get_config(model: torch.nn.Module) -> Any:
     return getattr(find_inner(model), "config", None) if own is None else own
 
 
+def find_decoder(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the language model inside of one that sees or hears, whose prompts hold placeholders; else `model`."""
+    from .placeholders import list_placeholders
+
+    inner: Any = find_inner(model)
+    if not list_placeholders(getattr(inner, "config", None)) or getattr(inner.config, "is_encoder_decoder", False):
+        return model
+    found: torch.nn.Module | None = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    return model if found is None else found
+
+
 def takes_argument(model: torch.nn.Module, name: str) -> bool:
     """Tell whether the model's forward pass names this argument.
 

@@ -18,7 +18,7 @@ def test_patches_are_tokens_in_a_grid(name):
     for ours, theirs in zip(maps.weights, expected, strict=True):
         np.testing.assert_allclose(ours, theirs[0], atol=1e-5)
     assert not maps.causal
-    rows, columns = maps.grid
+    rows, columns = maps.spans[0].positions.shape
     n_special = len(maps.tokens_key) - rows * columns
     assert n_special == {"siglip_vision_model": 0, "dinov2_with_registers": 5}.get(name, 1)
     assert maps.tokens_key[n_special:][columns + 1] == "1,1"

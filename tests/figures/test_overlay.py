@@ -92,7 +92,7 @@ def test_a_vision_transformer_of_transformers():
     maps = capture_image_attention(model, pixels)
     image = torch.sigmoid(pixels[0]).permute(1, 2, 0).numpy()
     _, overlays = get_layers(overlay_attention(maps, image, query=(0, 1)))
-    rows, columns = maps.grid
+    rows, columns = maps.spans[0].positions.shape
     reference = build_model("vit", VISION, attn_implementation="eager")
     with torch.no_grad():
         weights = reference(pixels, output_attentions=True).attentions
