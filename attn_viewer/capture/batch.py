@@ -89,7 +89,7 @@ def capture_batch(
         if "eager" in list_implementations(body):
             raise _refuse(model)
         stack = ModuleStack(body)
-        stack.follow(loan)
+        stack.follow(loan, stack.list_callers())
         loan.enter_mode(BatchWatch(stack, collectors, lengths))
         body(**arguments, **settings)
     collectors[0].check_complete(stack.seen)  # the others saw the same modules

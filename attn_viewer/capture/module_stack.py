@@ -1,12 +1,13 @@
 """Which modules of a model are running, and what has been seen of attention in them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from .guard import Loan
+from .numbering import is_called_attention
 
 
 @dataclasses.dataclass
@@ -81,9 +82,22 @@ class ModuleStack:
         """Name of the innermost module that runs; empty for the model itself and outside of it."""
         return self.frames[-1].name if self.frames else ""
 
-    def follow(self, loan: Loan) -> None:
-        """Keep `frames` up to date as long as a loan is open."""
-        for module in self.known:
+    def list_callers(self) -> list[torch.nn.Module]:
+        """Return all modules but those that call no attention: torch's own plain ones, and norms.
+
+        They are most of a model, and a hook on each costs as much as a layer's weights.
+        """
+        return [module for module, names in self.known.items() if not self._is_plain(module, names)]
+
+    def _is_plain(self, module: torch.nn.Module, names: list[str]) -> bool:
+        kind = type(module)
+        is_known = kind.__module__.startswith("torch.nn.modules.") or kind.__name__.endswith("Norm")
+        has_parts = any(True for _ in module.children())
+        return is_known and not has_parts and not is_called_attention(self.model, module, names)
+
+    def follow(self, loan: Loan, modules: Iterable[torch.nn.Module] | None = None) -> None:
+        """Keep `frames` up to date as long as a loan is open, of all modules or some."""
+        for module in self.known if modules is None else modules:
             loan.add_hook(module.register_forward_pre_hook, self._enter, prepend=True)
             loan.add_hook(module.register_forward_hook, self._leave, always_call=True)
 

@@ -273,10 +273,11 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector) -> Iterator[
         )
         hooks = EagerHooks(stack, take_weights)
         hooks.install(loan, watch)
-        sequences.install(loan)
+        callers = stack.list_callers()
+        sequences.install(loan, callers)
         if projections is not None:
             projections.install(loan)
-        stack.follow(loan)
+        stack.follow(loan, callers if projections is None else None)
         loan.enter_mode(watch)
         yield loan
         if projections is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -53,46 +53,58 @@ class SequenceWatch:
 
     def __init__(self, stack: ModuleStack) -> None:
         self.stack = stack
-        self.given: dict[str, Given] = {}
+        self.given: dict[str, tuple[Any, ...]] = {}  # all that each running module got
         self.runs: Counter[str] = Counter()
         self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
         self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
 
-    def install(self, loan: Loan) -> None:
-        """Look at what modules are given as long as a loan is open; torch's own plain ones call no attention."""
-        for module in self.stack.known:
-            if type(module).__module__.startswith("torch.nn.modules.") and not any(True for _ in module.children()):
-                continue
+    def install(self, loan: Loan, modules: Iterable[torch.nn.Module]) -> None:
+        """Look at what modules are given as long as a loan is open."""
+        for module in modules:
             loan.add_hook(module.register_forward_pre_hook, self._enter, with_kwargs=True)
             loan.add_hook(module.register_forward_hook, self._leave)
 
     def find(self) -> Given:
         """Return what the innermost running module that got rows of tokens was given."""
         running = [name for name in self.stack.names if name in self.given]
-        found = next((self.given[name] for name in reversed(running) if self.given[name].own is not None), UNKNOWN)
-        again = next((self.given[name] for name in running if self.runs[name] > 1), UNKNOWN)
-        return found._replace(follows=again.follows)
+        every = (self._describe(name) for name in reversed(running))
+        found = next((given for given in every if given.own is not None), UNKNOWN)
+        again = next((name for name in running if self.runs[name] > 1), None)
+        return found._replace(follows=again is None or self._follows(again))
 
     def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if len(self.stack.frames) == 1:  # another pass
             self.lengths.clear()
         name = self.stack.name
         values = (*args, *kwargs.values())
+        self.runs[name] += 1
+        self.given[name] = values  # as long as the module runs, which has them as well
+        for value in values:
+            if is_cache(value):
+                self._measure_cache(value)
+
+    def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        name = self.stack.name
+        self.given.pop(name, None)
+        self.results[name] = [weakref.ref(part) for part in iterate_tensors(output)]
+
+    def _describe(self, name: str) -> Given:
+        values = self.given[name]
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         # Modules that convolve, as SqueezeBert's, have a token's numbers on axis 1.
-        channels = 1 if any(isinstance(part, torch.nn.Conv1d) for part in module.children()) else -1
+        parts = self.stack.model.get_submodule(name).children()
+        channels = 1 if any(isinstance(part, torch.nn.Conv1d) for part in parts) else -1
         rows = [part.numel() // part.shape[channels] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
-        self.runs[name] += 1
-        earlier = {id(part) for part in (there() for there in self.results.get(name, ())) if part is not None}
-        self.given[name] = Given(
+        return Given(
             rows[0] if rows and tensors[0].ndim in (2, 3) else None,
             tuple(rows[1:]),
             next((self._measure_cache(value) for value in values if is_cache(value)), None),
-            self.runs[name] == 1 or any(id(part) in earlier for part in tensors),
         )
 
-    def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.results[self.stack.name] = [weakref.ref(part) for part in iterate_tensors(output)]
+    def _follows(self, name: str) -> bool:
+        """Tell whether a module runs on what it put out before."""
+        earlier = {id(part) for part in (there() for there in self.results.get(name, ())) if part is not None}
+        return any(id(value) in earlier for value in self.given[name] if isinstance(value, torch.Tensor))
 
     def _measure_cache(self, cache: Any) -> int:
         """Return how many tokens a cache held when it was first seen: layers add to it while they run."""
@@ -103,7 +115,8 @@ class SequenceWatch:
 
 def is_cache(value: object) -> bool:
     """Tell a key-value cache of transformers, whichever class it is of."""
-    return callable(getattr(value, "get_seq_length", None)) and callable(getattr(value, "update", None))
+    kind = type(value)
+    return callable(getattr(kind, "get_seq_length", None)) and callable(getattr(kind, "update", None))
 
 
 def _is_vectors(part: torch.Tensor) -> bool:
