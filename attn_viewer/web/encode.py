@@ -73,9 +73,9 @@ def describe_facts(
     plain = facts.to_plain()
     labels = {name: [show_text(token) for token in plain[name]] for name in LABELS if name in plain}
     rows, columns = facts.shape
-    colours = {"palette": _spell_palette(facts.signed, LIGHT)}
+    colours = {"palette": spell_palette(facts.signed, LIGHT)}
     if facts.signed:
-        colours["palette_dark"] = _spell_palette(True, DARK)
+        colours["palette_dark"] = spell_palette(True, DARK)
         notes = ["Numbers may be below 0: colours show which; lines and strips under tokens show sizes.", *notes]
     codes = {"type": "uint8", "power": POWER, "scale": float(scale), "zero": ZERO if facts.signed else 0}
     return (
@@ -108,7 +108,8 @@ def _round(value: float) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def _spell_palette(is_signed: bool, palette: Any) -> str:
+def spell_palette(is_signed: bool, palette: Any) -> str:
+    """Return the 256 colours of a palette of `figures.style`, one that diverges for signed weights, as hex digits."""
     colours = get_colormap(diverging=is_signed, palette=palette)
     rgb = np.rint(np.asarray(colours(np.linspace(0, 1, 256)))[:, :3] * 255).astype(np.uint8)
     return bytes(rgb).hex()

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from ..cells import pool_cells
 from ..errors import GetActivationsError
+from ..figures.style import DARK, LIGHT
 from ..maps import AttentionMaps
 from ..storage.folder import Prompt
 from ..storage.stored import StoredMaps
-from .encode import DISPLAY_SCORES, Meta, describe_facts, encode_head, round_scores, score_for_display
+from .encode import DISPLAY_SCORES, Meta, describe_facts, encode_head, round_scores, score_for_display, spell_palette
 from .listing import Listing
 
 TEXT_LENGTH = 5_000
@@ -23,7 +24,7 @@ MAX_SCORED = 2**26
 
 
 def describe_folder(listing: Listing) -> dict[str, Any]:
-    """Return the name of a data folder, its models with their heads, and its figure functions."""
+    """Return name, models with their heads, and figure functions of a data folder, and the palettes of differences."""
     models = [
         {
             "name": model.name,
@@ -33,7 +34,9 @@ def describe_folder(listing: Listing) -> dict[str, Any]:
         }
         for model in listing.list_models()
     ]
-    return {"name": listing.folder.root.resolve().name, "models": models, "functions": listing.read_functions()}
+    palettes = [spell_palette(True, palette) for palette in (LIGHT, DARK)]
+    name = listing.folder.root.resolve().name
+    return {"name": name, "models": models, "functions": listing.read_functions(), "palettes": palettes}
 
 
 def describe_prompt(listing: Listing, prompt: Prompt, *, exact_side: int = EXACT_SIDE) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_the_gallery_is_that_of_the_server(page, host):
 
 
 def test_a_thumbnail_is_the_pattern(page, host, data):
-    page.goto(f"{host[1]}#models=demo&prompts={FIRST}&heads=L1H2&size=large")
+    page.goto(f"{host[1]}#models=demo&prompts={FIRST}&heads=L1H2&row=2")
     wait_until(page, "document.images.length === 1 && document.images[0].naturalWidth > 0")
     pixels = page.evaluate(
         """() => {

@@ -31,6 +31,13 @@ async function ask(answer) {
   }
 }
 
+/** What the link says, or the history, which has all prompts where there are too many for a link. */
+function read() {
+  const text = location.hash.slice(1);
+  const kept = history.state?.state;
+  return kept && writeState(kept) === text ? kept : readState(text);
+}
+
 function showTheme(theme) {
   root.dataset.theme = theme === "dark" || (theme === "auto" && dark.matches) ? "dark" : "light";
   document.documentElement.dataset.theme = root.dataset.theme;
@@ -50,7 +57,9 @@ async function start() {
     return;
   }
   const prompts = new Map();
-  let state = readState(location.hash.slice(1));
+  let state = read();
+  /** How far the gallery was scrolled when something was opened. */
+  let left = 0;
   let everything = null;
   let generation = 0;
 
@@ -125,13 +134,21 @@ async function start() {
   }
 
   function update(patch, isStep = true) {
-    const before = writeState(state);
-    state = { ...state, ...patch };
-    const text = writeState(state);
-    if (text === before) return;
+    const next = { ...state, ...patch };
+    if (JSON.stringify(next) === JSON.stringify(state)) return;
     const isNew = isStep && ("open" in patch || "page" in patch);
-    history[isNew ? "pushState" : "replaceState"](null, "", `#${text}`);
-    show();
+    if (isNew) keepPlace();
+    if (next.open && !state.open) left = scrollY;
+    const isBack = state.open && !next.open;
+    state = next;
+    history[isNew ? "pushState" : "replaceState"]({ state }, "", `#${writeState(state)}`);
+    show().then(() => isBack && scrollTo(0, left));
+    if (isNew && !isBack) scrollTo(0, 0);
+  }
+
+  /** Where the gallery is, for when one comes back to it. */
+  function keepPlace() {
+    history.replaceState({ ...history.state, scroll: scrollY }, "");
   }
 
   async function show() {
@@ -152,20 +169,21 @@ async function start() {
   }
 
   function readHash() {
-    const before = state.open;
-    const text = location.hash.slice(1);
-    if (text === writeState(state)) return;
-    state = readState(text);
+    if (location.hash.slice(1) === writeState(state)) return;
+    state = read();
     settle();
-    show();
-    if (state.open && !before) scrollTo(0, 0);
+    const scroll = state.open ? 0 : history.state?.scroll ?? 0;
+    show().then(() => scrollTo(0, scroll));
   }
 
+  history.scrollRestoration = "manual";
+  addEventListener("pagehide", keepPlace);
   addEventListener("hashchange", readHash);
   addEventListener("popstate", readHash);
   dark.addEventListener("change", show);
   settle();
-  show();
+  const scroll = history.state?.scroll ?? 0;
+  show().then(() => state.open || scrollTo(0, scroll));
 }
 
 start();

@@ -1,9 +1,10 @@
 /** The grid of figures. An item is found from its number, so that millions take no memory; only those in sight exist. */
 
-import { PATTERN, SIZES, SORTS } from "./browser_state.js";
-import { make } from "./dom.js";
+import { BORDERS, MOST_IN_ROW, PATTERN, SORTS, readState, writeState } from "./browser_state.js";
+import { make, shorten } from "./dom.js";
 
-const WIDTHS = { small: 104, medium: 176, large: 300 };
+/** Width of a card where it is not said how many stand in a row. */
+const WIDTH = 176;
 const CAPTION = 46;
 const GAP = 12;
 /** Browsers lay out no more than some 30 million pixels. */
@@ -78,12 +79,30 @@ export function createGallery(context) {
       context.update({ sort: now.startsWith("-") ? now.slice(1) : `-${now}`, page: 0 });
     },
   });
-  const sizes = SIZES.map((size) => make("button", { onclick: () => context.update({ size }) }, size[0].toUpperCase() + size.slice(1)));
+  const perRow = make("input", {
+    type: "number",
+    class: "ab-input",
+    min: 1,
+    max: MOST_IN_ROW,
+    placeholder: "auto",
+    oninput: () => perRow.validity.valid && context.update({ row: Number(perRow.value) }),
+  });
+  const border = make(
+    "select",
+    { onchange: () => context.update({ border: border.value }) },
+    ...BORDERS.map((name) => make("option", { value: name }, name)),
+  );
+  const field = (text, input) => make("label", { class: "ab-field" }, text, input);
+  /** The first of two items that are to be compared. */
+  let marked = null;
+  const told = make("span", {});
+  const pairing = make("p", { class: "ab-pairing", role: "status", hidden: true }, told, make("button", { class: "ab-small", onclick: () => mark(null) }, "Cancel"));
   const earlier = make("button", { class: "ab-small", onclick: () => turn(-1) }, "Previous");
   const later = make("button", { class: "ab-small", onclick: () => turn(1) }, "Next");
   const pages = make("nav", { class: "ab-pages", "aria-label": "Pages" }, earlier, make("span", {}), later);
   const room = make("div", { class: "ab-room" });
   const hint = make("p", { class: "ab-empty" });
+  const cut = make("p", { class: "ab-empty", hidden: true });
   const element = make(
     "main",
     { class: "ab-main" },
@@ -92,8 +111,10 @@ export function createGallery(context) {
       { class: "ab-toolbar" },
       count,
       pages,
-      make("div", { class: "ab-tools" }, sort, direction, make("div", { class: "av-choice", role: "group", "aria-label": "Size" }, ...sizes)),
+      make("div", { class: "ab-tools" }, field("Per row", perRow), field("Borders", border), sort, direction),
     ),
+    pairing,
+    cut,
     hint,
     room,
   );
@@ -102,27 +123,58 @@ export function createGallery(context) {
 
   function turn(step) {
     context.update({ page: page + step });
-    scrollTo(0, 0);
   }
 
   function makeCard(item) {
     const text = context.textOf(item.prompt);
     const name = `L${item.layer} H${item.head}`;
-    return make(
+    const link = make(
       "a",
-      { class: "ab-card", href: context.link({ open: item, view: "" }), title: text.slice(0, 300) },
+      { title: text.slice(0, 300), onclick: (event) => follow(event, item) },
       context.isThere(item) ? makePicture(context, item) : make("span", { class: "ab-none" }, "not of this model"),
       make("span", { class: "ab-name" }, make("b", {}, name), ` ${item.figure}`),
       make("span", { class: "ab-where" }, context.state.models.length > 1 ? `${item.model} · ${text}` : text),
     );
+    const compare = make("button", { class: "ab-compare", "aria-label": `Compare ${name}`, onclick: () => mark(item) }, "Compare");
+    return make("div", { class: "ab-card" }, link, compare);
+  }
+
+  /** Open an item here: its address holds no more prompts than a link may. */
+  function follow(event, item) {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    context.update({ open: place(item), beside: null, view: "" });
+  }
+
+  function place({ model, prompt, layer, head }) {
+    return { layer, head, prompt, model };
+  }
+
+  /** Choose the first of two items to compare, or open both. */
+  function mark(item) {
+    const first = marked;
+    marked = first ? null : item;
+    pairing.hidden = !marked;
+    if (marked) told.textContent = `Compare L${item.layer} H${item.head} of “${shorten(context.textOf(item.prompt), 60)}” with another: choose it.`;
+    element.classList.toggle("ab-marking", marked !== null);
+    if (first && item) context.update({ open: place(first), beside: place(item), view: "" });
+  }
+
+  /** The colour of what the borders tell apart, in even steps of hue. */
+  function colour(item) {
+    const { border, models } = context.state;
+    const all = { model: models, layer: [...context.heads.keys()], prompt: context.prompts }[border];
+    if (!all) return "";
+    const at = all.indexOf(item[border]);
+    return `oklch(${context.look === "dark" ? 0.74 : 0.6} 0.15 ${Math.round((360 * at) / all.length + 25)})`;
   }
 
   function draw() {
     if (!element.isConnected || element.hidden) return;
     const wide = room.clientWidth;
-    const wanted = WIDTHS[context.state.size];
-    const columns = Math.max(1, Math.floor((wide + GAP) / (wanted + GAP)));
-    const width = Math.min(wanted * 1.35, (wide - (columns - 1) * GAP) / columns);
+    const { row } = context.state;
+    const columns = row || Math.max(1, Math.floor((wide + GAP) / (WIDTH + GAP)));
+    const width = Math.min(row ? Infinity : WIDTH * 1.35, (wide - (columns - 1) * GAP) / columns);
     const step = width + CAPTION + GAP;
     const start = page * PAGE;
     const here = Math.max(0, Math.min(PAGE, items.length - start));
@@ -135,7 +187,9 @@ export function createGallery(context) {
       const item = items.get(start + i);
       const key = JSON.stringify([item, context.look, context.textOf(item.prompt).slice(0, 40), context.isThere(item)]);
       const card = cards.get(key) ?? makeCard(item);
-      card.href = context.link({ open: item, view: "" });
+      card.firstChild.href = context.link({ open: place(item), beside: null, view: "" });
+      card.style.borderColor = colour(item);
+      card.classList.toggle("ab-coloured", context.state.border !== "none");
       card.style.width = `${width}px`;
       card.style.height = `${step - GAP}px`;
       card.style.transform = `translate(${(i % columns) * (width + GAP)}px, ${Math.floor(i / columns) * step}px)`;
@@ -154,7 +208,11 @@ export function createGallery(context) {
     count.textContent = `${items.length.toLocaleString("en")} figure${items.length === 1 ? "" : "s"}`;
     sort.value = state.sort.replace("-", "");
     direction.textContent = state.sort.startsWith("-") ? "↓ Descending" : "↑ Ascending";
-    for (const [i, size] of SIZES.entries()) sizes[i].setAttribute("aria-pressed", String(state.size === size));
+    if (document.activeElement !== perRow) perRow.value = state.row || "";
+    border.value = state.border;
+    const linked = state.prompts === "*" ? state.prompts : readState(writeState(state)).prompts;
+    cut.hidden = linked.length === state.prompts.length;
+    cut.textContent = `The link keeps the first ${linked.length} of ${state.prompts.length} prompts.`;
     pages.hidden = last === 0;
     pages.children[1].textContent = `page ${page + 1} of ${last + 1}`;
     earlier.disabled = page === 0;

@@ -1,7 +1,12 @@
 /** What the browser shows, as a plain object and as the hash of its URL; and choices of heads such as `L0-3H*`. */
 
 export const SORTS = ["prompt", "model", "layer", "head", "figure"];
-export const SIZES = ["small", "medium", "large"];
+/** What the borders of cards tell apart. */
+export const BORDERS = ["none", "model", "layer", "prompt"];
+/** Images a row, where it is not as many as fit. */
+export const MOST_IN_ROW = 24;
+/** Characters of a link; of many prompts it keeps as many as fit. */
+const LONGEST_LINK = 2000;
 /** The pattern itself, drawn from the weights: there without a figure having been made. */
 export const PATTERN = "pattern";
 
@@ -13,9 +18,11 @@ const START = {
   heads: "",
   figures: [PATTERN],
   sort: "prompt",
-  size: "medium",
+  row: 0,
+  border: "none",
   page: 0,
   open: null,
+  beside: null,
   view: "",
   theme: "auto",
 };
@@ -25,11 +32,19 @@ export function startState() {
 }
 
 export function writeState(state) {
+  const text = spellState(state);
+  if (text.length <= LONGEST_LINK || state.prompts.length < 2 || state.prompts === "*") return text;
+  const length = state.prompts[0].length + 3; // a comma is spelled in three characters
+  const kept = Math.max(1, state.prompts.length - Math.ceil((text.length - LONGEST_LINK) / length));
+  return writeState({ ...state, prompts: state.prompts.slice(0, Math.min(kept, state.prompts.length - 1)) });
+}
+
+function spellState(state) {
   const words = new URLSearchParams();
   for (const [name, start] of Object.entries(START)) {
     const value = state[name];
     if (JSON.stringify(value) === JSON.stringify(start)) continue;
-    if (name === "open") words.set(name, [value.layer, value.head, value.prompt, value.model].join("."));
+    if (name === "open" || name === "beside") words.set(name, [value.layer, value.head, value.prompt, value.model].join("."));
     else if (name === "models" || name === "figures") for (const part of value) words.append(name, part);
     else words.set(name, Array.isArray(value) ? value.join(",") : value);
   }
@@ -43,14 +58,17 @@ export function readState(text) {
   for (const name of ["search", "heads", "view"]) if (words.has(name)) state[name] = words.get(name);
   if (/^-?(text|n_tokens|hash)$/.test(words.get("table") ?? "")) state.table = words.get("table");
   if (SORTS.includes((words.get("sort") ?? "").replace("-", ""))) state.sort = words.get("sort");
-  if (SIZES.includes(words.get("size"))) state.size = words.get("size");
+  if (BORDERS.includes(words.get("border"))) state.border = words.get("border");
+  if (/^\d{1,2}$/.test(words.get("row") ?? "")) state.row = Math.min(MOST_IN_ROW, Number(words.get("row")));
   if (["light", "dark"].includes(words.get("theme"))) state.theme = words.get("theme");
   if (/^\d{1,6}$/.test(words.get("page") ?? "")) state.page = Number(words.get("page"));
   const prompts = words.get("prompts") ?? "";
   if (prompts === "*") state.prompts = "*";
   else state.prompts = prompts.split(",").filter((part) => /^[\w-]{1,100}$/.test(part));
-  const open = /^(\d{1,6})\.(\d{1,6})\.([\w-]{1,100})\.(.+)$/.exec(words.get("open") ?? "");
-  if (open) state.open = { layer: Number(open[1]), head: Number(open[2]), prompt: open[3], model: open[4] };
+  for (const name of ["open", "beside"]) {
+    const item = /^(\d{1,6})\.(\d{1,6})\.([\w-]{1,100})\.(.+)$/.exec(words.get(name) ?? "");
+    if (item) state[name] = { layer: Number(item[1]), head: Number(item[2]), prompt: item[3], model: item[4] };
+  }
   return state;
 }
 

@@ -1,5 +1,6 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
+import { findError } from "./data.js";
 import { make, nameHead, plural } from "./dom.js";
 import { CHOICES, LIMITS, VIEW_NAMES, hasPair, hasRowsBefore, listChoices } from "./state.js";
 
@@ -288,11 +289,7 @@ function listNotes(meta) {
   if (meta.encoding.type === "difference") {
     notes.push(`Both are stored in 8 bits; a difference is at most ${meta.encoding.error.toPrecision(1)} off.`);
   } else if (meta.encoding.type === "uint8") {
-    notes.push(`Weights are stored in 8 bits; a shown one is at most ${formatError(meta.encoding)} off.`);
+    notes.push(`Weights are stored in 8 bits; a shown one is at most ${findError(meta.encoding).toPrecision(1)} off.`);
   }
   return meta.name ? notes.map((note) => `${meta.name}: ${note}`) : notes;
-}
-
-function formatError({ power, scale, zero }) {
-  return ((power * scale) / (2 * (zero || 255))).toPrecision(1);
 }

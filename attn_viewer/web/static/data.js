@@ -15,6 +15,11 @@ export function checkMeta(meta) {
   if (meta?.version !== 2) throw new Error(`this viewer reads version 2 of its data, got ${meta?.version}`);
 }
 
+/** By how much a stored weight may be off. */
+export function findError({ type, power, scale, zero }) {
+  return type === "uint8" ? (power * scale) / (2 * (zero || 255)) : 0;
+}
+
 export class HeadStore {
   constructor(meta, source) {
     this.meta = meta;
@@ -149,7 +154,10 @@ export class DifferenceStore extends HeadStore {
   }
 
   async fetchHead(layer, head) {
-    const [first, second] = await Promise.all(this.pair.map((store) => store.load(layer, head)));
+    const i = this.meta.layers.indexOf(layer);
+    const j = this.meta.heads[i].indexOf(head);
+    const load = (store) => store.load(store.meta.layers[i], store.meta.heads[i][j]); // numbers may differ
+    const [first, second] = await Promise.all(this.pair.map(load));
     const values = second.values.map((value, i) => (value === HIDDEN ? HIDDEN : value - first.values[i]));
     return { layer, head, ...this.measure(values) };
   }
