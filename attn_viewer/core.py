@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .declarations import takes_options
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import FigurePageOptions, GenerationOptions, PageOptions, PanelOptions, PassOptions, ViewOptions
+from .options import GenerationOptions, PageOptions, PassOptions, ViewOptions
 
 if TYPE_CHECKING:
     import torch
@@ -94,13 +94,12 @@ def check_view(options: ViewOptions, model_id: str | None = None) -> None:
     OptionError, OutputError
         For the first option that cannot be used.
     """
-    from .figures.options import PageLook, PanelLook
+    from .figures.options import PanelLook
 
     options.check_single()
     if model_id is not None:
         check_model_id(model_id)
     PanelLook.pick(options)
-    PageLook.pick(options)
     if options.preset is not None:
         from .figures.venues import find_venue
 
@@ -165,15 +164,14 @@ def capture_prompt(
 
 def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple[str, bytes]]:
     from .analysis.grouping import group_attention
+    from .figures.options import PanelLook
     from .figures.pages import render_pages
 
     if options.save_fig_path is None:
         return iter(())
-    look = PanelOptions.pick(options).as_dict() | FigurePageOptions.pick(options).as_dict()
+    sink = "hide" if options.ignore_first_token and options.sink == "keep" else options.sink
     # The pages are drawn inside of `use_preset`, as figure functions are.
-    del look["preset"], look["columns"]
-    if options.ignore_first_token and options.sink == "keep":
-        look["sink"] = "hide"
+    look = dataclasses.replace(PanelLook.pick(options), preset=None, columns=1, sink=sink)
     drawn = maps if options.group is None else group_attention(maps, options.group, summary=options.group_summary)
     return render_pages(
         drawn,

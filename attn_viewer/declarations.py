@@ -220,10 +220,10 @@ class Options:
             declared = get_declaration(field)
             lines.append(f"{name} : {describe_hint(read_type(field))}{', optional' * (field.default is None)}")
             text = f"{declared.help[0].upper()}{declared.help[1:]}."
-            conditions = [f"Needs {' or '.join(f'`{need}`' for need in declared.needs)}."] * bool(declared.needs)
-            conditions += [f"Not beside {' or '.join(f'`{other}`' for other in declared.apart)}."] * bool(
-                declared.apart
-            )
+            conditions = []
+            for words, names in (("Needs", declared.needs), ("Not beside", declared.apart)):
+                here = [f"`{one}`" for one in names if one.partition("=")[0] in cls._fields]
+                conditions += [f"{words} {' or '.join(here)}."] * bool(here)
             lines += textwrap.wrap(" ".join([text, *conditions]), 110, initial_indent="    ", subsequent_indent="    ")
         return lines
 
@@ -260,7 +260,8 @@ def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable
     """
 
     def decorate(function: Callable[..., _R]) -> Callable[..., _R]:
-        own = inspect.signature(function).parameters
+        plain = inspect.signature(function)
+        own = plain.parameters
         hints = getattr(function, "__globals__", {})
         signature = _make_signature(own, kind)
 
@@ -282,7 +283,8 @@ def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable
                 given | {name: mine[name] for name in mine.keys() & kind._fields}, options, function.__name__
             )
             mine |= {name: getattr(chosen, name) for name in own if name in kind._fields}
-            return function(**mine, options=chosen)
+            bound = inspect.BoundArguments(plain, {**mine, "options": chosen})
+            return function(*bound.args, **bound.kwargs)
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.checks_itself = True  # type: ignore[attr-defined]
@@ -293,12 +295,15 @@ def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable
 
 
 def _make_signature(own: Mapping[str, inspect.Parameter], kind: type[Options]) -> inspect.Signature:
-    """Own parameters, options that may come by position, `options`, all other options."""
+    """Own parameters, options that may come by position where theirs follow those, `options`, all other options."""
     parameter = inspect.Parameter
+    places = {name: place for name, field in kind._fields.items() if (place := get_declaration(field).position)}
+    first = 1 + sum(one.kind == parameter.POSITIONAL_OR_KEYWORD for one in own.values())
+    follow = sorted(places.values()) == list(range(first, first + len(places)))
     declared = {
         name: parameter(
             name,
-            parameter.POSITIONAL_OR_KEYWORD if get_declaration(field).position else parameter.KEYWORD_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD if follow and name in places else parameter.KEYWORD_ONLY,
             default=field.default,
             annotation=field.type,
         )
@@ -307,7 +312,6 @@ def _make_signature(own: Mapping[str, inspect.Parameter], kind: type[Options]) -
     }
     stored = own["options"].replace(default=None, annotation=Options | None)
     every = [one for name, one in own.items() if name != "options"] + [*declared.values(), stored]
-    places = {name: get_declaration(field).position or 0 for name, field in kind._fields.items()}
     return inspect.Signature(sorted(every, key=lambda one: (one.kind, places.get(one.name, 0))))
 
 

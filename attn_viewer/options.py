@@ -193,8 +193,19 @@ class ColormapOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColourOptions(ColormapOptions):
-    """From weights to colours."""
+class NormOptions(ColormapOptions):
+    """From numbers to colours."""
+
+    norm: "Norm | matplotlib.colors.Normalize" = option(
+        "linear",
+        "scale from numbers to colours; quantile is linear and ends at the 99 % quantile of what is shown",
+        needs="save_fig_path",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions(Options):
+    """The first token."""
 
     sink: Sink = option(
         "keep",
@@ -202,15 +213,49 @@ class ColourOptions(ColormapOptions):
         "are left out; the same, and each row is divided by what is left of it",
         needs="save_fig_path",
     )
-    norm: "Norm | matplotlib.colors.Normalize" = option(
-        "linear",
-        "scale from weights to colours; quantile is linear and ends at the 99 % quantile of what is shown",
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourOptions(NormOptions, SinkOptions):
+    """From weights to colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(NormOptions):
+    """Ends of the scale from numbers to colours."""
+
+    vmin: float = option(
+        0.0,
+        "where the scale begins",
+        metavar="W",
+        at_least=-LARGEST_WEIGHT,
+        at_most=LARGEST_WEIGHT,
+        needs="save_fig_path",
+    )
+    vmax: float | None = option(
+        None,
+        "where the scale ends; left out, a round number from the largest weight up, not counting queries that see "
+        "almost no keys, nor a few weights that would hide all others",
+        metavar="W",
+        at_least=-LARGEST_WEIGHT,
+        at_most=LARGEST_WEIGHT,
         needs="save_fig_path",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PanelOptions(ColourOptions):
+class MapOptions(ColourOptions, ScaleOptions):
+    """How weights are shown."""
+
+    scale: Literal["shared", "panel"] = option(
+        "shared",
+        "one scale for all panels, or one for each with its end in the title",
+        needs="save_fig_path",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelOptions(MapOptions):
     """How panels of weights look."""
 
     num_figs_per_row: int | Literal["auto"] | None = option(
@@ -221,28 +266,6 @@ class PanelOptions(ColourOptions):
         parse=lambda text: text if text == "auto" else int(text),
         at_least=1,
         position=11,
-        needs="save_fig_path",
-    )
-    vmin: float = option(
-        0.0,
-        "weight where the scale begins",
-        metavar="W",
-        at_least=-LARGEST_WEIGHT,
-        at_most=LARGEST_WEIGHT,
-        needs="save_fig_path",
-    )
-    vmax: float | None = option(
-        None,
-        "weight where the scale ends; left out, a round number from the largest up, not counting queries that see "
-        "almost no keys, nor a few weights that would hide all others",
-        metavar="W",
-        at_least=-LARGEST_WEIGHT,
-        at_most=LARGEST_WEIGHT,
-        needs="save_fig_path",
-    )
-    scale: Literal["shared", "panel"] = option(
-        "shared",
-        "one scale for all panels, or one for each with its end in the title",
         needs="save_fig_path",
     )
 

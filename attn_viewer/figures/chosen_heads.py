@@ -1,30 +1,24 @@
 """A page of chosen heads, of any layers and models."""
 
-import dataclasses
-import math
 import operator
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-
+from ..declarations import takes_options
 from ..errors import OptionError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, require_maps
-from .grids import choose_panel_scale, name_segments
-from .heatmap import BAND, limit_cells, read_head
-from .options import describe_data, split_options
+from .grids import name_segments
+from .heatmap import read_head
+from .options import ChosenLook, Highlight, describe_data
 from .page import Caption, PageFigure
-from .panels import GridFitter, PanelPage, describe_sides
-from .scales import Extent, measure_weights
+from .panels import PanelPage
+from .scales import Extent
 from .style import shorten_label
 
-Highlight = Mapping[str, Sequence[Any]]
 
-
-@dataclasses.dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A panel: which maps, which layer, and which head or None for the mean over heads."""
 
     which: int
@@ -32,14 +26,9 @@ class Place:
     head: int | None
 
 
+@takes_options(ChosenLook)
 def plot_panels(
-    maps: AttentionMaps | Sequence[AttentionMaps],
-    heads: Sequence[tuple[int | None, ...]],
-    *,
-    letters: bool = True,
-    columns: int | str | None = None,
-    highlight: Highlight | Sequence[Highlight | None] | None = None,
-    **options: Any,
+    maps: AttentionMaps | Sequence[AttentionMaps], heads: Sequence[tuple[int | None, ...]], *, options: ChosenLook
 ) -> PageFigure:
     """Draw chosen heads of any layers and models on one page, all on one scale.
 
@@ -50,15 +39,8 @@ def plot_panels(
     heads : sequence of (int, int)
         Layer and head numbers, a panel each in this order; None for a head is the mean over heads. Of several maps each
         pair is drawn from all of them, side by side, and a triple ``(which, layer, head)`` from one, counted from 0.
-    letters : bool
-        Whether panels are called (a), (b), …
-    columns : int or "auto", optional
-        Panels side by side, as `num_figs_per_row` of other pages.
-    highlight : dict or sequence of dict, optional
-        What to frame in every panel, or in each: ``"rows"`` and ``"columns"``, numbers of tokens, and ``"cells"``,
-        pairs of a query and a key.
     **options
-        Options of `PanelLook` and `PageLook`; columns of a venue's page are those of `use_preset`.
+        Options of `ChosenLook`.
 
     Returns
     -------
@@ -73,72 +55,45 @@ def plot_panels(
         If the panels do not fit the page.
     """
     several = [require_maps(one, "plot_panels") for one in (maps if isinstance(maps, (list, tuple)) else [maps])]
-    if columns is not None:
-        if "num_figs_per_row" in options:
-            raise OptionError("columns and num_figs_per_row are the same; give one of them")
-        options = options | {"num_figs_per_row": columns}
-    look, page_options = split_options(options, title="chosen heads")
     places = list_places(several, heads)
-    shown = [read_head(several[p.which], p.layer, p.head, sink=look.sink) for p in places]
-    frames = _match_highlights(highlight, len(places))
-    described = [describe_sides(one, look.sink) for one in several]
-    kinds_of = {sides: i for i, sides in enumerate(dict.fromkeys(sides for sides, _ in described))}
-    all_sides = list(kinds_of)
-    sides = [described[place.which][0] for place in places]
-    extents = [measure_weights([one.cells.filled(0)], ~np.ma.getmaskarray(one.cells), look.norm) for one in shown]
-    is_signed = any(several[p.which].signed for p in places)
+    frames = _match_highlights(options.highlight, len(places))
+    shown = [read_head(several[place.which], place.layer, place.head, sink=options.sink) for place in places]
+    sides, poolings = zip(*(one.sides.pool() for one in shown), strict=True)
+    extents = [one.measure(options.norm) for one in shown]
+    is_signed = any(one.is_signed for one in shown)
     extent = Extent(max(e.end for e in extents), max(e.largest for e in extents), is_signed)
     segments = [phrase for one in several for phrase in name_segments(one)]
     names = list(dict.fromkeys(one.model_id for one in several))
-    style = page_options.make_style().fit_fonts(
-        [*(t for side in all_sides for t in side.texts), *names, *segments,
-         page_options.title or "", *page_options.phrases]
-    )  # fmt: skip
+    style = options.make_style([*(text for side in sides for text in side.texts), *names, *segments])
     labels = dict.fromkeys(WEIGHTINGS[one.weighting] for one in several)
-    scale = look.make_scale(extent, style, ", ".join(labels))
-    titles = [_name_panel(several, place, i, letters) for i, place in enumerate(places)]
+    scale = options.make_scale(extent, style, ", ".join(labels))
+    titles = [_name_panel(several, place, i, options.letters) for i, place in enumerate(places)]
 
     def make_caption(has_indices: bool, step: int) -> Caption:
-        told = [
-            describe_data(one, look, pooling, has_indices=has_indices, step=step, has_lines=True)
-            for one, (_, pooling) in zip(several, described, strict=True)
-        ]
         averaged = {several[p.which].averaged for p in places if p.head is None and not several[p.which].is_mean}
-        notes = dict.fromkeys([*page_options.phrases, *averaged, *(note for part in told for note in part), *segments])
-        return Caption(
-            heading=page_options.title or "",
+        told = [
+            note
+            for which, pooling in sorted({place.which: poolings[i] for i, place in enumerate(places)}.items())
+            for note in describe_data(
+                several[which], options, pooling, has_indices=has_indices, step=step, has_lines=True
+            )
+        ]
+        return options.make_caption(
+            "chosen heads",
+            dict.fromkeys([*averaged, *told, *segments]),
             model_id=names[0] if len(names) == 1 else "",
-            notes=list(notes),
-            bars=[scale] * (look.scale == "shared"),
-            **page_options.shown,
+            bars=[scale] * (options.scale == "shared"),
         )
 
-    wish = look.num_figs_per_row
+    wish = options.num_figs_per_row or options.columns
     if wish is None and len(several) > 1 and len(places) % len(several) == 0:
         wish = len(several)
-    grid = GridFitter(
-        style=style,
-        sides=all_sides,
-        n_panels=len(places),
-        wish=wish,
-        title_width=max(style.measure(title, style.title)[0] for title in titles),
-        measure_head=lambda *choice: make_caption(*choice).lay_out(style, style.width or math.inf).height,
-        beside=(BAND + 0.5) * bool(segments),
-        is_outer=style.width is not None and len(all_sides) == 1,
-    ).fit()
-    caption = make_caption(grid.has_indices, grid.step)
-    panels = PanelPage(grid, sides, caption, [kinds_of[side] for side in sides])
-    for i, (one, title) in enumerate(zip(shown, titles, strict=True)):
-        own, title = choose_panel_scale(one.cells, scale, look, style.spell(title))
-        panels.set_panel(i, limit_cells(one.cells)[0], own, title)
-    for which, source in enumerate(several):
-        mine = [i for i, place in enumerate(places) if place.which == which]
-        panels.mark_segments(source, mine)
-        panels.mark_completion(source, mine)
-    for i, frame in enumerate(frames):
+    page = PanelPage(style, sides, titles, make_caption, wish=wish)
+    for i, (one, title, frame) in enumerate(zip(shown, titles, frames, strict=True)):
+        page.set_weights(i, one.cells, scale, style.spell(title), look=options)
         if frame:
-            panels.frame(i, shown[i], frame)
-    return panels.figure
+            page.frame(i, frame)
+    return page.figure
 
 
 def list_places(several: Sequence[AttentionMaps], heads: Sequence[tuple[int | None, ...]]) -> list[Place]:

@@ -1,16 +1,18 @@
 """Which heads look alike, as a clustered heatmap."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 
+from ..declarations import option, takes_options
 from ..errors import OptionError
 from ..maps import takes_maps
+from ..options import ColormapOptions
 from .labels import TICK
 from .options import PageLook
 from .page import MARGIN, Caption, Page, PageFigure, choose_width
@@ -20,18 +22,17 @@ from .style import SMALLEST_LABEL
 SIDE, DENDROGRAM, ROW = 168.0, 30.0, 1.2  # points, but rows are in font sizes
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimilarityLook(ColormapOptions, PageLook):
+    """How a page of similarities looks."""
+
+    model_id: str = option("", "name of the model, which goes before the heading")
+    label: str = option("cosine similarity", "name of the similarity, for the colour bar")
+
+
 @takes_maps
-def plot_similarity(
-    similarity: ArrayLike,
-    *,
-    names: Sequence[str],
-    model_id: str = "",
-    title: str = "heads alike",
-    notes: bool | Sequence[str] = (),
-    label: str = "cosine similarity",
-    cmap: str | Colormap | None = None,
-    **options: Any,
-) -> PageFigure:
+@takes_options(SimilarityLook)
+def plot_similarity(similarity: ArrayLike, *, names: Sequence[str], options: SimilarityLook) -> PageFigure:
     """Draw similarities between heads, clustered by average linkage of 1 − similarity.
 
     Parameters
@@ -40,18 +41,8 @@ def plot_similarity(
         Axes ``(n_heads, n_heads)``, symmetric, 1 for the same.
     names : sequence of str
         One a head, such as ``5.3``.
-    model_id : str
-        Name of the model, which goes before the heading.
-    title : str
-        Heading of the page.
-    notes : sequence of str or False
-        What the page says about its data, in phrases; False for no notes at all.
-    label : str
-        Name of the similarity, for the colour bar.
-    cmap : str or matplotlib.colors.Colormap, optional
-        A matplotlib colour map; left out, the one of this package.
     **options
-        Options of `PageLook`.
+        Options of `SimilarityLook`.
 
     Returns
     -------
@@ -69,25 +60,22 @@ def plot_similarity(
     from scipy.cluster.hierarchy import dendrogram, linkage
     from scipy.spatial.distance import squareform
 
-    page_options = PageLook(title=title, notes=notes, **options)
     distances = squareform(np.clip(1 - values, 0, None), checks=False)
     tree = dendrogram(linkage(distances, "average", optimal_ordering=True), no_plot=True)
     order = tree["leaves"]
-    style = page_options.make_style().fit_fonts([model_id, title, label, *page_options.phrases, *names])
+    style = options.make_style([options.model_id, options.label, *names])
     # The names of the heads stand right of the cells and below them.
     size = SMALLEST_LABEL if style.width is None else style.label
     room = max(style.measure(name, size)[0] for name in names) + 2 * TICK + 1.5
     width = choose_width(style, DENDROGRAM + room + (SIDE if style.width is None else 0))
     side = width - DENDROGRAM - room - 2 * MARGIN
-    scale = Scale(make_norm("linear", 0.0, 1.0), get_colormap(cmap, palette=style.palette), style.spell(label))
+    cmap = get_colormap(options.cmap, palette=style.palette)
+    scale = Scale(make_norm("linear", 0.0, 1.0), cmap, style.spell(options.label))
 
     def make_caption(side: float) -> tuple[Caption, int]:
         step = int(-(-len(values) * size * ROW // side))
         told = [f"one head in {step} named"] if step > 1 else []
-        said = [*page_options.phrases, *told]
-        return Caption(
-            heading=style.spell(title), model_id=model_id, notes=said, bars=[scale], **page_options.shown
-        ), step
+        return options.make_caption("heads alike", told, model_id=options.model_id, bars=[scale]), step
 
     if style.height is not None:
         head = make_caption(side / 2)[0].lay_out(style, width).height
@@ -97,9 +85,8 @@ def plot_similarity(
     with mpl.rc_context(page.rc):
         left, bottom = MARGIN + DENDROGRAM, page.bottom + room
         panel = page.add_axes(left, bottom, side, side, "heads")
-        panel.imshow(
-            values[np.ix_(order, order)], norm=scale.norm, cmap=scale.cmap, interpolation="nearest", aspect="auto"
-        )
+        cells = values[np.ix_(order, order)]
+        panel.imshow(cells, norm=scale.norm, cmap=scale.cmap, interpolation="nearest", aspect="auto")
         shown = np.arange(0, len(values), step)
         words = [style.spell(names[order[i]]) for i in shown]
         panel.set_xticks(shown, words, rotation=90, parse_math=False)

@@ -1,14 +1,15 @@
 """The figure of what an intervention did."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..declarations import takes_options
 from .heads import arrange_scores, draw_scores, fit_cells, label_numbers, make_score_scale
 from .labels import GAP, TICK
-from .options import PageLook
+from .options import AtlasLook, PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure
 from .scales import round_end
 from .style import SMALLEST_LABEL, PageStyle, shorten_label
@@ -21,7 +22,8 @@ BAR, TRACE, SHORTEST_TRACE, BAR_SPACE, LONGEST = 70.0, 330.0, 130.0, 9.0, 14
 STACKED_BAR, STACKED_HEADS = 50.0, 200.0
 
 
-def plot_effect(effect: "HeadEffect", **options: Any) -> PageFigure:
+@takes_options(PageLook)
+def plot_effect(effect: "HeadEffect", *, options: PageLook) -> PageFigure:
     """Draw what an intervention did: to each token's prediction, to the next token, and to the patterns of all heads.
 
     Parameters
@@ -37,10 +39,10 @@ def plot_effect(effect: "HeadEffect", **options: Any) -> PageFigure:
         The page; its axes are the page, the colour bar, ``"tokens"``, ``"next"`` and ``"heads"``.
     """
     table = effect.pattern_change
-    grid, rows, columns = arrange_scores(table.make_grid("total_variation"), layers=table.layers, heads=table.heads)
+    look = AtlasLook(layers=table.layers, heads=table.heads, marks=list(effect.changed))
+    grid, rows, columns = arrange_scores(table.make_grid("total_variation"), look)
     others = [value for *pair, value in zip(table.layer, table.head, table["total_variation"], strict=True)
               if tuple(pair) not in effect.changed]  # fmt: skip
-    limit = round_end(max(others, default=0) or 1.0)
     likeliest = {label: pair for label, *pair in (*effect.top_before, *effect.top_after)}
     likeliest = dict(sorted(likeliest.items(), key=lambda item: -max(item[1])))
     notes = [
@@ -49,79 +51,78 @@ def plot_effect(effect: "HeadEffect", **options: Any) -> PageFigure:
         f"mean KL {effect.divergence.mean():.3f} nats",
         "changed heads framed, colours end at the largest change of another",
     ]
-    page_options = PageLook(**options)
-    labels = [shorten_label(label, LONGEST) for label in effect.tokens]
-    names = [shorten_label(label, LONGEST) for label in likeliest]
-    style = page_options.make_style().fit_fonts(
-        [*labels, *names, effect.model_id, *notes, page_options.title or "", *page_options.phrases]
-    )
+    labels, names = ([shorten_label(label, LONGEST) for label in part] for part in (effect.tokens, likeliest))
+    style = options.make_style([*labels, *names, effect.model_id, *notes])
     labels, names = ([style.spell(label) for label in part] for part in (labels, names))
-    name_width = max(style.measure(name, style.label)[0] for name in names) + 2 * GAP
-    scale = make_score_scale(grid, vmax=limit, palette=style.palette, label="total variation, mean over queries")
-    caption = Caption(
-        heading=page_options.title or "what the intervention did",
-        model_id=effect.model_id,
-        notes=[*page_options.phrases, *notes],
-        bars=[scale],
-        **page_options.shown,
-    )
-    wide, high = fit_cells(*grid.shape)
-    left = max(style.axis * LINE + 22, name_width)
-    between = 3 * MARGIN + style.axis * LINE + 14
-    trace, is_stacked = TRACE, False
-    if style.width is not None:
-        room = style.width - 2 * MARGIN - left
-        is_stacked = room - between - wide < SHORTEST_TRACE
-        trace = max(room, SHORTEST_TRACE) if is_stacked else room - between - wide
-        wide = min(wide, trace)
-        high = min(high, STACKED_HEADS) if is_stacked else high
-    step = trace / len(labels)
-    has_labels = step >= SMALLEST_LABEL * 1.15
-    below = style.label * LINE + 2 * GAP
-    if has_labels:
-        below = max(style.measure(label, style.label)[0] for label in labels) + 2 * GAP
-    tail = 0 if has_labels else style.axis * LINE  # the name of the axis
-    foot = style.label + GAP + TICK
-    low = style.axis * LINE + foot
-    next_height = BAR_SPACE * 1.6 * len(names)
-    atlas_left = MARGIN + left + (0 if is_stacked else trace + between)
-    head, bar = style.title * LINE + GAP, STACKED_BAR if is_stacked else BAR
-    column = foot + next_height + head + MARGIN + below + tail + 2 * bar + 2 * head + MARGIN
-    column = max(column, 0 if is_stacked else low + high + head)
-    # In a narrow column the heads stand below the rest.
-    lift = (low + high + head + MARGIN) * is_stacked
-    sheet = Page(style, left + trace if is_stacked else atlas_left - MARGIN + wide, lift + column, caption)
-    with mpl.rc_context(sheet.rc):
-        top, bottom = sheet.bottom + lift + column - head, sheet.bottom + lift + foot
-
-        def write_title(x: float, y: float, text: str, width: float) -> None:
-            """Write a title above axes, further left where it would run past their right end."""
-            x = max(min(x, x + width - style.measure(text, style.title)[0]), MARGIN)
-            sheet.write(x, y + GAP, text, size=style.title, color=style.palette.ink)
-
-        trace_low = bottom + next_height + head + MARGIN + below + tail
-        height = (top - trace_low - head - MARGIN) / 2
-        for i, (name, text, values) in enumerate(
-            (
-                ("divergence", "KL from the plain model, by position (nats)", effect.divergence),
-                ("tokens", "change of each token's loss (nats)", np.r_[np.nan, effect.loss_after - effect.loss_before]),
-            )
-        ):
-            y = top - height - i * (height + head + MARGIN)
-            ax = sheet.add_axes(MARGIN + left, y, trace, height, name)
-            write_title(MARGIN + left, y + height, text, trace)
-            _draw_tokens(ax, values, labels if i else [], step, style)
-        ax = sheet.add_axes(MARGIN + left, bottom, trace, next_height, "next")
-        write_title(MARGIN + left, bottom + next_height, "probability of the next token", trace)
+    limited = AtlasLook(vmax=round_end(max(others, default=0) or 1.0))
+    scale = make_score_scale(grid, limited, style.palette, "total variation, mean over queries")
+    caption = options.make_caption("what the intervention did", notes, model_id=effect.model_id, bars=[scale])
+    page = _EffectPage(style, caption, grid.shape, labels, names)
+    with mpl.rc_context(page.rc):
+        ax = page.add_part("divergence", "KL from the plain model, by position (nats)")
+        _draw_tokens(ax, effect.divergence, [], page.step, style)
+        ax = page.add_part("tokens", "change of each token's loss (nats)")
+        _draw_tokens(ax, np.r_[np.nan, effect.loss_after - effect.loss_before], labels, page.step, style)
+        ax = page.add_part("next", "probability of the next token")
         _draw_next(ax, names, np.array(list(likeliest.values())), style)
-        top = sheet.bottom + low + high if is_stacked else top
-        ax = sheet.add_axes(atlas_left, top - high, wide, high, "heads")
-        draw_scores(ax, grid, rows, columns, scale, marks=effect.changed, accent=style.palette.accent)
+        ax = page.add_part("heads", "change of each head's pattern")
+        draw_scores(ax, grid, rows, columns, scale, look.marks, style.palette.accent)
         label_numbers(ax, rows, columns, style)
-        write_title(atlas_left, top, "change of each head's pattern", wide)
-        sheet.name_axis(atlas_left - style.axis - 16, top - high / 2, "layer", rotation=90)
-        sheet.name_axis(atlas_left + wide / 2, top - high - low + style.axis / 2, "head")
-    return sheet.figure
+        x, y, width, height = page.places["heads"]
+        page.name_axis(x - style.axis - 16, y + height / 2, "layer", rotation=90)
+        page.name_axis(x + width / 2, y - page.low + style.axis / 2, "head")
+    return page.figure
+
+
+class _EffectPage(Page):
+    """A page with traces over tokens, bars of next tokens below, and heads beside them, or in a narrow column below.
+
+    `places` are left, bottom, width and height of the parts in points; `step` is the width of a token, and `low` the
+    room below the heads.
+    """
+
+    def __init__(
+        self, style: PageStyle, caption: Caption, shape: tuple[int, ...], labels: list[str], names: list[str]
+    ) -> None:
+        wide, high = fit_cells(*shape)
+        left = max(style.axis * LINE + 22, max(style.measure(name, style.label)[0] for name in names) + 2 * GAP)
+        between = 3 * MARGIN + style.axis * LINE + 14
+        trace, is_stacked = TRACE, False
+        if style.width is not None:
+            room = style.width - 2 * MARGIN - left
+            is_stacked = room - between - wide < SHORTEST_TRACE
+            trace = max(room, SHORTEST_TRACE) if is_stacked else room - between - wide
+            wide = min(wide, trace)
+            high = min(high, STACKED_HEADS) if is_stacked else high
+        self.step = trace / len(labels)
+        below = style.label * LINE + 2 * GAP + style.axis * LINE  # with the name of the axis
+        if self.step >= SMALLEST_LABEL * 1.15:
+            below = max(style.measure(label, style.label)[0] for label in labels) + 2 * GAP
+        foot, head = style.label + GAP + TICK, style.title * LINE + GAP
+        self.low = style.axis * LINE + foot
+        next_height, bar = BAR_SPACE * 1.6 * len(names), STACKED_BAR if is_stacked else BAR
+        column = foot + next_height + head + MARGIN + below + 2 * bar + 2 * head + MARGIN
+        column = max(column, 0 if is_stacked else self.low + high + head)
+        lift = (self.low + high + head + MARGIN) * is_stacked
+        beside = 0 if is_stacked else trace + between
+        super().__init__(style, left + (trace if is_stacked else beside + wide), lift + column, caption)
+        x, top, bottom = MARGIN + left, self.bottom + lift + column - head, self.bottom + lift + foot
+        lowest = bottom + next_height + head + MARGIN + below
+        height = (top - lowest - head - MARGIN) / 2
+        heads_top = self.bottom + self.low + high if is_stacked else top
+        self.places = {
+            "divergence": (x, top - height, trace, height),
+            "tokens": (x, top - height - (height + head + MARGIN), trace, height),
+            "next": (x, bottom, trace, next_height),
+            "heads": (x + beside, heads_top - high, wide, high),
+        }
+
+    def add_part(self, name: str, title: str) -> Axes:
+        """Add the axes of a part and the title above them, further left where it would run past their right end."""
+        x, y, width, height = self.places[name]
+        start = max(min(x, x + width - self.style.measure(title, self.style.title)[0]), MARGIN)
+        self.write(start, y + height + GAP, title, size=self.style.title, color=self.style.palette.ink)
+        return self.add_axes(x, y, width, height, name)
 
 
 def _draw_tokens(ax: Axes, values: np.ndarray, labels: list[str], step: float, style: PageStyle) -> None:

@@ -1,6 +1,5 @@
 """Figures over all heads: layers down, heads across."""
 
-import dataclasses
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +8,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
+from ..declarations import takes_options
 from ..errors import OptionError
 from .labels import GAP, TICK
-from .options import PageLook
+from .options import AtlasLook, AtlasPageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
 from .scales import QUANTILE, Scale, get_colormap, make_norm, round_end
 from .style import LIGHT, PageStyle, Palette
@@ -26,20 +26,8 @@ ATLAS_WIDTH, ATLAS_HEIGHT = 190.0, 270.0
 MEANS_WIDTH = 44.0
 
 
-def arrange_scores(
-    values: Any, *, layers: Sequence[int] | None = None, heads: Sequence[Any] | None = None
-) -> tuple[np.ma.MaskedArray, tuple[int, ...], tuple[int, ...]]:
-    """Put scores of heads on a grid, layers down and heads across.
-
-    Parameters
-    ----------
-    values : array_like or sequence of array_like
-        Axes ``(n_layers, n_heads)``, or one sequence a layer where layers differ in heads; NaN where a score means
-        nothing.
-    layers : sequence of int, optional
-        True layer numbers; left out, they count from 0.
-    heads : sequence of int or sequence of sequence of int, optional
-        True head numbers, the same for all layers or one sequence a layer; left out, they count from 0.
+def arrange_scores(values: Any, look: AtlasLook) -> tuple[np.ma.MaskedArray, tuple[int, ...], tuple[int, ...]]:
+    """Put scores of heads on a grid, layers down and heads across; as `draw_atlas` takes them.
 
     Returns
     -------
@@ -64,10 +52,9 @@ def arrange_scores(
         )
     if any(np.isinf(layer).any() for layer in scores):
         raise OptionError("scores must be finite, or NaN where a score means nothing; got an infinite one")
-    rows = tuple(range(len(scores)) if layers is None else layers)
-    if heads is None:
-        heads = [range(len(layer)) for layer in scores]
-    elif all(isinstance(head, numbers.Integral) for head in heads):
+    rows = tuple(range(len(scores)) if look.layers is None else look.layers)
+    heads: Sequence[Any] = [range(len(layer)) for layer in scores] if look.heads is None else look.heads
+    if look.heads is not None and all(isinstance(head, numbers.Integral) for head in heads):
         heads = [tuple(heads)] * len(scores)
     if len(rows) != len(scores) or len(set(rows)) != len(rows):
         raise OptionError(f"layers must be {len(scores)} different numbers, got {list(rows)}")
@@ -83,19 +70,8 @@ def arrange_scores(
     return np.ma.masked_invalid(grid), rows, columns
 
 
-def draw_atlas(
-    values: Any,
-    *,
-    ax: Axes | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[Any] | None = None,
-    diverging: bool = False,
-    cmap: str | Colormap | None = None,
-    norm: str | Normalize = "linear",
-    vmin: float | None = None,
-    vmax: float | None = None,
-    marks: Sequence[tuple[int, int]] = (),
-) -> Axes:
+@takes_options(AtlasLook)
+def draw_atlas(values: Any, *, ax: Axes | None = None, options: AtlasLook) -> Axes:
     """Draw a score of every head into your own axes, layers down and heads across.
 
     Parameters
@@ -104,21 +80,9 @@ def draw_atlas(
         Axes ``(n_layers, n_heads)``, or one sequence a layer where layers differ in heads; NaN is drawn neutral.
     ax : matplotlib.axes.Axes, optional
         Where to draw; left out, in a figure of its own.
-    layers : sequence of int, optional
-        True layer numbers; left out, they count from 0.
-    heads : sequence of int or sequence of sequence of int, optional
-        True head numbers, the same for all layers or one sequence a layer; left out, they count from 0.
-    diverging : bool
-        Whether the scores are signed differences, on a map centred at 0.
-    cmap : str or matplotlib.colors.Colormap, optional
-        A matplotlib colour map; left out, the one of this package.
-    norm : {"linear", "power", "log", "quantile"} or matplotlib.colors.Normalize
-        Scale from scores to colours; linear or with a quantile at its end when `diverging`.
-    vmin, vmax : float, optional
-        Ends of the scale; left out, 0 (or the smallest score below it) and a round number from the largest up.
-        When `diverging` the scale runs from ``-vmax`` to `vmax`.
-    marks : sequence of (int, int)
-        Layer and head numbers to frame.
+    **options
+        Options of `AtlasLook`; ends of the scale that are left out are 0 (or the smallest score below it) and a round
+        number from the largest up.
 
     Returns
     -------
@@ -130,11 +94,11 @@ def draw_atlas(
     OptionError
         If values, numbers, marks or scale cannot be used.
     """
-    grid, rows, columns = arrange_scores(values, layers=layers, heads=heads)
-    scale = make_score_scale(grid, diverging=diverging, cmap=cmap, norm=norm, vmin=vmin, vmax=vmax)
+    grid, rows, columns = arrange_scores(values, options)
+    scale = make_score_scale(grid, options)
     if ax is None:
         ax = PageFigure(layout="constrained").add_subplot(xlabel="head", ylabel="layer")
-    draw_scores(ax, grid, rows, columns, scale, marks=marks, accent=LIGHT.ink if diverging else LIGHT.accent)
+    draw_scores(ax, grid, rows, columns, scale, options.marks, LIGHT.ink if options.diverging else LIGHT.accent)
     for axis, shown, is_key in ((ax.yaxis, rows, False), (ax.xaxis, columns, True)):
         set_token_ticks(axis, [str(number) for number in shown], 0, len(shown), is_key=is_key, most_step=len(shown))
     return ax
@@ -146,52 +110,28 @@ def draw_scores(
     rows: Sequence[int],
     columns: Sequence[int],
     scale: Scale,
-    *,
-    marks: Sequence[tuple[int, int]] = (),
-    accent: str = LIGHT.accent,
+    marks: Sequence[tuple[int, int]],
+    accent: str,
 ) -> None:
     """Draw the cells of `arrange_scores`, and frames around some of them, without ticks."""
     places = [_find_cell(mark, rows, columns, grid) for mark in marks]
     ax.imshow(grid, norm=scale.norm, cmap=scale.cmap, interpolation="nearest", aspect="auto", origin="upper")
     frames = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in places]
     for color, width in (("white", 2.4), (accent, 1.2)) if frames else ():
-        ax.add_collection(
-            PatchCollection(frames, facecolor="none", edgecolor=color, linewidth=width, zorder=3, clip_on=False)
-        )
+        look: dict[str, Any] = {"edgecolor": color, "linewidth": width, "zorder": 3, "clip_on": False}
+        ax.add_collection(PatchCollection(frames, facecolor="none", **look))
 
 
-def plot_atlas(
-    values: Any,
-    *,
-    label: str = "score",
-    title: str = "all heads",
-    model_id: str = "",
-    notes: bool | Sequence[str] = (),
-    layers: Sequence[int] | None = None,
-    heads: Sequence[Any] | None = None,
-    layer_means: bool = False,
-    **options: Any,
-) -> PageFigure:
+@takes_options(AtlasPageLook)
+def plot_atlas(values: Any, *, options: AtlasPageLook) -> PageFigure:
     """Draw a score of every head on a page of its own, layers down and heads across.
 
     Parameters
     ----------
     values : array_like or sequence of array_like
         Axes ``(n_layers, n_heads)``, or one sequence a layer where layers differ in heads; NaN is drawn neutral.
-    label : str
-        Name of the score, with its unit, for the colour bar.
-    title : str
-        Heading of the page.
-    model_id : str
-        Name of the model, which goes before the heading.
-    notes : sequence of str or False
-        What the page says about its data, in phrases; False for no notes at all.
-    layers, heads : sequence, optional
-        True numbers, as `draw_atlas` takes them.
-    layer_means : bool
-        Whether to draw the mean over the heads of each layer beside them, as bars on the same scale.
     **options
-        `diverging`, `cmap`, `norm`, `vmin`, `vmax` and `marks`, as `draw_atlas` takes them; options of `PageLook`.
+        Options of `AtlasPageLook`; ends of the scale are those of `draw_atlas`.
 
     Returns
     -------
@@ -205,47 +145,21 @@ def plot_atlas(
     PageSizeError
         If it does not fit the page.
     """
-    grid, rows, columns = arrange_scores(values, layers=layers, heads=heads)
-    look, page_options = _split_options(options, title=title, notes=notes)
-    marks = look.pop("marks", ())
-    style = page_options.make_style()
-    scale = make_score_scale(grid, palette=style.palette, label=label, **look)
-    norm = look.get("norm", "linear")
-    told = (
-        {
-            "power": ["square-root colour scale"],
-            "log": ["logarithmic colour scale"],
-            "quantile": [f"colours end at the {QUANTILE * 100:g} % quantile"] * (look.get("vmax") is None),
-        }.get(norm, [])
-        if isinstance(norm, str)
-        else []
-    )
-    caption = Caption(
-        heading=title, model_id=model_id, notes=[*page_options.phrases, *told], bars=[scale], **page_options.shown
-    )
-    style = style.fit_fonts(caption.list_texts())
-    caption = dataclasses.replace(
-        caption,
-        heading=style.spell(title),
-        bars=[dataclasses.replace(scale, label=style.spell(label))],
-    )
-    beside = (MARGIN + MEANS_WIDTH) * layer_means
-    room = find_grid_room(rows, style, beside=beside)
-    size = fit_cells(*grid.shape, room=room)
+    grid, rows, columns = arrange_scores(values, options)
+    told = list(options.describe())
+    style = options.make_style(["all heads", options.model_id, options.label, *told])
+    scale = make_score_scale(grid, options, style.palette, style.spell(options.label))
+    caption = options.make_caption("all heads", told, model_id=options.model_id, bars=[scale])
+    beside = (MARGIN + MEANS_WIDTH) * options.layer_means
+    size = fit_cells(*grid.shape, room=find_grid_room(rows, style, beside=beside))
     page = GridPage(style, *size, rows, caption, beside=beside)
     with mpl.rc_context(page.rc):
-        accent = style.palette.ink if look.get("diverging") else style.palette.accent
-        draw_scores(page.panel, grid, rows, columns, scale, marks=marks, accent=accent)
+        accent = style.palette.ink if options.diverging else style.palette.accent
+        draw_scores(page.panel, grid, rows, columns, scale, options.marks, accent)
         label_numbers(page.panel, rows, columns, style)
-        if layer_means:
+        if options.layer_means:
             _draw_means(page, scale, grid.mean(axis=1))
     return page.figure
-
-
-def _split_options(options: dict[str, Any], **others: Any) -> tuple[dict[str, Any], PageLook]:
-    known = {"diverging", "cmap", "norm", "vmin", "vmax", "marks"}
-    look = {name: value for name, value in options.items() if name in known}
-    return look, PageLook(**others, **{name: value for name, value in options.items() if name not in known})
 
 
 def _draw_means(page: "GridPage", scale: Scale, means: np.ma.MaskedArray) -> None:
@@ -267,29 +181,9 @@ def _draw_means(page: "GridPage", scale: Scale, means: np.ma.MaskedArray) -> Non
 
 
 class GridPage(Page):
-    """A page with one panel of layers down and heads across.
+    """A page with one panel of layers down and heads across, still empty, of so many points, and room `beside` it.
 
-    Parameters
-    ----------
-    style : PageStyle
-        The look of the page.
-    width, height : float
-        Size of the panel in points.
-    rows : sequence of int
-        Layer numbers.
-    caption : Caption
-        What the page says about its data.
-    beside : float
-        Room right of the panel, in points.
-    across : str
-        Name of the horizontal axis.
-
-    Attributes
-    ----------
-    place : tuple of float
-        Left, bottom, width and height of the panel in points.
-    panel : matplotlib.axes.Axes
-        The panel, still empty.
+    `place` is left, bottom, width and height of the `panel` in points.
     """
 
     def __init__(
@@ -335,19 +229,9 @@ def find_grid_room(rows: Sequence[int], style: PageStyle, *, beside: float = 0.0
 
 
 def fit_cells(n_rows: int, n_columns: int, *, room: float | None = None) -> tuple[float, float]:
-    """Find the size of an atlas of so many layers and heads.
+    """Return width and height of an atlas in points: as wide as `room`, or as a column of a paper allows, or more.
 
-    Parameters
-    ----------
-    n_rows, n_columns : int
-        Layers and heads.
-    room : float, optional
-        Width to fill, in points; left out, that of the column of a paper or, for many heads, more.
-
-    Returns
-    -------
-    width, height : float
-        Points; cells are as large as the page of a paper's column allows, and never too thin to see.
+    Cells are never too thin to see.
     """
     high = min(max(ATLAS_HEIGHT / n_rows, THINNEST_CELL), TALLEST_CELL)
     if room is not None:
@@ -356,41 +240,33 @@ def fit_cells(n_rows: int, n_columns: int, *, room: float | None = None) -> tupl
     return max(wide * n_columns, 2 * TALLEST_CELL), high * n_rows
 
 
-def make_score_scale(
-    grid: np.ma.MaskedArray,
-    *,
-    diverging: bool = False,
-    cmap: str | Colormap | None = None,
-    norm: str | Normalize = "linear",
-    vmin: float | None = None,
-    vmax: float | None = None,
-    palette: Palette = LIGHT,
-    label: str = "",
-) -> Scale:
-    """Return colours for scores of heads from what is wished and what is there; as `draw_atlas` takes them."""
+def make_score_scale(grid: np.ma.MaskedArray, look: AtlasLook, palette: Palette = LIGHT, label: str = "") -> Scale:
+    """Return colours for scores of heads from what is wished and what is there."""
     low, high = (float(grid.min()), float(grid.max())) if grid.count() else (0.0, 1.0)
-    colours = get_colormap(cmap, diverging=diverging, palette=palette)
-    if isinstance(norm, Normalize):
-        norm.autoscale_None(grid.compressed())
-        return Scale(norm, colours, label, high, low)
+    colours = get_colormap(look.cmap, diverging=look.diverging, palette=palette)
+    if isinstance(look.norm, Normalize):
+        look.norm.autoscale_None(grid.compressed())
+        return Scale(look.norm, colours, label, high, low)
     top = high
-    if norm == "quantile" and grid.count():
-        top = float(np.quantile(abs(grid.compressed()) if diverging else grid.compressed(), QUANTILE))
-    elif diverging:
+    if look.norm == "quantile" and grid.count():
+        top = float(np.quantile(abs(grid.compressed()) if look.diverging else grid.compressed(), QUANTILE))
+    elif look.diverging:
         top = max(-low, high)
-    if diverging:
-        if norm not in ("linear", "quantile"):
-            raise OptionError(f"a diverging scale is linear around 0, got norm={norm!r}")
-        limit = (round_end(top) if top > 0 else 1.0) if vmax is None else vmax
-        if vmin not in (None, -limit):
-            raise OptionError(f"a diverging scale is centred on 0; give vmax alone, got vmin={vmin:g}, vmax={limit:g}")
+    if look.diverging:
+        if look.norm not in ("linear", "quantile"):
+            raise OptionError(f"a diverging scale is linear around 0, got norm={look.norm!r}")
+        limit = (round_end(top) if top > 0 else 1.0) if look.vmax is None else look.vmax
+        if look.vmin not in (None, -limit):
+            raise OptionError(
+                f"a look.diverging scale is centred on 0; give look.vmax alone, got vmin={look.vmin:g}, vmax={limit:g}"
+            )
         return Scale(make_norm("linear", -limit, limit), colours, label, high, low)
-    if norm == "log" and (low if vmin is None else vmin) < 0:
+    if look.norm == "log" and (low if look.vmin is None else look.vmin) < 0:
         raise OptionError(f"a logarithmic scale has no place for scores below 0, got {low:g}; use norm='linear'")
-    start = (0.0 if low >= 0 else -round_end(-low)) if vmin is None else vmin
+    start = (0.0 if low >= 0 else -round_end(-low)) if look.vmin is None else look.vmin
     # A constant score is no scale; it stands at the start of one.
-    end = (round_end(top, norm) if top > max(start, 0) else start + 1.0) if vmax is None else vmax
-    return Scale(make_norm(norm, start, end), colours, label, high, low if norm != "log" else start)
+    end = (round_end(top, look.norm) if top > max(start, 0) else start + 1.0) if look.vmax is None else look.vmax
+    return Scale(make_norm(look.norm, start, end), colours, label, high, low if look.norm != "log" else start)
 
 
 def _find_cell(
@@ -407,17 +283,7 @@ def _find_cell(
 
 
 def label_numbers(ax: Axes, rows: Sequence[int], columns: Sequence[int], style: PageStyle) -> None:
-    """Write the true numbers of layers and heads at the axes of a grid with one cell a head, as many as fit.
-
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes
-        The grid; cells are counted from 0.
-    rows, columns : sequence of int
-        Layer and head numbers.
-    style : PageStyle
-        The look of the page.
-    """
+    """Write the true numbers of layers and heads at the axes of a grid with one cell a head, as many as fit."""
     width, height = (side * 72 / ax.figure.dpi for side in (ax.bbox.width, ax.bbox.height))
     number = style.measure(str(max(columns)), style.label)[0] + 4
     steps = (

@@ -1,9 +1,9 @@
 """Which keys a query looks at, as lines from token to token: the head view of bertviz, for paper."""
 
 import colorsys
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, SupportsInt
 
 import matplotlib as mpl
 import numpy as np
@@ -12,8 +12,10 @@ from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.patches import Rectangle
 
 from ..analysis.blocks import require_unsigned
+from ..declarations import option, takes_options
 from ..errors import OptionError, UnsuitableMapsError
 from ..maps import AttentionMaps, takes_maps
+from ..options import SinkOptions
 from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
 from .sinks import count_hidden, treat_sink
@@ -26,25 +28,28 @@ FAINTEST = 0.02
 MOST_TOKENS = 400
 
 
-@dataclasses.dataclass(frozen=True)
-class Side:
-    """A column of tokens: their numbers and their labels."""
+class Side(NamedTuple):
+    """A column of tokens."""
 
-    numbers: tuple[int, ...]
-    labels: tuple[str, ...]
+    numbers: Sequence[int]
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinesLook(SinkOptions, PageLook):
+    """How a page of lines looks, and what it shows."""
+
+    heads: Sequence[int] | None = option(None, "true head numbers, a colour each; left out, all")
+    query: int | None = option(None, "the one query whose lines are drawn, by its token number; left out, all")
+    segments: tuple[str, str] | None = option(
+        None,
+        'names of segments of the prompt, such as ("A", "B"): queries of the first and keys of the second alone',
+    )
 
 
 @takes_maps
-def plot_lines(
-    maps: AttentionMaps,
-    layer: int,
-    *,
-    heads: Sequence[int] | None = None,
-    query: int | None = None,
-    segments: tuple[str, str] | None = None,
-    sink: str = "keep",
-    **options: Any,
-) -> PageFigure:
+@takes_options(LinesLook)
+def plot_lines(maps: AttentionMaps, layer: int, *, options: LinesLook) -> PageFigure:
     """Draw attention as lines from the queries on the left to the keys on the right, the stronger the more it is.
 
     Parameters
@@ -53,16 +58,8 @@ def plot_lines(
         The weights; self or cross attention, not pooled.
     layer : int
         True layer number.
-    heads : sequence of int, optional
-        True head numbers, a colour each; left out, all.
-    query : int, optional
-        The one query whose lines are drawn, by its token number; left out, all.
-    segments : (str, str), optional
-        Names of segments of the prompt, such as ``("A", "B")``: queries of the first and keys of the second alone.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token.
     **options
-        Options of `PageLook`.
+        Options of `LinesLook`.
 
     Returns
     -------
@@ -81,29 +78,29 @@ def plot_lines(
     require_unsigned(maps, "a line whose strength is a weight")
     if maps.reduction == "pooled":
         raise UnsuitableMapsError("lines need a weight for every pair of tokens, but these maps are pooled")
-    page_options = PageLook(**options)
-    one = maps.select(layers=[layer], heads=heads)
-    left, right = _choose_sides(one, segments, sink)
+    query, segments = options.query, options.segments
+    one = maps.select(layers=[layer], heads=options.heads)
+    left, right = _choose_sides(one, segments, options.sink)
     if max(len(left.labels), len(right.labels)) > MOST_TOKENS:
         raise OptionError(
             f"lines between more than {MOST_TOKENS} tokens are not seen; choose segments or fewer queries"
         )
-    weights = _take_weights(one, left, right, sink)
+    row, column = count_hidden(one, options.sink)
+    rows, columns = np.array(left.numbers) - one.first_query - row, np.array(right.numbers) - column
+    weights = np.asarray(treat_sink(one.weights[0], one, options.sink)[:, rows][:, :, columns], np.float32)
     if query is not None:
         if query not in left.numbers:
             raise OptionError(f"there is no query {query!r}; there are {left.numbers[0]} to {left.numbers[-1]}")
         weights = weights * (np.array(left.numbers) == query)[:, None]
-    style = page_options.make_style().fit_fonts(
-        [*left.labels, *right.labels, one.model_id, page_options.title or "", *page_options.phrases]
-    )
+    style = options.make_style([*left.labels, *right.labels, one.model_id])
+    caption = options.make_caption(f"layer {layer}", _describe(one, options), model_id=one.model_id)
     names = [one.averaged] if one.is_mean else [f"head {number}" for number in one.heads[0]]
-    caption = Caption(
-        heading=page_options.title or f"layer {layer}",
-        model_id=one.model_id,
-        notes=[*page_options.phrases, *_describe(one, query, segments, sink)],
-        **page_options.shown,
-    )
-    return _draw(style, caption, left, right, weights, names, query)
+    page = _LinesPage(style, caption, [[style.spell(label) for label in side.labels] for side in (left, right)], names)
+    with mpl.rc_context(page.rc):
+        page.draw_lines(weights)
+        page.write_tokens(None if query is None else left.numbers.index(query))
+        page.write_legend()
+    return page.figure
 
 
 def _choose_sides(maps: AttentionMaps, segments: tuple[str, str] | None, sink: str) -> tuple[Side, Side]:
@@ -112,7 +109,7 @@ def _choose_sides(maps: AttentionMaps, segments: tuple[str, str] | None, sink: s
     keys = range(column, len(maps.tokens_key))
     if segments is not None:
         known = {name: range(start, stop) for name, start, stop in maps.segments}
-        if len(segments) != 2 or any(name not in known for name in segments):
+        if any(name not in known for name in segments):
             raise OptionError(
                 f"segments are two names of {', '.join(known) or 'none, for these maps have no segments'}; "
                 f"got {segments!r}"
@@ -122,86 +119,86 @@ def _choose_sides(maps: AttentionMaps, segments: tuple[str, str] | None, sink: s
         keys = range(max(keys.start, known[segments[1]].start), min(keys.stop, known[segments[1]].stop))
     if not queries or not keys:
         raise OptionError("no query or no key is left; choose other segments, or keep the first token")
-    labels = [shorten_label(maps.tokens_query[i - maps.first_query]) for i in queries]
-    return Side(tuple(queries), tuple(labels)), Side(
-        tuple(keys), tuple(shorten_label(maps.tokens_key[i]) for i in keys)
+    return (
+        Side(queries, [shorten_label(maps.tokens_query[i - maps.first_query]) for i in queries]),
+        Side(keys, [shorten_label(maps.tokens_key[i]) for i in keys]),
     )
 
 
-def _take_weights(maps: AttentionMaps, left: Side, right: Side, sink: str) -> np.ndarray:
-    """Return weights of axes ``(n_heads, n_query, n_key)`` of the tokens of both sides."""
-    row, column = count_hidden(maps, sink)
-    weights = treat_sink(maps.weights[0], maps, sink)
-    rows = np.array(left.numbers) - maps.first_query - row
-    return np.asarray(weights[:, rows][:, :, np.array(right.numbers) - column], np.float32)
+def _describe(maps: AttentionMaps, options: LinesLook) -> Iterator[str]:
+    if maps.kind == "cross":
+        yield "cross attention"
+    if options.segments:
+        yield f"{options.segments[0]} → {options.segments[1]} alone"
+    if options.query is not None:
+        yield f"query {options.query} ({maps.tokens_query[options.query - maps.first_query]})"
+    if options.sink != "keep":
+        yield "first token hidden" + ", rows renormalised" * (options.sink == "renormalise")
+    yield "opacity is weight"
+    yield from maps.remarks
 
 
-def _describe(maps: AttentionMaps, query: int | None, segments: tuple[str, str] | None, sink: str) -> list[str]:
-    notes = ["cross attention"] * (maps.kind == "cross")
-    notes += [f"{segments[0]} → {segments[1]} alone"] if segments else []
-    if query is not None:
-        notes.append(f"query {query} ({maps.tokens_query[query - maps.first_query]})")
-    notes += {"keep": [], "hide": ["first token hidden"], "renormalise": ["first token hidden, rows renormalised"]}[
-        sink
-    ]
-    return [*notes, "opacity is weight", *maps.remarks]
+class _LinesPage(Page):
+    """A page with two columns of texts, and a legend of heads above."""
 
+    def __init__(
+        self, style: PageStyle, caption: Caption, texts: Sequence[Sequence[str]], names: Sequence[str]
+    ) -> None:
+        self.texts, self.names, self.colours = texts, names, choose_colours(len(names))
+        self.widths = [max(style.measure(text, style.label)[0] for text in part) + 2 * SQUARE for part in texts]
+        n_rows, width = max(map(len, texts)), style.width or sum(self.widths) + SPAN + 2 * MARGIN
+        self.legend = _wrap_names(names, style, width - 2 * MARGIN)
+        low, above = style.axis * LINE + 4, len(self.legend) * style.note * LINE
+        self.high = style.label * 1.45
+        if style.height is not None:
+            room = style.height - caption.lay_out(style, width).height - 2 * MARGIN - low - above - 1
+            self.high = min(self.high, room / n_rows)
+            if self.high < style.label * 1.05:
+                check_height(style, style.height + n_rows * (style.label * 1.05 - self.high) + 1)
+        self.span = SPAN if style.width is None else max(style.width - 2 * MARGIN - sum(self.widths), 30.0)
+        super().__init__(style, sum(self.widths) + self.span, n_rows * self.high + low + above + 4, caption)
+        self.top = self.bottom + low + n_rows * self.high
 
-def _draw(
-    style: PageStyle,
-    caption: Caption,
-    left: Side,
-    right: Side,
-    weights: np.ndarray,
-    names: Sequence[str],
-    query: int | None,
-) -> PageFigure:
-    texts = [[style.spell(label) for label in side.labels] for side in (left, right)]
-    widths = [max(style.measure(text, style.label)[0] for text in part) + 2 * SQUARE for part in texts]
-    n_rows = max(len(left.labels), len(right.labels))
-    legend = _wrap_names(names, style, (style.width or sum(widths) + SPAN + 2 * MARGIN) - 2 * MARGIN)
-    low = style.axis * LINE + 4
-    high = style.label * 1.45
-    if style.height is not None:
-        head = caption.lay_out(style, style.width or sum(widths) + SPAN + 2 * MARGIN).height
-        room = style.height - head - 2 * MARGIN - low - len(legend) * style.note * LINE - 1
-        high = min(high, room / n_rows)
-        if high < style.label * 1.05:
-            check_height(style, style.height + n_rows * (style.label * 1.05 - high) + 1)
-    body = n_rows * high
-    span = SPAN if style.width is None else max(style.width - 2 * MARGIN - sum(widths), 30.0)
-    page = Page(style, sum(widths) + span, body + low + len(legend) * style.note * LINE + 4, caption)
-    with mpl.rc_context(page.rc):
-        top = page.bottom + low + body
-        starts = [top - (i + 0.5) * high for i in range(n_rows)]
-        x0, x1 = MARGIN + widths[0], MARGIN + widths[0] + span
-        colours = choose_colours(len(names))
+    def _find_ends(self) -> tuple[float, float]:
+        """Return where lines begin and end, across."""
+        return MARGIN + self.widths[0], MARGIN + self.widths[0] + self.span
+
+    def _find_row(self, index: SupportsInt) -> float:
+        return self.top - (int(index) + 0.5) * self.high
+
+    def draw_lines(self, weights: np.ndarray) -> None:
+        """Draw weights of axes ``(n_heads, n_query, n_key)``."""
+        x0, x1 = self._find_ends()
         largest = float(weights.max()) or 1.0
-        for colour, head_weights in zip(colours, weights, strict=True):
+        for colour, head_weights in zip(self.colours, weights, strict=True):
             rows, columns = np.nonzero(head_weights > FAINTEST * largest)
-            lines = [[(x0, starts[i]), (x1, starts[j])] for i, j in zip(rows, columns, strict=True)]
+            lines = [[(x0, self._find_row(i)), (x1, self._find_row(j))] for i, j in zip(rows, columns, strict=True)]
             shares = head_weights[rows, columns] / largest
-            page.axes.add_collection(
-                LineCollection(
-                    lines,
-                    colors=[to_rgba(colour, float(share)) for share in shares],
-                    linewidths=0.4 + 1.4 * shares,
-                    capstyle="butt",
-                )
+            colors = [to_rgba(colour, float(share)) for share in shares]
+            self.axes.add_collection(
+                LineCollection(lines, colors=colors, linewidths=0.4 + 1.4 * shares, capstyle="butt")
             )
-        for part, x, align, shift in ((texts[0], x0, "right", -2.0), (texts[1], x1, "left", 2.0)):
+
+    def write_tokens(self, marked: int | None) -> None:
+        """Write both columns, one of the queries marked, and their names."""
+        style, (x0, x1) = self.style, self._find_ends()
+        for part, x, align, shift in zip(self.texts, (x0, x1), ("right", "left"), (-2.0, 2.0), strict=True):
             for i, text in enumerate(part):
-                is_query = align == "right" and query is not None and left.numbers[i] == query
-                ink = style.palette.accent if is_query else style.palette.ink
-                page.write(x + shift, starts[i], text, size=style.label, ha=align, va="center_baseline", color=ink)
-        page.name_axis(x0 - widths[0] / 2, page.bottom + style.axis / 2, "query")
-        page.name_axis(x1 + widths[1] / 2, page.bottom + style.axis / 2, "key")
-        for i, line in enumerate(legend):
-            y = top + 4 + (len(legend) - 1 - i + 0.25) * style.note * LINE
+                ink = style.palette.accent if align == "right" and i == marked else style.palette.ink
+                look = {"size": style.label, "ha": align, "va": "center_baseline", "color": ink}
+                self.write(x + shift, self._find_row(i), text, **look)
+        self.name_axis(x0 - self.widths[0] / 2, self.bottom + style.axis / 2, "query")
+        self.name_axis(x1 + self.widths[1] / 2, self.bottom + style.axis / 2, "key")
+
+    def write_legend(self) -> None:
+        """Name the colours of the heads."""
+        for i, line in enumerate(self.legend):
+            y = self.top + 4 + (len(self.legend) - 1 - i + 0.25) * self.style.note * LINE
             for x, index in line:
-                page.axes.add_patch(Rectangle((MARGIN + x, y), SQUARE, SQUARE, facecolor=colours[index], linewidth=0))
-                page.write_line(MARGIN + x + SQUARE + 2, y, names[index], size=style.note)
-    return page.figure
+                place = MARGIN + x, y
+                square = Rectangle(place, SQUARE, SQUARE, facecolor=self.colours[index], linewidth=0)
+                self.axes.add_patch(square)
+                self.write_line(MARGIN + x + SQUARE + 2, y, self.names[index], size=self.style.note)
 
 
 def choose_colours(count: int) -> list[tuple[float, float, float]]:

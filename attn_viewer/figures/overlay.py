@@ -14,7 +14,7 @@ from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
 from .options import PageLook
-from .page import BETWEEN, MARGIN, Caption, Page, PageFigure, measure_title
+from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
 from .scales import Extent, Scale, make_scale
 from .style import PageStyle
 
@@ -86,7 +86,7 @@ def overlay_attention(
         raise OptionError(
             f"cover must be from 0 to 1 and num_figs_per_row from 1, got {cover!r} and {num_figs_per_row!r}"
         )
-    page_options = PageLook(**options)
+    look = PageLook(**options)
     maps = maps.select(layers=layers, heads=None if head is None else [head])
     query, patch = _find_query(maps, (rows, n_columns), query)
     n_patches = rows * n_columns
@@ -95,23 +95,12 @@ def overlay_attention(
     )
     largest = float(np.abs(weights).max()) or 1.0
     who = maps.tokens_query[query] if patch is None else f"patch {patch[0]},{patch[1]}"
-    style = page_options.make_style().fit_fonts([maps.model_id, who, page_options.title or "", *page_options.phrases])
+    style = look.make_style([maps.model_id, who])
     extent = Extent(largest, largest, maps.signed)
     scale = make_scale(extent, vmax=vmax, cmap=cmap, palette=style.palette, label=WEIGHTINGS[maps.weighting])
-    caption = Caption(
-        heading=page_options.title or "image patches",
-        model_id=maps.model_id,
-        notes=[
-            *page_options.phrases,
-            f"weights of {who}",
-            maps.averaged if head is None else f"head {head}",
-            f"{rows} × {n_columns} patches",
-            "image in grey",
-            *maps.remarks,
-        ],
-        bars=[scale],
-        **page_options.shown,
-    )
+    notes = [f"weights of {who}", maps.averaged if head is None else f"head {head}", f"{rows} × {n_columns} patches"]
+    notes += ["image in grey", *maps.remarks]
+    caption = look.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
     columns, wide = _fit_panels(style, min(num_figs_per_row, len(weights)), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]
     n_lines = math.ceil(len(weights) / columns)

@@ -19,7 +19,7 @@ from ..signals import leave_when_ended
 from .chosen_heads import plot_panels
 from .formats import render_figure
 from .grids import iterate_average_pages, iterate_head_pages
-from .options import measure_maps, split_options
+from .options import PanelLook
 from .page import PageFigure
 from .scales import Extent
 from .style import PageStyle
@@ -37,7 +37,7 @@ Pages = list[tuple[int, bytes]]
 
 def render_pages(
     maps: AttentionMaps,
-    look: dict[str, Any],
+    look: PanelLook,
     fmt: str,
     *,
     panels: Sequence[tuple[int, int]] | None = None,
@@ -46,27 +46,10 @@ def render_pages(
     parallel: bool | int = 1,
     progress: bool | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """Draw the pages of a prompt one after another.
+    """Draw the pages of a prompt one after another: `panels` as `plot_panels` takes them, layer averages, heads.
 
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    look : dict
-        Options of `PanelLook` and `PageLook`.
-    fmt : str
-        Format of the files.
-    panels : sequence of (int, int), optional
-        Chosen heads to draw on a page of their own, as `plot_panels` takes them.
-    has_heads : bool
-        Whether to draw a page of heads for each layer too.
-    text_as_path : bool
-        Whether SVG holds outlines in place of text.
-    parallel : bool or int
-        Processes that draw the pages of heads, True for one a core. They are used where the first of these pages
-        shows that the time saved is more than their start costs; the files are the same in any case.
-    progress : bool, optional
-        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+    Processes draw the pages of heads, `parallel` of them, True for one a core, where the first of these pages shows
+    that the time saved is more than their start costs; the files are the same in any case.
 
     Yields
     ------
@@ -81,8 +64,8 @@ def render_pages(
     count = 1 + len(maps.layers) * has_heads
     with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
         if panels is not None:
-            yield PANELS, render(plot_panels(maps, panels, **look))
-        averages = iterate_average_pages(maps, **look)
+            yield PANELS, render(plot_panels(maps, panels, **look.changes()))
+        averages = iterate_average_pages(maps, look)
         first, second = next(averages), next(averages, None)
         yield AVERAGES if second is None else f"{AVERAGES}_1", render(first)
         for number, figure in enumerate([] if second is None else [second, *averages], 2):
@@ -94,9 +77,9 @@ def render_pages(
 
 
 def _render_heads(
-    maps: AttentionMaps, look: dict[str, Any], render: Render, parallel: bool | int
+    maps: AttentionMaps, look: PanelLook, render: Render, parallel: bool | int
 ) -> Iterator[tuple[int, bytes]]:
-    draw = functools.partial(_draw_layers, look, measure_maps(maps, split_options(look)[0]), render)
+    draw = functools.partial(_draw_layers, look, look.measure(maps), render)
     (first, *others), start = maps.layers, time.perf_counter()
     pages = list(draw(maps.select(layers=[first])))
     seconds = (time.perf_counter() - start) * len(others)
@@ -116,10 +99,8 @@ def _render_heads(
         yield from itertools.chain.from_iterable(done)
 
 
-def _draw_layers(
-    look: dict[str, Any], extent: Extent, render: Render, maps: AttentionMaps
-) -> Iterator[tuple[int, bytes]]:
-    for layer, figure in iterate_head_pages(maps, extent=extent, **look):
+def _draw_layers(look: PanelLook, extent: Extent, render: Render, maps: AttentionMaps) -> Iterator[tuple[int, bytes]]:
+    for layer, figure in iterate_head_pages(maps, extent=extent, options=look):
         yield layer, render(figure)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.patches import Rectangle
 
+from ..declarations import takes_options
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
 from ..tokens import NEWLINE, SPACE, name_bytes
-from .options import PanelLook, describe_data, split_options
+from .options import OverviewLook, describe_data
 from .page import LINE, MARGIN, Caption, Page, PageFigure
 from .scales import Extent, Scale, measure_weights
 from .sinks import count_hidden, treat_sink
@@ -25,26 +26,17 @@ from .style import DARK, LIGHT, PageStyle, shorten_label
 COLUMN, PAGE = 190.0, 450.0
 BETWEEN = 4.0
 LONGEST_LABEL = 40
+# How far the baseline is below the top of a line, as a share of its height.
+BASELINE = 0.72
 # Past so many words a page is nothing to read; it then shows fewer layers, evenly spaced.
 MOST_WORDS = 6000
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A part of a token that stands on one line.
+    """A part of a token that stands on one line, written `indent` points from its left end, and `width` wide with it.
 
-    Parameters
-    ----------
-    token : int
-        Number of the token.
-    text : str
-        What is written, without a leading space.
-    indent : float
-        Width of the leading space in points.
-    width : float
-        Its width with the space, in points.
-    ends_line : bool
-        Whether it ends with a line break of the text.
+    It `ends_line` where a line of the text ends.
     """
 
     token: int
@@ -55,19 +47,9 @@ class Piece:
 
 
 def cut_pieces(tokens: Sequence[str], style: PageStyle) -> list[Piece]:
-    """Cut tokens after their line breaks, and turn spaces before words into white.
+    """Cut labels of tokens after their line breaks (``⏎``), and turn spaces (``␣``) before words into white.
 
-    Parameters
-    ----------
-    tokens : sequence of str
-        Labels, in which ``␣`` is a space and ``⏎`` a line break.
-    style : PageStyle
-        The look of the page.
-
-    Returns
-    -------
-    list of Piece
-        In the order of the text; no token is lost, and signs that stand alone are seen.
+    No token is lost, and signs that stand alone are seen.
     """
     pieces = []
     for token, label in enumerate(name_bytes(tokens)):
@@ -88,7 +70,8 @@ def measure_advance(text: str, style: PageStyle) -> float:
 
 
 @takes_maps
-def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -> PageFigure:
+@takes_options(OverviewLook)
+def plot_running_text(maps: AttentionMaps, *, query: int = -1, options: OverviewLook) -> PageFigure:
     """Write the prompt once a layer, each token coloured by the weight that one query gives it.
 
     Parameters
@@ -98,8 +81,7 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     query : int
         Position among the queries of the maps; -1 is the last, from which the next token comes.
     **options
-        Options of `PanelLook` and `PageLook`; `norm` is ``"power"`` unless said otherwise, and panels are not set
-        in rows.
+        Options of `OverviewLook`.
 
     Returns
     -------
@@ -114,55 +96,20 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
     OptionError
         If there is no such query, or the text is too long for a page.
     """
-    look, page_options = split_options(options, norm="linear" if maps.signed else "power")
+    look = options.choose_norm(maps)
     _check_text(maps, query)
     query %= len(maps.tokens_query)
-    style = page_options.make_style().fit_fonts(
-        [
-            *name_bytes(maps.tokens_key),
-            *maps.tokens_query,
-            maps.model_id,
-            page_options.title or "",
-            *page_options.phrases,
-        ]
-    )
-    pieces = cut_pieces(maps.tokens_key, style)
+    style = look.make_style([*name_bytes(maps.tokens_key), *maps.tokens_query, maps.model_id])
     left = style.axis * LINE + style.measure(str(max(maps.layers)), style.label)[0] + 4
-    is_short = sum(piece.width for piece in pieces) <= 2 * COLUMN
-    room = (COLUMN if is_short else PAGE) if style.width is None else style.width - 2 * MARGIN - left
-    places, n_lines = flow_words(
-        [piece.width for piece in pieces], room, breaks={i for i, piece in enumerate(pieces) if piece.ends_line}
-    )
-    paragraph = n_lines * measure_line(style) + BETWEEN
+    text = _Text.set(maps.tokens_key, style, left)
     is_panel = look.scale == "panel"
     name = "share of the end of each layer's scale" if is_panel else WEIGHTINGS[maps.weighting]
-    position = maps.first_query + query
-
-    def make_caption(n_layers: int, scale: Scale) -> Caption:
-        label = shorten_label(maps.tokens_query[query])
-        notes = [
-            *page_options.phrases,
-            f"attention of token {position} ({label}{', framed' * (maps.kind != 'cross')})",
-            maps.averaged,
-            *describe_data(maps, look, has_lines=True),
-        ]
-        if n_layers < len(maps.layers):
-            notes.append(f"{n_layers} of {len(maps.layers)} layers, evenly spaced")
-        last = query == len(maps.tokens_query) - 1
-        return Caption(
-            heading=page_options.title or ("last token" if last else f"token {position}"),
-            model_id=maps.model_id,
-            notes=notes,
-            bars=[scale],
-            **page_options.shown,
-        )
-
-    count = min(len(maps.layers), max(1, MOST_WORDS // len(maps.tokens_key)))
-    head = make_caption(1, look.make_scale(Extent(1.0, 1.0, maps.signed), style, name)).lay_out(
-        style, style.width or left + room + 2 * MARGIN
-    )
+    likely = look.make_scale(Extent(1.0, 1.0, maps.signed), style, name)
+    caption = _make_caption(maps, query, look, likely, 1)
+    head = caption.lay_out(style, style.width or text.left + text.room + 2 * MARGIN)
     limit = (style.height or math.inf) - head.height - 2 * MARGIN - 1
-    count = max(1, int(min(count, (limit + BETWEEN) // paragraph)))
+    count = min(len(maps.layers), max(1, MOST_WORDS // len(maps.tokens_key)))
+    count = max(1, int(min(count, (limit + BETWEEN) // text.height)))
     layers, shown = _gather_rows(maps, query, look, count)
     seen = ~np.ma.getmaskarray(shown)
     if is_panel:
@@ -170,21 +117,31 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, **options: Any) -
         shown, look = shown / np.array(ends, np.float32)[:, None], dataclasses.replace(look, vmax=1.0)
     extent = dataclasses.replace(measure_weights([shown.filled(0)], seen, look.norm), is_signed=maps.signed)
     scale = look.make_scale(extent, style, name)
-    page = Page(style, left + room, paragraph * len(layers) - BETWEEN, make_caption(len(layers), scale))
+    body = text.height * len(layers) - BETWEEN
+    page = Page(style, text.left + text.room, body, _make_caption(maps, query, look, scale, len(layers)))
     is_self = maps.kind != "cross"
-    own, generated = (position, maps.prompt_length) if is_self else (None, len(maps.tokens_key))
-    writer = _Writer(page, pieces, places, own, generated)
-    colours = scale.make_mappable().to_rgba(shown)
+    marks = (maps.first_query + query, maps.prompt_length) if is_self else (None, len(maps.tokens_key))
     with mpl.rc_context(page.rc):
-        middle = page.bottom + (paragraph * len(layers) - BETWEEN) / 2
-        page.name_axis(MARGIN + style.axis / 2, middle, "layer", rotation=90)
-        for i, (layer, row) in enumerate(zip(layers, colours, strict=True)):
-            top = page.bottom + paragraph * (len(layers) - i) - BETWEEN
-            baseline = top - measure_line(style) * 0.72
+        page.name_axis(MARGIN + style.axis / 2, page.bottom + body / 2, "layer", rotation=90)
+        for i, (layer, row) in enumerate(zip(layers, scale.make_mappable().to_rgba(shown), strict=True)):
+            top = page.bottom + text.height * (len(layers) - i) - BETWEEN
             number = {"ha": "right", "size": style.label, "color": style.palette.muted}
-            page.write(MARGIN + left - 4, baseline, str(layer), **number)
-            writer.write(MARGIN + left, top, row)
+            page.write(MARGIN + text.left - 4, top - measure_line(style) * BASELINE, str(layer), **number)
+            text.write(page, MARGIN + text.left, top, row, *marks)
     return page.figure
+
+
+def _make_caption(maps: AttentionMaps, query: int, look: OverviewLook, scale: Scale, n_layers: int) -> Caption:
+    position, label = maps.first_query + query, shorten_label(maps.tokens_query[query])
+    notes = [
+        f"attention of token {position} ({label}{', framed' * (maps.kind != 'cross')})",
+        maps.averaged,
+        *describe_data(maps, look, has_lines=True),
+    ]
+    if n_layers < len(maps.layers):
+        notes.append(f"{n_layers} of {len(maps.layers)} layers, evenly spaced")
+    heading = "last token" if query == len(maps.tokens_query) - 1 else f"token {position}"
+    return look.make_caption(heading, notes, model_id=maps.model_id, bars=[scale])
 
 
 def _check_text(maps: AttentionMaps, query: int) -> None:
@@ -200,7 +157,9 @@ def _check_text(maps: AttentionMaps, query: int) -> None:
         raise OptionError(f"a text of {n_key} tokens is too long for a page of at most {MOST_WORDS}; draw heatmaps")
 
 
-def _gather_rows(maps: AttentionMaps, query: int, look: PanelLook, count: int) -> tuple[list[int], np.ma.MaskedArray]:
+def _gather_rows(
+    maps: AttentionMaps, query: int, look: OverviewLook, count: int
+) -> tuple[list[int], np.ma.MaskedArray]:
     """Return numbers of `count` layers and the mean over heads of their row of one query: axes ``(count, n_key)``.
 
     Masked are the first key where it is hidden, and later ones where no query sees those.
@@ -227,16 +186,7 @@ def measure_line(style: PageStyle) -> float:
 def flow_words(
     widths: Sequence[float], room: float, breaks: Collection[int] = ()
 ) -> tuple[list[tuple[int, float]], int]:
-    """Set words in lines, each as full as it gets.
-
-    Parameters
-    ----------
-    widths : sequence of float
-        Width of each word.
-    room : float
-        Width of a line; a longer word has a line of its own.
-    breaks : collection of int
-        Words after which a line ends.
+    """Set words of these widths in lines, each as full as it gets; a line ends after `breaks`, or a word too long.
 
     Returns
     -------
@@ -255,23 +205,29 @@ def flow_words(
     return places, line + 1
 
 
-class _Writer:
-    """Writes the text once for each layer, in other colours."""
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """A text that was set in lines of `room` points, right of `left` points; `height` is that of the whole."""
 
-    def __init__(
-        self,
-        page: Page,
-        pieces: Sequence[Piece],
-        places: Sequence[tuple[int, float]],
-        own: int | None,
-        generated: int,
-    ) -> None:
-        self.page, self.pieces, self.places = page, pieces, places
-        self.own, self.generated = own, generated
+    pieces: Sequence[Piece]
+    places: Sequence[tuple[int, float]]
+    left: float
+    room: float
+    height: float
 
-    def write(self, left: float, top: float, colours: np.ndarray) -> None:
-        """Write the text from an upper left corner, one colour a token."""
-        page, high = self.page, measure_line(self.page.style)
+    @classmethod
+    def set(cls, tokens: Sequence[str], style: PageStyle, left: float) -> "_Text":
+        """Set tokens for a page of this style."""
+        pieces = cut_pieces(tokens, style)
+        is_short = sum(piece.width for piece in pieces) <= 2 * COLUMN
+        room = (COLUMN if is_short else PAGE) if style.width is None else style.width - 2 * MARGIN - left
+        breaks = {i for i, piece in enumerate(pieces) if piece.ends_line}
+        places, n_lines = flow_words([piece.width for piece in pieces], room, breaks)
+        return cls(pieces, places, left, room, n_lines * measure_line(style) + BETWEEN)
+
+    def write(self, page: Page, left: float, top: float, colours: np.ndarray, own: int | None, generated: int) -> None:
+        """Write the text from an upper left corner, one colour a token; frame one, and mark where others begin."""
+        palette, high = page.style.palette, measure_line(page.style)
         tokens = [piece.token for piece in self.pieces]
         boxes = [
             Rectangle((left + x, top - (line + 1) * high + 0.5), piece.width, high - 1)
@@ -279,22 +235,19 @@ class _Writer:
         ]
         fills = colours[tokens]
         page.axes.add_collection(PatchCollection(boxes, facecolor=fills, edgecolor="none"))
-        accent = page.style.palette.accent
-        framed = [box for box, token in zip(boxes, tokens, strict=True) if token == self.own]
+        framed = [box for box, token in zip(boxes, tokens, strict=True) if token == own]
         if framed:
-            page.axes.add_collection(
-                PatchCollection(framed, facecolor="none", edgecolor=accent, linewidth=0.9, zorder=2)
-            )
-        if self.generated in tokens:
-            box = boxes[tokens.index(self.generated)]
-            line = [[box.get_xy(), (box.get_x(), box.get_y() + box.get_height())]]
-            for color, width, dashes in ((page.style.palette.ground, 2.4, "solid"), (accent, 1.0, (0, (2, 1)))):
-                page.axes.add_collection(
-                    LineCollection(line, colors=color, linewidths=width, linestyles=dashes, capstyle="butt", zorder=2)
-                )
+            look: dict[str, Any] = {"facecolor": "none", "edgecolor": palette.accent, "linewidth": 0.9, "zorder": 2}
+            page.axes.add_collection(PatchCollection(framed, **look))
+        if generated in tokens:
+            box = boxes[tokens.index(generated)]
+            edge = [[box.get_xy(), (box.get_x(), box.get_y() + box.get_height())]]
+            for color, width, dashes in ((palette.ground, 2.4, "solid"), (palette.accent, 1.0, (0, (2, 1)))):
+                look = {"colors": color, "linewidths": width, "linestyles": dashes, "capstyle": "butt", "zorder": 2}
+                page.axes.add_collection(LineCollection(edge, **look))
         # Relative luminance of ITU-R BT.709, near enough to tell light from dark.
         is_dark = fills[:, :3] @ [0.2126, 0.7152, 0.0722] < 0.52
-        for piece, (line_number, x), dark in zip(self.pieces, self.places, is_dark, strict=True):
-            baseline = top - line_number * high - high * 0.72
+        for piece, (number, x), dark in zip(self.pieces, self.places, is_dark, strict=True):
             ink = DARK.ink if dark else LIGHT.ink
+            baseline = top - number * high - high * BASELINE
             page.write(left + x + piece.indent, baseline, piece.text, size=page.style.label, color=ink)

@@ -9,24 +9,12 @@ SINKS = ("keep", "hide", "renormalise")
 
 
 def count_hidden(maps: AttentionMaps, sink: str) -> tuple[int, int]:
-    """Return how much of a head is left out with the first token: its column, and its row if that is its own.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token.
-
-    Returns
-    -------
-    rows, columns : int
-        Rows and columns of cells.
+    """Return rows and columns of cells that are left out: the first token's column, and its row if that is its own.
 
     Raises
     ------
     OptionError
-        If the wish is unknown or cannot be had from pooled maps.
+        If the wish is unknown, or cannot be had from pooled maps.
     """
     if sink not in SINKS:
         raise OptionError(f"sink must be one of {', '.join(SINKS)}, got {sink!r}")
@@ -37,34 +25,22 @@ def count_hidden(maps: AttentionMaps, sink: str) -> tuple[int, int]:
     return int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1), 1
 
 
+def treat_mask(maps: AttentionMaps, sink: str) -> np.ndarray:
+    """Return the cells of a head that no query may see, without those of the first token if that is wished."""
+    row, column = count_hidden(maps, sink)
+    return maps.future[row:, column:]
+
+
 def treat_sink(weights: np.ndarray, maps: AttentionMaps, sink: str) -> np.ndarray:
-    """Return weights without the first token, if that is wished.
+    """Return weights of maps, axes ``(..., n_query, n_key)``, without the first token if that is wished.
 
-    Parameters
-    ----------
-    weights : numpy.ndarray
-        Axes ``(..., n_query, n_key)``, as they stand in the maps.
-    maps : AttentionMaps
-        Where they are from.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token: nothing; its column and its own row are left out; the same, and each row is
-        divided by what is left of it.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes as before, with fewer rows and columns; rows of which nothing is left stay 0.
-
-    Raises
-    ------
-    OptionError
-        If the wish is unknown or cannot be had from pooled maps.
+    To renormalise is to divide each row by what is left of it; rows of which nothing is left stay 0.
     """
     row, column = count_hidden(maps, sink)
     if sink == "keep":
         return weights
     rest = weights[..., row:, column:]
-    if sink == "hide":
+    if sink != "renormalise":
         return rest
     total = rest.sum(axis=-1, keepdims=True, dtype=np.float32)
     shares: np.ndarray = np.divide(rest, total, out=np.zeros(rest.shape, np.float32), where=total > 0)

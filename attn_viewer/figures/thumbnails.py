@@ -1,21 +1,21 @@
 """A bird's-eye page: every head of a model as a thumbnail, all in one picture."""
 
 import dataclasses
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Normalize
 
 from ..cells import pool_cells
+from ..declarations import takes_options
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
 from .grids import name_layer_map
 from .heads import GridPage, find_grid_room, label_numbers, measure_column_numbers
-from .options import describe_data, measure_maps, split_options
-from .page import MARGIN, Caption, PageFigure
+from .options import OverviewLook, describe_data
+from .page import MARGIN, PageFigure
 from .scales import Extent, measure_weights
-from .sinks import treat_sink
+from .sinks import treat_mask, treat_sink
 
 # Cells a side of a thumbnail, and of all of them together; gaps are a share of a thumbnail.
 MOST_CELLS, MOST_PIXELS, GAP = 48, 4096, 0.08
@@ -24,7 +24,8 @@ PAGE_WIDTH, PAGE_HEIGHT = 460.0, 640.0
 
 
 @takes_maps
-def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
+@takes_options(OverviewLook)
+def plot_birds_eye(maps: AttentionMaps, *, options: OverviewLook) -> PageFigure:
     """Draw every head as a thumbnail, layers down and heads across.
 
     Parameters
@@ -32,8 +33,7 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     maps : AttentionMaps
         The weights.
     **options
-        Options of `PanelLook` and `PageLook`; `norm` is ``"power"`` unless said otherwise, and panels are not set
-        in rows.
+        Options of `OverviewLook`.
 
     Returns
     -------
@@ -47,20 +47,19 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
     PageSizeError
         If it does not fit the page.
     """
-    look, page_options = split_options(options, norm="linear" if maps.signed else "power")
+    look = options.choose_norm(maps)
     has_own = look.scale == "panel"
     picture, is_gap, pooling = tile_heads(maps, sink=look.sink, own_norm=look.norm if has_own else None)
-    style = page_options.make_style().fit_fonts([maps.model_id, page_options.title or "", *page_options.phrases])
+    style = look.make_style([maps.model_id])
     name = "share of the end of each head's scale" if has_own else WEIGHTINGS[maps.weighting]
-    extent = Extent(1.0, float(abs(picture).max()), maps.signed) if has_own else measure_maps(maps, look)
+    extent = Extent(1.0, float(abs(picture).max()), maps.signed) if has_own else look.measure(maps)
     scale = (dataclasses.replace(look, vmax=1.0) if has_own else look).make_scale(extent, style, name)
     columns = sorted(set().union(*maps.heads))
-    caption = Caption(
-        heading=page_options.title or (name_layer_map(maps) if maps.is_mean else "all heads"),
+    caption = look.make_caption(
+        name_layer_map(maps) if maps.is_mean else "all heads",
+        describe_data(maps, look, pooling),
         model_id=maps.model_id,
-        notes=[*page_options.phrases, *describe_data(maps, look, pooling)],
         bars=[scale],
-        **page_options.shown,
     )
     colors = np.array(scale.cmap(scale.norm(picture), bytes=True))
     colors[is_gap] = 0  # the page shows between thumbnails
@@ -95,16 +94,7 @@ def plot_birds_eye(maps: AttentionMaps, **options: Any) -> PageFigure:
 def tile_heads(
     maps: AttentionMaps, *, sink: str = "keep", own_norm: str | Normalize | None = None
 ) -> tuple[np.ma.MaskedArray, np.ndarray, tuple[int, int]]:
-    """Put thumbnails of all heads side by side into one picture.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    sink : {"keep", "hide", "renormalise"}
-        What happens to the first token.
-    own_norm : str or matplotlib.colors.Normalize, optional
-        Divide each head by the end that its own scale of this norm has, as `measure_weights` finds it.
+    """Put thumbnails of all heads side by side into one picture, each divided by the end of its scale of `own_norm`.
 
     Returns
     -------
@@ -116,7 +106,7 @@ def tile_heads(
         Rows and columns of the maps in a cell, which holds the largest of them.
     """
     columns = sorted(set().union(*maps.heads))
-    future = treat_sink(maps.future, maps, "hide" if sink != "keep" else sink)
+    future = treat_mask(maps, sink)
     most = min(MOST_CELLS, int(MOST_PIXELS / max(len(columns), len(maps.layers)) / (1 + GAP)))
     step = -(-max(future.shape) // most)
     zoom = max(1, most // max(future.shape))

@@ -192,9 +192,11 @@ def test_scales_and_bars():
 
 
 def test_wrong_options_are_named():
-    for wrong in ({"layer": 0}, {"sink": "hide"}, {"kausal": True}):
+    for wrong in ({"layer": 0}, {"sink": "hide"}):
         with pytest.raises(OptionError, match="of a matrix, draw_heatmap takes"):
             draw_heatmap(np.tri(3), **wrong)
+    with pytest.raises(OptionError, match="no option 'kausal'; did you mean 'causal'"):
+        draw_heatmap(np.tri(3), kausal=True)
     with pytest.raises(OptionError, match="of maps, draw_heatmap takes layer, head, sink; got causal"):
         draw_heatmap(make_maps(), 0, causal=True)
     with pytest.raises(OptionError, match="queries of a causal map"):

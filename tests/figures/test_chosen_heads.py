@@ -43,7 +43,7 @@ def test_a_mean_and_what_is_not_there():
     for heads in ([], [(1, 0)], [(0, 3)], [5], "5.2", [(0, 0, 0, 0)], [(1, 0, 0)], [(None, 0)]):
         with pytest.raises(OptionError):
             plot_panels(maps, heads)
-    with pytest.raises(OptionError, match="columns and num_figs_per_row"):
+    with pytest.raises(OptionError, match="columns has no use beside num_figs_per_row"):
         plot_panels(maps, HEADS, columns=2, num_figs_per_row=2)
     with pytest.raises(OptionError, match="no option 'leters'"):
         plot_panels(maps, HEADS, leters=False)

@@ -13,6 +13,7 @@ from attn_viewer.errors import OptionError
 from attn_viewer.figures import draw_atlas
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.heads import arrange_scores
+from attn_viewer.figures.options import AtlasLook
 from attn_viewer.figures.scales import get_colormap, round_end
 
 RNG = np.random.default_rng(0)
@@ -52,7 +53,7 @@ def test_true_numbers_and_layers_of_different_width():
 
 
 def test_scores_that_mean_nothing_are_neutral():
-    grid, rows, columns = arrange_scores([[0.5, np.nan]], layers=[4], heads=[1, 3])
+    grid, rows, columns = arrange_scores([[0.5, np.nan]], AtlasLook(layers=[4], heads=[1, 3]))
     assert grid.mask.tolist() == [[False, True]]
     assert (rows, columns) == ((4,), (1, 3))
     nothing = get_panel(plot_atlas([[np.nan, np.nan]])).images[0]
@@ -117,7 +118,7 @@ def test_texts_are_no_markup_and_any_script():
         ([[1.0, 2.0]], {"heads": [1, 1]}, "different numbers"),
         ([[1.0, 2.0]], {"heads": [[1], [2]]}, "heads must be"),
         ([[1.0]], {"marks": [(0, 1)]}, r"\(0, 1\)"),
-        ([[1.0]], {"marks": [3]}, "pairs"),
+        ([[1.0]], {"marks": [3]}, "marks must be"),
         ([[np.nan]], {"marks": [(0, 0)]}, "no score to mark"),
         ([[1.0]], {"diverging": True, "norm": "log"}, "linear around 0"),
         ([[1.0]], {"diverging": True, "vmin": 0}, "centred on 0"),

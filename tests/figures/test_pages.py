@@ -8,6 +8,7 @@ from conftest import make_maps
 
 from attn_viewer.figures import pages
 from attn_viewer.figures.formats import FORMATS
+from attn_viewer.figures.options import PanelLook
 from attn_viewer.figures.venues import use_preset
 
 
@@ -17,7 +18,7 @@ def list_modules():
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_processes_write_the_bytes_that_one_writes(fmt, monkeypatch):
-    maps, look = make_maps(9, 3, 6), {"norm": "quantile", "sink": "hide"}
+    maps, look = make_maps(9, 3, 6), PanelLook(norm="quantile", sink="hide")
     with mpl.rc_context({"axes.edgecolor": "red", "image.cmap": "magma"}), use_preset("icml2024"):
         alone = list(pages.render_pages(maps, look, fmt, has_heads=True))
         monkeypatch.setattr(pages, "START", 0.0)
@@ -30,7 +31,7 @@ def test_processes_write_the_bytes_that_one_writes(fmt, monkeypatch):
 
 def test_little_work_is_not_shared(monkeypatch):
     monkeypatch.setattr(pages.joblib, "Parallel", None)
-    assert len(list(pages.render_pages(make_maps(3, 2, 4), {}, "jpg", has_heads=True, parallel=8))) == 4
+    assert len(list(pages.render_pages(make_maps(3, 2, 4), PanelLook(), "jpg", has_heads=True, parallel=8))) == 4
 
 
 def test_what_workers_import_loads_no_model_library():
