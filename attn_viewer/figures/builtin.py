@@ -21,18 +21,7 @@ SHARES = (0.90, 0.95, 0.99)
 
 
 def find_future(pattern: np.ndarray) -> np.ndarray:
-    """Tell which cells no query may see.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, the same axes; all False unless every weight above the last diagonal is 0.
-    """
+    """Tell which cells no query may see; none unless every weight above the last diagonal is 0."""
     future = _list_future(*pattern.shape)
     return future if not ((pattern != 0) & future).any() else np.zeros_like(future)
 
@@ -48,18 +37,7 @@ def _list_future(n_query: int, n_key: int) -> np.ndarray:
 @register_attn_figure_func
 @save_matrix_wrapper(fmt="png", normalize=True, normalize_min=0)
 def raw(pattern: np.ndarray) -> np.ndarray:
-    """Return the pattern itself, one pixel a cell, scaled from 0 to its largest weight; future keys are neutral.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        The same axes, NaN for future keys.
-    """
+    """Return the pattern itself, one pixel a cell, scaled from 0 to its largest weight; future keys are NaN."""
     return np.where(find_future(pattern), np.nan, pattern)
 
 
@@ -70,13 +48,6 @@ def svd_spectra(pattern: np.ndarray, ax: Axes) -> None:
 
     The effective rank is the exponential of the entropy of the singular values scaled to sum 1 (Roy and Vetterli
     2007, "The effective rank: a measure of effective dimensionality").
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``.
-    ax : matplotlib.axes.Axes
-        Where to draw.
     """
     if _is_zero(pattern, ax, "singular values"):
         return
@@ -109,13 +80,6 @@ def entropy_by_query(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the entropy of each query's weights, in bits, below the most that it could be.
 
     H = -Σ p log2 p over the keys (Shannon 1948); the most is log2 of the number of keys that the query sees.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``.
-    ax : matplotlib.axes.Axes
-        Where to draw.
     """
     entropies = _sum_entropy(pattern.astype(np.float64), np.log2)
     queries = _number_queries(pattern)
@@ -136,13 +100,6 @@ def attention_by_distance(pattern: np.ndarray, ax: Axes) -> None:
 
     Distance 0 is the query itself, and a key before it is at a positive distance. Each mean is over the queries that
     have a key at that distance.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``; no more queries than keys.
-    ax : matplotlib.axes.Axes
-        Where to draw.
 
     Raises
     ------
@@ -173,15 +130,7 @@ def attention_by_distance(pattern: np.ndarray, ax: Axes) -> None:
 @register_attn_figure_func
 @matplotlib_figure_saver
 def column_mass(pattern: np.ndarray, ax: Axes) -> None:
-    """Draw the mean weight that each key receives from the queries that see it.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``.
-    ax : matplotlib.axes.Axes
-        Where to draw.
-    """
+    """Draw the mean weight that each key receives from the queries that see it."""
     if _is_zero(pattern, ax, "weight by key"):
         return
     seen = (~find_future(pattern)).sum(axis=0)
@@ -202,13 +151,6 @@ def cumulative_mass(pattern: np.ndarray, ax: Axes) -> None:
     """Draw the share of a query's weight in its heaviest keys, and how many keys hold 90, 95 and 99 %.
 
     The line is the median over the queries, the band their middle 80 %.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``.
-    ax : matplotlib.axes.Axes
-        Where to draw.
     """
     if _is_zero(pattern, ax, "share of weight in the heaviest keys"):
         return

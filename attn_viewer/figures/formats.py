@@ -21,17 +21,7 @@ _METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {
 
 
 def check_format(fmt: str) -> str:
-    """Return a format's name in lower case, without a dot.
-
-    Parameters
-    ----------
-    fmt : str
-        One of `FORMATS`; ``jpeg`` is ``jpg``.
-
-    Returns
-    -------
-    str
-        The name.
+    """Return a format's name in lower case, without a dot; ``jpeg`` is ``jpg``.
 
     Raises
     ------
@@ -45,22 +35,7 @@ def check_format(fmt: str) -> str:
 
 
 def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> bytes:
-    """Turn a figure into the content of a file.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    fmt : str
-        One of `FORMATS`.
-    text_as_path : bool
-        Whether SVG holds outlines in place of text.
-
-    Returns
-    -------
-    bytes
-        The file.
-    """
+    """Turn a figure into the content of a file, SVG with text as text or as outlines."""
     fmt = check_format(fmt)
     with mpl.rc_context(make_file_rc(text_as_path=text_as_path)):
         if fmt in ("jpg", "png") and (fmt == "jpg" or to_rgba(figure.get_facecolor())[3] == 1):
@@ -69,21 +44,9 @@ def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> by
 
 
 def save_figure(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
-    """Turn a figure into the content of a file as `matplotlib.figure.Figure.savefig` does, with options of its own.
+    """Turn a figure into a file's content, with options of `matplotlib.figure.Figure.savefig` and any of its formats.
 
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    fmt : str
-        Any format that matplotlib writes, or SVGZ.
-    options : dict
-        As `matplotlib.figure.Figure.savefig` takes them; without any, the file is that of `render_figure`.
-
-    Returns
-    -------
-    bytes
-        The file: text as text in SVG, TrueType fonts in PDF, no dates.
+    Without options, the file is that of `render_figure`; text is text in SVG, fonts are TrueType in PDF, no dates.
     """
     kind = str(read_format(fmt))
     if kind in FORMATS and not options:

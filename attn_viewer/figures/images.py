@@ -73,17 +73,7 @@ def matrix_to_image_preprocess(
 def index_matrix(
     matrix: Any, *, normalize: bool = False, diverging_colormap: bool = False, normalize_min: float | None = None
 ) -> np.ndarray:
-    """Turn numbers into indices of `make_palette`.
-
-    Parameters
-    ----------
-    matrix, normalize, diverging_colormap, normalize_min
-        As `matrix_to_image_preprocess` takes them.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 of the matrix's shape: 0 to `LAST_COLOUR`, or `MISSING` for NaN.
+    """Turn numbers into uint8 indices of `make_palette`, `MISSING` for NaN; as `matrix_to_image_preprocess` takes them.
 
     Raises
     ------
@@ -144,19 +134,7 @@ def _describe(matrix: np.ndarray) -> str:
 
 
 def make_palette(cmap: str | Colormap | None = None, diverging: bool = False) -> np.ndarray:
-    """Return the colours that `index_matrix` points to.
-
-    Parameters
-    ----------
-    cmap : str or matplotlib.colors.Colormap, optional
-        Colour map; left out, the one of this package, or a diverging one.
-    diverging : bool
-        Which one when left out.
-
-    Returns
-    -------
-    numpy.ndarray
-        RGB, uint8, axes ``(256, 3)``, read-only; the last is that of missing numbers.
+    """Return the colours that `index_matrix` points to: read-only RGB, uint8, axes ``(256, 3)``, the last for NaN.
 
     Raises
     ------
@@ -212,20 +190,7 @@ def matrix2drgb_to_png_bytes(matrix: Any, buffer: ByteWriter | None = None) -> b
 
 
 def encode_indices(indices: np.ndarray, palette: np.ndarray) -> bytes:
-    """Turn indices and their palette into a PNG file, a third of the bytes of RGB before compression.
-
-    Parameters
-    ----------
-    indices : numpy.ndarray
-        uint8, axes ``(rows, columns)``, from `index_matrix`.
-    palette : numpy.ndarray
-        From `make_palette`.
-
-    Returns
-    -------
-    bytes
-        The file.
-    """
+    """Turn indices and their palette into a PNG file, a third of the bytes of RGB before compression."""
     return _encode_png(indices, indices.shape[1], colour_type=3, palette=palette)
 
 

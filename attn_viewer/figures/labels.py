@@ -20,26 +20,10 @@ TICK = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class AxisLabels:
-    """The labels of one axis.
+    """The labels of one axis: where they stand, in cells from 0, and what they say; sizes are in points.
 
-    Parameters
-    ----------
-    positions : tuple of float
-        Where they stand, in cells from 0.
-    texts : tuple of str
-        What they say.
-    style : PageStyle
-        The look of the page.
-    size : float
-        Font size in points.
-    is_index : bool
-        Whether they are numbers of tokens and not tokens.
-    is_upright : bool
-        Whether they stand upright below the key axis, and are not turned; so do index ticks.
-    step : int
-        Tokens from one label to the next.
-    beside : float
-        Room between panel and labels that something else takes, in points.
+    `is_index` labels are numbers of tokens; `is_upright` ones stand below the key axis without being turned; `step` is
+    tokens from one to the next, and `beside` room between panel and labels that something else takes.
     """
 
     positions: tuple[float, ...]
@@ -97,18 +81,10 @@ class LineText(Text):
 
 
 class TokenStamps(Artist):
-    """Labels of queries (left) and keys (below) for many panels at once.
+    """Labels of queries (left) and keys (below) for many panels of one size at once.
 
-    Raster renderers draw each side once and copy the picture to every panel; others get each label as text.
-
-    Parameters
-    ----------
-    panels : sequence of matplotlib.transforms.Transform
-        One a panel, from cells ``(column, row)`` to display coordinates; all panels have the same size.
-    n_rows : int
-        Rows of a panel, in cells.
-    queries, keys : AxisLabels
-        The labels of rows and of columns.
+    Each panel is a transform from its cells ``(column, row)`` to display coordinates. Raster renderers draw each side
+    once and copy the picture to every panel; others get each label as text.
     """
 
     def __init__(self, panels: Sequence[Transform], n_rows: int, queries: AxisLabels, keys: AxisLabels) -> None:

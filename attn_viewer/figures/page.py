@@ -138,18 +138,9 @@ class PageFigure(Figure):
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What stands above the room of a page, laid out for a page of some width.
+    """What stands above the room of a page, laid out for a page of some width; all lengths are points.
 
-    Parameters
-    ----------
-    height : float
-        Its height in points, with the white below it.
-    headings : tuple of (str, float)
-        Lines of the heading and how far their baselines are below the top of the head.
-    lines : tuple of (str, float)
-        Lines of notes and how far their baselines are below the top of the head.
-    bars : tuple of (float, float)
-        Left end of each colour bar, and how far its name's top is below the top of the head.
+    Lines of heading and notes have their baselines so far below its top, bars a left end and the top of their name.
     """
 
     height: float
@@ -160,21 +151,7 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Caption:
-    """What a page says about its data.
-
-    Parameters
-    ----------
-    heading : str
-        What the page shows.
-    model_id : str
-        Name of the model, which goes before the heading.
-    notes : sequence of str
-        What was done to the data, in phrases.
-    bars : sequence of Scale
-        Scales that have a colour bar, side by side where they fit.
-    has_heading, has_notes : bool
-        Whether heading and notes are shown.
-    """
+    """What a page says about its data: the model's name and the heading, notes, and scales with a colour bar each."""
 
     heading: str
     model_id: str = ""
@@ -257,22 +234,8 @@ def choose_resolution(width: float, height: float, style: PageStyle) -> int:
 def wrap_phrases(phrases: Sequence[str], width: float, size: float, style: PageStyle) -> list[str]:
     """Set phrases, divided by dots, in lines no wider than `width` points.
 
-    Parameters
-    ----------
-    phrases : sequence of str
-        Phrases; one is broken, at spaces and after slashes, only if it does not fit on a line of its own, and what
-        cannot be broken is shortened.
-    width : float
-        Room for a line.
-    size : float
-        Font size in points.
-    style : PageStyle
-        The look of the page.
-
-    Returns
-    -------
-    list of str
-        The lines.
+    One is broken, at spaces and after slashes, only if it does not fit on a line of its own, and what cannot be broken
+    is shortened.
     """
     lines: list[str] = []
 

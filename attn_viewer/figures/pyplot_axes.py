@@ -28,18 +28,7 @@ Way = Callable[[int, tuple[float, float], float], contextlib.AbstractContextMana
 
 @contextlib.contextmanager
 def open_figures(count: int, size: tuple[float, float], dpi: float, sides: dict[str, float]) -> Iterator[list[Figure]]:
-    """Make figures with one axes each, the first of them the current one of pyplot inside the block.
-
-    Parameters
-    ----------
-    count : int
-        How many.
-    size : tuple of float
-        Width and height of each in inches.
-    dpi : float
-        Their dots per inch.
-    sides : dict
-        Sides of the axes, for `matplotlib.figure.Figure.subplots_adjust`.
+    """Make figures of `size` inches with one axes each, the first of them the current one of pyplot inside the block.
 
     Raises
     ------

@@ -75,17 +75,7 @@ def register_attn_figure_multifunc(names: str | Iterable[str]) -> Callable[[_F],
 
 
 def check_figure_names(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names of the figures of one function, checked.
-
-    Parameters
-    ----------
-    names : sequence of str
-        At least one, all distinct, each fit for a file's name.
-
-    Returns
-    -------
-    tuple of str
-        The names.
+    """Return names of the figures of one function, distinct and fit for files.
 
     Raises
     ------
@@ -113,18 +103,7 @@ def get_all_figure_names() -> list[str]:
 
 
 def get_figure_names(func: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the figures that one figure function writes.
-
-    Parameters
-    ----------
-    func : callable
-        A figure function, registered or not.
-
-    Returns
-    -------
-    tuple of str
-        File names without format.
-    """
+    """Return the names, files without format, of the figures that one function writes, registered or not."""
     return getattr(func, "_figure_names", None) or (_get_name(func),)
 
 

@@ -22,19 +22,7 @@ LONGEST_ERROR = 500
 
 @dataclasses.dataclass(frozen=True)
 class FigureFailure:
-    """A figure function that raised, or wrote no figure.
-
-    Parameters
-    ----------
-    func : str
-        Its name.
-    layer, head : int
-        True numbers of the head it was given.
-    error : str
-        Type and text of the exception.
-    trace : str
-        The traceback.
-    """
+    """A figure function that raised, or wrote no figure, for the head of these true numbers."""
 
     func: str
     layer: int
@@ -108,11 +96,6 @@ def run_figure_funcs(
 def check_full(reduction: str, weighting: str = "attention") -> None:
     """Check that maps hold whole attention patterns.
 
-    Parameters
-    ----------
-    reduction, weighting : str
-        Those of the maps.
-
     Raises
     ------
     OptionError
@@ -139,27 +122,12 @@ def run_on_head(
     head: int,
     overwrite: bool = True,
 ) -> tuple[list[Path], list[FigureFailure]]:
-    """Run figure functions on the pattern of one head.
-
-    Parameters
-    ----------
-    pattern : numpy.ndarray
-        Attention weights, axes ``(n_query, n_key)``. Each function gets a float32 copy of its own.
-    folder : path-like
-        Figures go into ``{folder}/L{layer}/H{head}``, which is made.
-    funcs : sequence of callable
-        Figure functions.
-    layer, head : int
-        True numbers.
-    overwrite : bool
-        Whether to run a function whose figures are there already.
+    """Run figure functions on the pattern of one head; each gets a float32 copy and writes into ``L{layer}/H{head}``.
 
     Returns
     -------
-    paths : list of pathlib.Path
-        Files written.
-    failures : list of FigureFailure
-        Functions that raised or wrote nothing.
+    paths, failures
+        Files written, and functions that raised or wrote nothing.
 
     Raises
     ------

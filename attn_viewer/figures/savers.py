@@ -173,13 +173,7 @@ def save_matrix_wrapper(
 
 
 def make_rc() -> dict[Any, Any]:
-    """Return the rcParams of a figure in a column, with lines and ticks to suit.
-
-    Returns
-    -------
-    dict
-        For `matplotlib.rc_context`.
-    """
+    """Return the rcParams of a figure in a column, with lines and ticks to suit."""
     style = get_style()
     return style.make_rc() | {
         "axes.titlesize": style.title,

@@ -51,18 +51,9 @@ _DIVERGING_DARK = (
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """A scale from numbers to colours.
+    """A scale from numbers to colours, a neutral one for masked cells; `label` names the quantity with its unit.
 
-    Parameters
-    ----------
-    norm : matplotlib.colors.Normalize
-        From numbers to shares of the colour map.
-    cmap : matplotlib.colors.Colormap
-        Its colours, a neutral one for masked cells.
-    label : str
-        Name of the quantity, with its unit.
-    largest, smallest : float
-        Of the numbers shown; where they are beyond the end of the scale the bar ends in an arrow.
+    Where the `largest` or `smallest` of the numbers shown are beyond an end of the scale, the bar ends in an arrow.
     """
 
     norm: Normalize
@@ -87,23 +78,10 @@ class Scale:
 
 
 def get_colormap(name: str | Colormap | None = None, *, diverging: bool = False, palette: Palette = LIGHT) -> Colormap:
-    """Return a colour map whose masked cells are neutral.
+    """Return a colour map of matplotlib, or that of this package, with the palette's neutral colour for masked cells.
 
-    Parameters
-    ----------
-    name : str or matplotlib.colors.Colormap, optional
-        A matplotlib name or map; left out, the map of this package: sequential, even in CIELAB lightness, readable in
-        grey; on dark pages the palest is the largest.
-    diverging : bool
-        Whether that is the one for signed values: red below 0, blue above, each side as even as the other, and 0 the
-        colour of the page.
-    palette : Palette
-        Colours of the page.
-
-    Returns
-    -------
-    matplotlib.colors.Colormap
-        A map with the palette's colour for masked values.
+    Ours is sequential, even in CIELAB lightness and readable in grey, on dark pages palest where largest; or diverging:
+    red below 0, blue above, each side as even as the other, and 0 the colour of the page.
 
     Raises
     ------
@@ -150,20 +128,10 @@ def _lab_to_srgb(lab: np.ndarray) -> np.ndarray:
 
 
 def make_norm(name: str | Normalize, vmin: float, vmax: float) -> Normalize:
-    """Return the scale from weights to colours.
+    """Return the scale from weights to colours between these ends; a `Normalize` that came in is returned as it is.
 
-    Parameters
-    ----------
-    name : {"linear", "power", "log", "quantile"} or matplotlib.colors.Normalize
-        ``"power"`` is the square root, which shows small weights beside large ones; ``"log"`` ends at
-        `LOG_FLOOR` of the largest weight when `vmin` is 0; ``"quantile"`` is linear, with `vmax` from `find_end`.
-    vmin, vmax : float
-        Weights at the ends of the scale.
-
-    Returns
-    -------
-    matplotlib.colors.Normalize
-        The scale; a `Normalize` that came in is returned as it is.
+    ``"power"`` is the square root, which shows small weights beside large ones; ``"log"`` ends at `LOG_FLOOR` of the
+    largest weight when `vmin` is 0; ``"quantile"`` is linear.
 
     Raises
     ------
@@ -187,16 +155,10 @@ def make_norm(name: str | Normalize, vmin: float, vmax: float) -> Normalize:
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """How large numbers are that share a scale.
+    """How large numbers are that share a scale; sizes where `is_signed`, and the scale is then centred on 0.
 
-    Parameters
-    ----------
-    end : float
-        Where an automatic scale ends, not yet rounded: the largest weight of queries that have a choice, or a quantile.
-    largest : float
-        The largest of all.
-    is_signed : bool
-        Whether numbers may be below 0; both are then of sizes, and the scale is diverging and centred on 0.
+    `end` is where an automatic scale ends, not yet rounded: the largest weight of queries that have a choice, or a
+    quantile; `largest` is the largest of all.
     """
 
     end: float
@@ -205,26 +167,12 @@ class Extent:
 
 
 def measure_weights(weights: Iterable[np.ndarray], seen: np.ndarray, norm: str | Normalize = "linear") -> Extent:
-    """Find where a scale of attention weights ends.
+    """Find where a scale of weights ends, of axes ``(..., n_query, n_key)`` and shown where `seen`; never at 0.
 
     What is large by construction is left out: the first query of a causal map sees one key, whose weight is 1, and the
     next ones see few. That is every row that sees fewer keys than `FEW_KEYS`, or than a tenth of all if those are less;
-    at least two.
-
-    Parameters
-    ----------
-    weights : iterable of numpy.ndarray
-        Weights of axes ``(..., n_query, n_key)``.
-    seen : numpy.ndarray
-        Bool, axes ``(n_query, n_key)``: the cells that show a weight.
-    norm : str or matplotlib.colors.Normalize
-        ``"quantile"`` ends at the `QUANTILE` of the weights in place of the largest; so does ``"linear"`` where the
-        largest is more than `OUTLIER` times that.
-
-    Returns
-    -------
-    Extent
-        Never 0.
+    at least two. ``"quantile"`` ends at the `QUANTILE` of the weights in place of the largest; so does ``"linear"``
+    where the largest is more than `OUTLIER` times that.
     """
     has_choice = seen.sum(axis=1) >= max(2, min(FEW_KEYS, seen.shape[1] // 10))
     if not seen.any():
@@ -274,18 +222,7 @@ def make_scale(
     palette: Palette = LIGHT,
     label: str = "",
 ) -> Scale:
-    """Return the scale of weights.
-
-    Parameters
-    ----------
-    extent : Extent
-        From `measure_weights`.
-    norm, vmin, vmax
-        As `make_norm` takes them; `vmax` left out is the round number from the end of `extent` up.
-    cmap, palette
-        As `get_colormap` takes them.
-    label : str
-        Name of the quantity.
+    """Return the scale of weights; `vmax` left out is the round number from the end of `extent` up.
 
     Raises
     ------
@@ -312,19 +249,9 @@ def make_scale(
 
 
 def choose_bar_ticks(norm: Normalize, most: int = _TICKS) -> list[float]:
-    """Return round numbers for the bar of a linear scale, both ends among them.
+    """Return ascending round numbers for the bar of a linear scale, at most so many steps, and both ends.
 
-    Parameters
-    ----------
-    norm : matplotlib.colors.Normalize
-        The scale.
-    most : int
-        Most steps between ticks.
-
-    Returns
-    -------
-    list of float
-        Ascending; ends that are not round stand at the ends all the same, and no other tick is near them.
+    Ends that are not round stand there all the same, and no other tick is near them.
     """
     low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
     if low < 0 < high and math.isclose(-low, high):
@@ -350,24 +277,7 @@ def format_number(number: float) -> str:
 def draw_colorbar(
     figure: "Figure", rectangle: tuple[float, float, float, float], scale: Scale, style: PageStyle
 ) -> "Colorbar":
-    """Draw one horizontal colour bar for all panels.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        Where to draw.
-    rectangle : tuple of float
-        ``(left, bottom, width, height)`` in points from the lower left corner of the figure.
-    scale : Scale
-        What the colours stand for.
-    style : PageStyle
-        The look of the page.
-
-    Returns
-    -------
-    matplotlib.colorbar.Colorbar
-        The bar, its name above its left end.
-    """
+    """Draw a horizontal colour bar, its name above, in ``(left, bottom, width, height)`` points of the figure."""
     width, height = (72 * side for side in figure.get_size_inches())
     left, bottom, wide, high = rectangle
     axes = figure.add_axes((left / width, bottom / height, wide / width, high / height), label="colour bar")

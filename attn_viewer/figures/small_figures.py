@@ -32,20 +32,7 @@ _WASTE = 0.05
 
 
 def render_small_figure(figure: Figure, fmt: str) -> bytes:
-    """Lay a figure out and turn it into the content of a file.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        Its axes are sized so that all labels are on the page; a figure that has a layout engine keeps it.
-    fmt : {"jpg", "png", "pdf", "svg", "svgz"}
-        Format.
-
-    Returns
-    -------
-    bytes
-        The file.
-    """
+    """Turn a figure into a file's content, with all labels on the page, or as its layout engine wants."""
     fmt = check_format(fmt)
     for ax in figure.axes:
         if ax.name == "rectilinear":

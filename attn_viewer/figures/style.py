@@ -21,17 +21,7 @@ STIX = "STIXGeneral"
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Colours of a page.
-
-    Parameters
-    ----------
-    ink, muted, frame, accent : str
-        Of words, of notes and names of axes, of frames and ticks, of what is marked.
-    masked : str
-        Of cells that no query may see.
-    ground : str
-        Of the page.
-    """
+    """Colours: words, notes and names of axes, frames, what is marked, cells that no query may see, the page."""
 
     ink: str
     muted: str
@@ -49,24 +39,9 @@ DARK = Palette("#e8eaee", "#98a1b0", "#5a6372", "#ff8a98", "#2b2a2d", "#14171d")
 class PageStyle:
     """How a page looks; every figure is handed one.
 
-    Parameters
-    ----------
-    label : float
-        Font size of token labels and numbers at axes, in points.
-    axis, note, title, heading : float
-        Font sizes of the names of axes, of notes and names of colour bars, of panel titles, of the heading.
-    family : tuple of str
-        Font families, the first that has a glyph draws it.
-    missing : frozenset of str
-        Characters that no installed font can draw; `spell` writes them out.
-    width : float or None
-        Width of the page in points; None lets each figure choose.
-    height : float or None
-        Most height of the page in points.
-    is_exact : bool
-        Whether the page is as high as `height` even where less would do.
-    palette : Palette
-        Colours.
+    Font sizes (of token labels and numbers, names of axes, notes and names of bars, panel titles, heading), `width`
+    and most `height` are in points; without a width each figure chooses, and `is_exact` pages are as high as `height`
+    even where less would do. The first of `family` that has a glyph draws it; `spell` writes out what is `missing`.
     """
 
     label: float = 6.5
@@ -86,18 +61,7 @@ class PageStyle:
         return measure_text(text, size, self.family)
 
     def fit_fonts(self, texts: Iterable[str]) -> "PageStyle":
-        """Return the style with installed fonts that have all characters of these texts.
-
-        Parameters
-        ----------
-        texts : iterable of str
-            All texts that will be drawn.
-
-        Returns
-        -------
-        PageStyle
-            With fallback fonts after its own, and what none of them has in `missing`.
-        """
+        """Return the style with fallback fonts for all characters of these texts, and what none has in `missing`."""
         family = [self.family[0]]
         missing = {c for c in set().union(*texts) if ord(c) not in read_charmap(family[0])}
         for path, name in _list_fonts() if missing else ():
@@ -167,14 +131,9 @@ class PageStyle:
 
 
 def make_file_rc(*, text_as_path: bool = False) -> dict[Any, Any]:
-    """Return the rcParams that make files with text as text, TrueType fonts and the same bytes each time.
+    """Return the rcParams that make files with text as text (or outlines), TrueType fonts and the same bytes each time.
 
     A figure's own are no part of them, for it is drawn under those whoever saves it.
-
-    Parameters
-    ----------
-    text_as_path : bool
-        Whether SVG holds outlines in place of text.
     """
     return {
         "svg.fonttype": "path" if text_as_path else "none",
@@ -186,22 +145,7 @@ def make_file_rc(*, text_as_path: bool = False) -> dict[Any, Any]:
 
 @functools.lru_cache(maxsize=65536)
 def measure_text(text: str, size: float, family: tuple[str, ...]) -> tuple[float, float]:
-    """Return width and height of a text in points.
-
-    Parameters
-    ----------
-    text : str
-        One line, nothing in it is markup.
-    size : float
-        Font size in points.
-    family : tuple of str
-        Font families.
-
-    Returns
-    -------
-    tuple of float
-        Width, and height (at least the font size).
-    """
+    """Return width and height (at least the font size) of one line of text in points; nothing in it is markup."""
     font = FontProperties(family=list(family), size=size)
     width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return width, max(height, size)
@@ -231,20 +175,7 @@ def _list_fonts() -> list[tuple[str, str]]:
 
 
 def choose_family(names: Iterable[str], kind: str) -> str:
-    """Return the first of these font families that is installed, or else one that is bundled with matplotlib.
-
-    Parameters
-    ----------
-    names : iterable of str
-        What is wished, best first.
-    kind : {"serif", "sans-serif"}
-        Which font stands in for them.
-
-    Returns
-    -------
-    str
-        A family; that another stands in for what was wished is logged once.
-    """
+    """Return the first of these families that is installed, else one bundled with matplotlib, which is logged once."""
     names = tuple(names)
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
     known = next((name for name in names if name in installed), None)
@@ -262,40 +193,14 @@ def _say_once(names: tuple[str, ...], instead: str) -> None:
 
 
 def spell_missing(text: str, missing: Collection[str]) -> str:
-    """Replace characters that no font can draw by their code points.
-
-    Parameters
-    ----------
-    text : str
-        A label.
-    missing : collection of str
-        The characters, as `PageStyle.missing` has them.
-
-    Returns
-    -------
-    str
-        The label with ``<U+4E2D>`` for each missing character.
-    """
+    """Write characters that no font can draw as ``<U+4E2D>``."""
     if not missing:
         return text
     return "".join(f"<U+{ord(c):04X}>" if c in missing else c for c in text)
 
 
 def shorten_label(label: str, longest: int = 24) -> str:
-    """Cut the middle out of a label that is too long for an axis.
-
-    Parameters
-    ----------
-    label : str
-        A token.
-    longest : int
-        Most characters to keep.
-
-    Returns
-    -------
-    str
-        The label, or its beginning and end around ``…``.
-    """
+    """Cut the middle out of a label that is too long for an axis."""
     if len(label) <= longest:
         return label
     head = (longest * 2) // 3

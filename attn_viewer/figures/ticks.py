@@ -24,17 +24,7 @@ MOST_INDICES = 8
 
 @dataclasses.dataclass(frozen=True)
 class TickChoice:
-    """Which tokens of an axis are labelled, and how.
-
-    Parameters
-    ----------
-    step : int
-        Tokens from one label to the next.
-    is_index : bool
-        Whether labels are numbers of tokens.
-    is_upright : bool
-        Whether labels below an axis stand upright and are not turned.
-    """
+    """Which tokens of an axis are labelled: one in `step`, by name or number, below an axis upright or turned."""
 
     step: int
     is_index: bool
@@ -52,28 +42,10 @@ def choose_ticks(
     most_step: int = MOST_STEP,
     most_indices: int = MOST_INDICES,
 ) -> TickChoice:
-    """Decide which tokens of an axis are labelled.
+    """Decide which tokens of an axis of so many points are labelled.
 
-    Every token if all labels fit; else every second, third, … one; else numbers of tokens.
-
-    Parameters
-    ----------
-    length : float
-        Length of the axis in points.
-    count : float
-        Tokens along it.
-    size : float
-        Font size of labels in points.
-    widest : float
-        Width of the widest label in points.
-    is_key : bool
-        Whether labels stand below the axis, where they are turned unless they fit upright.
-    has_tokens : bool
-        Whether each cell is one token that has a label.
-    most_step : int
-        Most tokens from one label to the next.
-    most_indices : int
-        Most numbers.
+    Every token if all labels fit; else every second, third, … one up to `most_step`; else at most `most_indices`
+    numbers. Below an axis labels are turned unless the `widest` fits upright.
     """
     pitch = length / count
     # A hair of slack, so that rounding does not drop labels.
@@ -91,20 +63,7 @@ def widest_number(count: float, size: float) -> float:
 
 
 def choose_step(count: int, most: int = MOST_INDICES) -> int:
-    """Return the round step (1, 2 or 5 times a power of ten) that puts at most `most` ticks on `count` tokens.
-
-    Parameters
-    ----------
-    count : int
-        Number of tokens.
-    most : int
-        Most ticks wanted.
-
-    Returns
-    -------
-    int
-        The step.
-    """
+    """Return the round step (1, 2 or 5 times a power of ten) that puts at most `most` ticks on `count` tokens."""
     steps = (int(digit * 10**power) for power in itertools.count() for digit in (1, 2, 5))
     return next(step for step in steps if -(-count // step) <= most)
 
@@ -124,29 +83,9 @@ def label_axis(
     size: float | None = None,
     beside: float = 0.0,
 ) -> AxisLabels:
-    """Make the labels of one axis of stamped panels.
+    """Make the labels of one axis of stamped panels, with `cell` tokens a cell from number `first` on.
 
-    Parameters
-    ----------
-    tokens : sequence of str
-        One label a token.
-    style : PageStyle
-        The look of the page.
-    choice : TickChoice
-        From `choose_ticks`.
-    cell : int
-        Tokens a cell.
-    first : int
-        Number of the first token.
-    size : float, optional
-        Font size in points; left out, that of the style.
-    beside : float
-        Room between panel and labels that something else takes, in points.
-
-    Returns
-    -------
-    AxisLabels
-        The labels.
+    Sizes are in points; `beside` is room between panel and labels that something else takes.
     """
     look: dict[str, Any] = {"step": choice.step, "is_upright": choice.is_upright, "beside": beside}
     if not choice.is_index:
@@ -161,24 +100,11 @@ def label_axis(
 
 
 class TokenLocator(Locator):
-    """Ticks at tokens, as many as fit: every token, every n-th, or round numbers.
+    """Ticks at tokens, as many as fit: every token, every n-th, or round numbers; without texts, numbers alone.
 
     It is asked anew at each drawing, so that labels suit the size of the axes and what part of them is shown. Labels
     shrink to fit, but no further than `SMALLEST_LABEL`, and are turned below an axis where they are wide, unless their
     size or rotation was set by somebody else.
-
-    Parameters
-    ----------
-    texts : sequence of str or None
-        One label a token; None makes numbers.
-    first : int
-        Number of the first token, which stands at that coordinate.
-    count : int
-        Number of tokens.
-    is_key : bool
-        Whether labels stand below the axis.
-    most_step : int
-        Most tokens from one label to the next.
     """
 
     def __init__(
@@ -294,22 +220,9 @@ def set_token_ticks(
     is_key: bool,
     most_step: int = MOST_STEP,
 ) -> None:
-    """Label an axis with tokens, or with their numbers where there are none; tokens stand at their numbers.
+    """Label an axis with `count` tokens, or their numbers where there are none; each stands at its number.
 
-    Parameters
-    ----------
-    axis : matplotlib.axis.Axis
-        The axis.
-    tokens : sequence of str or None
-        One label a token.
-    first : int
-        Number of the first token.
-    count : int
-        Number of tokens.
-    is_key : bool
-        Whether labels stand below the axis.
-    most_step : int
-        Most tokens from one label to the next; from `count` on, numbers of tokens never take their place.
+    From `most_step` of `count` on, numbers of tokens never take their place.
     """
     texts = None
     if tokens is not None:

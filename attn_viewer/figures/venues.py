@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterator
@@ -57,17 +56,7 @@ def use_style(style: PageStyle) -> Iterator[None]:
 
 
 def find_venue(preset: str, *, columns: int = 1) -> PageStyle:
-    """Look up a venue.
-
-    Parameters
-    ----------
-    preset, columns
-        As `use_preset` takes them.
-
-    Returns
-    -------
-    PageStyle
-        The font sizes of `tueplots`: ticks for labels, the legend for notes. Presets for dark slides are dark.
+    """Look up a venue; ticks of `tueplots` size labels, its legend notes, and presets for dark slides are dark.
 
     Raises
     ------
@@ -115,37 +104,3 @@ def _find_family(rc: dict[str, Any]) -> str:
     is_generic = kind in ("serif", "sans-serif")
     names = rc.get(f"font.{kind}", ()) if is_generic else (kind,)
     return choose_family([names] if isinstance(names, str) else names, kind if is_generic else "sans-serif")
-
-
-def adapt_style(
-    style: PageStyle,
-    *,
-    width: float | None = None,
-    figsize: tuple[float, float] | None = None,
-    dark: bool = False,
-    fontsize: float | None = None,
-) -> PageStyle:
-    """Return a style with what a caller wishes else.
-
-    Parameters
-    ----------
-    style : PageStyle
-        What there is.
-    width : float, optional
-        Width of the page in inches.
-    figsize : tuple of float, optional
-        Width and height of the page in inches.
-    dark : bool
-        Whether the page is dark even where the style is not.
-    fontsize : float, optional
-        Font size of labels in points; everything else grows with it.
-    """
-    if fontsize is not None:
-        style = style.scale_fonts(fontsize)
-    if width is not None:
-        style = dataclasses.replace(style, width=width * _POINTS)
-    if figsize is not None:
-        style = dataclasses.replace(style, width=figsize[0] * _POINTS, height=figsize[1] * _POINTS, is_exact=True)
-    if dark:
-        style = dataclasses.replace(style, palette=DARK)
-    return style
