@@ -17,6 +17,7 @@ from .analysis.scores import score_heads as score_heads
 from .capture.calls import capture_attention_calls as capture_attention_calls
 from .capture.generation import capture_generation as capture_generation
 from .capture.loading import load_image_model as load_image_model, load_model as load_model
+from .capture.numbering import register_attention as register_attention
 from .capture.prefill import capture_attention as capture_attention
 from .capture.vision import capture_image_attention as capture_image_attention
 from .core import view_attention as view_attention

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import PROMPT, make_maps
 
 import attn_viewer
@@ -128,6 +129,7 @@ def special(demo, demo_maps, tmp_path_factory):
         "activations_main": stored | {"prompts_path": prompts},
         "atlas_main": stored | {"scores": ["entropy"]},
         "figures_main": stored | {"figure_funcs_select": "raw", "parallel": 1},
+        "register_attention": {"module_class": type("Mixer", (torch.nn.Module,), {}), "weights_from": len},
         "average_maps": {"maps": [demo_maps]},
         "capture_attention": {"prompt": PROMPT, "tokenizer": tokenizer},
         "capture_generation": {"max_new_tokens": 1},

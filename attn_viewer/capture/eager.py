@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..errors import CaptureError
+from ..errors import CaptureError, shorten
 from .changes import list_interventions
 from .guard import Loan, Watch
 from .module_stack import Frame, ModuleStack
-from .numbering import has_no_softmax, is_called_attention
+from .numbering import has_no_softmax, is_called_attention, registered
 from .targets import count_heads
 from .watch import ModuleWeights
 
@@ -64,6 +64,14 @@ class EagerHooks:
 
     def _take(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         frame = self.stack.frames[-1]
+        if type(module) in registered and not frame.has_shown:
+            weights = registered[type(module)](module, args, output)
+            if not _are_weights(weights, may_be_zero=True):
+                raise CaptureError(
+                    f"what is registered for {type(module).__name__} must return weights, axes (batch, n_heads, "
+                    f"n_query, n_key), whose rows sum to at most 1; got {shorten(weights)}"
+                )
+            self._hand_on(frame, module, weights)
         if not isinstance(output, (tuple, list)) or frame.has_shown:
             return
         if output and isinstance(output[0], tuple):  # I-BERT pairs its outputs with their quantisation scale

@@ -2,10 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
+from typing import Any
 
 import torch
+
+from ..errors import OptionError
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 # torch's own decoder layers call theirs multihead_attn.
@@ -14,6 +17,32 @@ _CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder|decoder.*multihe
 _ATTENTION_NAME = re.compile(r"(^|[._])(attn|attention)(\.\d+)*$")
 # Words of modules that are called attention but have no softmax over keys (a residual attends to earlier layers).
 _NO_WEIGHTS = ("linear", "lightning", "delta", "mamba", "conv", "residual")
+registered: dict[type[torch.nn.Module], Callable[..., Any]] = {}
+
+
+def register_attention(module_class: type[torch.nn.Module], weights_from: Callable[..., Any]) -> None:
+    """Say where the attention weights of a kind of module are, when neither its calls nor its outputs show them.
+
+    Parameters
+    ----------
+    module_class
+        The class itself; classes made from it are registered apart. Registered again, the last word counts.
+    weights_from
+        Takes a module, the tuple of its positional arguments and its output, once it has run; returns its weights, axes
+        ``(batch, n_heads, n_query, n_key)``. Rows sum to at most 1, or the capture is a `CaptureError`.
+
+    Raises
+    ------
+    OptionError
+        If the class is none of modules, or there is nothing to call.
+
+    Examples
+    --------
+    >>> register_attention(TokenMixer, lambda module, args, output: output["mixing"])
+    """
+    if not (isinstance(module_class, type) and issubclass(module_class, torch.nn.Module)) or not callable(weights_from):
+        raise OptionError(f"a class of modules and a function are needed, got {module_class!r} and {weights_from!r}")
+    registered[module_class] = weights_from
 
 
 def number_modules(model: torch.nn.Module) -> dict[str, tuple[str, int]]:
@@ -67,7 +96,8 @@ def is_attention(model: torch.nn.Module, module: torch.nn.Module) -> bool:
         False also for attention without a softmax over keys (linear attention, state spaces, attention residuals).
     """
     name = type(module).__name__.lower()
-    return any(word in name for word in ("attention", "attn")) and not has_no_softmax(model, module)
+    is_named = any(word in name for word in ("attention", "attn")) and not has_no_softmax(model, module)
+    return type(module) in registered or is_named
 
 
 def has_no_softmax(model: torch.nn.Module, module: torch.nn.Module) -> bool:
