@@ -324,7 +324,7 @@ def test_one_switch_of_the_theme(page, url):
 
 
 def test_a_long_list_makes_only_what_is_seen(page, url):
-    open_page(page, url, "models=demo&prompts=*&heads=L*H*&row=4")
+    open_page(page, url, "models=demo&prompts=*&heads=L*H*&row=6")
     wait_until(page, "document.querySelectorAll('.ab-card').length > 20")
     assert page.locator("h2", has_text="96 figures").count() == 1
     assert page.locator(".ab-card").count() < 96
