@@ -193,8 +193,11 @@ export function mountViewer(element, sources, options = {}) {
   function writeHash(isNew) {
     const text = write();
     const place = text ? `#${text}` : location.pathname + location.search;
-    if (isNew) history.pushState(history.state, "", place);
-    else history.replaceState(history.state, "", place);
+    try {
+      history[isNew ? "pushState" : "replaceState"](history.state, "", place);
+    } catch {
+      // A frame made of text (srcdoc), as notebooks make them, has no address of its own.
+    }
   }
 
   function redraw() {
