@@ -255,8 +255,8 @@ class MapOptions(ColourOptions, ScaleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PanelOptions(MapOptions):
-    """How panels of weights look."""
+class ColumnOptions(Options):
+    """How panels stand."""
 
     num_figs_per_row: int | Literal["auto"] | None = option(
         None,
@@ -268,6 +268,11 @@ class PanelOptions(MapOptions):
         position=11,
         needs="save_fig_path",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelOptions(MapOptions, ColumnOptions):
+    """How panels of weights look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,16 +340,21 @@ class FigureOptions(VenueOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookOptions(PanelOptions, FigurePageOptions, FigureOptions):
-    """How the figures of a prompt look."""
+class ChosenOptions(Options):
+    """Chosen heads."""
 
     panels: Sequence[tuple[int, int]] | None = option(
         None,
-        "chosen heads to draw on a page of their own, (layer, head) each",
+        "chosen heads to draw side by side, (layer, head) each",
         metavar="5.2,18.6",
         parse=parse_heads,
         needs="save_fig_path",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookOptions(PanelOptions, FigurePageOptions, FigureOptions, ChosenOptions):
+    """How the figures of a prompt look."""
 
     group: Grouping | None = option(
         None,
@@ -360,6 +370,40 @@ class LookOptions(PanelOptions, FigurePageOptions, FigureOptions):
     )
     text: Literal["text", "path"] = option(
         "text", "text in SVG as text, or as outlines that need no fonts", needs=("fig_format=svg", "fig_format=svgz")
+    )
+
+
+def parse_query(text: str) -> int | str | tuple[int, int]:
+    """Read a token such as ``12``, a patch such as ``3,5``, or a piece of the text."""
+    numbers = text.split(",")
+    if not all(part.strip().lstrip("-").isdecimal() for part in numbers) or len(numbers) > 2:
+        return text
+    return int(text) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlayOptions(ChosenOptions, ColumnOptions, ScaleOptions, FigurePageOptions):
+    """What is laid over a picture, and how."""
+
+    query: int | str | tuple[int, int] | None = option(
+        None,
+        "who looks: a position among the queries, a piece of their text, row and column of a patch, or completion, a "
+        "panel for each word of it with the weights of the token before, which chose it; left out, CLS, else the last",
+        metavar="N|TEXT|ROW,COLUMN|completion",
+        parse=parse_query,
+    )
+    layers: Sequence[int] | None = option(
+        None, "layers to show; left out, all", metavar="0,4-7", read=_numbers("layer"), apart="panels"
+    )
+    head: int | None = option(None, "one head; left out, the mean over heads", metavar="H", at_least=0, apart="panels")
+    picture: int = option(0, "which picture of the prompt, counted from 0", metavar="N", at_least=0)
+    part: str | None = option(
+        None,
+        "what the model saw of it: thumbnail, tile 0,1, frame 3; left out, tiles where there are some",
+        metavar="PART",
+    )
+    cover: float = option(
+        0.7, "sides of the squares, as a share of those of a patch", metavar="SHARE", above=0, at_most=1
     )
 
 

@@ -105,7 +105,8 @@ def find_value(field):
         return [special[name]]
     if declared.parse is parse_heads:
         return ["1.0"]
-    number = max(declared.at_least or 0, 3)
+    number = 3 if (declared.at_most or 3) >= 3 else declared.at_most
+    number = max(declared.at_least or 0, number)
     return [str(number)] if {int, float} & set(kinds) else ["1"]
 
 
@@ -142,6 +143,8 @@ TYPED = {
     "overlay": (
         "i.png --load_attention_scores_path vit_attn_scores.pt --model_id m --layers 1 --head 0 --query 1 "
         "--cmap viridis " + FIGURE,
+        "i.png --load_attention_scores_path vit_attn_scores.pt --panels 1.0,0.2 --query 0,1 --picture 0 --part whole "
+        "--cover 0.5 --num_figs_per_row 2 --vmin 0.1 --vmax 0.5 --norm power --title t --width 6 --dark --fontsize 6",
         "!i.png --model_path ./none --quiet",
     ),
     "heads": (

@@ -1,5 +1,6 @@
 """Public names of this room, and the modules that they come from."""
 
+from .modalities import measure_modality_share as measure_modality_share
 from .patterns import attention_pattern as attention_pattern
 from .repeats import repeated_tokens_prompt as repeated_tokens_prompt
 from .rollout import compute_attention_flow as compute_attention_flow

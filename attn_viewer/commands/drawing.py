@@ -11,9 +11,9 @@ from ..declarations import option
 from ..errors import FigureError, OptionError, PromptError
 from ..options import (
     CacheOptions,
-    ColormapOptions,
     ColourOptions,
     FigureOptions,
+    OverlayOptions,
     Overview,
     PageOptions,
     ViewOptions,
@@ -176,28 +176,12 @@ def _get_maps(asked: OverviewWords) -> "AttentionMaps":
 overview = Command(OverviewWords, _overview)
 
 
-def _parse_query(text: str) -> int | tuple[int, ...]:
-    parts = text.split(",")
-    try:
-        numbers = tuple(map(int, parts))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (1, 2):
-        raise OptionError(f"expected a token such as 0 or a patch such as 3,5, got {text!r}")
-    return numbers if len(numbers) == 2 else numbers[0]
-
-
 @dataclass(frozen=True, kw_only=True)
-class OverlayWords(NameOptions, CacheOptions, ColormapOptions, FigureOptions, QuietOptions, save_fig_path="./vis"):
+class OverlayWords(NameOptions, CacheOptions, OverlayOptions, FigureOptions, QuietOptions, save_fig_path="./vis"):
     """The image and its model."""
 
     image: str = option(help="picture file that Pillow reads", metavar="IMAGE")
     model_path: str | None = captured(None, "folder or hub name of a vision encoder with its processor", metavar="PATH")
-    layers: Sequence[int] | None = option(None, "layers to show; left out, all", metavar="0,4-7")
-    head: int | None = option(None, "one head; left out, the mean over heads", metavar="H", at_least=0)
-    query: int | tuple[int, int] | None = option(
-        None, "who looks: token or patch; left out, CLS, else the last", metavar="N|ROW,COLUMN", parse=_parse_query
-    )
 
 
 def _overlay(asked: OverlayWords) -> None:
@@ -220,9 +204,7 @@ def _overlay(asked: OverlayWords) -> None:
     maps = _get_image_maps(asked, image)
     maps = maps if asked.model_id is None else dataclasses.replace(maps, model_id=asked.model_id)
     with use_preset(asked.preset, columns=asked.columns):
-        figure = overlay_attention(
-            maps, image, layers=asked.layers, head=asked.head, query=asked.query, cmap=asked.cmap
-        )
+        figure = overlay_attention(maps, image, options=OverlayOptions.pick(asked))
         for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, {"overlay": figure}):
             print(path)
 

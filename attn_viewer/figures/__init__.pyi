@@ -15,3 +15,4 @@ from .registry import (
 )
 from .runner import run_figure_funcs as run_figure_funcs
 from .savers import matplotlib_multifigure_saver as matplotlib_multifigure_saver
+from .shares import plot_modality_share as plot_modality_share

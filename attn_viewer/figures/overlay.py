@@ -1,128 +1,189 @@
 """Attention over the patches of an image, laid over the image."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
 
-from ..errors import OptionError, UnsuitableMapsError
+from ..analysis.modalities import COMPLETION, find_completion, find_text
+from ..declarations import takes_options
+from ..errors import OptionError, UnsuitableMapsError, shorten
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
-from .options import PageLook
+from ..options import OverlayOptions
+from ..spans import Span
+from ..tokens import join_labels
+from .options import FIGS_PER_ROW, PageLook, ScaleLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
 from .scales import Extent, Scale, make_scale
-from .style import PageStyle
+from .style import PageStyle, shorten_label
 
-# Width of an image in points; how wide the coloured square on a patch is; from which share of the scale on it is drawn.
-PANEL, COVER, FAINTEST = 108.0, 0.7, 0.01
+# Width of an image in points; from which share of the scale on a square is drawn.
+PANEL, FAINTEST = 108.0, 0.01
+TITLE, MOST_PANELS = 20, 400
 # The image is shown in light greys, so that all colour is weight.
 DARKEST = 0.35
 
 
+class _Panel(NamedTuple):
+    """What a panel shows: weights over the key tokens, of one query or the mean over some."""
+
+    title: str
+    weights: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlayLook(OverlayOptions, ScaleLook, PageLook):
+    """What is laid over a picture, and how it looks."""
+
+
 @takes_maps
-def overlay_attention(
-    maps: AttentionMaps,
-    image: Any,
-    *,
-    layers: Sequence[int] | None = None,
-    head: int | None = None,
-    query: int | tuple[int, int] | None = None,
-    num_figs_per_row: int = 4,
-    cmap: str | Colormap | None = None,
-    vmax: float | None = None,
-    cover: float = COVER,
-    **options: Any,
-) -> PageFigure:
-    """Lay the weights of one query over the image, a panel a layer.
+@takes_options(OverlayLook)
+def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) -> PageFigure:
+    """Lay the weights of a query over the picture, a panel a layer, a chosen head or a word of the completion.
 
     A square on each patch has the colour of its weight, as the bar shows it; the image is seen around the squares, and
-    where weights are next to nothing.
+    where weights are next to nothing. Percents say how much of a query's weight lies on the patches.
 
     Parameters
     ----------
     maps : AttentionMaps
-        Full maps of a vision model with its `grid` of patches (`capture_image_attention`); patches are the last keys.
+        Full or averaged over heads, with the `spans` of a picture, which `capture_attention` finds for models that see
+        and `capture_image_attention` for vision encoders.
     image : array_like or PIL.Image.Image
-        The picture as the model saw it, of axes ``(height, width)``, ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or
-        floats from 0 to 1. It is stretched over the grid of patches.
-    layers : sequence of int, optional
-        True layer numbers; left out, all.
-    head : int, optional
-        True head number; left out, the mean over heads.
-    query : int or tuple of int, optional
-        Who looks: the row and column of a patch; a position among the queries; left out, the first special token
-        (CLS) where there is one, else the last token.
-    num_figs_per_row : int
-        Panels side by side.
-    cmap : str or matplotlib.colors.Colormap, optional
-        A matplotlib colour map; left out, the one of this package.
-    vmax : float, optional
-        Weight at the end of the scale; left out, a round number from the largest up.
-    cover : float
-        Sides of the squares, as a share of those of a patch, from 0 to 1.
+        The picture as the model saw it (its processor may cut off borders), of axes ``(height, width)``,
+        ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or floats from 0 to 1. It is stretched over the patches.
     **options
-        Options of `PageLook`.
+        Options of `OverlayLook`.
 
     Returns
     -------
     PageFigure
-        A page with a panel a layer, all on one scale.
+        All panels on one scale.
 
     Raises
     ------
     UnsuitableMapsError
-        If the maps have no grid of patches or are pooled.
+        If the maps have no patches of such a picture, or are pooled.
     OptionError
         If there is no such layer, head or query, or the image is none.
     """
-    rows, n_columns = _find_grid(maps)
+    spans = _choose_spans(maps, options)
     picture = _read_image(image)
-    if not 0 < cover <= 1 or not isinstance(num_figs_per_row, int) or num_figs_per_row < 1:
-        raise OptionError(
-            f"cover must be from 0 to 1 and num_figs_per_row from 1, got {cover!r} and {num_figs_per_row!r}"
-        )
-    look = PageLook(**options)
-    maps = maps.select(layers=layers, heads=None if head is None else [head])
-    query, patch = _find_query(maps, (rows, n_columns), query)
-    n_patches = rows * n_columns
-    weights = np.stack(
-        [w[:, query, -n_patches:].mean(axis=0, dtype=np.float32).reshape(rows, n_columns) for w in maps.weights]
-    )
+    panels, who, patch = _list_panels(maps, spans, options)
+    weights = np.stack([np.concatenate([p.weights[span.positions].ravel() for span in spans]) for p in panels])
     largest = float(np.abs(weights).max()) or 1.0
-    who = maps.tokens_query[query] if patch is None else f"patch {patch[0]},{patch[1]}"
-    style = look.make_style([maps.model_id, who])
-    extent = Extent(largest, largest, maps.signed)
-    scale = make_scale(extent, vmax=vmax, cmap=cmap, palette=style.palette, label=WEIGHTINGS[maps.weighting])
-    notes = [f"weights of {who}", maps.averaged if head is None else f"head {head}", f"{rows} × {n_columns} patches"]
-    notes += ["image in grey", *maps.remarks]
-    caption = look.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
-    columns, wide = _fit_panels(style, min(num_figs_per_row, len(weights)), picture.shape)
+    titles = [shorten_label(panel.title, TITLE) for panel in panels]
+    style = options.make_style([maps.model_id, who, *titles])
+    scale = make_scale(
+        Extent(largest, largest, maps.signed),
+        norm=options.norm, vmin=options.vmin, vmax=options.vmax, cmap=options.cmap, palette=style.palette,
+        label=WEIGHTINGS[maps.weighting],
+    )  # fmt: skip
+    notes = [*_describe(maps, spans, options, who), *options.describe()]
+    caption = options.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
+    columns, wide = _fit_panels(style, min(_count_columns(options, len(panels)), len(panels)), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]
-    n_lines = math.ceil(len(weights) / columns)
+    n_lines = math.ceil(len(panels) / columns)
     across, down = wide + BETWEEN, high + measure_title(style) + BETWEEN
     page = Page(style, columns * across - BETWEEN, n_lines * down - BETWEEN, caption)
+    patches = [rectangle for span in spans for rectangle in _place_patches(span, spans)]
     with mpl.rc_context(page.rc):
-        for index, (layer, cells) in enumerate(zip(maps.layers, weights, strict=True)):
-            x = MARGIN + index % columns * across
-            y = page.bottom + (n_lines - 1 - index // columns) * down
+        for index, (title, cells) in enumerate(zip(titles, weights, strict=True)):
+            x, y = MARGIN + index % columns * across, page.bottom + (n_lines - 1 - index // columns) * down
             place = x, y, wide, high
             page.axes.imshow(
                 picture, extent=(x, x + wide, y, y + high), interpolation="antialiased", cmap="gray", vmin=0, vmax=1
             )
-            page.axes.add_collection(_cover_patches(cells, place, scale, cover))
-            page.write(x, y + high + 3.5, f"layer {layer}", size=style.title)
+            page.axes.add_collection(_cover_patches(cells, patches, place, scale, options.cover))
+            page.write(x, y + high + 3.5, style.spell(title), size=style.title)
+            share = f"{cells.sum():.0%}" if maps.weighting == "attention" and not maps.signed else ""
+            page.write(x + wide, y + high + 3.5, share, size=style.title, ha="right", color=style.palette.muted)
             if patch is not None:
                 page.axes.add_patch(
-                    Rectangle(*_place_patch(patch, cells.shape, place), fill=False, edgecolor=style.palette.accent,
+                    Rectangle(*_scale_patch(patches[patch], place), fill=False, edgecolor=style.palette.accent,
                               linewidth=1.2)
                 )  # fmt: skip
         page.axes.set(xlim=(0, page.size[0]), ylim=(0, page.size[1]), aspect="auto")
     return page.figure
+
+
+def _count_columns(options: OverlayOptions, n_panels: int) -> int:
+    wish = options.num_figs_per_row
+    return math.ceil(math.sqrt(n_panels)) if wish == "auto" else int(wish or FIGS_PER_ROW)
+
+
+def _describe(maps: AttentionMaps, spans: Sequence[Span], options: OverlayOptions, who: str) -> Iterator[str]:
+    """Yield what a reader must know of the weights."""
+    yield f"weights of {who}"
+    if options.query == COMPLETION and options.panels is not None:
+        yield f"mean over heads {', '.join(f'{layer}.{head}' for layer, head in options.panels)}"
+    elif options.panels is None:
+        yield maps.averaged if options.head is None else f"head {options.head}"
+        if options.query == COMPLETION and len(maps.layers) > 1:
+            count = len(maps.layers if options.layers is None else options.layers)
+            yield f"mean over {count} layers"
+    n_tiles = len(spans)
+    yield f"{spans[0].rows} × {spans[0].columns} patches" + (f" in each of {n_tiles} tiles" if n_tiles > 1 else "")
+    if options.picture or options.part:
+        yield ", ".join([f"picture {options.picture}"] * bool(options.picture) + [options.part or ""])
+    yield "image in grey"
+    yield from maps.remarks
+
+
+def _choose_spans(maps: AttentionMaps, options: OverlayOptions) -> Sequence[Span]:
+    """Return the patches that show a picture best: tiles, else the whole of it, else its thumbnail."""
+    found = [span for span in maps.spans if span.sense != "audio" and span.number == options.picture]
+    if not found or maps.reduction == "pooled":
+        raise UnsuitableMapsError(
+            f"an overlay needs full maps with the patches of picture {options.picture}, which capture_attention and "
+            "capture_image_attention find; got "
+            + ("pooled maps" if found else f"maps with {len(maps.spans)} spans" if maps.spans else "maps without any")
+        )
+    if options.part is not None:
+        chosen = [span for span in found if span.part == options.part]
+        if not chosen:
+            parts = ", ".join(span.part for span in found)
+            raise OptionError(f"picture {options.picture} has no part {shorten(options.part)}; there are {parts}")
+        return [chosen[0]._replace(part="whole")]
+    tiles = [span for span in found if span.tile]
+    return tiles or [next((span for part in ("whole", "thumbnail") for span in found if span.part == part), found[0])]
+
+
+def _list_panels(
+    maps: AttentionMaps, spans: Sequence[Span], options: OverlayOptions
+) -> tuple[list[_Panel], str, int | None]:
+    """Return the panels, who looks, and the number of its patch if it is one."""
+    if options.panels is not None:
+        if not options.panels:
+            raise OptionError("panels must be chosen heads, (layer, head) each; got none")
+        sources = [
+            (f"layer {layer}, head {head}", maps.select(layers=[layer], heads=[head]).weights[0][0])
+            for layer, head in options.panels
+        ]
+    else:
+        maps = maps.select(layers=options.layers, heads=None if options.head is None else [options.head])
+        sources = [
+            (f"layer {layer}", w.mean(axis=0, dtype=np.float32))
+            for layer, w in zip(maps.layers, maps.weights, strict=True)
+        ]
+    if options.query == COMPLETION:
+        mean: np.ndarray = np.stack([weights for _, weights in sources]).mean(axis=0, dtype=np.float32)
+        words = find_completion(maps)
+        if len(words) > MOST_PANELS:
+            raise OptionError(f"a page holds {MOST_PANELS} words, the completion has {len(words)}; choose a query")
+        panels = [_Panel(word, mean[start:stop].mean(axis=0)) for word, start, stop in words]
+        return panels, "the token before each word, which chose it", None
+    start, stop, patch = _find_query(maps, spans, options.query)
+    panels = [_Panel(title, weights[start:stop].mean(axis=0, dtype=np.float32)) for title, weights in sources]
+    if patch is not None:
+        return panels, f"patch {','.join(map(str, divmod(patch, spans[0].columns)))}", patch
+    return panels, join_labels(maps.tokens_query[start:stop]), None
 
 
 def _fit_panels(style: PageStyle, columns: int, shape: tuple[int, ...]) -> tuple[int, float]:
@@ -135,56 +196,73 @@ def _fit_panels(style: PageStyle, columns: int, shape: tuple[int, ...]) -> tuple
     return columns, min(wide, (room + BETWEEN) / columns - BETWEEN)
 
 
-def _place_patch(
-    patch: tuple[int, int], shape: tuple[int, ...], place: tuple[float, float, float, float]
+def _place_patches(span: Span, spans: Sequence[Span]) -> Iterator[tuple[float, float, float, float]]:
+    """Yield left, top, width and height of each patch of a tile, as shares of the picture."""
+    tiles = [one.tile or (0, 0) for one in spans]
+    down, across = (max(numbers) + 1 for numbers in zip(*tiles, strict=True))
+    row, column = span.tile or (0, 0)
+    high, wide = 1 / (down * span.rows), 1 / (across * span.columns)
+    for r, c in np.ndindex(span.rows, span.columns):
+        yield (column * span.columns + c) * wide, (row * span.rows + r) * high, wide, high
+
+
+def _scale_patch(
+    patch: tuple[float, float, float, float], place: tuple[float, float, float, float], cover: float = 1.0
 ) -> tuple[tuple[float, float], float, float]:
-    """Return corner, width and height of a patch of the picture that stands at a place, in points."""
+    """Return corner, width and height of the square on a patch of the picture that stands at a place, in points."""
     x, y, wide, high = place
-    width, height = wide / shape[1], high / shape[0]
-    return (x + patch[1] * width, y + high - (patch[0] + 1) * height), width, height
+    left, top, width, height = patch
+    inset = (1 - cover) / 2
+    corner = x + (left + inset * width) * wide, y + high - (top + (1 - inset) * height) * high
+    return corner, cover * width * wide, cover * height * high
 
 
 def _cover_patches(
-    cells: np.ndarray, place: tuple[float, float, float, float], scale: Scale, cover: float
+    cells: np.ndarray,
+    patches: Sequence[tuple[float, float, float, float]],
+    place: tuple[float, float, float, float],
+    scale: Scale,
+    cover: float,
 ) -> PatchCollection:
     """Return squares on patches in the colours of their weights."""
-    squares = []
-    for patch in np.ndindex(*cells.shape):
-        (x, y), width, height = _place_patch(patch, cells.shape, place)
-        inset = (1 - cover) / 2
-        squares.append(Rectangle((x + inset * width, y + inset * height), cover * width, cover * height))
+    squares = [Rectangle(*_scale_patch(patch, place, cover)) for patch in patches]
     shown = PatchCollection(squares, norm=scale.norm, cmap=scale.cmap, linewidth=0, zorder=1)
-    shown.set_array(cells.ravel())
-    shown.set_alpha((np.asarray(scale.norm(cells.ravel())) >= FAINTEST).astype(float).tolist())
+    shown.set_array(cells)
+    shown.set_alpha((np.asarray(scale.norm(cells)) >= FAINTEST).astype(float).tolist())
     return shown
 
 
-def _find_grid(maps: AttentionMaps) -> tuple[int, int]:
-    if len(maps.spans) != 1 or maps.reduction == "pooled":
-        raise UnsuitableMapsError(
-            "an overlay needs full maps with a grid of patches, which capture_image_attention keeps; got "
-            f"{'pooled maps' if maps.spans else 'maps without a grid'}"
-        )
-    return maps.spans[0].rows, maps.spans[0].columns
-
-
 def _find_query(
-    maps: AttentionMaps, grid: tuple[int, int], query: int | tuple[int, int] | None
-) -> tuple[int, tuple[int, int] | None]:
-    """Return the position among the queries, and row and column if it is a patch."""
-    rows, columns = grid
-    n_query, n_patches = len(maps.tokens_query), rows * columns
-    before = n_query - n_patches
+    maps: AttentionMaps, spans: Sequence[Span], query: int | str | tuple[int, int] | None
+) -> tuple[int, int, int | None]:
+    """Return first and last query, that one left out, and the number of its patch if it is one."""
+    n_query = len(maps.tokens_query)
+    patches = np.concatenate([span.positions.ravel() for span in spans])
+    if isinstance(query, str):
+        found = find_text(maps.tokens_query, query)
+        if found is None:
+            raise OptionError(
+                f"there is no query {shorten(query)}: no such text among {n_query} tokens; give a position"
+            )
+        return *found, None
+    first = maps.first_query if maps.kind != "cross" else None
+    before = 0 if first is None else int(patches.min()) - first
     if query is None:
-        query = 0 if before > 0 else n_query - 1
-    if isinstance(query, tuple) and len(query) == 2 and before >= 0:
-        row, column = query
-        if 0 <= row < rows and 0 <= column < columns:
-            return before + row * columns + column, (row, column)
-    elif isinstance(query, (int, np.integer)) and -n_query <= query < n_query:
-        query = int(query) % n_query
-        return query, divmod(query - before, columns) if 0 <= before <= query else None
-    raise OptionError(f"there is no query {query!r}; there are {n_query} tokens, patches of {rows} × {columns}")
+        query = 0 if before > 0 and not maps.causal else n_query - 1
+    if isinstance(query, tuple):
+        rows, columns = spans[0].rows, spans[0].columns
+        if len(spans) == 1 and first is not None and 0 <= query[0] < rows and 0 <= query[1] < columns:
+            number = query[0] * columns + query[1]
+            place = int(patches[number]) - first
+            if 0 <= place < n_query:
+                return place, place + 1, number
+    elif -n_query <= query < n_query:
+        query = query % n_query
+        numbers = [] if first is None else np.flatnonzero(patches == query + first).tolist()
+        return query, query + 1, numbers[0] if numbers and len(spans) == 1 else None
+    raise OptionError(
+        f"there is no query {query!r}; there are {n_query} tokens, patches of {spans[0].rows} × {spans[0].columns}"
+    )
 
 
 def _read_image(image: Any) -> np.ndarray:

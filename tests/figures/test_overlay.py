@@ -8,6 +8,7 @@ from matplotlib.patches import Rectangle
 from attn_viewer import AttentionMaps, capture_image_attention, overlay_attention
 from attn_viewer.errors import OptionError, UnsuitableMapsError
 from attn_viewer.figures.overlay import DARKEST, FAINTEST
+from attn_viewer.spans import Span
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 
@@ -103,7 +104,7 @@ def test_a_vision_transformer_of_transformers():
 
 def test_what_cannot_be_laid_over():
     maps = make_image_maps()
-    with pytest.raises(UnsuitableMapsError, match="without a grid"):
+    with pytest.raises(UnsuitableMapsError, match="maps without any"):
         overlay_attention(make_maps(), GREY)
     for query in ((2, 0), (0, 3), (-1, 0), 7, -8, "x", (1,), 1.5):
         with pytest.raises(OptionError, match=r"there is no query|query must be a whole number"):
@@ -118,6 +119,87 @@ def test_what_cannot_be_laid_over():
     ):
         with pytest.raises(OptionError, match="image"):
             overlay_attention(maps, image)
-    for options in ({"cover": 2}, {"alpha": 1}, {"num_figs_per_row": 0}, {"layers": [0]}, {"head": 3}):
+    with pytest.raises(UnsuitableMapsError, match="picture 1"):
+        overlay_attention(maps, GREY, picture=1)
+    for options in (
+        {"cover": 2},
+        {"cover": 0},
+        {"part": "tile 0,0"},
+        {"query": "completion"},
+        {"query": ""},
+        {"alpha": 1},
+        {"num_figs_per_row": 0},
+        {"layers": [0]},
+        {"head": 3},
+    ):
         with pytest.raises(OptionError):
             overlay_attention(maps, GREY, **options)
+
+
+def make_seeing_maps(spans, n_keys=24, *, n_layers=2):
+    """Return maps of a model that read a picture and said ``red circle``, split into three tokens."""
+    rng = np.random.default_rng(1)
+    weights = np.tril(rng.random((n_layers, 3, n_keys, n_keys)) + 0.01).astype(np.float32)
+    words = ["what", "␣is", "␣it", "?", "␣red", "␣cir", "cle"]
+    tokens = ["<s>", *["<image>"] * (n_keys - 1 - len(words)), *words]
+    return AttentionMaps(
+        list(weights / weights.sum(-1, keepdims=True)), tokens, spans=spans, prompt_length=n_keys - 3, model_id="seer"
+    )
+
+
+ROWS = Span("image", 0, "whole", 2, 3, 4, 5, 0.0)  # a newline token behind each row
+
+
+def test_each_word_of_a_completion_has_the_weights_that_chose_it():
+    maps = make_seeing_maps([ROWS])
+    figure = overlay_attention(maps, GREY, query="completion", panels=[(0, 1), (1, 2)])
+    _, overlays = get_layers(figure)
+    mean = (maps.weights[0][1] + maps.weights[1][2]) / 2
+    keys = [2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15]
+    red, circle = (overlay.get_array() for overlay in overlays)
+    np.testing.assert_allclose(red, mean[20, keys], rtol=1e-5)
+    np.testing.assert_allclose(circle, mean[21:23][:, keys].mean(0), rtol=1e-5)
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert {"␣red", "␣circle", f"{mean[20, keys].sum():.0%}"} <= set(words)
+    assert "weights of the token before each word, which chose it" in " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"), [("is it", [18, 19]), ("circle", [22, 23]), ("?", [20]), (5, [5]), (-1, [23]), ((1, 2), [9])]
+)
+def test_any_text_token_or_patch_may_look(query, rows):
+    maps = make_seeing_maps([ROWS])
+    _, overlays = get_layers(overlay_attention(maps, GREY, query=query, panels=[(1, 0)]))
+    np.testing.assert_allclose(
+        overlays[0].get_array(), maps.weights[1][0][rows][:, ROWS.positions.ravel()].mean(0), rtol=1e-5
+    )
+
+
+def test_tiles_lie_side_by_side_and_parts_over_the_whole():
+    tiles = [Span("image", 0, f"tile {i // 2},{i % 2}", 1 + 2 * i, 1, 2, 2, 0.0) for i in range(6)]
+    thumbnail = Span("image", 0, "thumbnail", 13, 2, 2, 2, 0.0)
+    maps = make_seeing_maps([*tiles, thumbnail])
+    (picture, _), (overlay, _) = get_layers(overlay_attention(maps, GREY, query=-1))
+    left, right, bottom, top = picture.get_extent()
+    for place, square in enumerate(overlay.get_paths()):
+        x, y = square.get_extents().get_points().mean(axis=0)
+        tile, column = divmod(place, 2)
+        assert x == pytest.approx(left + (tile % 2 * 2 + column + 0.5) * (right - left) / 4)
+        assert y == pytest.approx(top - (tile // 2 + 0.5) * (top - bottom) / 3)
+    np.testing.assert_allclose(overlay.get_array(), maps.weights[0][:, -1, 1:13].mean(0), rtol=1e-5)
+    _, (overlay, _) = get_layers(overlay_attention(maps, GREY, query=-1, part="thumbnail"))
+    np.testing.assert_allclose(overlay.get_array(), maps.weights[0][:, -1, 13:17].mean(0), rtol=1e-5)
+    with pytest.raises(OptionError, match="there are tile 0,0"):
+        overlay_attention(maps, GREY, part="tile 7,7")
+
+
+def test_sound_and_completions_without_their_first_query_are_refused():
+    with pytest.raises(UnsuitableMapsError, match="patches of picture 0"):
+        overlay_attention(make_seeing_maps([ROWS._replace(sense="audio", rows=1)]), GREY)
+    maps = make_seeing_maps([ROWS])
+    late = AttentionMaps(
+        [w[:, -2:] for w in maps.weights], maps.tokens_key, tokens_query=maps.tokens_query[-2:], first_query=22,
+        prompt_length=21, spans=maps.spans,
+    )  # fmt: skip
+    with pytest.raises(OptionError, match="hold no completion"):
+        overlay_attention(late, GREY, query="completion")

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from conftest import make_maps
+from test_overlay import ROWS, make_seeing_maps
+
+from attn_viewer.analysis import measure_modality_share
+from attn_viewer.errors import UnsuitableMapsError
+from attn_viewer.figures import plot_modality_share
+
+
+def test_shares_are_those_of_the_queries_that_chose_the_words():
+    maps = make_seeing_maps([ROWS])
+    shares = measure_modality_share(maps)
+    assert shares.names == ("image", "prompt", "completion")
+    assert shares.words == ("␣red", "␣circle")
+    np.testing.assert_allclose(shares.values.sum(0), 1, rtol=1e-5)
+    mean = maps.weights[1].mean(0)
+    image = mean[:, ROWS.positions.ravel()].sum(1)
+    np.testing.assert_allclose(shares.values[0, 1], [image[20], image[21:23].mean()], rtol=1e-5)
+    np.testing.assert_allclose(shares.values[2, 1], [0, mean[21:23, 21:].sum(1).mean()], rtol=1e-5)
+
+
+def test_a_panel_shows_each_share_layer_by_layer():
+    maps = make_seeing_maps([ROWS], n_layers=3)
+    figure = plot_modality_share(maps, title="shares", width=4)
+    panels = {ax.get_label(): ax for ax in figure.axes}
+    for name, values in zip(*measure_modality_share(maps)[::2], strict=True):
+        (image,) = panels[name].images
+        np.testing.assert_array_equal(image.get_array(), values)
+        assert (image.norm.vmin, image.norm.vmax) == (0, 1)
+    assert [label.get_text() for label in panels["completion"].get_xticklabels()] == ["␣red", "␣circle"]
+    assert [label.get_text() for label in panels["image"].get_yticklabels()] == ["0", "1", "2"]
+
+
+def test_without_completion_every_query_has_its_share():
+    shares = measure_modality_share(make_maps())
+    assert (shares.names, shares.words) == (("prompt",), ("t0", "t1", "t2", "t3", "t4"))
+    with pytest.raises(UnsuitableMapsError, match="pooled"):
+        measure_modality_share(make_maps(reduction="pooled", cell=(1, 1), pooling="max"))
