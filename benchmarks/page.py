@@ -7,21 +7,28 @@ Each page is opened offline from its file, five times. First paint is the browse
 heads" is when the bird's eye has drawn every thumbnail in the window. A move is one pointer event over a view, in a
 frame of its own: its handlers, the drawing they do, style and layout, by performance.now, over 200 moves an opening.
 Error is the largest difference between a cell and what the page's bytes decode to. For the same 256 tokens bertviz
-1.4.1's model_view takes 492 MB and att_viz 192 MB.
+1.4.1's model_view takes 492 MB and att_viz 192 MB. Then the bird's eye of models with more heads, and the opening of a
+site over 1,000 prompts until its first rows and pictures are there. All depends on the load of the machine, which is
+printed.
 """
 
 import argparse
+import functools
+import http.server
 import importlib.util
+import os
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from attn_viewer import capture_attention, export_html, load_model
+from attn_viewer import AttentionMaps, capture_attention, export_html, load_model, write_site
+from attn_viewer.storage.folder import DataFolder
 from attn_viewer.web.encode import decode_head, describe_maps, encode_head
 from attn_viewer.web.page import pool_maps
 
@@ -79,9 +86,64 @@ def open_page(browser, url, runs):
     return statistics.median(paints), statistics.median(heads), moves
 
 
+def make_maps(n_layers, n_heads, n_tokens):
+    """Return causal maps in which each head looks back by a distance of its own."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for _ in range(n_layers):
+        weights = np.tril(rng.random((n_heads, n_tokens, n_tokens), dtype=np.float32) ** 16)
+        weights += np.stack([np.eye(n_tokens, k=-(head % n_tokens), dtype=np.float32) for head in range(n_heads)])
+        weights[:, :, 0] += 1
+        layers.append((weights / weights.sum(-1, keepdims=True)).astype(np.float16))
+    return AttentionMaps(
+        layers, [f"token{i}" for i in range(n_tokens)], model_id=f"{n_layers} × {n_heads}", causal=True
+    )
+
+
+def measure_birds_eye(browser, folder, n_layers, n_heads, runs):
+    """Return megabytes of a page of 128 tokens, and the median time until its bird's eye has drawn what is in sight."""
+    (path,) = export_html(
+        make_maps(n_layers, n_heads, 128), folder / "many.html", max_mb=500, scores={}, progress=False
+    )
+    times = []
+    for _ in range(runs):
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.goto(path.as_uri(), wait_until="commit")
+        page.wait_for_selector(".av-overview[data-ready]", timeout=120_000)
+        times.append(page.evaluate("performance.now()"))
+        page.close()
+    return path.stat().st_size / 1e6, statistics.median(times)
+
+
+def measure_site(browser, folder, runs):
+    """Return the median time until a site over 1,000 prompts shows its first rows and pictures."""
+    maps = make_maps(4, 8, 24)
+    model = DataFolder(folder / "data").get_model("many")
+    model.save_config(maps)
+    for number in range(1000):
+        model.get_prompt({"text": f"prompt {number:04}"}).save(maps)
+    write_site(folder / "data", folder / "site", progress=False)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder / "site"))
+    handler.func.log_message = lambda *words: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    times = []
+    for _ in range(runs):
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.goto(f"http://127.0.0.1:{server.server_port}", wait_until="commit")
+        page.wait_for_selector(".ab-row input")
+        page.wait_for_function("document.images.length && [...document.images].every((image) => image.naturalWidth)")
+        times.append(page.evaluate("performance.now()"))
+        page.close()
+    server.shutdown()
+    return statistics.median(times)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--heads", nargs="*", default=["32x32", "80x64"], metavar="LAYERSxHEADS")
+    parser.add_argument("--site", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--max_mb", type=float, default=25.0)
     args = parser.parse_args()
@@ -91,6 +153,7 @@ def main():
     model, tokenizer = load_model(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
     ids = tokenizer((Path(__file__).parent.parent / "README.md").read_text("utf-8"))["input_ids"]
     print(f"SmolLM2, 30 × 9 heads, medians of {args.runs} openings, at most {args.max_mb:g} MB")
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     names = ("tokens", "cells", "make, s", "MB", "error × 255", "paint, ms", "all heads, ms", *VIEWS)
     print("".join(f"{name:>15}" for name in names), "(move, ms: median, slowest)")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
@@ -106,6 +169,16 @@ def main():
             values = (count, f"{cell} × {cell}", f"{seconds:.1f}", f"{path.stat().st_size / 1e6:.2f}", f"{error:.2f}")
             times = [f"{statistics.median(spent):.1f}, {max(spent):.1f}" for spent in moves.values()]
             print("".join(f"{v:>15}" for v in (*values, f"{paint:.0f}", f"{heads:.0f}", *times)), flush=True)
+        for shape in args.heads:
+            layers, heads = map(int, shape.split("x"))
+            size, spent = measure_birds_eye(browser, Path(folder), layers, heads, args.runs)
+            load = os.getloadavg()[0]
+            print(
+                f"bird's eye of {layers} × {heads} heads: {spent:.0f} ms, {size:.1f} MB (load {load:.1f})", flush=True
+            )
+        if args.site:
+            spent = measure_site(browser, Path(folder), args.runs)
+            print(f"site over 1,000 prompts: {spent:.0f} ms (load {os.getloadavg()[0]:.1f})")
         browser.close()
 
 
