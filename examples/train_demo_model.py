@@ -259,20 +259,20 @@ def save_model(model, tokenizer, folder):
     """Write model and tokenizer as transformers 4 and 5 read them; half of the precision halves the files."""
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    changes = {
-        "config.json": {"dtype": "float32", "rope_theta": model.config.rope_parameters["rope_theta"]},
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": ["input_ids", "attention_mask"],
-        },
-    }
-    for name, values in changes.items():
-        path = Path(folder) / name
-        content = json.loads(path.read_text(encoding="utf-8")) | values
-        for key in ("is_local", "local_files_only", "backend"):
-            content.pop(key, None)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (Path(folder) / "model.safetensors").chmod(0o644)
+    change_json(folder / "config.json", {"dtype": "float32", "rope_theta": model.config.rope_parameters["rope_theta"]})
+    change_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]},
+        without=("is_local", "local_files_only", "backend"),
+    )
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def change_json(path, values, without=()):
+    """Set some values of a JSON file and leave others out."""
+    content = json.loads(path.read_text(encoding="utf-8")) | values
+    content = {key: value for key, value in content.items() if key not in without}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def report_heads(model, tokenizer, period=48, rows=8):

@@ -86,6 +86,13 @@ def demo():
 
 
 @pytest.fixture(scope="session")
+def demo_vision():
+    from attn_viewer import load_model
+
+    return load_model("demo-vision")
+
+
+@pytest.fixture(scope="session")
 def demo_maps(demo):
     from attn_viewer import capture_attention
 

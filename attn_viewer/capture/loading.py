@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -16,16 +17,18 @@ from typing import Any
 from ..errors import ModelLoadError, OptionError
 from ..options import FilePath
 
-DEMO_MODEL = "demo"
+# The trained models of this package; the first is taken where none is named.
+DEMO_MODELS = ("demo", "demo-vision")
 ADAPTER_CONFIG = "adapter_config.json"
 # Packages of the extra `models`, which only some checkpoints need, and what they are imported as.
 _EXTRAS = {"accelerate": "accelerate", "gguf": "gguf", "sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+_log = logging.getLogger(__name__)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
-def get_demo_path() -> Path:
-    """Return the folder of the trained demo model inside this package, in Hugging Face format."""
-    return Path(str(files("attn_viewer") / DEMO_MODEL))
+def get_demo_path(name: str = DEMO_MODELS[0]) -> Path:
+    """Return the folder of a trained model inside this package, in Hugging Face format."""
+    return Path(str(files("attn_viewer") / name.replace("-", "_")))
 
 
 def load_model(
@@ -38,13 +41,14 @@ def load_model(
     attn_implementation: str | None = None,
     progress: bool | None = None,
 ) -> tuple[Any, Any]:
-    """Load a model and its tokenizer.
+    """Load a model and its tokenizer, or processor where it takes more than text.
 
     Parameters
     ----------
     model_path : str or path-like, optional
-        Hub name (``org/name``), folder, ``.gguf`` file, or ``"demo"``; left out, the demo model of this package. Also
-        the folder of an adapter (PEFT), which names the model that it belongs to.
+        Hub name (``org/name``), folder, ``.gguf`` file, or a model of this package: ``"demo"``, which is taken where
+        this is left out, or ``"demo-vision"``, which sees. Also the folder of an adapter (PEFT), which names the model
+        that it belongs to.
     dtype : {"auto", "float32", "float16", "bfloat16"}
         Type of the parameters; ``"auto"`` is that of the checkpoint (float32 for GGUF, which is dequantised).
     device_map : str or dict, optional
@@ -63,8 +67,8 @@ def load_model(
     model : transformers.PreTrainedModel
         In eval mode, inside of a `peft.PeftModel` where the folder is an adapter's. Quantised checkpoints load as
         transformers loads them.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        Its tokenizer.
+    tokenizer : transformers.PreTrainedTokenizerBase or transformers.ProcessorMixin
+        Its tokenizer; of a model that also takes images or sound its processor, if that is there.
 
     Raises
     ------
@@ -96,15 +100,27 @@ def load_model(
     try:
         with _hush_transformers(not (sys.stderr.isatty() if progress is None else progress)):
             config = transformers.AutoConfig.from_pretrained(where, **arguments)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **arguments)
             names = getattr(config, "architectures", None) or ()
             # A GGUF file names no architecture; what it holds is a language model.
             is_unnamed = not names and "gguf_file" in arguments
-            auto_class = getattr(transformers, "AutoModelForCausalLM" if is_unnamed else choose_auto_class(config))
-            model = auto_class.from_pretrained(where, dtype=dtype, **arguments, **options)
+            name = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
+            tokenizer = _load_tokenizer(where, arguments, may_see=name.endswith("ForConditionalGeneration"))
+            model = getattr(transformers, name).from_pretrained(where, dtype=dtype, **arguments, **options)
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
         raise ModelLoadError(f"cannot load {str(model_path)!r}: {_explain(error)}") from error
     return model.eval(), tokenizer
+
+
+def _load_tokenizer(where: str, arguments: dict[str, Any], *, may_see: bool) -> Any:
+    """Return the processor of a model that may take more than text, or else the tokenizer."""
+    import transformers
+
+    if may_see:
+        try:
+            return transformers.AutoProcessor.from_pretrained(where, **arguments)
+        except (OSError, ImportError) as error:  # a file or package is missing that text alone does not need
+            _log.warning("no processor of images or sound, text alone: %s", _explain(error))
+    return transformers.AutoTokenizer.from_pretrained(where, **arguments)
 
 
 def _find_adapter(model_path: str | os.PathLike[str] | None) -> Path | None:
@@ -200,8 +216,8 @@ def _can_import(module: str) -> bool:
 
 def _locate(model_path: FilePath | None) -> tuple[str, dict[str, Any]]:
     """Return what `from_pretrained` takes for a path: the folder or name, and arguments for a GGUF file."""
-    if model_path is None or model_path == DEMO_MODEL:
-        return str(get_demo_path()), {}
+    if model_path is None or model_path in DEMO_MODELS:
+        return str(get_demo_path(str(model_path or DEMO_MODELS[0]))), {}
     path = Path(os.path.expanduser(model_path))  # what stands for the home of nobody stays as it is
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -241,11 +257,18 @@ def _hush_transformers(is_quiet: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def choose_auto_class(config: Any) -> str:
-    """Return the name of the Auto class of transformers that loads a checkpoint as what it was trained to be."""
+def choose_class(config: Any) -> str:
+    """Return the name of the class of transformers that loads a checkpoint as what it was trained to be."""
+    import transformers
+
     architecture: str = (getattr(config, "architectures", None) or [""])[0]
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return "AutoModelForCausalLM"
-    if getattr(config, "is_encoder_decoder", False) and architecture.endswith("ForConditionalGeneration"):
-        return "AutoModelForSeq2SeqLM"
+    # No Auto class knows all of these: they write text after text, images, sound or several. A class of that name may
+    # also come with the checkpoint.
+    if architecture.endswith("ForConditionalGeneration"):
+        own = getattr(getattr(transformers, architecture, None), "config_class", None)
+        if own is type(config):
+            return architecture
+        return "AutoModelForSeq2SeqLM" if getattr(config, "is_encoder_decoder", False) else "AutoModel"
     return "AutoModel"

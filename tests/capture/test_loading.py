@@ -9,7 +9,7 @@ import transformers
 from architectures import build_model, make_ids
 
 from attn_viewer import capture_attention, capture_generation, load_model
-from attn_viewer.capture.loading import choose_auto_class, get_demo_path
+from attn_viewer.capture.loading import choose_class, get_demo_path
 from attn_viewer.errors import CaptureError, ModelLoadError, OptionError
 
 
@@ -147,13 +147,27 @@ def test_an_unknown_dtype():
         load_model(dtype="int4")
 
 
-def test_auto_classes():
-    class Config:
-        architectures = None
-        is_encoder_decoder = False
+def test_classes():
+    config = transformers.T5Config()
+    assert choose_class(config) == "AutoModel"
+    config.architectures = ["QwenForCausalLM"]
+    assert choose_class(config) == "AutoModelForCausalLM"
+    config.architectures = ["T5ForConditionalGeneration"]
+    assert choose_class(config) == "T5ForConditionalGeneration"
+    config.architectures = ["OwnForConditionalGeneration"]
+    assert choose_class(config) == "AutoModelForSeq2SeqLM"
+    config.is_encoder_decoder = False
+    assert choose_class(config) == "AutoModel"
+    config = transformers.WhisperConfig(architectures=["WhisperForConditionalGeneration"])
+    assert choose_class(config) == "WhisperForConditionalGeneration"
 
-    assert choose_auto_class(Config()) == "AutoModel"
-    Config.architectures = ["QwenForCausalLM"]
-    assert choose_auto_class(Config()) == "AutoModelForCausalLM"
-    Config.architectures, Config.is_encoder_decoder = ["T5ForConditionalGeneration"], True
-    assert choose_auto_class(Config()) == "AutoModelForSeq2SeqLM"
+
+def test_a_model_that_sees_comes_with_its_processor_or_else_its_tokenizer(tmp_path, caplog):
+    model, processor = load_model("demo-vision")
+    assert isinstance(model, transformers.LlavaForConditionalGeneration)
+    assert isinstance(processor, transformers.LlavaProcessor)
+    model.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    assert not caplog.messages
+    assert load_model(tmp_path)[1].get_vocab() == processor.tokenizer.get_vocab()
+    assert "text alone" in caplog.text
