@@ -30,6 +30,7 @@ AblationMode = Literal["zero", "mean", "uniform", "bos"]
 Weighting = Literal["attention", "value_norm"]
 Sink = Literal["keep", "hide", "renormalise"]
 Norm = Literal["linear", "power", "log", "quantile"]
+When = Literal["pass", "steps"]
 Format = Literal["jpg", "png", "pdf", "svg", "svgz"]
 Overview = Literal["birds_eye", "last_token", "sinks", "similarity"]
 Grouping = Literal["words", "sentences", "segments"] | Sequence[tuple[str, int, int]]
@@ -125,6 +126,18 @@ class CaptureOptions(SelectionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepOptions(CaptureOptions):
+    """Which forward passes are kept, and what of them."""
+
+    when: When = captured(
+        "pass",
+        "pass keeps the weights of one forward pass, for a generation one over prompt and completion after it; steps "
+        "those of every forward pass as it runs",
+        needs="max_new_tokens",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PassOptions(CaptureOptions):
     """What a language model runs on beside the prompt, and what is kept."""
 
@@ -159,7 +172,7 @@ class PassOptions(CaptureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(PassOptions):
+class GenerationOptions(StepOptions, PassOptions):
     """What a model generates after the prompt, and what is kept."""
 
     max_new_tokens: int | None = captured(
@@ -171,6 +184,12 @@ class GenerationOptions(PassOptions):
     )
     generate_options: Mapping[str, Any] | None = captured(
         None, "more arguments of the model's `generate`", words=(), needs="max_new_tokens"
+    )
+    on_step: Callable[[Any], object] | None = captured(
+        None,
+        "called with an `AttentionStep` for each token, as soon as it is chosen; what it raises ends the generation",
+        words=(),
+        needs="when=steps",
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,21 @@ from .watch import AttentionCall, ModuleWeights
 LEAST_SUM = 0.98  # of a row of eager weights in half precision, without sinks
 
 
+class Extent(NamedTuple):
+    """How far one pass of several is from all that is wanted.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Queries and keys that there will be at most.
+    find_height : callable
+        Takes the query tokens of a cell of the whole, gives those of a cell of this pass.
+    """
+
+    shape: tuple[int, int]
+    find_height: Callable[[int], int]
+
+
 class Collector:
     """Takes watched calls and eager weights of a pass; gives `AttentionMaps` of each stack.
 
@@ -52,6 +67,8 @@ class Collector:
         Tells for a stack and ``(n_query, n_key)`` which tokens are no padding; left out, all are.
     numbers
         What `number_modules` says of the model, where that is known already.
+    extent
+        Of one pass of several; left out, it is the only one.
     """
 
     def __init__(
@@ -64,7 +81,9 @@ class Collector:
         batch_size: int | None = None,
         find_kept: Callable[[Stack, tuple[int, int]], Kept] | None = None,
         numbers: dict[str, tuple[str, int]] | None = None,
+        extent: Extent | None = None,
     ) -> None:
+        self.extent = extent
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
         self.batch_size, self.find_kept = batch_size, find_kept
         self.numbers = number_modules(model) if numbers is None else numbers
@@ -332,17 +351,19 @@ class Collector:
         n_query, n_key = stack.size
         rows = options.choose_rows(n_query)
         shape = (len(heads), rows.stop - rows.start, n_key)
+        whole: tuple[int, int] = (shape[1], shape[2]) if self.extent is None else self.extent.shape
         if stack.reduction is None:
             n_layers = stack.n_layers if options.layers is None else len(set(options.layers))
-            size = n_layers * np.prod(shape, dtype=float) * np.dtype(options.dtype).itemsize
+            size = n_layers * np.prod((shape[0], *whole), dtype=float) * np.dtype(options.dtype).itemsize
             automatic = "full" if size <= FULL_BUDGET else "pooled"
             stack.reduction = automatic if options.reduction == AUTO else options.reduction
             if stack.reduction == "pooled":
-                stack.cell = choose_cell(*shape[1:], options.max_cells)
+                stack.cell = choose_cell(*whole, options.max_cells)
             # Weights that fit the grid as they are need no pooling.
             if stack.reduction == "pooled" and stack.cell == (1, 1):
                 stack.reduction = "full"
-        reduction = REDUCTIONS[stack.reduction](shape, np.dtype(options.dtype), stack.cell, options.pooling)
+        cell = stack.cell if self.extent is None else (self.extent.find_height(stack.cell[0]), stack.cell[1])
+        reduction = REDUCTIONS[stack.reduction](shape, np.dtype(options.dtype), cell, options.pooling)
         stack.kept[layer] = heads, reduction
         return heads, reduction
 

@@ -1,5 +1,6 @@
 """Attention over a prompt and what the model says to it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +9,17 @@ import torch
 
 from ..declarations import takes_options
 from ..errors import OptionError, PromptError
+from ..inputs.forms import get_text_tokenizer
 from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
 from ..inputs.signature import call_model, find_inner, get_config
+from ..maps import AttentionMaps
 from ..options import GenerationOptions
+from ..tokens import label_tokens
 from .guard import borrow_model
-from .prefill import capture_inputs, choose_kind
+from .prefill import capture_inputs, choose_kind, get_model_id, label_stack, watch_attention
+from .steps import StepRecorder, StepReporter
 
 
 @takes_options(GenerationOptions)
@@ -30,6 +35,8 @@ def capture_generation(
 
     The model generates on its fast attention with its key-value cache; then one pass over all tokens together, with
     the same causal mask, gives the weights that each new token had when it was chosen. Padding is left out before.
+    With ``when="steps"`` there is no second pass: the weights are those of each step, of the beam that won and without
+    candidates that were rejected. The last token, which nobody saw, is then left out.
 
     Parameters
     ----------
@@ -75,20 +82,84 @@ def capture_generation(
     for one in batch.prompts:
         inputs = take_prompt(batch, one)
         side = inputs.prompts[0].sides["decoder" if has_decoder else "self"]
-        ids = _generate(model, inputs, arguments, has_begun)
+        if options.when == "steps":
+            found = _capture_steps(model, tokenizer, inputs, options, (kind, arguments, has_begun, model_id))
+            maps.append(found)
+            continue
+        ids = _generate(model, inputs, arguments, has_begun).sequences[:1]
         if has_decoder:
             whole = replace_decoder_tokens(inputs, options.decoder_tokenizer or tokenizer, ids)
         else:
             new = ids[:, side.total :] if "input_ids" in inputs.arguments else ids
             whole = append_tokens(model, tokenizer, inputs, new)
         found = capture_inputs(model, whole, options, kind=kind, model_id=model_id)[0]
-        n_prompt = None if kind in ("encoder", "cross") else side.total
-        maps.append(found if n_prompt is None else dataclasses.replace(found, prompt_length=n_prompt))
+        maps.append(_note_prompt(found, kind, side.total))
     return maps if batch.is_batch else maps[0]
 
 
-def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, Any], has_begun: bool) -> torch.Tensor:
-    """Return the token ids that `generate` gives, axes ``(1, n_tokens)``; the model is left as it was found."""
+def _note_prompt(maps: AttentionMaps, kind: str, n_prompt: int | None) -> AttentionMaps:
+    if kind in ("encoder", "cross") or n_prompt is None:
+        return maps
+    return dataclasses.replace(maps, prompt_length=n_prompt)
+
+
+def _capture_steps(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    inputs: ModelInputs,
+    options: GenerationOptions,
+    how: tuple[str, dict[str, Any], bool, str | None],
+) -> AttentionMaps:
+    """Generate, and keep what each step attended to; `how` are kind, arguments, whether the decoder began, a name."""
+    kind, arguments, has_begun, model_id = how
+    if kind == "encoder":
+        raise OptionError("an encoder runs once, before the first step; leave out when='steps'")
+    generator = _find_generator(model, inputs)
+    n_beams = arguments.get("num_beams") or getattr(generator.generation_config, "num_beams", None) or 1
+    if n_beams > 1 and options.on_step is not None:
+        raise OptionError("on_step cannot tell which beam wins before the end; leave it out, or num_beams")
+    prompt = inputs.prompts[0]
+    side = prompt.sides["self" if kind == "self" else "decoder"]
+    n_prompt = 1 if side.total is None or (kind != "self" and not has_begun) else side.total
+    recorder = StepRecorder(
+        generator, options, kind=kind, n_prompt=n_prompt, most=n_prompt + (options.max_new_tokens or 0) - 1
+    )
+    n_before = 0 if kind != "self" or "input_ids" in inputs.arguments else n_prompt
+    own = options.decoder_tokenizer or tokenizer if kind != "self" else tokenizer
+    criteria = [*arguments.get("stopping_criteria", ())]
+    if options.on_step is not None:
+
+        def write(token: int) -> str:
+            return label_tokens((token,), get_text_tokenizer(own))[0]
+
+        criteria.append(StepReporter(recorder, options.on_step, n_before, write))
+    more = {"stopping_criteria": criteria} if criteria else {}
+    output = _generate(model, inputs, {**arguments, **more}, has_begun, recorder)
+    beams = getattr(output, "beam_indices", None)
+    beams = None if beams is None else [row for row in beams[0].tolist() if row >= 0]
+    ids = output.sequences[:1]
+    if beams is not None:
+        ids = ids[:, : n_prompt - n_before + len(beams)]
+    n_rows = n_before + ids.shape[1] - 1
+    stack = recorder.join(None if n_before else ids[0], n_rows, beams)
+    if kind == "self":
+        new = ids[:, n_prompt - n_before : -1]
+        whole = append_tokens(model, tokenizer, inputs, new) if new.shape[1] else inputs
+    else:
+        whole = replace_decoder_tokens(inputs, own, ids[:, :-1])
+    (collector,) = recorder.list_collectors()
+    found = label_stack(collector, stack, whole.prompts[0], kind, model_id or get_model_id(model))
+    return _note_prompt(found, kind, n_prompt)
+
+
+def _generate(
+    model: torch.nn.Module,
+    inputs: ModelInputs,
+    options: dict[str, Any],
+    has_begun: bool,
+    recorder: StepRecorder | None = None,
+) -> Any:
+    """Return what `generate` gives, as a dictionary; the model is left as it was found."""
     arguments: dict[str, Any] = dict(inputs.arguments)
     if "attention_mask" in arguments and arguments["attention_mask"].ndim > 2:
         raise PromptError("a mask by query and key says nothing of what is generated; give one of axes (1, n)")
@@ -104,13 +175,14 @@ def _generate(model: torch.nn.Module, inputs: ModelInputs, options: dict[str, An
         options = {"pad_token_id": (end[0] if isinstance(end, list) else end) or 0} | options
     before = settings.to_dict()
     n_tokens = max(side.total or 0 for side in inputs.prompts[0].sides.values()) + options["max_new_tokens"]
-    with explain_refusal(model, inputs.arguments, n_tokens), borrow_model(model, keeps_attention=True):
+    watched: contextlib.AbstractContextManager[Any] = (
+        borrow_model(model, keeps_attention=True) if recorder is None else watch_attention(generator, passes=recorder)
+    )
+    with explain_refusal(model, inputs.arguments, n_tokens), watched:
         try:
-            output = generator.generate(**arguments, **options)
+            return generator.generate(**arguments, **options | {"return_dict_in_generate": True})
         finally:
             settings.update(**before)
-    ids: torch.Tensor = getattr(output, "sequences", output)
-    return ids[:1]
 
 
 def _find_generator(model: torch.nn.Module, inputs: ModelInputs) -> Any:

@@ -54,6 +54,8 @@ class ModuleStack:
         Names of all that ran.
     runs : int
         How many times an outermost module ran.
+    on_end : list of callable
+        Called after an outermost module has run to its end.
     on_leave : list of callable
         Each takes the `Frame` of a module that ends and the module, before the next hook sees it.
     """
@@ -71,6 +73,7 @@ class ModuleStack:
         self.seen: set[str] = set()
         self.runs = 0
         self.on_leave: list[Callable[[Frame, torch.nn.Module], object]] = []
+        self.on_end: list[Callable[[], object]] = []
 
     @property
     def names(self) -> list[str]:
@@ -119,6 +122,9 @@ class ModuleStack:
         frame = self.frames[-1]
         for function in self.on_leave:
             function(frame, module)
+        if len(self.frames) == 1 and output is not None:  # None also where it raised
+            for end in self.on_end:
+                end()
         self.frames.pop()
         if self.frames:
             outer = self.frames[-1]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -145,22 +145,25 @@ def capture_inputs(
         run_watched(model, collectors, inputs.arguments)
     maps = []
     for collector, prompt in zip(collectors, inputs.prompts, strict=True):
-        stack = collector.find_main(kind)
-        query, key = prompt.get_sides(kind)
-        labels = key.write_labels(stack.size[1])
-        maps.append(
-            collector.make_maps(
-                stack,
-                labels if query is key else query.write_labels(stack.size[0]),
-                labels,
-                ids_key=key.ids,
-                segments=() if key.ids is None or kind == "decoder" else prompt.segments,
-                spans=key.spans,
-                kind=kind,
-                model_id=model_id or get_model_id(model),
-            )
-        )
+        maps.append(label_stack(collector, collector.find_main(kind), prompt, kind, model_id or get_model_id(model)))
     return maps
+
+
+def label_stack(collector: Collector, stack: Stack, prompt: Prompt, kind: str, model_id: str) -> AttentionMaps:
+    """Return what a collector kept of a stack that attends over a prompt, labelled by its tokens."""
+    query, key = prompt.get_sides(kind)
+    labels = key.write_labels(stack.size[1])
+    is_whole = query is key and stack.size[0] == stack.size[1]
+    return collector.make_maps(
+        stack,
+        labels if is_whole else query.write_labels(stack.first + stack.size[0])[stack.first :],
+        labels,
+        ids_key=key.ids,
+        segments=() if key.ids is None or kind == "decoder" else prompt.segments,
+        spans=key.spans,
+        kind=kind,
+        model_id=model_id,
+    )
 
 
 def _make_collector(
@@ -233,8 +236,23 @@ def _get_body(model: torch.nn.Module) -> torch.nn.Module:
     return body if isinstance(body, torch.nn.Module) and body is not inner else torch.nn.Identity()
 
 
+class Passes(Protocol):
+    """What has collectors of its own for each forward pass."""
+
+    options: CaptureOptions
+
+    def begin(self, arguments: Mapping[str, Any], past: int | None) -> Sequence[Collector]:
+        """Return the collectors of a pass that begins on `arguments` and a cache of `past` tokens."""
+
+    def end(self) -> None:
+        """Take what the collectors of a pass have."""
+
+    def list_collectors(self) -> Sequence[Collector]:
+        """Return those that know what all passes have shown."""
+
+
 @contextlib.contextmanager
-def watch_attention(model: torch.nn.Module, *collectors: Collector) -> Iterator[Loan]:
+def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Passes | None = None) -> Iterator[Loan]:
     """Hand all attention that runs in the block to collectors.
 
     Parameters
@@ -243,36 +261,41 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector) -> Iterator[
         The model, left as it was found.
     *collectors : Collector
         Each takes what is seen, with the same options; checked to be complete afterwards.
+    passes : Passes, optional
+        In place of collectors: has those of each pass. What runs outside of the model is left out.
 
     Yields
     ------
     Loan
         Takes further changes, which end with the block.
     """
+    current, options = [*collectors], (passes or collectors[0]).options
 
     def take_call(call: AttentionCall) -> None:
-        for collector in collectors:
+        for collector in current:
             collector.take_call(call)
 
     with borrow_model(model) as loan:
         stack = ModuleStack(model)
         sequences = SequenceWatch(stack)
-        projections = ProjectionWatch(stack, take_call) if collectors[0].wants_projections else None
+        projections = ProjectionWatch(stack, take_call) if options.weighting == "value_norm" else None
         on_call = take_call if projections is None else projections.take_call
 
         def take_weights(seen: ModuleWeights) -> None:
             placed = dataclasses.replace(seen, given=sequences.find())
-            for collector in collectors:
+            for collector in current:
                 collector.take_weights(placed)
 
         watch = AttentionWatch(
             stack,
             lambda call: on_call(dataclasses.replace(call, given=sequences.find())),
             take_weights,
-            wants_lse=collectors[0].wants_lse,
+            wants_lse=options.reduction != "full" and projections is None,
         )
         hooks = EagerHooks(stack, take_weights)
         hooks.install(loan, watch)
+        if passes is not None:
+            _tell_passes(passes, current, (stack, sequences, watch, hooks, projections))
         callers = stack.list_callers()
         sequences.install(loan, callers)
         if projections is not None:
@@ -282,8 +305,32 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector) -> Iterator[
         yield loan
         if projections is not None:
             projections.let_go()
-    for collector in collectors:
+    for collector in collectors if passes is None else passes.list_collectors():
         collector.check_complete(stack.seen, hooks.unclear)
+
+
+def _tell_passes(
+    passes: Passes,
+    current: list[Collector],
+    parts: tuple[ModuleStack, SequenceWatch, AttentionWatch, EagerHooks, ProjectionWatch | None],
+) -> None:
+    """Have `current` be the collectors of the pass that runs."""
+    stack, sequences, watch, hooks, projections = parts
+
+    def begin(arguments: Mapping[str, Any], past: int | None) -> None:
+        watch.counts.clear()
+        hooks.counts.clear()
+        sequences.forget()
+        current[:] = passes.begin(arguments, past)
+
+    def end() -> None:
+        if projections is not None:
+            projections.let_go()
+        current.clear()
+        passes.end()
+
+    sequences.on_begin.append(begin)
+    stack.on_end.append(end)
 
 
 def get_model_id(model: torch.nn.Module) -> str:

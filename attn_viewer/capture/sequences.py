@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -49,6 +49,11 @@ class SequenceWatch:
     ----------
     stack : ModuleStack
         Followed at the same time, from earlier on, so that a module is on it when its hook runs.
+
+    Attributes
+    ----------
+    on_begin : list of callable
+        Each takes what an outermost module that begins was given by name, and how many tokens its cache holds.
     """
 
     def __init__(self, stack: ModuleStack) -> None:
@@ -56,6 +61,7 @@ class SequenceWatch:
         self.given: dict[str, tuple[Any, ...]] = {}  # all that each running module got
         self.runs: Counter[str] = Counter()
         self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
+        self.on_begin: list[Callable[[Mapping[str, Any], int | None], object]] = []
         self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
 
     def install(self, loan: Loan, modules: Iterable[torch.nn.Module]) -> None:
@@ -79,9 +85,15 @@ class SequenceWatch:
         values = (*args, *kwargs.values())
         self.runs[name] += 1
         self.given[name] = values  # as long as the module runs, which has them as well
-        for value in values:
-            if is_cache(value):
-                self._measure_cache(value)
+        lengths = [self._measure_cache(value) for value in values if is_cache(value)]
+        if len(self.stack.frames) == 1:
+            for begin in self.on_begin:
+                begin(kwargs, lengths[0] if lengths else None)
+
+    def forget(self) -> None:
+        """Take the next run of each module for its first."""
+        self.runs.clear()
+        self.results.clear()
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         name = self.stack.name

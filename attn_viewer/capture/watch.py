@@ -143,7 +143,9 @@ class AttentionWatch(Watch):
     def _attend(self, name: str, ordinal: int, given: SdpaArguments) -> AttentionCall:
         change = find_change(given)
         # The kernel is out of sight of interventions, which change the call's output.
-        both = attend_with_lse(given) if self.wants_lse and not list_interventions() else None
+        # For a single row there is nothing to save.
+        wants_lse = self.wants_lse and given.query.shape[-2] > 1 and not list_interventions()
+        both = attend_with_lse(given) if wants_lse else None
         output, lse = both or (given.compute(), None)
         query, key, value, mask, _, is_causal, scale, _ = given
         return AttentionCall(name, ordinal, query, key, value, output, mask, is_causal, scale, lse, change)
