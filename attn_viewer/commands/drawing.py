@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..declarations import option
-from ..errors import FigureError, OptionError, PromptError
+from ..errors import FigureError, OptionError
 from ..options import (
     CacheOptions,
     ColourOptions,
@@ -185,22 +185,17 @@ class OverlayWords(NameOptions, CacheOptions, OverlayOptions, FigureOptions, Qui
 
 
 def _overlay(asked: OverlayWords) -> None:
-    from PIL import Image
-
     from ..figures.overlay import overlay_attention
     from ..figures.scales import get_colormap
     from ..figures.venues import use_preset
     from ..files import check_folder, check_model_id
+    from ..inputs.pictures import read_picture
 
     get_colormap(asked.cmap)
     check_folder(asked.save_fig_path or ".")
     if asked.model_id is not None:
         check_model_id(asked.model_id)
-    try:
-        with Image.open(asked.image) as file:
-            image = file.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PromptError(f"cannot read image {asked.image!r}: {error}; give a PNG or JPEG file") from error
+    image = read_picture(asked.image)
     maps = _get_image_maps(asked, image)
     maps = maps if asked.model_id is None else dataclasses.replace(maps, model_id=asked.model_id)
     with use_preset(asked.preset, columns=asked.columns):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError
+from ..spans import SENSES
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,23 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
         If these are no messages, there is no template, or it refuses them or leaves a text out.
     """
     _check_messages(tokenizer, messages)
-    return dict(_apply(tokenizer, _fit_contents(tokenizer, messages), is_whole=True, tokenize=True))
+    senses = {str(part["type"]) for message in messages for part in _get_parts(message) if _is_seen_or_heard(part)}
+    if senses and _get_tokenizer(tokenizer) is tokenizer:
+        raise PromptError(
+            f"the messages hold {' and '.join(sorted(senses))}, and {type(tokenizer).__name__} is for text alone; give "
+            "the model's processor as tokenizer (AutoProcessor.from_pretrained)"
+        )
+    inputs = dict(_apply(tokenizer, _fit_contents(tokenizer, messages), is_whole=True, tokenize=True))
+    if senses and not any(part.is_floating_point() for part in inputs.values()):
+        raise PromptError(
+            f"{type(tokenizer).__name__} leaves the {' and '.join(sorted(senses))} of the messages out; use the "
+            "processor that belongs to the model"
+        )
+    return inputs
+
+
+def _is_seen_or_heard(part: Any) -> bool:
+    return isinstance(part, Mapping) and str(part.get("type")).partition("_")[0] in SENSES
 
 
 def _check_messages(tokenizer: Any, messages: Sequence[Message]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import PromptError
 from ..facts import PAIR
 from .chat import encode_chat, find_turns
+from .pictures import read_message_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +76,9 @@ def encode_form(tokenizer: Any, prompt: Any, *, wants_types: bool = False) -> En
         return Encoded(_run_tokenizer(tokenizer, prompt), lambda row: ())
     if is_list and any(isinstance(part, Mapping) for part in prompt):
         check_tokenizer(tokenizer)
-        ids = (inputs := encode_chat(tokenizer, prompt))["input_ids"][0].tolist()
-        return Encoded(inputs, lambda row: find_turns(tokenizer, prompt, ids))
+        messages = read_message_pictures(prompt)
+        ids = (inputs := encode_chat(tokenizer, messages))["input_ids"][0].tolist()
+        return Encoded(inputs, lambda row: find_turns(tokenizer, messages, ids))
     if isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(part, str) for part in prompt):
         check_tokenizer(tokenizer)
         return _encode_pair(get_text_tokenizer(tokenizer), prompt, wants_types)

@@ -1,0 +1,91 @@
+"""Pictures in any form that people have them in, read at a bounded cost."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import PromptError, shorten
+
+# No model sees more of a picture, and one of so many takes 200 MB while it is read.
+MOST_PIXELS = 50_000_000
+
+
+def read_picture(source: Any) -> Image.Image:
+    """Read a picture.
+
+    Parameters
+    ----------
+    source : path-like, PIL.Image.Image or array_like
+        A file that Pillow reads; or a picture of axes ``(height, width)`` or ``(height, width, 3 or 4)``, 8-bit.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB; what is transparent stands on white.
+
+    Raises
+    ------
+    PromptError
+        If it is no picture, is damaged, or has more than `MOST_PIXELS`, which is found out before it is decoded.
+    """
+    what = f"image {str(source)!r:.200}" if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            if isinstance(source, (str, os.PathLike)):
+                with Image.open(source) as file:
+                    return _convert(file)
+            return _convert(source if isinstance(source, Image.Image) else Image.fromarray(_read_bytes(source)))
+    except PromptError:
+        raise
+    except Exception as error:  # as many types as Pillow has readers
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PromptError(f"cannot read {what} as a picture: {reason}; give a PNG or JPEG file") from error
+
+
+def _read_bytes(source: Any) -> Any:
+    pixels = np.asarray(source)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}, where uint8 (height, width[, 3 or 4]) is expected")
+    return pixels
+
+
+def _convert(picture: Image.Image) -> Image.Image:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise PromptError(
+            f"a picture of {width:,} × {height:,} pixels is more than {MOST_PIXELS:,} in all, and models see it much "
+            "smaller; make it smaller first"
+        )
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        own = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", own.size, "white"), own).convert("RGB")
+    return picture.convert("RGB")
+
+
+def read_message_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return chat messages whose pictures were read; addresses on the web are left to the processor."""
+
+    def read(part: Any) -> Any:
+        if not isinstance(part, Mapping) or part.get("type") != "image":
+            return part
+        name = next((name for name in ("image", "path", "url") if part.get(name) is not None), None)
+        if name is None:
+            raise PromptError(f"a part of type 'image' has no image, path or url: {shorten(dict(part))}")
+        source = part[name]
+        if isinstance(source, str) and (name == "url" or source.startswith(("http://", "https://", "data:"))):
+            return part
+        return {"type": "image", "image": read_picture(source)}
+
+    return [
+        {**message, "content": [read(part) for part in message["content"]]}
+        if isinstance(message, Mapping) and isinstance(message.get("content"), (list, tuple))
+        else message
+        for message in messages
+    ]

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from families import make_llava
+from PIL import Image
+
+from attn_viewer import capture_attention, capture_generation
+from attn_viewer.errors import PromptError
+from attn_viewer.inputs.pictures import MOST_PIXELS, read_picture
+
+TEMPLATE = (
+    "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %} {{ part['text'] }}"
+    "{% elif part['type'] == 'image' %} <image>{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def family():
+    made = make_llava()
+    made.processor.chat_template = made.processor.tokenizer.chat_template = TEMPLATE
+    return made
+
+
+def ask(*pictures, text="what is this ?"):
+    parts = [{"type": "image", **({} if one is None else {"image": one})} for one in pictures]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+@pytest.mark.parametrize("form", ["PIL", "array", "path", "str", "grey", "transparent", "one pixel"])
+def test_pictures_come_in_any_form(form, family, tmp_path):
+    picture = Image.new("RGB", (24, 24), "red")
+    picture.save(tmp_path / "red.png")
+    source = {
+        "PIL": picture, "array": np.asarray(picture), "path": tmp_path / "red.png", "str": str(tmp_path / "red.png"),
+        "grey": picture.convert("L"), "transparent": picture.convert("RGBA"),
+        "one pixel": Image.new("RGB", (1, 1), "red"),
+    }[form]  # fmt: skip
+    maps = capture_attention(family.model, family.processor, ask(source))
+    assert [(span.part, span.rows, span.columns) for span in maps.spans] == [("whole", 4, 4)]
+    assert len(capture_attention(family.model, family.processor, ask(source, source)).spans) == 2
+
+
+def test_transparency_is_white():
+    assert read_picture(Image.new("RGBA", (2, 2), (9, 9, 9, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_is_no_picture_is_refused(family, tmp_path):
+    damaged, text = tmp_path / "damaged.png", tmp_path / "text.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    text.write_text("no picture")
+    for source, reason in (
+        (damaged, "cannot read image"), (text, "cannot read image"), (tmp_path / "none.png", "cannot read image"),
+        (np.ones(3), "cannot read a ndarray"), (7, "cannot read a int"), (None, "has no image, path or url"),
+    ):  # fmt: skip
+        with pytest.raises(PromptError, match=reason):
+            capture_attention(family.model, family.processor, ask(source))
+
+
+def test_a_large_picture_is_refused_before_it_is_decoded(family, tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 10_000)).save(path)
+    for source in (path, Image.new("1", (10_000, 10_000))):
+        with pytest.raises(PromptError, match=f"10,000 × 10,000 pixels is more than {MOST_PIXELS:,}"):
+            capture_attention(family.model, family.processor, ask(source))
+
+
+def test_pictures_go_with_a_processor(family):
+    picture = Image.new("RGB", (24, 24), "red")
+    with pytest.raises(PromptError, match="for text alone; give the model's processor"):
+        capture_attention(family.model, family.processor.tokenizer, ask(picture))
+    with pytest.raises(PromptError, match=r"stands for image input|no images were passed"):
+        capture_generation(family.model, family.processor, "<image> what is this ?", max_new_tokens=1)
+    inputs = family.encode(picture)
+    with pytest.raises(PromptError, match=r"16 placeholders .* make 32 image tokens"):
+        capture_attention(
+            family.model, family.processor, inputs | {"pixel_values": torch.cat([inputs["pixel_values"]] * 2)}
+        )
