@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .declarations import takes_options
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import GenerationOptions, PageOptions, PassOptions, ViewOptions
+from .options import ExportOptions, GenerationOptions, PassOptions, ViewOptions
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@takes_options(ViewOptions)
+@takes_options(
+    ViewOptions,
+    "save_attention_scores",
+    "save_attention_scores_path",
+    "load_attention_scores_path",
+    "save_fig_path",
+    "plot_figs_per_head",
+    "ignore_first_token",
+    "num_figs_per_row",
+)
 def view_attention(
     model: "torch.nn.Module | None" = None,
     model_id: str | None = None,
@@ -118,17 +127,13 @@ def check_view(options: ViewOptions, model_id: str | None = None) -> None:
     if options.save_attention_scores and options.save_attention_scores_path is not None:
         check_folder(options.save_attention_scores_path)
     if options.html_path is not None:
-        from .web.page import check_page_options
+        from .web.page import check_page_path
 
-        check_page_options(options.html_path, **_page(options))
+        check_page_path(options.html_path)
     if options.save_fig_path is not None:
         check_folder(options.save_fig_path)
     elif options.html_path is None and not options.save_attention_scores:
         raise OptionError("nothing would be written; give save_fig_path, html_path or save_attention_scores")
-
-
-def _page(options: ViewOptions) -> dict[str, Any]:
-    return PageOptions.pick(options).as_dict()
 
 
 def _get_maps(
@@ -194,7 +199,7 @@ def _write_maps(maps: "AttentionMaps", options: ViewOptions) -> list[Path]:
     if options.html_path is not None:
         from .web.page import export_html
 
-        written += export_html(maps, options.html_path, progress=options.progress, **_page(options))
+        written += export_html(maps, options.html_path, options=ExportOptions.pick(options))
     return written
 
 

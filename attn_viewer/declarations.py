@@ -15,7 +15,7 @@ import inspect
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -42,7 +42,6 @@ class Declaration:
     above: float | None = None
     needs: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
-    position: int | None = None  # where it may stand in a call without its name
     module: str = ""  # where it is declared, and its hint is read
 
     def check(self, name: str, value: object, hint: Any) -> None:
@@ -213,10 +212,11 @@ class Options:
         return cls(**{name: value for name, value in options.as_dict().items() if name in cls._fields})
 
     @classmethod
-    def document(cls) -> list[str]:
-        """Return the lines of a numpydoc parameter section."""
+    def document(cls, first: Collection[str] = ()) -> list[str]:
+        """Return the lines of a numpydoc parameter section, those of the options `first` at its beginning."""
         lines = []
-        for name, field in sorted(cls._fields.items(), key=lambda item: get_declaration(item[1]).position or 99):
+        for name in dict.fromkeys([*first, *cls._fields]):
+            field = cls._fields[name]
             declared = get_declaration(field)
             lines.append(f"{name} : {describe_hint(read_type(field))}{', optional' * (field.default is None)}")
             text = f"{declared.help[0].upper()}{declared.help[1:]}."
@@ -246,24 +246,19 @@ def list_choices(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
     return get_args(parts[0]) if parts else ()
 
 
-def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
+def takes_options(kind: type[Options], *places: str) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
     """Let a function be called with options by name, or stored in ``options=``.
 
     The function itself has a keyword-only parameter `options` of that class; all checks are done when it is called.
-    A parameter of its own that has the name of an option says where that may stand by position, and gets its value.
-    In the docstring, the entry ``**options`` stands for the options.
-
-    Parameters
-    ----------
-    kind : type
-        The class of options.
+    In the docstring, the entry ``**options`` stands for the options. Those named in `places` may come by position,
+    after the function's own parameters.
     """
 
     def decorate(function: Callable[..., _R]) -> Callable[..., _R]:
         plain = inspect.signature(function)
         own = plain.parameters
         hints = getattr(function, "__globals__", {})
-        signature = _make_signature(own, kind)
+        signature = _make_signature(own, kind, places)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> _R:
@@ -279,43 +274,37 @@ def takes_options(kind: type[Options]) -> Callable[[Callable[..., _R]], Callable
             for name, value in mine.items():
                 if value is not own[name].default:
                     check_value(name, value, read_hint(own[name].annotation, hints))
-            chosen = kind.collect(
-                given | {name: mine[name] for name in mine.keys() & kind._fields}, options, function.__name__
-            )
-            mine |= {name: getattr(chosen, name) for name in own if name in kind._fields}
+            chosen = kind.collect(given, options, function.__name__)
             bound = inspect.BoundArguments(plain, {**mine, "options": chosen})
             return function(*bound.args, **bound.kwargs)
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.checks_itself = True  # type: ignore[attr-defined]
-        call.__doc__ = _document(function.__doc__, kind)
+        call.__doc__ = _document(function.__doc__, kind, places)
         return call
 
     return decorate
 
 
-def _make_signature(own: Mapping[str, inspect.Parameter], kind: type[Options]) -> inspect.Signature:
-    """Own parameters, options that may come by position where theirs follow those, `options`, all other options."""
-    parameter = inspect.Parameter
-    places = {name: place for name, field in kind._fields.items() if (place := get_declaration(field).position)}
-    first = 1 + sum(one.kind == parameter.POSITIONAL_OR_KEYWORD for one in own.values())
-    follow = sorted(places.values()) == list(range(first, first + len(places)))
+def _make_signature(
+    own: Mapping[str, inspect.Parameter], kind: type[Options], places: Sequence[str]
+) -> inspect.Signature:
+    """Own parameters, options that may come by position, `options`, all other options."""
     declared = {
-        name: parameter(
+        name: inspect.Parameter(
             name,
-            parameter.POSITIONAL_OR_KEYWORD if follow and name in places else parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=field.type,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if name in places else inspect.Parameter.KEYWORD_ONLY,
+            default=kind._fields[name].default,
+            annotation=kind._fields[name].type,
         )
-        for name, field in kind._fields.items()
-        if name not in own
+        for name in dict.fromkeys([*places, *kind._fields])
     }
     stored = own["options"].replace(default=None, annotation=Options | None)
     every = [one for name, one in own.items() if name != "options"] + [*declared.values(), stored]
-    return inspect.Signature(sorted(every, key=lambda one: (one.kind, places.get(one.name, 0))))
+    return inspect.Signature(sorted(every, key=lambda one: one.kind))
 
 
-def _document(text: str | None, kind: type[Options]) -> str | None:
+def _document(text: str | None, kind: type[Options], places: Sequence[str]) -> str | None:
     """Put the options into a docstring, where it says ``**options``."""
     before, found, after = (text or "").partition("    **options\n")
     if not found:
@@ -328,5 +317,5 @@ def _document(text: str | None, kind: type[Options]) -> str | None:
         "options : " + kind.__name__,
         "    Stored options, of this class or a part of it; those given by name go before.",
     ]
-    lines = textwrap.indent("\n".join([*stored, *kind.document()]), indent)
+    lines = textwrap.indent("\n".join([*stored, *kind.document(places)]), indent)
     return f"{before[: before.rfind(chr(10)) + 1]}{lines}\n{''.join(rest)}"

@@ -31,6 +31,8 @@ Weighting = Literal["attention", "value_norm"]
 Sink = Literal["keep", "hide", "renormalise"]
 Norm = Literal["linear", "power", "log", "quantile"]
 When = Literal["pass", "steps"]
+ModelPrecision = Literal["auto", "float32", "float16", "bfloat16"]
+Theme = Literal["auto", "light", "dark"]
 Format = Literal["jpg", "png", "pdf", "svg", "svgz"]
 Overview = Literal["birds_eye", "last_token", "sinks", "similarity"]
 Grouping = Literal["words", "sentences", "segments"] | Sequence[tuple[str, int, int]]
@@ -61,6 +63,41 @@ def parse_grouping(text: str) -> Grouping:
 
 def _numbers(what: str) -> Callable[[Any], Any]:
     return functools.partial(check_numbers, what=what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressOptions(Options):
+    """Messages."""
+
+    progress: bool | None = option(
+        None, "whether to show a bar on stderr; left out, only when stderr is a terminal", words=()
+    )
+
+
+def choose_precision() -> Any:
+    """Declare the precision of a model's parameters, which is called otherwise where that of weights is chosen too."""
+    return captured("auto", "precision that the model is loaded in; auto is the checkpoint's", words="dtype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(ProgressOptions):
+    """Where a model comes from and goes to."""
+
+    device_map: Any = captured(
+        None, "where it goes, as transformers takes it: auto, cpu, cuda:0, … (needs accelerate)", metavar="MAP"
+    )
+    revision: str | None = captured(None, "branch, tag or commit on the hub", metavar="NAME")
+    trust_remote_code: bool = captured(False, "let code of the checkpoint run, which is a stranger's program")
+    attn_implementation: str | None = captured(
+        None, "as transformers takes it; left out, the model keeps its own fast attention", words=()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions(SourceOptions):
+    """How a model is loaded."""
+
+    dtype: ModelPrecision = choose_precision()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +235,7 @@ class CacheOptions(Options):
     """What to read in place of running a model."""
 
     load_attention_scores_path: FilePath | None = option(
-        None, "a .pt cache to draw from, in place of a model and a prompt", metavar="FILE", position=7
+        None, "a .pt cache to draw from, in place of a model and a prompt", metavar="FILE"
     )
 
 
@@ -284,7 +321,6 @@ class ColumnOptions(Options):
         metavar="N",
         parse=lambda text: text if text == "auto" else int(text),
         at_least=1,
-        position=11,
         needs="save_fig_path",
     )
 
@@ -355,7 +391,7 @@ class FigurePageOptions(PresetOptions):
 class FigureOptions(VenueOptions):
     """Where figures go, and for whom they are made."""
 
-    save_fig_path: FilePath | None = option(None, "folder of the figures", metavar="DIR", position=8)
+    save_fig_path: FilePath | None = option(None, "folder of the figures", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,27 +473,41 @@ class PageOptions(Options):
     state: str = option(
         "", "what the page shows first, as in its link: view=heatmap&layer=3&head=2", metavar="STATE", needs="html_path"
     )
-    theme: Literal["auto", "light", "dark"] = option("auto", "colours; auto is the reader's choice", needs="html_path")
+    theme: Theme = option("auto", "colours; auto is the reader's choice", needs="html_path")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(CacheOptions):
+class ExportOptions(PageOptions, ProgressOptions):
+    """How a page is made, and whether a bar shows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionPageOptions(ExportOptions, state="view=text"):
+    """The pages of completions."""
+
+    average_heads: bool = option(False, "show the mean over the heads of each layer in place of the heads")
+    zero_first_token: bool = option(
+        False,
+        "open with the weights on the first token counted as zero and the scale without them; they stay in the page, "
+        "where a click brings them back",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(CacheOptions, ProgressOptions):
     """What is read, written and drawn for a prompt."""
 
     save_attention_scores: bool = option(
         False,
         "write the cache {model_id}_attn_scores.pt",
-        position=5,
         apart=CACHE,
         needs="save_attention_scores_path",
     )
     save_attention_scores_path: FilePath | None = option(
-        None, "folder of the cache", metavar="DIR", position=6, needs="save_attention_scores"
+        None, "folder of the cache", metavar="DIR", needs="save_attention_scores"
     )
-    plot_figs_per_head: bool = option(
-        False, "draw a page of all heads for every layer too", position=9, needs="save_fig_path"
-    )
-    ignore_first_token: bool = option(False, "the same as sink=hide", position=10, needs="save_fig_path")
+    plot_figs_per_head: bool = option(False, "draw a page of all heads for every layer too", needs="save_fig_path")
+    ignore_first_token: bool = option(False, "the same as sink=hide", needs="save_fig_path")
     figures: str | Collection[str] | None = option(
         None,
         "registered figure functions to run on the weights of every head, names or glob patterns; they get the "
@@ -476,11 +526,83 @@ class RunOptions(CacheOptions):
         at_least=1,
         needs="save_fig_path",
     )
-    progress: bool | None = option(
-        None, "whether to show a bar on stderr; left out, only when stderr is a terminal", words=()
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions(GenerationOptions, PageOptions, LookOptions, RunOptions, reduction="auto"):
     """All options of `view_attention`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(ProgressOptions):
+    """The data folder."""
+
+    save_path: FilePath = option("attn_data", "the data folder", metavar="DIR")
+    n_samples: int | None = option(None, "only the first N prompts; left out, all", metavar="N", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions(Options):
+    """How the work is shared among processes."""
+
+    parallel: bool | int = option(1, "processes, True for one a core", metavar="N", parse=int, at_least=1)
+    scheduler: str | None = option(
+        None, "address of a dask scheduler, or 'local' to start one", metavar="tcp://HOST:PORT"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteOptions(WorkerOptions, ProgressOptions):
+    """How a data folder becomes a site."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationsOptions(FolderOptions, WorkerOptions):
+    """The prompts, and what is stored of them."""
+
+    prompts_path: FilePath | None = option(
+        None, "JSON lines with 'text'; left out, the prompts of the data folder", words="prompts", metavar="FILE"
+    )
+    raw_prompts: bool = option(False, "bring texts to size, by the next two", needs="prompts_path")
+    min_chars: int = option(100, "leave out shorter ones", metavar="N", at_least=0, needs="raw_prompts")
+    max_chars: int = option(1000, "split longer ones", metavar="N", at_least=1, needs="raw_prompts")
+    shuffle: bool = option(False, "shuffle the prompts")
+    seed: int = option(0, "of the shuffle", metavar="N", needs="shuffle")
+    stacked_heads: bool = option(
+        False, "one .npy a prompt, which can be memory-mapped: axes (n_layers, n_heads, n_query, n_key)"
+    )
+    device: str | None = option(None, "where the model runs, such as cpu or cuda:0", metavar="NAME")
+    force: bool = option(False, "compute what is there already")
+    model_id: str | None = option(None, "name of the model in the folder; left out, its own", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFiguresOptions(FolderOptions, WorkerOptions, parallel=True):
+    """The figures of every head."""
+
+    figure_funcs_select: str | Collection[str] | None = option(
+        None,
+        "names or patterns of figure functions; left out, all",
+        words="figure_funcs",
+        metavar="'svd*,raw'",
+        parse=parse_names,
+    )
+    figures_from: FilePath | None = option(
+        None, "Python file that registers figure functions; it is run", metavar="FILE"
+    )
+    force: bool = option(False, "draw what is there already")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasOptions(FolderOptions, WorkerOptions, VenueOptions, fig_format="png"):
+    """The scores."""
+
+    scores: str | Sequence[str] | None = option(
+        None, "names of scores; left out, all that these weights can have", metavar="entropy,…", parse=parse_names
+    )
+    mean_maps: int | None = option(
+        None,
+        "also average the attention by position, over the first so many tokens of each prompt that has them",
+        metavar="TOKENS",
+        at_least=1,
+    )

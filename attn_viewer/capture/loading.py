@@ -14,8 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelLoadError, OptionError
-from ..options import FilePath
+from ..declarations import takes_options
+from ..errors import ModelLoadError
+from ..options import FilePath, LoadingOptions
 
 # The trained models of this package; the first is taken where none is named.
 DEMO_MODELS = ("demo", "demo-vision")
@@ -23,7 +24,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 # Packages of the extra `models`, which only some checkpoints need, and what they are imported as.
 _EXTRAS = {"accelerate": "accelerate", "gguf": "gguf", "sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 _log = logging.getLogger(__name__)
-_DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def get_demo_path(name: str = DEMO_MODELS[0]) -> Path:
@@ -31,16 +31,8 @@ def get_demo_path(name: str = DEMO_MODELS[0]) -> Path:
     return Path(str(files("attn_viewer") / name.replace("-", "_")))
 
 
-def load_model(
-    model_path: FilePath | None = None,
-    *,
-    dtype: str = "auto",
-    device_map: Any = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    attn_implementation: str | None = None,
-    progress: bool | None = None,
-) -> tuple[Any, Any]:
+@takes_options(LoadingOptions)
+def load_model(model_path: FilePath | None = None, *, options: LoadingOptions) -> tuple[Any, Any]:
     """Load a model and its tokenizer, or processor where it takes more than text.
 
     Parameters
@@ -49,18 +41,8 @@ def load_model(
         Hub name (``org/name``), folder, ``.gguf`` file, or a model of this package: ``"demo"``, which is taken where
         this is left out, or ``"demo-vision"``, which sees. Also the folder of an adapter (PEFT), which names the model
         that it belongs to.
-    dtype : {"auto", "float32", "float16", "bfloat16"}
-        Type of the parameters; ``"auto"`` is that of the checkpoint (float32 for GGUF, which is dequantised).
-    device_map : str or dict, optional
-        Where the model goes, as transformers takes it (``"auto"``, ``"cuda:0"``, …); needs `accelerate`.
-    revision : str, optional
-        Branch, tag or commit on the hub.
-    trust_remote_code : bool
-        Whether code that comes with the checkpoint may run. Off: it is a stranger's program.
-    attn_implementation : str, optional
-        As transformers takes it; left out, the model keeps its own fast attention.
-    progress : bool, optional
-        Whether transformers may show bars and remarks; left out, only when stderr is a terminal.
+    **options
+        As `LoadingOptions` declares them.
 
     Returns
     -------
@@ -74,38 +56,26 @@ def load_model(
     ------
     ModelLoadError
         If there is no such model or it cannot be loaded.
-    OptionError
-        If `dtype` is unknown.
     """
-    if dtype not in _DTYPES:
-        raise OptionError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
     adapter = _find_adapter(model_path)
     if adapter is not None:
-        base = load_model(
-            _read_base(adapter),
-            dtype=dtype,
-            device_map=device_map,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            attn_implementation=attn_implementation,
-            progress=progress,
-        )
+        base = load_model(_read_base(adapter), options=options)
         return _put_adapter(*base, adapter)
     where, arguments = _locate(model_path)
     import transformers
 
-    arguments |= {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    options = {"device_map": device_map, "attn_implementation": attn_implementation}
-    options = {name: value for name, value in options.items() if value is not None}
+    arguments |= {"revision": options.revision or "main", "trust_remote_code": options.trust_remote_code}
+    chosen = {"device_map": options.device_map, "attn_implementation": options.attn_implementation}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     try:
-        with _hush_transformers(not (sys.stderr.isatty() if progress is None else progress)):
+        with _hush_transformers(not (sys.stderr.isatty() if options.progress is None else options.progress)):
             config = transformers.AutoConfig.from_pretrained(where, **arguments)
             names = getattr(config, "architectures", None) or ()
             # A GGUF file names no architecture; what it holds is a language model.
             is_unnamed = not names and "gguf_file" in arguments
             name = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
             tokenizer = _load_tokenizer(where, arguments, may_see=name.endswith("ForConditionalGeneration"))
-            model = getattr(transformers, name).from_pretrained(where, dtype=dtype, **arguments, **options)
+            model = getattr(transformers, name).from_pretrained(where, dtype=options.dtype, **arguments, **chosen)
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
         raise ModelLoadError(f"cannot load {str(model_path)!r}: {_explain(error)}") from error
     return model.eval(), tokenizer

@@ -9,11 +9,20 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..declarations import Options, get_declaration, list_choices, option, read_type
 from ..errors import OptionError, PromptError
-from ..options import CACHE, FilePath, GenerationOptions, captured
+from ..options import (
+    CACHE,
+    FilePath,
+    GenerationOptions,
+    LoadingOptions,
+    ModelPrecision,
+    SourceOptions,
+    captured,
+    choose_precision,
+)
 from ..selections import parse_names, parse_numbers
 
 if TYPE_CHECKING:
@@ -59,16 +68,11 @@ class NameOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions(NameOptions):
+class LoadOptions(NameOptions, SourceOptions):
     """The model; left out, the demo model of this package."""
 
     model_path: str | None = captured(None, "folder, .gguf file or hub name org/name", metavar="PATH")
-    model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = captured(
-        "auto", "precision that the model is loaded in", words="dtype"
-    )
-    device_map: str | None = captured(None, "as transformers takes it: auto, cpu, cuda:0, …", metavar="MAP")
-    revision: str | None = captured(None, "branch, tag or commit on the hub", metavar="NAME")
-    trust_remote_code: bool = captured(False, "let code of the checkpoint run")
+    model_dtype: ModelPrecision = choose_precision()
 
 
 def parse_ids(text: str) -> list[int]:
@@ -118,24 +122,6 @@ class SamplingOptions(GenerationOptions, reduction="auto"):
     seed: int | None = captured(
         None, "seed of the sampling, or of random tokens", metavar="N", needs=("temperature", "repeated")
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerOptions(QuietOptions):
-    """How the work is shared among processes."""
-
-    parallel: int = option(1, "processes", metavar="N", at_least=1, apart="scheduler")
-    scheduler: str | None = option(
-        None, "address of a dask scheduler, or 'local' to start one", metavar="tcp://HOST:PORT"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderOptions(Options):
-    """The data folder."""
-
-    save_path: str = option("attn_data", "the data folder", metavar="DIR")
-    n_samples: int | None = option(None, "only the first N prompts; left out, all", metavar="N", at_least=1)
 
 
 def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -260,14 +246,8 @@ def load_model(asked: LoadOptions, progress: bool | None) -> tuple[Any, Any]:
     """Return the model and its tokenizer."""
     from ..capture import loading
 
-    return loading.load_model(
-        asked.model_path,
-        dtype=asked.model_dtype,
-        device_map=asked.device_map,
-        revision=asked.revision,
-        trust_remote_code=asked.trust_remote_code,
-        progress=progress,
-    )
+    options = LoadingOptions(dtype=asked.model_dtype, **SourceOptions.pick(asked).as_dict())
+    return loading.load_model(asked.model_path, options=options, progress=progress)
 
 
 def prepare_generation(asked: SamplingOptions) -> GenerationOptions:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..declarations import option
-from ..options import PageOptions
+from ..options import CompletionPageOptions
 from .arguments import (
     Command,
     Family,
@@ -73,13 +73,11 @@ def _read_prompts(asked: SaveWords) -> tuple[list[str], list[Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderWords(PageOptions, QuietOptions, state="view=text"):
+class RenderWords(CompletionPageOptions, QuietOptions):
     """The pages."""
 
     prefixes: Sequence[str] = option(help=f"what save wrote, with or without {ENDING}", metavar="FILE")
     output: str | None = option(None, "where the pages go; left out, beside the files", metavar="DIR")
-    average_heads: bool = option(False, "show the mean over the heads of each layer")
-    zero_first_token: bool = option(False, "open without the weights on the first token")
 
 
 def _render(asked: RenderWords) -> None:
@@ -88,10 +86,8 @@ def _render(asked: RenderWords) -> None:
     for path in render_completions(
         [prefix.removesuffix(ENDING) for prefix in asked.prefixes],
         asked.output,
-        average_heads=asked.average_heads,
-        zero_first_token=asked.zero_first_token,
+        options=CompletionPageOptions.pick(asked),
         progress=asked.bars,
-        **PageOptions.pick(asked).as_dict(),
     ):
         print(path)
 

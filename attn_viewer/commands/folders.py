@@ -1,125 +1,69 @@
 """``attn-viewer activations``, ``figures``, ``atlas``, ``serve`` and ``site``: many prompts, in a data folder."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..declarations import Options, option
-from ..options import VenueOptions
-from .arguments import Command, FolderOptions, WorkerOptions, report_run
+from ..options import ActivationsOptions, AtlasOptions, FolderFiguresOptions, SiteOptions
+from .arguments import Command, QuietOptions, report_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationsWords(FolderOptions, WorkerOptions):
-    """Model and prompts."""
+class ActivationsWords(ActivationsOptions, QuietOptions):
+    """The model."""
 
     model: str = option("demo", "hub name, folder or .gguf file", metavar="PATH")
-    model_id: str | None = option(None, "its name in the data folder; left out, the model's", metavar="NAME")
-    prompts: str | None = option(
-        None, "JSON lines with 'text'; left out, the prompts of the data folder", metavar="FILE"
-    )
-    raw_prompts: bool = option(False, "bring texts to size, by the next two", needs="prompts")
-    min_chars: int = option(100, "leave out shorter ones", metavar="N", at_least=0, needs="raw_prompts")
-    max_chars: int = option(1000, "split longer ones", metavar="N", at_least=1, needs="raw_prompts")
-    shuffle: bool = option(False, "shuffle the prompts")
-    seed: int = option(0, "of the shuffle", metavar="N", needs="shuffle")
-    stacked_heads: bool = option(False, "one .npy a prompt, which can be memory-mapped")
-    device: str | None = option(None, "where the model runs, such as cpu or cuda:0", metavar="NAME")
-    force: bool = option(False, "compute what is there already")
 
 
 def _activations(asked: ActivationsWords) -> int:
     from ..pipeline.activations import activations_main
 
-    report = activations_main(
-        asked.model,
-        asked.save_path,
-        asked.prompts,
-        asked.raw_prompts,
-        asked.min_chars,
-        asked.max_chars,
-        asked.force,
-        asked.n_samples,
-        asked.shuffle,
-        asked.stacked_heads,
-        asked.device,
-        model_id=asked.model_id,
-        seed=asked.seed,
-        parallel=asked.parallel,
-        scheduler=asked.scheduler,
-        progress=asked.bars,
-    )
-    return report_run(report, "prompts")
+    options = ActivationsOptions.pick(asked)
+    return report_run(activations_main(asked.model, options=options, progress=asked.bars), "prompts")
 
 
 activations = Command(ActivationsWords, _activations)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiguresWords(FolderOptions, WorkerOptions, parallel=os.cpu_count() or 1):
-    """Model and figures."""
+class StoredOptions(QuietOptions):
+    """The model."""
 
     model: str = option("demo", "its name in the data folder", metavar="NAME")
-    figure_funcs: Sequence[str] | None = option(
-        None, "names or patterns of figure functions; left out, all", metavar="'svd*,raw'"
-    )
-    figures_from: str | None = option(None, "Python file that registers figure functions; it is run", metavar="FILE")
-    force: bool = option(False, "draw what is there already")
+
+    @property
+    def name(self) -> str:
+        """The model's name in the data folder, also where a path was typed."""
+        from ..pipeline.activations import name_model
+
+        return name_model(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiguresWords(FolderFiguresOptions, StoredOptions):
+    """Which figures."""
 
 
 def _figures(asked: FiguresWords) -> int:
-    from ..pipeline.activations import name_model
     from ..pipeline.figures import figures_main
 
-    report = figures_main(
-        name_model(asked.model),
-        asked.save_path,
-        asked.n_samples,
-        asked.force,
-        asked.figure_funcs,
-        asked.parallel,
-        figures_from=asked.figures_from,
-        scheduler=asked.scheduler,
-        progress=asked.bars,
-    )
-    return report_run(report, "prompts")
+    options = FolderFiguresOptions.pick(asked)
+    return report_run(figures_main(asked.name, options=options, progress=asked.bars), "prompts")
 
 
 figures = Command(FiguresWords, _figures)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtlasWords(FolderOptions, WorkerOptions, VenueOptions, fig_format="png"):
-    """Model and scores."""
-
-    model: str = option("demo", "its name in the data folder", metavar="NAME")
-    scores: Sequence[str] | None = option(None, "names of scores; left out, all", metavar="entropy,sink_mass")
-    mean_maps: int | None = option(
-        None,
-        "also average the attention by position, over the first so many tokens of each prompt that has them",
-        metavar="TOKENS",
-        at_least=1,
-    )
+class AtlasWords(AtlasOptions, StoredOptions):
+    """Which scores."""
 
 
 def _atlas(asked: AtlasWords) -> int:
-    from ..figures.venues import use_preset
-    from ..pipeline.activations import name_model
     from ..pipeline.atlas import atlas_main
 
-    with use_preset(asked.preset, columns=asked.columns):
-        report, paths = atlas_main(
-            name_model(asked.model),
-            asked.save_path,
-            asked.n_samples,
-            asked.scores,
-            fmt=asked.fig_format,
-            mean_maps=asked.mean_maps,
-            parallel=asked.parallel,
-            scheduler=asked.scheduler,
-            progress=asked.bars,
-        )
+    report, paths = atlas_main(asked.name, options=AtlasOptions.pick(asked), progress=asked.bars)
     for path in paths:
         print(path)
     return report_run(report, "prompts")
@@ -154,7 +98,7 @@ serve = Command(ServeWords, _serve)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteWords(WorkerOptions):
+class SiteWords(SiteOptions, QuietOptions):
     """The site."""
 
     path: str = option("attn_data", "the data folder", metavar="DIR")
@@ -164,9 +108,7 @@ class SiteWords(WorkerOptions):
 def _site(asked: SiteWords) -> int:
     from ..web.site import write_site
 
-    report = write_site(
-        asked.path, asked.output, parallel=asked.parallel, scheduler=asked.scheduler, progress=asked.bars
-    )
+    report = write_site(asked.path, asked.output, options=SiteOptions.pick(asked), progress=asked.bars)
     print(asked.output)
     return report_run(report, "prompts")
 

@@ -54,7 +54,7 @@ class Intervention:
         rows: Iterable[int] | None = None,
     ) -> None:
         self.model, self.heads, self.change = model, tuple(heads), change
-        self.rows = (None,) * len(self.heads) if rows is None else tuple(rows)
+        self.rows: tuple[int | None, ...] = (None,) * len(self.heads) if rows is None else tuple(rows)
         self.description = description
         self.target = find_target(model, kind)
         for layer, head in self.heads:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils import _pytree as pytree
 
 from ..capture.collector import Collector
 from ..capture.guard import Loan, borrow_model
@@ -213,8 +212,15 @@ def _hand_out(outputs: Mapping[torch.nn.Module, Any], n_batch: int) -> Iterator[
     """Have modules return what they are known to, for each element of a batch, without computing it."""
 
     def widen(part: Any) -> Any:
-        is_batched = isinstance(part, torch.Tensor) and part.ndim and len(part) == 1
-        return part.expand(n_batch, *part.shape[1:]) if is_batched else part
+        if isinstance(part, torch.Tensor):
+            return part.expand(n_batch, *part.shape[1:]) if part.ndim and len(part) == 1 else part
+        if isinstance(part, Mapping):
+            parts = {name: widen(value) for name, value in part.items()}
+            return parts if type(part) is dict else type(part)(**parts)  # a `ModelOutput`
+        if isinstance(part, (tuple, list)):
+            made = [widen(value) for value in part]
+            return type(part)(*made) if hasattr(part, "_fields") else type(part)(made)
+        return part
 
     thread = threading.get_ident()
 
@@ -222,7 +228,7 @@ def _hand_out(outputs: Mapping[torch.nn.Module, Any], n_batch: int) -> Iterator[
         def forward(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread:  # others run the same modules
                 return compute(*args, **kwargs)
-            return pytree.tree_map(widen, output)
+            return widen(output)
 
         return forward
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..declarations import takes_options
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..maps import AttentionMaps
-from ..options import FilePath
+from ..options import ActivationsOptions, FilePath
 from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model, load_activations
 from ..storage.hashes import compare_prompt_to_loaded
 from .batches import KEPT, capture_together, encode_text, group_prompts
@@ -46,57 +47,31 @@ def name_model(model_path: FilePath) -> str:
     return check_model_id(text)
 
 
-def activations_main(
-    model_name: FilePath,
-    save_path: FilePath = DATA_DIR,
-    prompts_path: FilePath | None = None,
-    raw_prompts: bool = False,
-    min_chars: int | None = None,
-    max_chars: int | None = None,
-    force: bool = False,
-    n_samples: int | None = None,
-    shuffle: bool = False,
-    stacked_heads: bool = False,
-    device: str | None = None,
-    *,
-    model_id: str | None = None,
-    seed: int = 0,
-    parallel: bool | int = 1,
-    scheduler: str | None = None,
-    progress: bool | None = None,
-) -> RunReport:
+@takes_options(
+    ActivationsOptions,
+    "save_path",
+    "prompts_path",
+    "raw_prompts",
+    "min_chars",
+    "max_chars",
+    "force",
+    "n_samples",
+    "shuffle",
+    "stacked_heads",
+    "device",
+)
+def activations_main(model_name: FilePath, *, options: ActivationsOptions) -> RunReport:
     """Compute and store the attention weights of many prompts.
 
-    What is there and whole is skipped, so that a run that was stopped, by whatever, goes on where it was.
+    What is there and whole is skipped, so that a run that was stopped, by whatever, goes on where it was. Each worker
+    loads the model once.
 
     Parameters
     ----------
     model_name : str
         Hub name, folder or GGUF file of the model, or ``"demo"``.
-    save_path : path-like
-        The data folder.
-    prompts_path : path-like, optional
-        A JSONL file; left out, the prompts that the folder has already.
-    raw_prompts : bool
-        Whether texts are brought to size with `min_chars` and `max_chars`; otherwise each line is a prompt as it is.
-    min_chars, max_chars : int, optional
-        As `load_text_data` takes them.
-    force : bool
-        Whether to compute what is there already.
-    n_samples : int, optional
-        Most prompts.
-    shuffle : bool
-        Whether to shuffle the prompts first, by `seed`.
-    stacked_heads : bool
-        Whether to store one ``.npy`` a prompt, axes ``(n_layers, n_heads, n_query, n_key)``.
-    device : str, optional
-        Where the model runs; left out, where it is loaded to.
-    model_id : str, optional
-        Name of the model in the folder; left out, `name_model` finds one.
-    seed : int
-        Of the shuffle.
-    parallel, scheduler, progress
-        As `work.run_batches` takes them; each worker loads the model once.
+    **options
+        As `ActivationsOptions` declares them.
 
     Returns
     -------
@@ -108,46 +83,24 @@ def activations_main(
     AttnViewerError
         Of the type that says what was wrong, if nothing can be done; what is wrong with one prompt is in the report.
     """
-    name = check_model_id(model_id or name_model(model_name))
-    model = DataFolder(save_path).get_model(name)
+    name = check_model_id(options.model_id or name_model(model_name))
+    model = DataFolder(options.save_path).get_model(name)
     folder = check_folder(model.folder.root)
     report = RunReport()
-    if prompts_path is not None:
-        errors: list[AttnViewerError] = []
-        limits = (min_chars, max_chars) if raw_prompts else (None, None)
-        prompts = load_text_data(prompts_path, *limits, shuffle, seed=seed, errors=errors)
-        lacks = "text of a fitting length (--min-chars)" if raw_prompts else "line with a 'text'"
-        hint = f"{str(prompts_path)!r} has no {lacks}"
-    else:
-        prompts, errors = model.list_prompts()
-        if shuffle:
-            random.Random(seed).shuffle(prompts)
-        hint = f"{str(folder)!r} has none of model {name!r}; give a file (--prompts)"
-    report.failures += map(str, errors)
-    prompts = _drop_repeats(take_samples(prompts, n_samples, errors, hint), report)
-    todo: list[dict[str, Any]] = []
-    there: list[dict[str, Any]] = []
-    for prompt in prompts:
-        try:
-            is_there = model.get_prompt(prompt).is_whole(stacked=stacked_heads) and not force
-        except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
-            report.failures.append(str(error))
-        else:
-            (there if is_there else todo).append(prompt)
+    todo, there = _choose_prompts(model, options, report)
     if there and not todo and not (model.path / CONFIG).exists():
         todo.append(there.pop())  # with which it is written again
     report.skipped = len(there)
-    compute = functools.partial(_compute_batch, str(model_name), name, str(folder.absolute()), device, stacked_heads)
+    place = (name, str(folder.absolute()), options.stacked_heads)
+    compute = functools.partial(_compute_batch, str(model_name), options.device, place)
     if todo:
         make_folder(folder)
-        if parallel in (1, False) and scheduler is None:
-            load_model(str(model_name), device)  # what is wrong with the model is not wrong with each prompt
+        if options.parallel in (1, False) and options.scheduler is None:
+            load_model(str(model_name), options.device)  # what is wrong with the model is not wrong with each prompt
     # How many workers a cluster has is not known.
-    n_workers = count_workers(parallel) if scheduler is None else 8
+    n_workers = count_workers(options.parallel) if options.scheduler is None else 8
     groups = group_prompts(todo, 2 * n_workers if n_workers > 1 else 1)
-    outcomes = run_batches(
-        compute, groups, parallel=parallel, scheduler=scheduler, progress=progress, desc="activations"
-    )
+    outcomes = run_batches(compute, groups, options, options.progress, "activations")
     with clear_when_stopped(model.get_prompt(prompt).path for prompt in todo):
         for outcome in note_untried(report, outcomes, len(todo)):
             if outcome.error is None:
@@ -156,6 +109,37 @@ def activations_main(
                 report.failures.append(f"prompt {outcome.item['hash']}: {outcome.error}")
     update_indexes(model, report)
     return report
+
+
+def _choose_prompts(
+    model: Model, options: ActivationsOptions, report: RunReport
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the prompts to do, and those that are there and whole; what is wrong with others goes into the report."""
+    if options.prompts_path is not None:
+        errors: list[AttnViewerError] = []
+        sizes = {"min_chars": options.min_chars, "max_chars": options.max_chars} if options.raw_prompts else {}
+        prompts = load_text_data(
+            options.prompts_path, **sizes, shuffle=options.shuffle, seed=options.seed, errors=errors
+        )
+        lacks = "text of a fitting length (--min-chars)" if options.raw_prompts else "line with a 'text'"
+        hint = f"{str(options.prompts_path)!r} has no {lacks}"
+    else:
+        prompts, errors = model.list_prompts()
+        if options.shuffle:
+            random.Random(options.seed).shuffle(prompts)
+        hint = f"{str(model.folder.root)!r} has none of model {model.name!r}; give a file (--prompts)"
+    report.failures += map(str, errors)
+    again = options.force
+    todo: list[dict[str, Any]] = []
+    there: list[dict[str, Any]] = []
+    for prompt in _drop_repeats(take_samples(prompts, options.n_samples, errors, hint), report):
+        try:
+            is_there = model.get_prompt(prompt).is_whole(stacked=options.stacked_heads) and not again
+        except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
+            report.failures.append(str(error))
+        else:
+            (there if is_there else todo).append(prompt)
+    return todo, there
 
 
 def update_indexes(model: Model, report: RunReport, funcs: Sequence[Callable[..., Any]] = ()) -> None:
@@ -198,14 +182,15 @@ def load_model(model_path: str, device: str | None) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _compute_batch(
-    model_path: str, name: str, save_path: str, device: str | None, stacked: bool, prompts: list[dict[str, Any]]
-) -> list[Outcome]:
+_Place = tuple[str, str, bool]  # name of the model in the folder, the folder, whether heads are stacked
+
+
+def _compute_batch(model_path: str, device: str | None, place: _Place, prompts: list[dict[str, Any]]) -> list[Outcome]:
     with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
         model, tokenizer = load_model(model_path, device)
         with _one_thread():
-            known = capture_together(prompts, model, tokenizer, name)
-            compute = functools.partial(_compute_part, model, tokenizer, name, save_path, stacked, known)
+            known = capture_together(prompts, model, tokenizer, place[0])
+            compute = functools.partial(_compute_part, model, tokenizer, place, known)
             outcomes = []
             for prompt in prompts:
                 outcomes.append(attempt(compute, prompt))
@@ -215,14 +200,9 @@ def _compute_batch(
 
 
 def _compute_part(
-    model: Any,
-    tokenizer: Any,
-    name: str,
-    save_path: str,
-    stacked: bool,
-    known: dict[str, AttentionMaps],
-    prompt: dict[str, Any],
+    model: Any, tokenizer: Any, place: _Place, known: dict[str, AttentionMaps], prompt: dict[str, Any]
 ) -> None:
+    name, save_path, stacked = place
     # Of a worker that was killed over this very prompt.
     remove_leftovers(DataFolder(save_path).get_model(name).get_prompt(prompt).path)
     maps = known.pop(prompt["hash"], None)

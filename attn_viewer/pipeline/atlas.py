@@ -8,56 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.compare import average_maps, check_length
+from ..analysis.compare import average_maps
 from ..analysis.scores import SCORES, check_scores, score_heads
 from ..analysis.table import HeadScores, average_scores
+from ..declarations import takes_options
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps
-from ..options import FilePath
-from ..storage.folder import DATA_DIR, DataFolder, load_prompt_maps
+from ..options import AtlasOptions
+from ..storage.folder import DataFolder, load_prompt_maps
 from ..storage.pt import save_scores
-from .prompts import take_samples
+from .prompts import sample_hashes
 from .work import RunReport, run_parts
 
 STRONGEST = 5
 
 
-def atlas_main(
-    model_name: str,
-    save_path: FilePath = DATA_DIR,
-    n_samples: int | None = None,
-    scores: str | Sequence[str] | None = None,
-    *,
-    mean_maps: int | None = None,
-    fmt: str = "png",
-    parallel: bool | int = 1,
-    scheduler: str | None = None,
-    progress: bool | None = None,
-) -> Any:
+@takes_options(AtlasOptions, "save_path", "n_samples", "scores")
+def atlas_main(model_name: str, *, options: AtlasOptions) -> tuple[RunReport, list[Path]]:
     """Average scores of heads over prompts; write a table and a layer × head figure of each score.
 
     Into ``{model}/atlas``: ``scores.csv`` and ``scores.json`` (means over prompts), ``strongest.json`` (for each score
     and head the prompts where it is strongest, and in each the query and key token of the largest weight), and
-    ``{score}.{fmt}``.
+    ``{score}.{format}``. With `mean_maps` also ``mean_maps_attn_scores.pt``, which every command reads, and
+    ``mean_maps.{format}``, in which shorter prompts have no part.
 
     Parameters
     ----------
     model_name : str
         Name of the model in the data folder.
-    save_path : path-like
-        The data folder.
-    n_samples : int, optional
-        Most prompts; left out, all.
-    scores : sequence of str, optional
-        Names of scores; left out, all that these weights can have.
-    mean_maps : int, optional
-        Tokens that prompts are cut to, to average their attention by position too: ``mean_maps_attn_scores.pt``, which
-        every command reads, and ``mean_maps.{fmt}``. Shorter prompts have no part in it.
-    fmt : str
-        Format of the figures.
-    parallel, scheduler, progress
-        As `work.run_parts` takes them.
+    **options
+        As `AtlasOptions` declares them.
 
     Returns
     -------
@@ -71,64 +52,73 @@ def atlas_main(
     AttnViewerError
         If nothing can be done.
     """
-    from ..figures.formats import check_format, render_figure
-    from ..figures.heads import plot_atlas
+    from ..figures.venues import use_preset
 
-    fmt = check_format(fmt)
-    check_length(mean_maps)
-    scores = None if scores is None else check_scores(scores)
-    model = DataFolder(save_path).get_model(model_name)
+    scores = None if options.scores is None else check_scores(options.scores)
+    model = DataFolder(options.save_path).get_model(model_name)
     folder = check_folder(model.folder.root)
     _ = model.config  # or an error that says that the model is not there
-    prompts, errors = model.list_prompts()
-    report = RunReport(failures=list(map(str, errors)))
-    hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
-    hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
-    score = functools.partial(score_prompt, model_name, str(folder.absolute()), scores)
+    report = RunReport()
+    hashes = sample_hashes(model, options.n_samples, report)
+    by_hash = _score_prompts(model_name, str(folder.absolute()), scores, hashes, options, report)
+    if not by_hash:
+        reason = f": {report.failures[0]}" if report.failures else ""
+        raise ActivationsMissingError(f"no prompt of {model_name!r} in {str(folder)!r} can be scored{reason}")
+    mean = average_scores([table for table, _ in by_hash.values()])
+    target = make_folder(model.path / "atlas")
+    paths = [mean.to_csv(target / "scores.csv"), mean.to_json(target / "scores.json")]
+    text = json.dumps(_find_strongest(by_hash, mean), ensure_ascii=False, indent=1) + "\n"
+    paths.append(write_whole(target / "strongest.json", text.encode()))
+    with use_preset(options.preset, columns=options.columns):
+        paths += _draw_scores(mean, len(by_hash), target, options.fig_format)
+        if options.mean_maps is not None:
+            paths += _save_mean(model_name, folder, by_hash, options.mean_maps, target, options.fig_format)
+    return report, paths
+
+
+def _score_prompts(
+    model_name: str,
+    save_path: str,
+    scores: Sequence[str] | None,
+    hashes: Sequence[str],
+    options: AtlasOptions,
+    report: RunReport,
+) -> dict[str, tuple[HeadScores, list[dict[str, Any]]]]:
+    """Return what `score_prompt` does for each prompt, in the order of the hashes, so that sums round the same way."""
+    score = functools.partial(score_prompt, model_name, save_path, scores)
     by_hash: dict[str, tuple[HeadScores, list[dict[str, Any]]]] = {}
-    outcomes = run_parts(
-        score, hashes, parallel=parallel, scheduler=scheduler, progress=progress, desc="scores", unit="prompt"
-    )
-    for outcome in outcomes:
+    for outcome in run_parts(score, hashes, options, options.progress, "scores"):
         if outcome.error is None:
             by_hash[outcome.item] = outcome.value
-            report.done += 1
         else:
             report.failures.append(f"prompt {outcome.item}: {outcome.error}")
     # Weights of another kind have fewer scores, and those of other numbers.
     columns = max((list(table.columns) for table, _ in by_hash.values()), key=len, default=[])
     for name in [name for name, (table, _) in by_hash.items() if list(table.columns) != columns]:
         table = by_hash.pop(name)[0]
-        report.done -= 1
         lacking = ", ".join(score for score in columns if score not in table.columns)
         report.failures.append(
             f"prompt {name}: its weights ({table.about}) have no {lacking}, as those of others have; compute it again"
         )
-    if not by_hash:
-        reason = f": {report.failures[0]}" if report.failures else ""
-        raise ActivationsMissingError(f"no prompt of {model_name!r} in {str(folder)!r} can be scored{reason}")
-    # In the order of the hashes, whichever was done first, so that sums round the same way.
-    by_hash = dict(sorted(by_hash.items()))
-    mean = average_scores([table for table, _ in by_hash.values()])
-    target = make_folder(model.path / "atlas")
-    paths = [mean.to_csv(target / "scores.csv"), mean.to_json(target / "scores.json")]
-    text = json.dumps(_find_strongest(by_hash, mean), ensure_ascii=False, indent=1) + "\n"
-    paths.append(write_whole(target / "strongest.json", text.encode()))
-    notes = [f"mean over {len(by_hash)} prompts"]
+    report.done = len(by_hash)
+    return dict(sorted(by_hash.items()))
+
+
+def _draw_scores(mean: HeadScores, n_prompts: int, target: Path, fmt: str) -> Iterator[Path]:
+    from ..figures.formats import render_figure
+    from ..figures.heads import plot_atlas
+
     for name in mean.columns:
         figure = plot_atlas(
             mean.make_grid(name),
             label=SCORES[name].label,
             title=name.replace("_", " "),
             model_id=mean.model_id,
-            notes=notes,
+            notes=[f"mean over {n_prompts} prompts"],
             layers=mean.layers,
             heads=mean.heads,
         )
-        paths.append(write_whole(target / f"{name}.{fmt}", render_figure(figure, fmt)))
-    if mean_maps is not None:
-        paths += _save_mean(model_name, folder, by_hash, mean_maps, target, fmt)
-    return report, paths
+        yield write_whole(target / f"{name}.{fmt}", render_figure(figure, fmt))
 
 
 def _save_mean(model_name: str, folder: Path, hashes: Iterable[str], length: int, target: Path, fmt: str) -> list[Path]:

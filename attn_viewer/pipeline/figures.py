@@ -11,14 +11,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..declarations import takes_options
 from ..errors import OptionError, OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
 from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
-from ..options import FilePath
-from ..storage.folder import DATA_DIR, FAILED, DataFolder
+from ..options import FolderFiguresOptions
+from ..storage.folder import FAILED, DataFolder
 from .activations import update_indexes
-from .prompts import take_samples
+from .prompts import sample_hashes
 from .work import RunReport, clear_when_stopped, note_untried, run_parts
 
 
@@ -51,18 +52,8 @@ class FigureJob:
     force: bool
 
 
-def figures_main(
-    model_name: str,
-    save_path: FilePath = DATA_DIR,
-    n_samples: int | None = None,
-    force: bool = False,
-    figure_funcs_select: Any = None,
-    parallel: bool | int = True,
-    *,
-    figures_from: FilePath | None = None,
-    scheduler: str | None = None,
-    progress: bool | None = None,
-) -> RunReport:
+@takes_options(FolderFiguresOptions, "save_path", "n_samples", "force", "figure_funcs_select", "parallel")
+def figures_main(model_name: str, *, options: FolderFiguresOptions) -> RunReport:
     """Draw figures of every head for the prompts of a model.
 
     A figure that is there is skipped. A function that raises or writes no figure is written down as
@@ -71,21 +62,9 @@ def figures_main(
     Parameters
     ----------
     model_name : str
-        Name of the model in the data folder.
-    save_path : path-like
-        The data folder, ours or pattern-lens's.
-    n_samples : int, optional
-        Most prompts; left out, all.
-    force : bool
-        Whether to draw what is there already.
-    figure_funcs_select : str or collection of str, optional
-        Names or glob patterns of figure functions; left out, all that are registered.
-    parallel : bool or int
-        Worker processes: True for one a core, False or 1 for this process alone.
-    figures_from : path-like, optional
-        A Python file that registers figure functions; left out, those are taken that are registered already.
-    scheduler, progress
-        As `work.run_parts` takes them.
+        Name of the model in the data folder, which may be pattern-lens's.
+    **options
+        As `FolderFiguresOptions` declares them.
 
     Returns
     -------
@@ -97,36 +76,25 @@ def figures_main(
     AttnViewerError
         Of the type that says what was wrong, if nothing can be done.
     """
-    model = DataFolder(save_path).get_model(model_name)
+    model = DataFolder(options.save_path).get_model(model_name)
     folder = check_folder(model.folder.root)
     _ = model.heads  # or an error that says that the model is not there
     report = RunReport()
-    from_file = registry.load_figure_funcs(figures_from) if figures_from is not None else []
-    funcs = registry.select_attn_figure_funcs(
-        from_file if figure_funcs_select is None and from_file else figure_funcs_select
-    )
+    path, chosen = options.figures_from, options.figure_funcs_select
+    from_file = registry.load_figure_funcs(path) if path is not None else []
+    funcs = registry.select_attn_figure_funcs(from_file if chosen is None and from_file else chosen)
     is_found = {f: f.__name__ in from_file or f.__module__ == f"{registry.__package__}.builtin" for f in funcs}
     job = FigureJob(
         model_name,
         str(folder.absolute()),
         tuple(f.__name__ for f in funcs if is_found[f]),
         tuple(f for f in funcs if not is_found[f]),
-        None if figures_from is None else str(Path(figures_from).absolute()),
-        None if figures_from is None else hashlib.sha256(Path(figures_from).read_bytes()).hexdigest(),
-        force,
+        None if path is None else str(Path(path).absolute()),
+        None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        options.force,
     )
-    prompts, errors = model.list_prompts()
-    report.failures += map(str, errors)
-    hint = f"{str(folder)!r} has none of model {model_name!r}; run attn-viewer activations first"
-    hashes = [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
-    outcomes = run_parts(
-        functools.partial(draw_prompt, job),
-        hashes,
-        parallel=parallel,
-        scheduler=scheduler,
-        progress=progress,
-        desc="figures",
-    )
+    hashes = sample_hashes(model, options.n_samples, report)
+    outcomes = run_parts(functools.partial(draw_prompt, job), hashes, options, options.progress, "figures")
     with clear_when_stopped(model.get_prompt({"hash": name}).path for name in hashes):
         for outcome in note_untried(report, outcomes, len(hashes)):
             if outcome.error is not None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from ..errors import ActivationsMissingError, InvalidPromptError, OptionError, shorten
 from ..options import FilePath
+from ..storage.folder import Model
 from ..storage.hashes import augment_prompt_with_hash
 from ..storage.objects import load_plain
+from .work import RunReport
 
 # Where a text may be cut, best first; a cut comes after the match.
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))
@@ -111,34 +113,22 @@ def take_samples(
 ) -> list[dict[str, Any]]:
     """Return the first prompts, and do not let a run that has none look like one that did all.
 
-    Parameters
-    ----------
-    prompts : list of dict
-        Prompts.
-    n_samples : int or None
-        Most of them; None for all.
-    errors : list
-        What was wrong with others.
-    hint : str
-        What to do when there are none.
-
-    Returns
-    -------
-    list of dict
-        The prompts.
-
     Raises
     ------
-    OptionError
-        If the number is below 1.
     ActivationsMissingError
-        If there are neither prompts nor errors.
+        If there are neither prompts nor errors; `hint` says what to do.
     """
-    if n_samples is not None and not (isinstance(n_samples, numbers.Integral) and n_samples >= 1):
-        raise OptionError(f"n_samples must be a number from 1, got {n_samples!r}; leave it out for all prompts")
     if not (prompts or errors):
         raise ActivationsMissingError(f"there are no prompts: {hint}")
     return prompts[:n_samples]
+
+
+def sample_hashes(model: Model, n_samples: int | None, report: RunReport) -> list[str]:
+    """Return the hashes of the first prompts of a model; what is wrong with others goes into the report."""
+    prompts, errors = model.list_prompts()
+    report.failures += map(str, errors)
+    hint = f"{str(model.folder.root)!r} has none of model {model.name!r}; run attn-viewer activations first"
+    return [prompt["hash"] for prompt in take_samples(prompts, n_samples, errors, hint)]
 
 
 def split_text(text: str, max_chars: int | None) -> list[str]:

@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import functools
 import itertools
-import numbers
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -16,8 +15,10 @@ from tqdm import tqdm
 
 from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
 from ..files import remove_leftovers
+from ..options import WorkerOptions
 from ..signals import leave_when_ended
 
+ALONE = WorkerOptions()
 RETRIES = 2
 # With these no part can be written any more.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -108,24 +109,16 @@ def clear_when_stopped(folders: Iterable[str | os.PathLike[str]]) -> Iterator[No
         raise
 
 
-def run_parts(function: Callable[[Any], Any], items: Sequence[Any], **options: Any) -> Iterator[Outcome]:
-    """Run a function on every item, with one thread of linear algebra a process.
-
-    Parameters
-    ----------
-    function : callable
-        Takes an item. For other processes it must be picklable.
-    items : sequence
-        The parts.
-    **options
-        As `run_batches` takes them.
-
-    Yields
-    ------
-    Outcome
-        As `run_batches` yields them.
-    """
-    yield from run_batches(functools.partial(_attempt_each, function), [[item] for item in items], **options)
+def run_parts(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    workers: WorkerOptions = ALONE,
+    progress: bool | None = None,
+    desc: str = "",
+) -> Iterator[Outcome]:
+    """Run a function on every item, as `run_batches` does on batches."""
+    batches = [[item] for item in items]
+    yield from run_batches(functools.partial(_attempt_each, function), batches, workers, progress, desc)
 
 
 def _attempt_each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Outcome]:
@@ -135,30 +128,24 @@ def _attempt_each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[
 def run_batches(
     function: _Batched,
     batches: Sequence[list[Any]],
-    *,
-    parallel: bool | int = 1,
-    scheduler: str | None = None,
+    workers: WorkerOptions = ALONE,
     progress: bool | None = None,
     desc: str = "",
-    unit: str = "prompt",
 ) -> Iterator[Outcome]:
     """Run a function on every batch of items, with one thread of linear algebra a process.
 
     Parameters
     ----------
-    function : callable
+    function
         Takes a list of items and returns a list of `Outcome`, one each, as `attempt` makes them; fewer after a final
         one. For other processes it must be picklable.
-    batches : sequence of list
+    batches
         The parts.
-    parallel : bool or int
-        Worker processes: True for one a core, False or 1 for this process alone.
-    scheduler : str, optional
-        ``"local"`` for a `dask.distributed.LocalCluster`, or the address of a scheduler, ``tcp://host:port``. A part
-        whose worker dies is given to another one.
-    progress : bool, optional
-        Whether to show a bar on stderr; left out, only when stderr is a terminal.
-    desc, unit : str
+    workers
+        With a scheduler, a part whose worker dies is given to another one.
+    progress
+        Whether to show a bar on stderr; None only when stderr is a terminal.
+    desc
         Words for the bar.
 
     Yields
@@ -173,9 +160,7 @@ def run_batches(
     WorkerError
         If worker processes die.
     """
-    n_jobs = count_workers(parallel)
-    if scheduler is not None and not isinstance(scheduler, str):
-        raise OptionError(f"a scheduler is an address, tcp://host:port, or 'local', got {scheduler!r}")
+    n_jobs, scheduler = count_workers(workers.parallel), workers.scheduler
     run = functools.partial(_run_batch, function, os.getpid())
     done: Iterator[list[Outcome]]
     if scheduler is not None:
@@ -189,7 +174,7 @@ def run_batches(
     with (
         leave_when_ended(),
         contextlib.closing(_close_after(done)) as results,
-        tqdm(total=n_items, desc=desc, unit=unit, disable=disable, leave=False) as bar,
+        tqdm(total=n_items, desc=desc, unit="prompt", disable=disable, leave=False) as bar,
     ):
         for outcome in itertools.chain.from_iterable(results):
             bar.update()
@@ -198,10 +183,8 @@ def run_batches(
                 return
 
 
-def count_workers(parallel: Any) -> int:
-    """Return how many worker processes `parallel`, as `run_batches` takes it, means; `OptionError` if it is none."""
-    if not isinstance(parallel, numbers.Integral) or parallel < 0:
-        raise OptionError(f"parallel must be a number of processes, True or False, got {parallel!r}")
+def count_workers(parallel: bool | int) -> int:
+    """Return how many worker processes are meant."""
     return (os.cpu_count() or 1) if parallel is True else int(parallel)
 
 

@@ -12,20 +12,19 @@ from ..declarations import takes_options
 from ..errors import CacheError, OptionError
 from ..files import check_folder, check_model_id
 from ..maps import AttentionMaps
-from ..options import FilePath, GenerationOptions
+from ..options import CompletionPageOptions, ExportOptions, FilePath, GenerationOptions
 from ..storage.pt import SUFFIX, load_scores, save_scores
-from .page import MAX_MB, check_page_options, export_html
+from .page import check_page_path, export_html
 
 if TYPE_CHECKING:
     import torch
 
 
-@takes_options(GenerationOptions)
+@takes_options(GenerationOptions, "max_new_tokens")
 def save_completions(
     model: "torch.nn.Module",
     prompts: Sequence[Any],
     prefixes: Sequence[FilePath],
-    max_new_tokens: int | None = None,
     *,
     tokenizer: Any = None,
     prettify_tokens: bool = True,
@@ -70,7 +69,7 @@ def save_completions(
     """
     from ..capture.generation import capture_generation
 
-    if max_new_tokens is None:
+    if options.max_new_tokens is None:
         raise OptionError("save_completions needs max_new_tokens, the most tokens to generate")
     options.check_single()
     if isinstance(prompts, str) or not prompts:
@@ -91,17 +90,12 @@ def save_completions(
     return written
 
 
+@takes_options(CompletionPageOptions)
 def render_completions(
     prefixes: Sequence[FilePath],
     folder: FilePath | None = None,
     *,
-    average_heads: bool = False,
-    zero_first_token: bool = False,
-    state: str = "view=text",
-    max_mb: float = MAX_MB,
-    fit: str = "pool",
-    theme: str = "auto",
-    progress: bool | None = None,
+    options: CompletionPageOptions,
 ) -> list[Path]:
     """Write a page for each completion of `save_completions`; neither model nor tokenizer is needed.
 
@@ -111,13 +105,8 @@ def render_completions(
         As `save_completions` took them.
     folder : path-like, optional
         Where the pages go, as ``{name}.html``; left out, each beside its file, as ``{prefix}.html``.
-    average_heads : bool
-        Whether to show the mean over the heads of each layer in place of the heads.
-    zero_first_token : bool
-        Whether a page opens with the weights on the first token counted as zero and the scale without them. They stay
-        in the page, where a click brings them back; other weights are not changed.
-    state, max_mb, fit, theme, progress
-        As `export_html` takes them.
+    **options
+        As `CompletionPageOptions` declares them.
 
     Returns
     -------
@@ -142,14 +131,14 @@ def render_completions(
         if not source.is_file():
             raise CacheError(f"completion {str(source)!r} does not exist; make it with save_completions")
     for page in pages:
-        check_page_options(page, max_mb=max_mb, fit=fit, state=state, theme=theme)
-    if zero_first_token:
-        state = "&".join(part for part in (state, "first=hide") if part)
+        check_page_path(page)
+    if options.zero_first_token:
+        options = dataclasses.replace(options, state="&".join(part for part in (options.state, "first=hide") if part))
     written = []
     for source, page in zip(sources, pages, strict=True):
         maps = load_scores(source)
-        maps = maps.average_heads() if average_heads else maps
-        written += export_html(maps, page, state=state, max_mb=max_mb, fit=fit, theme=theme, progress=progress)
+        maps = maps.average_heads() if options.average_heads else maps
+        written += export_html(maps, page, options=ExportOptions.pick(options))
     return written
 
 

@@ -29,7 +29,6 @@ VERSION = 2
 Meta = dict[str, Any]
 # Numbers about heads by name, one list a layer.
 Scores = Mapping[str, Sequence[Sequence[float]]]
-THEMES = ("auto", "light", "dark")
 POWER = 1.5
 # The code of 0 where weights have a sign.
 ZERO = 127

@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from ..analysis.compare import AttentionComparison
 from ..cells import pool_maps
+from ..declarations import takes_options
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps, takes_maps
-from ..options import FilePath
+from ..options import ExportOptions, FilePath, PageOptions, Theme
 from ..selections import describe_numbers
-from .encode import THEMES, Meta, Scores, count_cells, encode_head, score_for_display
+from .encode import Meta, Scores, count_cells, encode_head, score_for_display
 from .scripts import join_modules, read_style
 from .several import describe_several, list_maps, score_several
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from .widget import AttentionWidget
 
 MB = 1_000_000
-MAX_MB = 25.0
-FITS = ("pool", "split")
 # Heads are kept in float32 where all of them together take no more bytes than this.
 EXACT_BYTES = 512 * 1024
 # 2 % more bytes than level 9, in a fifth of the time.
@@ -50,24 +49,19 @@ class _OverBudgetError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Opening:
-    """How a page opens, and whether a bar shows how it is made."""
+    """How a page opens, and whether it reads and writes the hash of its URL."""
 
-    state: str = ""
-    theme: str = "auto"
-    progress: bool | None = None
+    options: ExportOptions
     use_hash: bool = True
 
 
+@takes_options(ExportOptions)
 def export_html(
     maps: AttentionMaps | Sequence[AttentionMaps] | AttentionComparison,
     path: FilePath,
     *,
-    max_mb: float = MAX_MB,
-    fit: str = "pool",
     scores: Scores | None = None,
-    state: str = "",
-    theme: str = "auto",
-    progress: bool | None = None,
+    options: ExportOptions,
 ) -> list[Path]:
     """Write attention maps as one HTML file that opens in any browser, without a network.
 
@@ -81,20 +75,12 @@ def export_html(
         is marked in the other.
     path : path-like
         The file; its folder is made.
-    max_mb : float
-        Most megabytes (10^6 bytes) of a file.
-    fit : {"pool", "split"}
-        What happens past that: heads are pooled into cells by their maximum (a mean where they are means already),
-        or every full weight is kept in files of some layers each, ``{stem}.layers-{first}-{last}.html``, and `path`
-        shows all layers pooled with links to them. Either is said on the page.
     scores : mapping of str to sequence of sequence of float, optional
         Numbers about heads to sort by, one list a layer; left out, a few are measured where the maps are full.
-    state : str
-        What to show first, as in the hash of the page's URL: ``"view=heatmap&layer=3&head=2"``.
-    theme : {"auto", "light", "dark"}
-        Colours; ``"auto"`` is the reader's choice.
-    progress : bool, optional
-        Whether to show a bar on stderr; left out, only when stderr is a terminal.
+    **options
+        As `ExportOptions` declares them. With ``fit="split"`` every full weight is kept in files of some layers each,
+        ``{stem}.layers-{first}-{last}.html``, and `path` shows all layers pooled with links to them. What is pooled
+        keeps the maximum of a cell (the mean where cells are means already), and the page says so.
 
     Returns
     -------
@@ -110,9 +96,8 @@ def export_html(
     OutputError
         If a file cannot be written. A file is complete or absent.
     """
-    path = check_page_options(path, max_mb=max_mb, fit=fit, state=state, theme=theme)
-    budget = max_mb * MB
-    opening = _Opening(state, theme, progress)
+    path = check_page_path(path)
+    budget, fit, opening = options.max_mb * MB, options.fit, _Opening(options)
     chosen = list_maps(maps, "export_html")
     if len(chosen) > 1 and fit == "split":
         raise OptionError("a page of several maps cannot be split; export each by itself, or use fit='pool'")
@@ -128,31 +113,8 @@ def export_html(
     return [write_whole(name, page) for name, page in pages.items()]
 
 
-def check_page_options(
-    path: FilePath, *, max_mb: float = MAX_MB, fit: str = "pool", state: str = "", theme: str = "auto"
-) -> Path:
-    """Check what can be known to be wrong before anything is encoded.
-
-    Parameters
-    ----------
-    path, max_mb, fit, state, theme
-        As `export_html` takes them.
-
-    Returns
-    -------
-    pathlib.Path
-        `path`.
-
-    Raises
-    ------
-    OptionError, OutputError
-        For the first option that cannot be used.
-    """
-    if isinstance(max_mb, bool) or not isinstance(max_mb, (int, float)) or not 0 < max_mb < math.inf:
-        raise OptionError(f"max_mb must be a number above 0, got {max_mb!r}")
-    if fit not in FITS:
-        raise OptionError(f"fit must be one of {FITS}, got {fit!r}")
-    _check_look(state, theme)
+def check_page_path(path: FilePath) -> Path:
+    """Return the path of a page to write, checked before anything is encoded."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"a page's name must end in .html, got {str(path)!r}")
@@ -162,15 +124,8 @@ def check_page_options(
     return path
 
 
-def _check_look(state: object, theme: object) -> None:
-    if theme not in THEMES:
-        raise OptionError(f"theme must be one of {THEMES}, got {theme!r}")
-    if not isinstance(state, str):
-        raise OptionError(f"state must be str such as 'view=heatmap&layer=3&head=2', got {state!r}")
-
-
 @takes_maps
-def show_attention(maps: AttentionMaps, *, state: str = "", theme: str = "auto") -> "AttentionWidget":
+def show_attention(maps: AttentionMaps, *, state: str = "", theme: Theme = "auto") -> "AttentionWidget":
     """Show attention maps in a notebook.
 
     Parameters
@@ -192,7 +147,7 @@ def show_attention(maps: AttentionMaps, *, state: str = "", theme: str = "auto")
     OptionError
         If `theme` is none of these, or anywidget is not installed.
     """
-    _check_look(state, theme)
+    PageOptions(state=state, theme=theme)  # which checks them
     from .widget import AttentionWidget
 
     return AttentionWidget(maps, state=state, theme=theme)
@@ -216,7 +171,7 @@ def render_frame(maps: AttentionMaps, *, max_mb: float = 2.0, height: int = 680)
         An ``iframe`` that holds the page and may do nothing but run it.
     """
     scores = [score_for_display(maps)]
-    opening = _Opening(progress=False, use_hash=False)
+    opening = _Opening(ExportOptions(progress=False), use_hash=False)
     try:
         page = _render([maps], max_mb * MB, scores, opening)
     except _OverBudgetError as over:
@@ -302,7 +257,8 @@ def _render(
         metas = describe_several(maps, scores, exact=True, notes=notes)
     if parts:
         metas[0]["parts"] = [{"layers": list(part["layers"]), "href": part["href"]} for part in parts]
-    pieces = [_render_head(metas, {"useHash": opening.use_hash, "state": opening.state, "theme": opening.theme})]
+    options = opening.options
+    pieces = [_render_head(metas, {"useHash": opening.use_hash, "state": options.state, "theme": options.theme})]
     size = len(pieces[0]) + 20
     every = [
         (f"{_prefix(i)}h{layer}.{number}", head, meta)
@@ -316,7 +272,7 @@ def _render(
         expected = size + sum(len(_pack_head(head, meta)) for _, head, meta in sample) * total / len(sample)
         if expected > SAMPLE_DOUBT * budget:
             raise _OverBudgetError(expected)
-    disable = None if opening.progress is None else not opening.progress
+    disable = None if options.progress is None else not options.progress
     for done, (name, head, meta) in enumerate(
         tqdm(every, desc="encoding", unit="head", disable=disable, leave=False), start=1
     ):

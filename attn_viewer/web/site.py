@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..declarations import takes_options
 from ..errors import ActivationsMissingError, GetActivationsError, OptionError, OutputError
 from ..files import check_folder, make_folder, name_temporary, write_whole
-from ..options import FilePath
+from ..options import FilePath, SiteOptions
 from ..pipeline.work import RunReport, note_untried, run_parts
 from ..storage.folder import MAX_BYTES, Prompt
 from .encode import Meta
@@ -45,14 +46,8 @@ _POLICY = (
 _ADVICE = "<p>Loading. If this stays, open the site through a web server, such as python -m http.server.</p>"
 
 
-def write_site(
-    path: FilePath,
-    output: FilePath = "site",
-    *,
-    parallel: bool | int = 1,
-    scheduler: str | None = None,
-    progress: bool | None = None,
-) -> RunReport:
+@takes_options(SiteOptions)
+def write_site(path: FilePath, output: FilePath = "site", *, options: SiteOptions) -> RunReport:
     """Write the browser over a data folder as files that any web host can serve, below any address.
 
     Parameters
@@ -61,8 +56,8 @@ def write_site(
         The data folder.
     output : path-like
         Folder of the site: a new one, an empty one, or an older site, which stays until the new one is whole.
-    parallel, scheduler, progress
-        As `compute_activations` takes them.
+    **options
+        As `SiteOptions` declares them.
 
     Returns
     -------
@@ -87,8 +82,8 @@ def write_site(
         _write_frame(listing, aside)
         items = [(model.name, name) for model in models for name in listing.read_prompts(model)]
         write = functools.partial(_write_prompt, os.fspath(path), aside)
-        options = {"parallel": parallel, "scheduler": scheduler, "progress": progress, "desc": "site"}
-        for outcome in note_untried(report, run_parts(write, items, **options), len(items)):
+        outcomes = run_parts(write, items, options, options.progress, "site")
+        for outcome in note_untried(report, outcomes, len(items)):
             reason = outcome.error or outcome.value
             report.done += reason is None
             report.failures += [f"prompt {outcome.item[1]} of {outcome.item[0]}: {reason}"] if reason else []

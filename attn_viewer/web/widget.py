@@ -2,12 +2,13 @@
 
 import base64
 import io
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from ..errors import AttnViewerError, OptionError
 from ..figures.thumbnails import plot_birds_eye
 from ..maps import AttentionMaps
-from .encode import THEMES, describe_maps, encode_head, score_for_display
+from ..options import Theme
+from .encode import describe_maps, encode_head, score_for_display
 from .scripts import join_modules, read_style
 
 try:
@@ -37,7 +38,7 @@ class AttentionWidget(anywidget.AnyWidget):
     _css = read_style()
     meta = traitlets.Dict().tag(sync=True)
     state = traitlets.Unicode("").tag(sync=True)
-    theme = traitlets.Enum(THEMES, "auto").tag(sync=True)
+    theme = traitlets.Enum(get_args(Theme), "auto").tag(sync=True)
 
     def __init__(self, maps: AttentionMaps, **options: Any) -> None:
         super().__init__(meta=describe_maps(maps, exact=True, scores=score_for_display(maps)), **options)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from attn_viewer.options import WorkerOptions
 from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.pipeline.work import run_parts
@@ -45,7 +46,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(cluster):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    outcomes = list(run_parts(sleep_and_tell, range(12), scheduler=cluster.scheduler_address))
+    outcomes = list(run_parts(sleep_and_tell, range(12), WorkerOptions(scheduler=cluster.scheduler_address)))
     thread.join()
     assert killed
     assert sorted(outcome.value[0] for outcome in outcomes) == list(range(12))
