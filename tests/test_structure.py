@@ -19,6 +19,7 @@ FLOORS = (
         "errors",
         "facts",
         "files",
+        "folder_options",
         "hints",
         "maps",
         "options",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..declarations import Options, option
-from ..options import ActivationsOptions, AtlasOptions, FolderFiguresOptions, SiteOptions
+from ..folder_options import ActivationsOptions, AtlasOptions, FolderFiguresOptions, SiteOptions
 from .arguments import Command, QuietOptions, report_run
 
 

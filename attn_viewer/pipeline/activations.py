@@ -16,8 +16,9 @@ from typing import Any
 from ..declarations import takes_options
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
+from ..folder_options import ActivationsOptions
 from ..maps import AttentionMaps
-from ..options import ActivationsOptions, FilePath
+from ..options import FilePath
 from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model, load_activations
 from ..storage.hashes import compare_prompt_to_loaded
 from .batches import KEPT, capture_together, encode_text, group_prompts

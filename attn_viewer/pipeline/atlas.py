@@ -14,8 +14,8 @@ from ..analysis.table import HeadScores, average_scores
 from ..declarations import takes_options
 from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
+from ..folder_options import AtlasOptions
 from ..maps import AttentionMaps
-from ..options import AtlasOptions
 from ..storage.folder import DataFolder, load_prompt_maps
 from ..storage.pt import save_scores
 from .prompts import sample_hashes

@@ -16,7 +16,7 @@ from ..errors import OptionError, OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
 from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
-from ..options import FolderFiguresOptions
+from ..folder_options import FolderFiguresOptions
 from ..storage.folder import FAILED, DataFolder
 from .activations import update_indexes
 from .prompts import sample_hashes

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
 from ..files import remove_leftovers
-from ..options import WorkerOptions
+from ..folder_options import WorkerOptions
 from ..signals import leave_when_ended
 
 ALONE = WorkerOptions()

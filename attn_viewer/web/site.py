@@ -25,7 +25,8 @@ from typing import Any
 from ..declarations import takes_options
 from ..errors import ActivationsMissingError, GetActivationsError, OptionError, OutputError
 from ..files import check_folder, make_folder, name_temporary, write_whole
-from ..options import FilePath, SiteOptions
+from ..folder_options import SiteOptions
+from ..options import FilePath
 from ..pipeline.work import RunReport, note_untried, run_parts
 from ..storage.folder import MAX_BYTES, Prompt
 from .encode import Meta

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from attn_viewer.options import WorkerOptions
+from attn_viewer.folder_options import WorkerOptions
 from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.pipeline.work import run_parts

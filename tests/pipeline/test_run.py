@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from attn_viewer import capture_attention, load_scores
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError, PromptError
-from attn_viewer.options import WorkerOptions
+from attn_viewer.folder_options import WorkerOptions
 from attn_viewer.pipeline.activations import activations_main, compute_activations, get_activations, name_model
 from attn_viewer.pipeline.atlas import atlas_main
 from attn_viewer.pipeline.figures import figures_main
