@@ -162,8 +162,10 @@ def _compare(asked: CompareWords) -> None:
     import numpy as np
 
     from ..analysis.compare import compare_attention
-    from ..figures.compare import describe_changes, plot_comparison
+    from ..figures.compare import describe_changes, iterate_comparison_pages
     from ..figures.heads import plot_atlas
+    from ..figures.options import WeightLook
+    from ..figures.pages import number_pages
     from ..figures.scales import round_end
     from ..figures.venues import use_preset
     from ..files import check_folder
@@ -179,7 +181,12 @@ def _compare(asked: CompareWords) -> None:
     largest = np.concatenate([change[a.any((1, 2)) & b.any((1, 2))] for change, a, b in pairs]).max(initial=0)
     with use_preset(asked.preset, columns=asked.columns):
         figures = {
-            "compare": plot_comparison(first, second, **ColourOptions.pick(asked).as_dict()),
+            **dict(
+                number_pages(
+                    "compare",
+                    iterate_comparison_pages(first, second, WeightLook(**ColourOptions.pick(asked).as_dict())),
+                )
+            ),
             "compare_heads": plot_atlas(
                 comparison.distances,
                 layers=first.layers,

@@ -1,12 +1,14 @@
 """Two models side by side: A, B and B − A for every layer."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..declarations import takes_options
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, takes_maps
+from .grids import fit_pages
 from .heatmap import read_sides
 from .options import WeightLook, describe_data
 from .page import Caption, PageFigure
@@ -42,6 +44,16 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, *, options: Wei
     PageSizeError
         If the panels do not fit the page.
     """
+    (figure,) = _draw_pages(first, second, 1, options)
+    return figure
+
+
+def iterate_comparison_pages(first: AttentionMaps, second: AttentionMaps, options: WeightLook) -> Iterator[PageFigure]:
+    """Draw what `plot_comparison` draws on as few pages as hold it, all on the same scales."""
+    yield from fit_pages(lambda n_pages: _draw_pages(first, second, n_pages, options), len(first.layers))
+
+
+def _draw_pages(first: AttentionMaps, second: AttentionMaps, n_pages: int, options: WeightLook) -> Iterator[PageFigure]:
     one, other = first.average_heads(), second.average_heads()
     sides, pooling = read_sides(one, options.sink).pool()
     future = treat_mask(one, options.sink)
@@ -69,14 +81,17 @@ def plot_comparison(first: AttentionMaps, second: AttentionMaps, *, options: Wei
         ]
         return options.make_caption("two models", notes, bars=scales[1:])
 
-    every = [sides] * len(NAMES) * len(triples)
     look = {"wish": len(NAMES), "fewest": len(NAMES)}
-    page = PanelPage(style, every, [f"layer {max(one.layers)}   A"], make_caption, **look, is_outer=True)
-    for i, (layer, triple) in enumerate(zip(one.layers, triples, strict=True)):
-        titles = f"layer {layer}   {NAMES[0]}", *NAMES[1:]
-        for j, (cells, scale, title) in enumerate(zip(triple, scales, titles, strict=True)):
-            page.set_panel(len(NAMES) * i + j, cells, scale, title)
-    return page.figure
+    size = -(-len(triples) // n_pages)
+    for start in range(0, len(triples), size):
+        layers = one.layers[start : start + size]
+        every = [sides] * len(NAMES) * len(layers)
+        page = PanelPage(style, every, [f"layer {max(one.layers)}   A"], make_caption, **look, is_outer=True)
+        for i, (layer, triple) in enumerate(zip(layers, triples[start:], strict=False)):
+            titles = f"layer {layer}   {NAMES[0]}", *NAMES[1:]
+            for j, (cells, scale, title) in enumerate(zip(triple, scales, titles, strict=True)):
+                page.set_panel(len(NAMES) * i + j, cells, scale, title)
+        yield page.figure
 
 
 def describe_changes(first: AttentionMaps, second: AttentionMaps) -> list[str]:

@@ -1,6 +1,8 @@
 """Pages of heatmaps over the same tokens: the mean of every layer, or every head of a layer."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from .sinks import treat_mask, treat_sink
 MOST_NAMES = 6
 # So that all pages are laid out the same, whichever layers they show.
 WIDEST_TITLE = "layer 000"
+PART = ", heads {} to {}"
+T = TypeVar("T")
 
 
 @takes_maps
@@ -58,17 +62,7 @@ def iterate_average_pages(maps: AttentionMaps, options: PanelLook) -> Iterator[P
     PageSizeError
         If one panel alone does not fit.
     """
-    for n_pages in range(1, len(maps.layers) + 1):
-        try:
-            figures = _draw_averages(maps, n_pages, options)
-            first = next(figures)
-        except PageSizeError:
-            if n_pages == len(maps.layers):
-                raise
-            continue
-        yield first
-        yield from figures
-        return
+    yield from fit_pages(lambda n_pages: _draw_averages(maps, n_pages, options), len(maps.layers))
 
 
 def _draw_averages(maps: AttentionMaps, n_pages: int, options: PanelLook) -> Iterator[PageFigure]:
@@ -110,28 +104,77 @@ def plot_heads(maps: AttentionMaps, layer: int, *, options: PanelLook) -> PageFi
     PageSizeError
         If the panels do not fit the page.
     """
-    return next(iterate_head_pages(maps.select(layers=[layer]), options=options))[1]
+    one = maps.select(layers=[layer])
+    return _show_heads(_make_head_page(one, len(one.heads[0]), options.measure(one), options), one, 0)
 
 
 @takes_options(PanelLook)
 def iterate_head_pages(
     maps: AttentionMaps, *, extent: Extent | None = None, options: PanelLook
-) -> Iterator[tuple[int, PageFigure]]:
-    """Draw every head of every layer, a page a layer, all on one scale, with a given `extent` or that of these maps.
+) -> Iterator[tuple[str, PageFigure]]:
+    """Draw every head of every layer, on as few pages a layer as hold them, all on one scale.
+
+    The scale is of a given `extent`, or that of these maps.
 
     Yields
     ------
-    layer : int
-        True layer number.
+    name : str
+        Name of the page, ``"layer_3"``, or ``"layer_3_1"`` and so on where the layer has several.
     figure : PageFigure
-        Its page; the next step draws into the same figure if the layers have equally many heads.
+        The page; the next step draws into the same figure if it has as many panels.
+
+    Raises
+    ------
+    PageSizeError
+        If one panel alone does not fit.
     """
-    page, extent = None, extent or options.measure(maps)
-    for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
-        if page is None or len(page.images) != len(heads):
-            page = HeatmapPage(maps, len(heads), extent, options.title or WIDEST_TITLE, options)
-        titles = [name_layer_map(maps)] if maps.is_mean else [f"head {number}" for number in heads]
-        yield layer, page.show(list(weights), titles, options.title or f"layer {layer}")
+    measured = extent or options.measure(maps)
+
+    @functools.cache
+    def make_page(n_panels: int, *, is_part: bool) -> HeatmapPage:
+        return _make_head_page(maps, n_panels, measured, options, is_part=is_part)
+
+    @functools.cache
+    def choose_size(n_heads: int) -> int:
+        fitting = fit_pages(lambda n: iter([make_page(-(-n_heads // n), is_part=n > 1)]), n_heads)
+        return len(next(fitting).images)
+
+    for index, (layer, heads) in enumerate(zip(maps.layers, maps.heads, strict=True)):
+        size = choose_size(len(heads))
+        for number, start in enumerate(range(0, len(heads), size), 1):
+            some = slice(start, start + size)
+            name = f"layer_{layer}" if size == len(heads) else f"layer_{layer}_{number}"
+            yield name, _show_heads(make_page(len(heads[some]), is_part=size < len(heads)), maps, index, some)
+
+
+def _make_head_page(
+    maps: AttentionMaps, n_panels: int, extent: Extent, look: PanelLook, *, is_part: bool = False
+) -> "HeatmapPage":
+    return HeatmapPage(maps, n_panels, extent, (look.title or WIDEST_TITLE) + PART.format("000", "000") * is_part, look)
+
+
+def _show_heads(page: "HeatmapPage", maps: AttentionMaps, index: int, some: slice = slice(None)) -> PageFigure:
+    """Put some heads of a layer into a page."""
+    heads = maps.heads[index][some]
+    titles = [name_layer_map(maps)] if maps.is_mean else [f"head {number}" for number in heads]
+    part = "" if len(heads) == len(maps.heads[index]) else PART.format(heads[0], heads[-1])
+    heading = (page.look.title or f"layer {maps.layers[index]}") + part
+    return page.show(list(maps.weights[index][some]), titles, heading)
+
+
+def fit_pages(draw: Callable[[int], Iterator[T]], most: int) -> Iterator[T]:
+    """Yield what `draw` makes of the fewest pages, of at most so many, on which it does not raise `PageSizeError`."""
+    for n_pages in range(1, most + 1):
+        try:
+            pages = draw(n_pages)
+            first = next(pages)
+        except PageSizeError:
+            if n_pages == most:
+                raise
+            continue
+        yield first
+        yield from pages
+        return
 
 
 def name_layer_map(maps: AttentionMaps) -> str:

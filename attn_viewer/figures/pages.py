@@ -8,7 +8,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import matplotlib as mpl
@@ -32,7 +32,8 @@ START = 3.7
 PARTS_A_PROCESS = 4
 
 Render = Callable[[PageFigure], bytes]
-Pages = list[tuple[int, bytes]]
+Pages = list[tuple[str, bytes]]
+T = TypeVar("T")
 
 
 def render_pages(
@@ -54,7 +55,7 @@ def render_pages(
     Yields
     ------
     name : str
-        Name of the file, without its ending; layer averages that do not fit one page are numbered from 1.
+        Name of the file, without its ending; what does not fit one page is on several, numbered from 1.
     data : bytes
         Its content.
     """
@@ -65,20 +66,25 @@ def render_pages(
     with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
         if panels is not None:
             yield PANELS, render(plot_panels(maps, panels, **look.changes()))
-        averages = iterate_average_pages(maps, look)
-        first, second = next(averages), next(averages, None)
-        yield AVERAGES if second is None else f"{AVERAGES}_1", render(first)
-        for number, figure in enumerate([] if second is None else [second, *averages], 2):
-            yield f"{AVERAGES}_{number}", render(figure)
+        for name, figure in number_pages(AVERAGES, iterate_average_pages(maps, look)):
+            yield name, render(figure)
         bar.update()
-        for layer, data in _render_heads(maps, look, render, parallel) if has_heads else ():
-            yield f"layer_{layer}", data
-            bar.update()
+        for name, data in _render_heads(maps, look, render, parallel) if has_heads else ():
+            yield name, data
+            bar.update(bar.n < count)  # layers of several pages are more pages than that
+
+
+def number_pages(name: str, figures: Iterator[T]) -> Iterator[tuple[str, T]]:
+    """Yield figures with their names: ``name`` where there is one, ``name_1`` and so on where there are several."""
+    first, second = next(figures), next(figures, None)
+    yield (name if second is None else f"{name}_1"), first
+    for number, figure in enumerate([] if second is None else [second, *figures], 2):
+        yield f"{name}_{number}", figure
 
 
 def _render_heads(
     maps: AttentionMaps, look: PanelLook, render: Render, parallel: bool | int
-) -> Iterator[tuple[int, bytes]]:
+) -> Iterator[tuple[str, bytes]]:
     draw = functools.partial(_draw_layers, look, look.measure(maps), render)
     (first, *others), start = maps.layers, time.perf_counter()
     pages = list(draw(maps.select(layers=[first])))
@@ -99,13 +105,13 @@ def _render_heads(
         yield from itertools.chain.from_iterable(done)
 
 
-def _draw_layers(look: PanelLook, extent: Extent, render: Render, maps: AttentionMaps) -> Iterator[tuple[int, bytes]]:
-    for layer, figure in iterate_head_pages(maps, extent=extent, options=look):
-        yield layer, render(figure)
+def _draw_layers(look: PanelLook, extent: Extent, render: Render, maps: AttentionMaps) -> Iterator[tuple[str, bytes]]:
+    for name, figure in iterate_head_pages(maps, extent=extent, options=look):
+        yield name, render(figure)
 
 
 def _draw_elsewhere(
-    draw: Callable[[AttentionMaps], Iterator[tuple[int, bytes]]],
+    draw: Callable[[AttentionMaps], Iterator[tuple[str, bytes]]],
     maps: AttentionMaps,
     style: PageStyle,
     settings: dict[Any, Any],

@@ -31,7 +31,7 @@ def test_a_page_drawn_after_others_has_the_bytes_of_a_fresh_one(demo_maps, fmt, 
     pages = {layer: render_figure(figure, fmt) for layer, figure in iterate_head_pages(demo_maps, **options)}
     assert len(set(pages.values())) == len(demo_maps.layers)
     for layer in demo_maps.layers:
-        assert pages[layer] == render_figure(plot_heads(demo_maps, layer, **options), fmt)
+        assert pages[f"layer_{layer}"] == render_figure(plot_heads(demo_maps, layer, **options), fmt)
 
 
 def test_what_stays_is_drawn_once(monkeypatch):
@@ -149,4 +149,4 @@ def test_what_changes_in_a_heading_of_several_lines_is_drawn():
     maps = dataclasses.replace(make_maps(3, 2, 5), model_id="a model with a name of many words")
     pages = {layer: get_pixels(figure) for layer, figure in iterate_head_pages(maps, width=2.2)}
     assert len(next(iter(iterate_head_pages(maps, width=2.2)))[1].changing) == 5
-    assert np.array_equal(pages[2], get_pixels(plot_heads(maps, 2, width=2.2)))
+    assert np.array_equal(pages["layer_2"], get_pixels(plot_heads(maps, 2, width=2.2)))
