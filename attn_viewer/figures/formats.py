@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 from typing import Any, get_args
 
 import matplotlib as mpl
@@ -57,12 +58,19 @@ def save_figure(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
 
 def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
     kind = "svg" if fmt == "svgz" else fmt
+    if kind == "pgf":
+        raise OptionError(
+            "a PGF file holds no cells, which are pictures; write PDF or EPS, which LaTeX includes as well"
+        )
     look = {"dpi": figure.dpi} | options
     if kind in _METADATA:
         look["metadata"] = _METADATA[kind] | dict(look.get("metadata") or {})
     buffer = io.BytesIO()
     Figure.savefig(figure, buffer, format=kind, **look)
-    return gzip.compress(buffer.getvalue(), mtime=0) if fmt == "svgz" else buffer.getvalue()
+    data = buffer.getvalue()
+    if kind in ("eps", "ps"):  # which take no word on their date
+        data = re.sub(rb"%%CreationDate:[^\n]*\n", b"", data, count=1)
+    return gzip.compress(data, mtime=0) if fmt == "svgz" else data
 
 
 def _render_pixels(figure: Figure, fmt: str) -> bytes:

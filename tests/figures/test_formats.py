@@ -60,3 +60,12 @@ def test_names_of_formats(given, name):
 def test_an_unknown_format_is_named():
     with pytest.raises(OptionError, match="'gif'"):
         check_format("gif")
+
+
+def test_eps_has_no_date_and_pgf_is_refused():
+    figure, buffer = plot_layer_averages(make_maps()), io.BytesIO()
+    figure.savefig(buffer, format="eps")
+    assert buffer.getvalue().startswith(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    assert b"CreationDate" not in buffer.getvalue()
+    with pytest.raises(OptionError, match="write PDF or EPS"):
+        figure.savefig(io.BytesIO(), format="pgf")
