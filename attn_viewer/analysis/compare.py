@@ -54,7 +54,7 @@ class AttentionComparison:
 def compare_attention(first: AttentionMaps, second: AttentionMaps) -> AttentionComparison:
     """Compare two attention maps of the same prompt.
 
-    The distance of a head is the mean over its queries i of ½ Σ_j |B[i, j] − A[i, j]|, the total variation between
+    The distance of a head is the mean over its queries i of ½ Σ_j ``|B[i, j] − A[i, j]|``, the total variation between
     two distributions over keys (Levin & Peres 2017, "Markov Chains and Mixing Times", proposition 4.2). Rows of
     padding count in no mean; a learned sink counts as one more key.
 
