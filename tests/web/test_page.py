@@ -104,7 +104,7 @@ def test_nothing_fits(tmp_path):
 def test_a_real_prompt_past_two_thousand_tokens(open_page, tmp_path, demo):
     """Pooled as `view_attention` does it, and once more to fit; the page's numbers are the maps'."""
     model, tokenizer = demo
-    ids = tokenizer((ROOT / "README.md").read_text("utf-8"))["input_ids"][:2300]
+    ids = tokenizer((ROOT / "docs" / "guide.md").read_text("utf-8"))["input_ids"][:2300]
     maps = capture_attention(model, tokenizer, ids, model_id="s", layers=[0, 1], reduction="pooled", max_cells=512)
     assert (maps.cell, maps.shape) == ((5, 5), (460, 460))
     (path,) = export_html(maps, tmp_path / "long.html", max_mb=0.5)
