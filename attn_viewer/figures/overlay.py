@@ -122,7 +122,8 @@ def _describe(maps: AttentionMaps, spans: Sequence[Span], options: OverlayOption
     """Yield what a reader must know of the weights."""
     yield f"weights of {who}"
     if options.query == COMPLETION and options.panels is not None:
-        yield f"mean over heads {', '.join(f'{layer}.{head}' for layer, head in options.panels)}"
+        several = "mean over heads" if len(options.panels) > 1 else "head"
+        yield f"{several} {', '.join(f'{layer}.{head}' for layer, head in options.panels)}"
     elif options.panels is None:
         yield maps.averaged if options.head is None else f"head {options.head}"
         if options.query == COMPLETION and len(maps.layers) > 1:

@@ -56,7 +56,11 @@ def find_decoder(model: torch.nn.Module) -> torch.nn.Module:
     inner: Any = find_inner(model)
     if not list_placeholders(getattr(inner, "config", None)) or getattr(inner.config, "is_encoder_decoder", False):
         return model
-    found: torch.nn.Module | None = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    # transformers before 5 hands out the whole model as the decoder of some.
+    named = (getattr(getattr(inner, "model", inner), name, None) for name in ("language_model", "text_model"))
+    found: torch.nn.Module | None = next((part for part in named if part is not None), None)
+    if found is None and hasattr(inner, "get_decoder"):
+        found = inner.get_decoder()
     return model if found is None else found
 
 

@@ -9,6 +9,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from attn_viewer.inputs.signature import find_decoder
+
 WORDS = ["<pad>", "<s>", "</s>", "what", "is", "this", "?", "\n", *map(str, range(10))]
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {**SMALL, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 96}
@@ -70,7 +72,7 @@ def build(kind: str, **config: Any) -> Any:
 
 def make_local(model: Any) -> Any:
     """Let every patch say what lies on it alone: attention of towers adds nothing."""
-    language = model.get_decoder()
+    language = find_decoder(model)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -195,7 +197,7 @@ def make_paligemma() -> Family:
     tokenizer = make_tokenizer(image_token="<image>")
     pixels = make_image_processor("siglip", size={"height": 24, "width": 24})
     pixels.image_seq_length = 16
-    processor = transformers.PaliGemmaProcessor(pixels, tokenizer)
+    processor = make_processor("paligemma", "PaliGemmaProcessor", pixels, tokenizer)
     text = transformers.GemmaConfig(**TEXT, head_dim=8)
     model = build("PaliGemma", vision_config=make_siglip(24), text_config=text, projection_dim=32,
                   image_token_index=tokenizer.convert_tokens_to_ids("<image>"))  # fmt: skip
@@ -229,7 +231,7 @@ def make_idefics3(kind: str) -> Family:
     )
     pixels = make_image_processor(kind.lower(), size={"longest_edge": 48}, max_image_size={"longest_edge": 24})
     # SmolVLM's own, which lays pictures out alike, asks for num2words.
-    processor = transformers.Idefics3Processor(pixels, tokenizer, image_seq_len=4)
+    processor = make_processor("idefics3", "Idefics3Processor", pixels, tokenizer, image_seq_len=4)
     vision = getattr(transformers, f"{kind}VisionConfig")(**SMALL, image_size=24, patch_size=6)
     model = build(kind, vision_config=vision, text_config=transformers.LlamaConfig(**TEXT), scale_factor=2,
                   image_token_id=tokenizer.convert_tokens_to_ids("<image>"))  # fmt: skip
