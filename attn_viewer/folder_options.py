@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .declarations import Options, option
+from .errors import OptionError
 from .options import FilePath, ProgressOptions, VenueOptions
 from .selections import parse_names
 
@@ -24,6 +25,12 @@ class WorkerOptions(Options):
     scheduler: str | None = option(
         None, "address of a dask scheduler, or 'local' to start one", metavar="tcp://HOST:PORT"
     )
+
+    def check_use(self, given: Collection[str]) -> None:
+        """Refuse what does nothing; a scheduler that runs elsewhere has its own workers."""
+        super().check_use(given)
+        if "parallel" in given and self.scheduler not in (None, "local"):
+            raise OptionError(f"parallel has no use beside scheduler {self.scheduler!r}, which has its own workers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -338,6 +338,8 @@ def test_what_is_needed_to_compute_is_asked_for_first(tmp_path, demo):
     for options in ({"parallel": "two"}, {"n_samples": 1.5}, {"scheduler": 5}):
         with pytest.raises(OptionError, match=f"{next(iter(options))} must be"):
             activations_main("demo", tmp_path, write_prompts(tmp_path), **options)
+    with pytest.raises(OptionError, match="parallel has no use beside scheduler 'tcp://h:1'"):
+        activations_main("demo", tmp_path, write_prompts(tmp_path), parallel=2, scheduler="tcp://h:1")
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
 
 
