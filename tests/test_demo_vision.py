@@ -48,9 +48,9 @@ def test_it_answers_questions_about_unseen_scenes(demo_vision, scenes):
                 stop = int(ids["attention_mask"][row].sum())
                 expected = ids["input_ids"][row, n_asked:stop]
                 right[kind, start + row] = torch.equal(likeliest[row, n_asked - 1 : stop - 1], expected)
-    shares = dict(zip(KINDS, right.mean(1), strict=True))
-    assert right.mean() >= 0.9, shares
-    assert min(shares.values()) >= 0.84, shares
+    *about_one, about_all = right.mean(1)
+    assert min(about_one) >= 0.99
+    assert about_all >= 0.94  # up to 12 words in a row
 
 
 def test_a_head_looks_at_the_shape_that_is_meant(demo_vision, scenes):
