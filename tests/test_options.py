@@ -114,7 +114,7 @@ MODEL = "--model_id m --model_path demo --dtype float32 --device_map cpu --revis
 PAIR, FILE, CHAT = "--prompt a --pair b ", "--prompt_file p.txt ", "--chat --decoder_prompt x "
 KEPT = "--layers 1 --heads 0-1 --queries 3 --kind self "
 COARSE = "--reduction pooled --max_cells 2 --pooling mean --weighting value_norm --prompt_ids 5,6,7,8 "
-MORE = "--max_new_tokens 2 --temperature 1.0 --seed 3 "
+MORE = "--max_new_tokens 2 --temperature 1.0 --seed 3 --when steps "
 CACHE = "--load_attention_scores_path random_attn_scores.pt "
 FIGURE = "--fig_format png --save_fig_path v --preset icml2024 --columns 2 "
 COLOURS = "--cmap viridis --sink hide --norm log "
@@ -189,7 +189,7 @@ TYPED = {
         "--scheduler none --save_path d --scores entropy",
     ),
     "serve": ("--path d --host 127.0.0.1 --port 0 --allow_host a,b",),
-    "site": ("--path d --output s --parallel 1 --quiet", "--path d --scheduler none"),
+    "site": ("--path d --output site --parallel 1 --quiet", "--path d --scheduler none"),
 }
 FUNCTION = """
 from attn_viewer import register_attn_figure_func

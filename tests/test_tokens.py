@@ -120,7 +120,7 @@ def test_an_id_outside_the_vocabulary_is_named(demo):
 
 def test_smollm2_labels(smollm2):
     _, tokenizer = smollm2
-    labels = label_tokens(tokenizer("<|im_start|>Summer is\n")["input_ids"], tokenizer)
+    labels = label_tokens(tokenizer("<|im_start|>Summer is\n", add_special_tokens=False)["input_ids"], tokenizer)
     assert labels == ["<|im_start|>", "Summer", "␣is", "⏎"]
 
 

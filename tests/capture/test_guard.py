@@ -94,6 +94,8 @@ def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(way):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("other", ["forward", "ablate", "attentions"])
 def test_another_thread_neither_sees_nor_disturbs_a_capture(implementation, other):
+    if other == "attentions" and implementation == "eager" and transformers.__version__ < "5":
+        pytest.skip("transformers 4 collects attentions of all threads in one place")
     model, ids = build_model("llama", attn_implementation=implementation), make_ids()
     inputs = torch.tensor([make_ids(7)])
 

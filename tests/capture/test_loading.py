@@ -1,3 +1,4 @@
+import importlib
 import json
 import sys
 
@@ -11,6 +12,9 @@ from architectures import build_model, make_ids
 from attn_viewer import capture_attention, capture_generation, load_model
 from attn_viewer.capture.loading import choose_class, get_demo_path
 from attn_viewer.errors import CaptureError, ModelLoadError, OptionError
+
+# Of peft, where a model has no folder yet.
+pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")
 
 
 def test_the_demo_model_is_small_and_complete(demo):
@@ -111,11 +115,13 @@ def test_an_adapter_without_weights(adapter):
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, demo, smollm2_path, monkeypatch):
-    import transformers.integrations.accelerate
-    import transformers.modeling_gguf_pytorch_utils
-
-    monkeypatch.setattr(transformers.integrations.accelerate, "is_accelerate_available", lambda *_: False)
-    monkeypatch.setattr(transformers.modeling_gguf_pytorch_utils, "is_gguf_available", lambda *_: False)
+    asked = {
+        "accelerate": ("integrations.accelerate", "modeling_utils"),  # of transformers 5 and 4
+        "gguf": ("modeling_gguf_pytorch_utils",),
+    }
+    for name, modules in asked.items():
+        for module in map(importlib.import_module, (f"transformers.{module}" for module in modules)):
+            monkeypatch.setattr(module, f"is_{name}_available", lambda *_: False, raising=False)
     build_model("llama").save_pretrained(tmp_path)
     demo[1].save_pretrained(tmp_path)
     for path, package, options in ((tmp_path, "accelerate", {"device_map": "auto"}), (smollm2_path, "gguf", {})):
@@ -124,6 +130,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, demo
             load_model(path, **options)
 
 
+@pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")  # transformers 4
 @pytest.mark.parametrize("offload", ["cpu_offload", "disk_offload"])
 def test_a_model_that_is_offloaded_whole_is_captured(offload, tmp_path):
     accelerate = pytest.importorskip("accelerate")

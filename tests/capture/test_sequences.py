@@ -78,7 +78,7 @@ def test_block_sparse_weights_are_refused_and_whole_ones_shown():
         max_position_embeddings=64,
     )  # fmt: skip
     model = transformers.BigBirdModel(config).eval()
-    with pytest.raises(CaptureError, match="no learned sinks"):
+    with pytest.raises(CaptureError, match=r"no learned sinks|could not be seen"):
         capture_attention(model, prompt=make_ids(64))
 
 

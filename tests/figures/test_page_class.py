@@ -62,7 +62,7 @@ def test_a_measured_layout_leaves_no_empty_page():
     assert np.array_equal(after, get_pixels(plot_heads(make_maps(1, 2, 5), 0)))
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.floats(20, 200), st.floats(20, 200), st.floats(0, 9))
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(120, 200), st.floats(120, 200), st.floats(0, 9))
 def test_cells_have_the_pixels_that_matplotlib_gives_them(n_rows, n_columns, width, height, offset):
     rng = np.random.default_rng(0)
     matrix = np.ma.masked_less(rng.random((n_rows, n_columns), np.float32), 0.1)
@@ -80,7 +80,9 @@ def test_cells_have_the_pixels_that_matplotlib_gives_them(n_rows, n_columns, wid
         canvas.draw()
         drawn.append(np.asarray(canvas.buffer_rgba()).astype(int))
     # A pixel whose middle lies on a border of cells may go to either.
-    differs = (drawn[0] != drawn[1]).any(-1)
+    x, y = ((np.arange(216) + 0.5 - offset) * n / size for n, size in ((n_columns, width), (n_rows, height)))
+    on_border = np.add.outer(np.abs(y - y.round()) < 0.05, np.abs(x - x.round()) < 0.05)[::-1]
+    differs = (drawn[0] != drawn[1]).any(-1) & ~on_border
     assert differs.mean() < 0.02
 
 

@@ -55,7 +55,7 @@ def test_numbers_of_a_bar_do_not_touch_and_its_ends_are_there(end, start, kind, 
     bar.norm = norm
     scales.set_bar_ticks(bar, scales.Scale(norm, scales.get_colormap()), length, style)
     ticks = bar.get_ticks()
-    assert ticks[[0, -1]].tolist() == [low, end]
+    np.testing.assert_allclose(ticks[[0, -1]], [low, end], rtol=1e-9)
     widths = [style.measure(label.get_text(), style.label)[0] for label in bar.ax.get_yticklabels()]
     room = np.diff(norm(ticks)) * length - np.add(widths[1:], widths[:-1]) / 2
     assert len(ticks) == 2 or room.min() >= 5
