@@ -1,6 +1,7 @@
 import dataclasses
 import io
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from conftest import make_maps
@@ -62,6 +63,7 @@ def test_a_measured_layout_leaves_no_empty_page():
     assert np.array_equal(after, get_pixels(plot_heads(make_maps(1, 2, 5), 0)))
 
 
+@pytest.mark.skipif(mpl.__version_info__ < (3, 10), reason="older ones place cells less exactly")
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(120, 200), st.floats(120, 200), st.floats(0, 9))
 def test_cells_have_the_pixels_that_matplotlib_gives_them(n_rows, n_columns, width, height, offset):
     rng = np.random.default_rng(0)
