@@ -188,7 +188,10 @@ TYPED = {
         RUN + "--model demo --scores entropy --mean_maps 2 --fig_format svg --preset icml2024 --columns 2",
         "--scheduler none --save_path d --scores entropy",
     ),
-    "serve": ("--path d --host 127.0.0.1 --port 0 --allow_host a,b",),
+    "serve": (
+        "--path d --host 127.0.0.1 --port 0 --allow_host a,b",
+        MODEL.replace("--quiet ", "") + "--token 0123456789abcdef --max_tokens 9 --max_new_tokens 2 --max_maps_mb 8",
+    ),
     "site": ("--path d --output site --parallel 1 --quiet", "--path d --scheduler none"),
 }
 FUNCTION = """
@@ -239,7 +242,8 @@ def test_what_is_typed_is_read(line, workplace, demo, names_read, monkeypatch, c
     command = COMMAND_LIST[name]
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("attn_viewer.capture.loading.load_model", lambda *args, **kwargs: demo)
-    monkeypatch.setattr("attn_viewer.web.server.serve", lambda *args, **kwargs: None)
+    for server in ("server.serve", "live.serve_live"):
+        monkeypatch.setattr(f"attn_viewer.web.{server}", lambda *args, **kwargs: None)
     on_cluster = "attn_viewer.pipeline.work._run_on_cluster"
     monkeypatch.setattr(on_cluster, lambda run, batches, scheduler, n_jobs: map(run, batches))
     status = main([*name.split(), *words.removeprefix("!").split()])

@@ -15,6 +15,6 @@ COMMANDS = {
     "activations": ("folders", "compute and store the attention weights of many prompts"),
     "figures": ("folders", "draw figures of every head for the prompts of a data folder"),
     "atlas": ("folders", "average scores of heads over the prompts of a data folder, and draw them"),
-    "serve": ("folders", "browse a data folder in a web browser"),
+    "serve": ("folders", "browse a data folder in a web browser, or type prompts for a model there"),
     "site": ("folders", "write the browser over a data folder as files for any web host"),
 }

@@ -159,6 +159,8 @@ def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> Non
         }
     if choices and declared.read is not None:
         options["metavar"] = f"{{{','.join(choices)}}}"
+    if declared.alone is not None:
+        options |= {"nargs": "?", "const": declared.alone}
     if is_first:
         many = {"nargs": "+"} if hint is not str else {}
         section.add_argument(name, **options | many)

@@ -4,9 +4,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..declarations import Options, option
+from ..declarations import option
+from ..errors import OptionError
 from ..folder_options import ActivationsOptions, AtlasOptions, FolderFiguresOptions, SiteOptions
-from .arguments import Command, QuietOptions, report_run
+from ..web.live_options import LiveOptions
+from .arguments import Command, LoadOptions, QuietOptions, load_model, report_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,25 +75,56 @@ atlas = Command(AtlasWords, _atlas)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeWords(Options):
+class ServeWords(LoadOptions, LiveOptions):
     """The server."""
 
-    path: str = option("attn_data", "the data folder", metavar="DIR")
+    path: str = option("attn_data", "the data folder", metavar="DIR", apart="model_path")
+    model_path: str | None = option(
+        None,
+        "in place of a data folder, a page with a prompt box over this model: folder, .gguf file or hub name org/name; "
+        "the word alone is the demo model",
+        metavar="PATH",
+        alone="demo",
+    )
     host: str = option("127.0.0.1", "address to listen on", metavar="ADDRESS")
     port: int = option(8000, "0 takes a free one", metavar="N", at_least=0)
     allow_host: Sequence[str] = option(
         (), "names by which browsers may address the server, besides localhost and plain addresses", metavar="NAME,…"
     )
+    token: str | None = option(
+        None,
+        "secret in the page's address, needed where other machines can reach it",
+        metavar="TEXT",
+        needs="model_path",
+    )
 
 
 def _serve(asked: ServeWords) -> None:
-    from ..web.server import serve
-
     def ready(url: str) -> None:
         print(url, flush=True)
         print("Ctrl-C stops the server", file=sys.stderr)
 
-    serve(asked.path, host=asked.host, port=asked.port, allowed_hosts=asked.allow_host, ready=ready)
+    if asked.model_path is None:
+        if idle := LoadOptions.pick(asked).changes():
+            raise OptionError(f"{', '.join(idle)} has no use without model_path")
+        from ..web.server import serve
+
+        serve(asked.path, host=asked.host, port=asked.port, allowed_hosts=asked.allow_host, ready=ready)
+        return
+    from ..web.live import serve_live
+
+    model, tokenizer = load_model(asked, None)
+    serve_live(
+        model,
+        tokenizer,
+        model_id=asked.model_id,
+        limits=LiveOptions.pick(asked),
+        host=asked.host,
+        port=asked.port,
+        ready=ready,
+        token=asked.token,
+        allowed_hosts=asked.allow_host,
+    )
 
 
 serve = Command(ServeWords, _serve)

@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,11 +19,11 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 )
-MAX_ADDRESS, MAX_HEADERS = 16_384, 32_768
+MAX_ADDRESS, MAX_HEADERS, MAX_BODY = 16_384, 32_768, 65_536
 
 
 class Guard:
-    """Refuses what is not a plain GET from a browser of this machine, and marks every reply.
+    """Refuses what is not a plain GET, or a small POST of its own pages where it takes any, and marks every reply.
 
     Parameters
     ----------
@@ -31,10 +31,12 @@ class Guard:
         The ASGI application behind.
     names : set of str
         Names by which browsers may address the server, besides ``localhost`` and plain addresses.
+    posts : collection of str
+        Addresses that take a POST.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
-        self.app, self.names = app, names
+    def __init__(self, app: ASGIApp, names: Collection[str], posts: Collection[str] = ()) -> None:
+        self.app, self.names, self.posts = app, names, posts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -59,8 +61,10 @@ class Guard:
         names = [name for name, _ in headers]
         if scope["http_version"] not in ("1.0", "1.1"):
             return make_error(400, "this server speaks HTTP/1.1")
-        if scope["method"] not in ("GET", "HEAD"):
-            return make_error(405, "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
+        methods = ("POST",) if scope["path"] in self.posts else ("GET", "HEAD")
+        if scope["method"] not in methods:
+            words = " and ".join(methods)
+            return make_error(405, f"only {words} is answered here", headers={"Allow": ", ".join(methods)})
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
             return make_error(414, "the address is too long")
         if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
@@ -70,6 +74,8 @@ class Guard:
             return make_error(421, "this name is not one of this server's; see attn-viewer serve --allow_host")
         if b"range" in names:
             return make_error(416, "parts of files are not served")
+        if scope["method"] == "POST":
+            return _refuse_post(headers, hosts[0])
         if b"transfer-encoding" in names or any(n == b"content-length" and v != b"0" for n, v in headers):
             return make_error(400, "a request has no body")
         return None
@@ -86,6 +92,25 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _refuse_post(headers: Sequence[tuple[bytes, bytes]], host: bytes) -> Response | None:
+    """Refuse what another site's page could send, and bodies of an unknown or great size."""
+    found = dict(headers)
+    if len(found) < len(headers) or b"transfer-encoding" in found:
+        return make_error(400, "a request has each header once, and says how long its body is")
+    if found.get(b"origin") not in (b"http://" + host, b"https://" + host):
+        return make_error(403, "only this server's own page may ask for this")
+    if found.get(b"sec-fetch-site", b"same-origin") != b"same-origin":
+        return make_error(403, "only this server's own page may ask for this")
+    if found.get(b"content-type") != b"application/json":  # no form of another site can send it
+        return make_error(415, "a request is JSON")
+    length = found.get(b"content-length", b"")
+    if not re.fullmatch(rb"\d{1,18}", length):
+        return make_error(411, "a request says how long its body is")
+    if int(length) > MAX_BODY:
+        return make_error(413, f"a request has at most {MAX_BODY:,} bytes")
+    return None
 
 
 def make_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -24,16 +24,14 @@ from ..files import check_folder, make_folder, write_whole
 from ..maps import AttentionMaps, takes_maps
 from ..options import ExportOptions, FilePath, PageOptions, Theme
 from ..selections import describe_numbers
-from .encode import Meta, Scores, count_cells, encode_head, score_for_display
+from .encode import Meta, Scores, encode_head, score_for_display
 from .scripts import join_modules, read_style
-from .several import describe_several, list_maps, score_several
+from .several import EXACT_BYTES, describe_page, list_maps, score_several
 
 if TYPE_CHECKING:
     from .widget import AttentionWidget
 
 MB = 1_000_000
-# Heads are kept in float32 where all of them together take no more bytes than this.
-EXACT_BYTES = 512 * 1024
 # 2 % more bytes than level 9, in a fifth of the time.
 DEFLATE_LEVEL = 7
 # Heads that tell how large a page will be, and by how much they may be wrong.
@@ -251,10 +249,7 @@ def _render(
     parts: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
     """Return the page of maps as bytes, or raise `_OverBudgetError` with the size that it would about have."""
-    metas = describe_several(maps, scores, notes=notes)
-    counts = [count_cells(meta) * sum(one.n_heads) for meta, one in zip(metas, maps, strict=False)]
-    if 4 * sum(counts) <= min(EXACT_BYTES, budget / 2):
-        metas = describe_several(maps, scores, exact=True, notes=notes)
+    metas = describe_page(maps, scores, notes=notes, most_bytes=min(EXACT_BYTES, budget / 2))
     if parts:
         metas[0]["parts"] = [{"layers": list(part["layers"]), "href": part["href"]} for part in parts]
     options = opening.options

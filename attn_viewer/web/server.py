@@ -88,8 +88,8 @@ def make_app(path: str | os.PathLike[str], *, allowed_hosts: Sequence[str] = ())
     prompt: dict[str, _Reader] = {"model": _read_text, "prompt": _read_text}
     head: dict[str, _Reader] = {**prompt, "layer": _read_number, "head": _read_number}
     routes = [
-        Route("/", lambda request: _send_static(request, "browser.html")),
-        Route("/static/{name}", lambda request: _send_static(request, request.path_params["name"])),
+        Route("/", lambda request: send_static(request, "browser.html")),
+        Route("/static/{name}", lambda request: send_static(request, request.path_params["name"])),
         Route("/api/folder", answer(_describe_folder)),
         Route(
             "/api/prompts",
@@ -103,12 +103,13 @@ def make_app(path: str | os.PathLike[str], *, allowed_hosts: Sequence[str] = ())
         Route("/thumbnail", answer(_send_thumbnail, **head, theme=_read_text)),
         Route("/figure", answer(_send_figure, **head, name=_read_text)),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _explain, AttnViewerError: _explain})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: explain_error, AttnViewerError: explain_error})
     app.router.redirect_slashes = False
     return Guard(app, {name.lower() for name in allowed_hosts})
 
 
-async def _explain(_request: Request, error: Exception) -> Response:
+async def explain_error(_request: Request, error: Exception) -> Response:
+    """Turn an error into a reply."""
     if isinstance(error, HTTPException):
         return make_error(error.status_code, error.detail, error.headers)
     if isinstance(error, (ActivationsMissingError, OptionError)):
@@ -156,7 +157,8 @@ def _read_list(name: str, value: str) -> list[str]:
     return [_read_text(name, value)]
 
 
-def _send_static(request: Request, name: str) -> Response:
+def send_static(request: Request, name: str) -> Response:
+    """Send a file of the front end."""
     # Compared with what is there, never joined: a name cannot lead elsewhere.
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in _TYPES}
     if request.query_params or name not in files:
@@ -273,12 +275,21 @@ def serve(
     OptionError
         If the path is no folder, or the address cannot be listened on.
     """
+    check_address(port, allowed_hosts)
+    run_app(make_app(path, allowed_hosts=allowed_hosts), host, port, ready)
+
+
+def check_address(port: int, allowed_hosts: Sequence[str]) -> None:
+    """Refuse what is no port, or no name of a host."""
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
         raise OptionError(f"port must be 0 to 65535, got {port!r}")
     for name in allowed_hosts:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise OptionError(f"an allowed host must be a plain name such as 'lab.example', got {name!r}")
-    app = make_app(path, allowed_hosts=allowed_hosts)
+
+
+def run_app(app: Guard, host: str, port: int, ready: Callable[[str], None] | None) -> None:
+    """Run an application until interrupted; the rest is as `serve` takes it."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=512)

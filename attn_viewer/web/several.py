@@ -10,8 +10,20 @@ import numpy as np
 from ..analysis.compare import AttentionComparison, compare_attention, require_alike
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError
 from ..maps import AttentionMaps, require_maps
-from .encode import LABELS, POWER, Meta, Scores, describe_facts, describe_maps, find_maxima, score_for_display
+from .encode import (
+    LABELS,
+    POWER,
+    Meta,
+    Scores,
+    count_cells,
+    describe_facts,
+    describe_maps,
+    find_maxima,
+    score_for_display,
+)
 
+# Heads are kept in float32 where all of them together take no more bytes than this.
+EXACT_BYTES = 512 * 1024
 # What one page may switch between.
 MOST_MAPS = 16
 PARTS = {"encoder": "Encoder", "decoder": "Decoder", "cross": "Cross attention", "self": "Self-attention"}
@@ -83,6 +95,19 @@ def describe_several(
         except MapsMismatchError as reason:
             metas[0]["notes"].append(f"There is no difference B − A: {reason}.")
     return metas
+
+
+def describe_page(
+    maps: Sequence[AttentionMaps],
+    scores: Sequence[Scores],
+    *,
+    notes: Sequence[str] = (),
+    most_bytes: float = EXACT_BYTES,
+) -> list[Meta]:
+    """Describe maps that one page holds as `describe_several`, in float32 if that takes at most `most_bytes`."""
+    metas = describe_several(maps, scores, notes=notes)
+    counts = [count_cells(meta) * sum(one.n_heads) for meta, one in zip(metas, maps, strict=False)]
+    return metas if 4 * sum(counts) > most_bytes else describe_several(maps, scores, exact=True, notes=notes)
 
 
 def _describe_difference(first: AttentionMaps, second: AttentionMaps, metas: Sequence[Meta]) -> Meta:

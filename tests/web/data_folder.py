@@ -64,10 +64,10 @@ def make_data_folder(folder, demo):
     return maps
 
 
-def start_server(folder, *words):
-    """Return a process of ``attn-viewer serve`` on a free port, and its URL."""
+def start_server(*words):
+    """Return a process of ``attn-viewer serve`` with some words on a free port, and its URL."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "attn_viewer", "serve", "--path", str(folder), "--port", "0", *words],
+        [sys.executable, "-m", "attn_viewer", "serve", "--port", "0", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,7 +78,7 @@ def start_server(folder, *words):
 @contextlib.contextmanager
 def run_server(folder):
     """Yield the URL of a server that ends with the block."""
-    process, address = start_server(folder)
+    process, address = start_server("--path", str(folder))
     try:
         yield address
     finally:

@@ -420,7 +420,7 @@ def test_unfinished_requests_are_let_go_and_make_room(data):
 
 
 def test_folders_in_the_place_of_files_cost_nothing(data):
-    process, url = start_server(data[0])
+    process, url = start_server("--path", str(data[0]))
     place = data[0] / "demo" / "prompts" / name_prompt(PROMPT) / "L0" / "H0" / "folder.png"
     place.mkdir()
     try:
@@ -467,7 +467,7 @@ def test_what_cannot_be_served(tmp_path, capsys):
 
 
 def test_ctrl_c_ends_the_server(tmp_path):
-    process, address = start_server(tmp_path)
+    process, address = start_server("--path", str(tmp_path))
     assert address.startswith("http://127.0.0.1:")
     assert httpx.get(f"{address}/api/folder").json()["models"] == []
     process.send_signal(signal.SIGINT)

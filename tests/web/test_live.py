@@ -1,0 +1,337 @@
+"""A page over a model: what it answers equals the library, what is hostile is refused, and a browser drives it."""
+
+import contextlib
+import json
+import socket
+import threading
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from data_folder import start_server
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_viewer import ablate_heads, capture_attention, capture_generation, measure_effect
+from attn_viewer.cli import main
+from attn_viewer.errors import OptionError
+from attn_viewer.web.encode import decode_head
+from attn_viewer.web.guard import MAX_BODY
+from attn_viewer.web.jobs import MOST_KEPT, MOST_WAITING
+from attn_viewer.web.live import make_live_app, serve_live
+from attn_viewer.web.live_options import LiveOptions
+
+TEXT = "In the beginning God created the heaven and the earth."
+LIMITS = LiveOptions(max_tokens=400, max_new_tokens=300)
+
+
+@contextlib.contextmanager
+def run_live(demo, **options):
+    """Yield the URL of a live page over the demo model, served from a thread."""
+    app, queue = make_live_app(*demo, **{"model_id": "demo", "limits": LIMITS, **options})
+    server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="off", log_level="error"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            queue.close()
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(demo):
+    with run_live(demo) as address:
+        yield address
+
+
+def read_facts(client, path="/"):
+    page = client.get(path).text
+    return json.loads(page.split('data-facts="')[1].split('"')[0].replace("&quot;", '"'))
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with httpx.Client(base_url=url, headers={"origin": url}, timeout=60) as client:
+        client.headers["x-secret"] = read_facts(client)["secret"]
+        yield client
+
+
+def ask(client, what="capture", prompt=TEXT, **words):
+    reply = client.post("/live/jobs", json={"what": what, "prompt": prompt, **words})
+    assert reply.status_code == 202, reply.text
+    return reply.json()["job"]
+
+
+def iterate_events(client, job, start=0):
+    with client.stream("GET", "/live/events", params={"job": job, "from": start}) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        for line in reply.iter_lines():
+            if line:
+                yield json.loads(line.removeprefix("data: "))
+
+
+def finish(client, job):
+    return list(iterate_events(client, job))[-1]
+
+
+def read_maps(client, job, end, index=0):
+    meta = end["maps"][index]
+    layers = []
+    for layer, heads in zip(meta["layers"], meta["heads"], strict=True):
+        data = client.get("/live/weights", params={"job": job, "map": index, "layer": layer}).content
+        size = len(data) // len(heads)
+        layers.append([decode_head(data[i * size : (i + 1) * size], meta) for i in range(len(heads))])
+    return np.array(layers)
+
+
+def test_a_capture_is_that_of_the_library(client, demo):
+    job = ask(client)
+    events = list(iterate_events(client, job))
+    maps = capture_attention(*demo, TEXT)
+    assert [event["state"] for event in events] == ["waiting", "running", "running", "done"]
+    assert events[2]["tokens"] == len(maps.tokens_key)
+    assert events[-1]["maps"][0]["tokens_key"] == list(maps.tokens_key)
+    assert events[-1]["maps"][0]["model_id"] == "demo"
+    np.testing.assert_array_equal(read_maps(client, job, events[-1]), np.stack(maps.weights))
+    assert list(iterate_events(client, job, 3)) == events[3:]
+
+
+def test_a_generation_tells_each_token_with_where_it_looks(client, demo):
+    job = ask(client, "generate", new_tokens=5)
+    events = list(iterate_events(client, job))
+    steps = [event for event in events if event["state"] == "step"]
+    maps = capture_generation(*demo, TEXT, max_new_tokens=5, generate_options={"do_sample": False}, when="steps")
+    n = maps.prompt_length
+    assert len(steps) == 5
+    assert [step["text"] for step in steps[:-1]] == list(maps.tokens_key[n:])  # nobody saw the last
+    for i, step in enumerate(steps):
+        row = np.stack(maps.weights)[:, :, n - 1 + i, : n + i].mean((0, 1))
+        np.testing.assert_allclose(step["weights"], row, atol=1e-4)
+    np.testing.assert_array_equal(read_maps(client, job, events[-1]), np.stack(maps.weights))
+    assert events[-1]["maps"][0]["prompt_length"] == n
+
+
+def test_heads_that_are_taken_out_are_shown_with_their_effect(client, demo):
+    job = ask(client, "ablate", heads="1.3,2.0")
+    end = finish(client, job)
+    change = ablate_heads(demo[0], [(1, 3), (2, 0)])
+    effect = measure_effect(*demo, TEXT, change)
+    with change:
+        changed = capture_attention(*demo, TEXT)
+    assert [meta["name"] for meta in end["maps"]] == ["A", "B", "B − A"]
+    np.testing.assert_array_equal(read_maps(client, job, end, 0), np.stack(capture_attention(*demo, TEXT).weights))
+    np.testing.assert_array_equal(read_maps(client, job, end, 1), np.stack(changed.weights))
+    np.testing.assert_allclose(end["effect"]["loss"], [effect.loss_before.mean(), effect.loss_after.mean()], rtol=1e-5)
+    for name, rows in (("before", effect.top_before), ("after", effect.top_after)):
+        np.testing.assert_allclose([row[1:] for row in end["effect"][name]], [row[1:] for row in rows], rtol=1e-4)
+
+
+def test_what_is_running_is_cancelled_and_the_next_goes_on(client):
+    job = ask(client, "generate", new_tokens=300)
+    behind = ask(client)
+    idle = ask(client)
+    assert next(iterate_events(client, idle)) == {"state": "waiting", "before": 2}
+    client.post("/live/cancel", json={"job": idle})
+    assert finish(client, idle) == {"state": "cancelled"}
+    states = []
+    for event in iterate_events(client, job):
+        states.append(event["state"])
+        if states.count("step") == 3 and states[-1] == "step":
+            assert client.post("/live/cancel", json={"job": job}).status_code == 200
+    assert states[-1] == "cancelled"
+    assert 3 <= states.count("step") < 300
+    assert finish(client, behind)["state"] == "done"
+    assert client.get("/live/weights", params={"job": job, "map": 0, "layer": 0}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ({"prompt": "word " * 500}, "where 400 are allowed"),
+        ({"prompt": ""}, "at least one token"),
+        ({"what": "generate", "new_tokens": 301}, "300 new ones are allowed"),
+        ({"what": "generate", "new_tokens": 300, "prompt": "word " * 150}, "400 together"),
+        ({"what": "ablate"}, "which heads"),
+        ({"what": "ablate", "heads": "9.9"}, "9"),
+        ({"what": "ablate", "heads": "a"}, "'a'"),
+    ],
+)
+def test_a_job_that_fails_is_a_message(client, words, error):
+    end = finish(client, ask(client, **words))
+    assert end["state"] == "failed"
+    assert error in end["error"]
+
+
+def test_the_limit_by_memory_is_said_beforehand(demo):
+    with run_live(demo, limits=LiveOptions(max_maps_mb=1)) as url, httpx.Client(base_url=url) as client:
+        most = read_facts(client)["tokens"]
+    assert most == int((10**6 / (4 * 32 * 4)) ** 0.5)
+    with pytest.raises(OptionError, match="a token"):
+        make_live_app(*demo, token="short")
+
+
+def test_too_many_jobs_are_refused_and_old_ones_forgotten(demo):
+    with run_live(demo) as url, httpx.Client(base_url=url, headers={"origin": url}, timeout=60) as client:
+        client.headers["x-secret"] = read_facts(client)["secret"]
+        jobs = [ask(client, "generate", new_tokens=300) for _ in range(MOST_WAITING)]
+        assert client.post("/live/jobs", json={"prompt": TEXT}).status_code == 503
+        for job in reversed(jobs):
+            client.post("/live/cancel", json={"job": job})
+        finish(client, jobs[0])
+        for _ in range(MOST_KEPT + 1):
+            last = ask(client)
+            assert finish(client, last)["state"] == "done"
+        assert client.get("/live/events", params={"job": jobs[0], "from": 0}).status_code == 404
+
+
+FORGED = [
+    ({"origin": "http://evil.example"}, 403),
+    ({"origin": "null"}, 403),
+    ({"origin": None}, 403),
+    ({"host": "evil.example"}, 421),
+    ({"host": "evil.example", "origin": "http://evil.example"}, 421),
+    ({"sec-fetch-site": "cross-site"}, 403),
+    ({"content-type": "text/plain"}, 415),
+    ({"x-secret": "forged"}, 403),
+    ({"x-secret": None}, 403),
+]
+
+
+@pytest.mark.parametrize("path", ["/live/jobs", "/live/cancel"])
+@pytest.mark.parametrize(("headers", "status"), FORGED)
+def test_other_sites_are_refused(url, client, path, headers, status):
+    own = {"origin": url, "x-secret": client.headers["x-secret"], "content-type": "application/json"} | headers
+    own = {name: value for name, value in own.items() if value is not None}
+    reply = httpx.post(f"{url}{path}", content=b'{"prompt": "a"}', headers=own)
+    assert (reply.status_code, set(reply.json())) == (status, {"error"})
+
+
+def test_readers_need_the_secret_too(url, client):
+    job = ask(client)
+    finish(client, job)
+    for path in (f"/live/events?job={job}&from=0", f"/live/weights?job={job}&map=0&layer=0"):
+        assert client.get(path).status_code == 200
+        assert httpx.get(f"{url}{path}").status_code == 403
+        assert httpx.post(f"{url}{path}", headers={"origin": url}, json={}).status_code == 405
+    assert client.get("/live/jobs").status_code == 405
+
+
+def test_bodies_are_bounded(url, client):
+    head = {"content-type": "application/json"}
+    assert client.post("/live/jobs", content=b" " * (MAX_BODY + 1), headers=head).status_code == 413
+    assert client.post("/live/jobs", content=iter([b"{}"]), headers=head).status_code == 400  # of no known length
+    host = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host[0], int(host[2]))) as peer:
+        lines = [f"POST /live/jobs HTTP/1.1\r\nHost: {host[0]}:{host[2]}\r\nOrigin: {url}\r\n"]
+        lines += [
+            f"x-secret: {client.headers['x-secret']}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        ]
+        peer.sendall("".join(lines).encode() + b"{")
+        assert b" 408 " in peer.recv(4096)
+
+
+HOSTILE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+WORDS = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        ("what", "prompt", "chat", "new_tokens", "heads", "mode", "model", "path", "__class__"), HOSTILE
+    ),
+)
+
+
+@given(body=HOSTILE.map(json.dumps) | WORDS.map(json.dumps) | st.text(max_size=40))
+def test_what_is_no_request_is_refused_and_what_is_one_ends(client, body):
+    reply = client.post("/live/jobs", content=body.encode("utf-8"), headers={"content-type": "application/json"})
+    assert reply.status_code in (202, 400)
+    if reply.status_code == 202:
+        assert finish(client, reply.json()["job"])["state"] in ("done", "failed")
+    else:
+        assert isinstance(reply.json()["error"], str)
+
+
+def test_other_machines_need_a_token(demo):
+    with pytest.raises(OptionError, match="--token"):
+        serve_live(*demo, host="0.0.0.0", port=0)
+    token = "0123456789abcdef&"
+    with run_live(demo, token=token) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/").status_code == 403
+        assert client.get("/", params={"token": token[:-1]}).status_code == 403
+        assert client.get("/", params={"token": token}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--path d --model_path", "path has no use beside model_path"),
+        ("--model_id m --dtype float16", "model_id, model_dtype has no use without model_path"),
+        ("--token 0123456789abcdef", "token has no use without model_path"),
+        ("--model_path --host 0.0.0.0", "--token"),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused(words, error, capsys):
+    assert main(["serve", *words.split()]) == 2
+    assert error in capsys.readouterr().err
+
+
+def test_a_browser_captures_generates_and_takes_heads_out(browser, url):
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    problems = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(url) else problems.append(request.url))
+    page.goto(url)
+    page.get_by_label("Prompt", exact=True).fill("<b>In the beginning</b> God created")
+    page.get_by_role("button", name="Capture").click()
+    page.wait_for_selector('.av-overview[data-ready="true"], .av-stage [data-ready]')
+    for number in "2341":
+        page.locator("h1").first.click()
+        page.keyboard.press(number)
+        page.wait_for_selector(".av-stage [data-ready]")
+    page.get_by_label("new tokens").fill("6")
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_selector("#live[data-state=ready] .al-answer span:nth-child(6)")
+    page.get_by_label("layer.head").fill("1.3,2.0")
+    page.get_by_role("button", name="Take heads out").click()
+    page.wait_for_selector("#live[data-state=ready] .al-effect table")
+    assert "zero" in page.locator(".al-effect p").inner_text()
+    assert page.get_by_role("button", name="Side by side").is_visible()
+    page.get_by_label("new tokens").fill("300")
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_selector(".al-answer span:nth-child(3)")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled").wait_for()
+    page.get_by_label("new tokens").fill("301")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("300 new ones are allowed").wait_for()
+    context.close()
+    assert problems == []
+
+
+def test_the_command_serves_the_demo_model_and_a_new_run_refuses_the_old_page(demo):
+    secrets = []
+    for _ in range(2):
+        process, url = start_server("--model_path")
+        try:
+            with httpx.Client(base_url=url, headers={"origin": url}, timeout=60) as client:
+                facts = read_facts(client)
+                client.headers["x-secret"] = facts["secret"]
+                assert finish(client, ask(client))["state"] == "done"
+                secrets.append(facts["secret"])
+                client.headers["x-secret"] = secrets[0]
+                reply = client.post("/live/jobs", json={"prompt": TEXT})
+                assert reply.status_code == (202 if len(secrets) == 1 else 403)
+                ask_long = {"what": "generate", "prompt": TEXT, "new_tokens": 64}
+                client.post("/live/jobs", json=ask_long)
+        finally:
+            process.terminate()
+            _, err = process.communicate()
+        assert "Traceback" not in err
