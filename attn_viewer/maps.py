@@ -177,11 +177,12 @@ class AttentionMaps(MapFacts):
     def _read_position(self, causal: bool | None, first_query: int | None) -> dict[str, Any]:
         """Read from the weights what is not said: whether queries see later keys, and which tokens they are.
 
-        Queries are the first or the last of all tokens; causal are those that have no weight on a later key.
+        Queries are those keys that have their labels, else the first or the last of all; causal are those that have no
+        weight on a later key.
         """
         n_after = len(self.tokens_key) - len(self.tokens_query)
         if n_after >= 0 and (causal or self.kind not in ("encoder", "cross")):
-            for first in sorted({0, n_after}) if first_query is None else [self.first_query]:
+            for first in self._list_places(n_after) if first_query is None else [self.first_query]:
                 future = find_future(self.shape, self.cell, first)
                 if first + len(self.tokens_query) <= len(self.tokens_key) and not any(
                     layer[:, future].any() for layer in self.weights
@@ -193,6 +194,12 @@ class AttentionMaps(MapFacts):
                 "say first_query=, the position of the first query, or clear those weights"
             )
         return {"causal": False, "first_query": self.first_query}
+
+    def _list_places(self, n_after: int) -> list[int]:
+        """Return where the queries may begin among the keys, the likeliest first."""
+        ends, labels = sorted({0, n_after}), self.tokens_query
+        named = [i for i in range(n_after + 1) if self.tokens_key[i : i + len(labels)] == labels]
+        return sorted(named, key=lambda place: place not in ends) or ends
 
     @property
     def facts(self) -> MapFacts:

@@ -179,3 +179,16 @@ def test_a_mean_of_pooled_maps_is_no_head(demo):
         assert "mean over 8 heads" in words
         assert "head 0" not in words
     assert describe_maps(maps)["averaged"] == "mean over 8 heads"
+
+
+def test_queries_are_where_their_labels_stand():
+    weights = np.tril(np.ones((6, 6), np.float32))
+    weights /= weights.sum(-1, keepdims=True)
+    keys = ["a", "b", "c", "d", "e", "e"]
+    for first, count in ((0, 2), (2, 2), (3, 1), (5, 1)):
+        maps = AttentionMaps([weights[None, first : first + count]], keys, tokens_query=keys[first : first + count])
+        assert (maps.causal, maps.first_query) == (True, first)
+    sink = AttentionMaps([weights[None, :1]], keys, tokens_query=["d"])  # all weight on the first token
+    assert (sink.causal, sink.first_query) == (True, 3)
+    named = AttentionMaps([weights[None, 4:]], keys, tokens_query=["x", "y"])
+    assert (named.causal, named.first_query) == (True, 4)

@@ -26,7 +26,8 @@ class ModalityShares(NamedTuple):
     words
         Each word of the completion, or each query where nothing was generated.
     values
-        Axes ``(names, layers, words)``: the mean over the heads of a layer. Over names they sum to a row's sum.
+        Axes ``(names, layers, words)``: the mean over the heads of a layer. Over names they sum to a row's
+        sum, to 1 where weights are times norms of values.
     """
 
     names: tuple[str, ...]
@@ -41,7 +42,8 @@ def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
     Parameters
     ----------
     maps : AttentionMaps
-        Of tokens, not pooled. A word of the completion counts with the weights of the token before it, which chose it.
+        Of tokens, not pooled or grouped, not signed. A word of the completion counts with the weights of the token
+        before it, which chose it.
 
     Returns
     -------
@@ -51,10 +53,15 @@ def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
     Raises
     ------
     UnsuitableMapsError
-        If the maps are pooled.
+        If the maps are pooled, grouped or signed.
     """
-    if maps.reduction == "pooled":
-        raise UnsuitableMapsError("pooled cells mix kinds of keys; capture with reduction='full' or 'head_mean'")
+    if maps.reduction == "pooled" or maps.grouping:
+        raise UnsuitableMapsError(
+            f"{'groups' if maps.grouping else 'pooled cells'} mix kinds of keys; take maps of tokens, captured with "
+            "reduction='full' or 'head_mean'"
+        )
+    if maps.signed:
+        raise UnsuitableMapsError("signed weights have no shares; measure each of the maps compared")
     kinds = np.full(len(maps.tokens_key), "prompt", dtype=object)
     kinds[maps.prompt_length :] = COMPLETION
     for span in maps.spans:
@@ -70,6 +77,8 @@ def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
         for i, name in enumerate(names):
             shares = mean[:, kinds == name].sum(axis=1)
             values[i, at] = [shares[start:stop].mean() for _, start, stop in words]
+    if maps.weighting == "value_norm":  # no row sums to 1
+        values /= np.maximum(values.sum(axis=0), np.finfo(np.float32).tiny)
     return ModalityShares(names, tuple(word for word, *_ in words), values)
 
 

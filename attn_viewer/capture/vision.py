@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 
 from ..declarations import takes_options
 from ..errors import CaptureError, PromptError
@@ -30,7 +31,8 @@ def capture_image_attention(
     model : torch.nn.Module
         A vision encoder of transformers that takes ``pixel_values`` (ViT, DINOv2, SigLIP, CLIP's vision tower, …).
     image : PIL.Image.Image, numpy.ndarray or torch.Tensor
-        What the processor takes; or, without one, pixel values of axes ``(1, channels, height, width)``.
+        What the processor takes, put upright as its EXIF data say; or, without one, pixel values of axes
+        ``(1, channels, height, width)``.
     processor : transformers image processor, optional
         Turns the image into pixel values.
     model_id : str, optional
@@ -50,6 +52,8 @@ def capture_image_attention(
     CaptureError
         If the weights could not be seen, or are not over a regular grid of patches.
     """
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)  # upright, as in messages and overlays
     pixels = image if processor is None else processor(images=image, return_tensors="pt")["pixel_values"]
     if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4 or len(pixels) != 1:
         came = f"shape {tuple(pixels.shape)}" if isinstance(pixels, torch.Tensor) else type(pixels).__name__

@@ -1,6 +1,7 @@
 """Attention over the patches of an image, laid over the image."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,11 +10,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from ..analysis.modalities import COMPLETION, find_completion, find_text
 from ..declarations import takes_options
 from ..errors import OptionError, UnsuitableMapsError, shorten
 from ..facts import WEIGHTINGS
+from ..inputs.pictures import read_picture
 from ..maps import AttentionMaps, takes_maps
 from ..options import OverlayOptions
 from ..spans import Span
@@ -55,9 +58,10 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     maps : AttentionMaps
         Full or averaged over heads, with the `spans` of a picture, which `capture_attention` finds for models that see
         and `capture_image_attention` for vision encoders.
-    image : array_like or PIL.Image.Image
+    image : array_like, PIL.Image.Image or path-like
         The picture as the model saw it (its processor may cut off borders), of axes ``(height, width)``,
-        ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or floats from 0 to 1. It is stretched over the patches.
+        ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or floats from 0 to 1; or a file of it. It is stretched over the
+        patches; the page says so where it is not of their shape.
     **options
         Options of `OverlayLook`.
 
@@ -72,6 +76,8 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         If the maps have no patches of such a picture, or are pooled.
     OptionError
         If there is no such layer, head or query, or the image is none.
+    PromptError
+        If a file or a PIL image cannot be read.
     """
     spans = _choose_spans(maps, options)
     picture = _read_image(image)
@@ -85,7 +91,12 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         norm=options.norm, vmin=options.vmin, vmax=options.vmax, cmap=options.cmap, palette=style.palette,
         label=WEIGHTINGS[maps.weighting],
     )  # fmt: skip
-    notes = [*_describe(maps, spans, options, who), *options.describe()]
+    notes = [
+        *_describe(maps, spans, options, who),
+        *_describe_image(picture, spans),
+        *maps.remarks,
+        *options.describe(),
+    ]
     caption = options.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
     columns, wide = _fit_panels(style, min(_count_columns(options, len(panels)), len(panels)), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]
@@ -133,8 +144,14 @@ def _describe(maps: AttentionMaps, spans: Sequence[Span], options: OverlayOption
     yield f"{spans[0].rows} × {spans[0].columns} patches" + (f" in each of {n_tiles} tiles" if n_tiles > 1 else "")
     if options.picture or options.part:
         yield ", ".join([f"picture {options.picture}"] * bool(options.picture) + [options.part or ""])
+
+
+def _describe_image(picture: np.ndarray, spans: Sequence[Span]) -> Iterator[str]:
     yield "image in grey"
-    yield from maps.remarks
+    down, across = _count_tiles(spans)
+    wide, high = across * spans[0].columns, down * spans[0].rows
+    if not 0.8 < picture.shape[1] / picture.shape[0] / (wide / high) < 1.25:
+        yield f"its {picture.shape[1]} × {picture.shape[0]} pixels stretched over {wide} × {high} patches"
 
 
 def _choose_spans(maps: AttentionMaps, options: OverlayOptions) -> Sequence[Span]:
@@ -199,12 +216,17 @@ def _fit_panels(style: PageStyle, columns: int, shape: tuple[int, ...]) -> tuple
 
 def _place_patches(span: Span, spans: Sequence[Span]) -> Iterator[tuple[float, float, float, float]]:
     """Yield left, top, width and height of each patch of a tile, as shares of the picture."""
-    tiles = [one.tile or (0, 0) for one in spans]
-    down, across = (max(numbers) + 1 for numbers in zip(*tiles, strict=True))
+    down, across = _count_tiles(spans)
     row, column = span.tile or (0, 0)
     high, wide = 1 / (down * span.rows), 1 / (across * span.columns)
     for r, c in np.ndindex(span.rows, span.columns):
         yield (column * span.columns + c) * wide, (row * span.rows + r) * high, wide, high
+
+
+def _count_tiles(spans: Sequence[Span]) -> tuple[int, int]:
+    """Return how many tiles stand above each other and side by side."""
+    rows, columns = zip(*(span.tile or (0, 0) for span in spans), strict=True)
+    return max(rows) + 1, max(columns) + 1
 
 
 def _scale_patch(
@@ -268,10 +290,12 @@ def _find_query(
 
 def _read_image(image: Any) -> np.ndarray:
     """Return an image in light greys: floats from `DARKEST` to 1, axes ``(height, width)``."""
+    if isinstance(image, (str, os.PathLike, Image.Image)):
+        image = read_picture(image)  # palettes, CMYK, EXIF
     try:
         picture = np.asarray(image)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"an image must be an array or a PIL image, got {type(image).__name__}") from error
+        raise OptionError(f"an image must be an array, a PIL image or a file, got {type(image).__name__}") from error
     is_byte = picture.dtype == np.uint8
     if (
         picture.ndim not in (2, 3)

@@ -35,7 +35,7 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
     Parameters
     ----------
     maps : AttentionMaps
-        Of tokens, not pooled.
+        Of tokens, not pooled or grouped, not signed.
     **options
         Options of `ShareLook`.
 
@@ -47,7 +47,7 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
     Raises
     ------
     UnsuitableMapsError
-        If the maps are pooled.
+        If the maps are pooled, grouped or signed.
     """
     shares = measure_modality_share(maps)
     words = [shorten_label(word, LONGEST) for word in shares.words]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import PromptError, shorten
 
@@ -27,12 +27,13 @@ def read_picture(source: Any) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        RGB; what is transparent stands on white.
+        RGB, upright as its EXIF data says; what is transparent stands on white.
 
     Raises
     ------
     PromptError
-        If it is no picture, is damaged, or has more than `MOST_PIXELS`, which is found out before it is decoded.
+        If it is no picture of 8 bits a channel, is damaged, or has more than `MOST_PIXELS`, which is found out before
+        it is decoded.
     """
     what = f"image {str(source)!r:.200}" if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
     try:
@@ -63,6 +64,11 @@ def _convert(picture: Image.Image) -> Image.Image:
             f"a picture of {width:,} × {height:,} pixels is more than {MOST_PIXELS:,} in all, and models see it much "
             "smaller; make it smaller first"
         )
+    if picture.mode[0] in "IF":  # Pillow would cut values off at 255 without a word
+        raise PromptError(
+            f"a picture must have 8 bits a channel, got mode {picture.mode!r}; bring its values to 0 … 255 first"
+        )
+    picture = ImageOps.exif_transpose(picture)
     if "A" in picture.getbands() or "transparency" in picture.info:
         own = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", own.size, "white"), own).convert("RGB")

@@ -4,9 +4,11 @@ import torch
 from architectures import VISION, build_model, make_inputs
 from conftest import make_maps
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
 
 from attn_viewer import AttentionMaps, capture_image_attention, overlay_attention
-from attn_viewer.errors import OptionError, UnsuitableMapsError
+from attn_viewer.errors import OptionError, PromptError, UnsuitableMapsError
 from attn_viewer.figures.overlay import DARKEST, FAINTEST
 from attn_viewer.spans import Span
 
@@ -87,6 +89,27 @@ def test_every_kind_of_image_becomes_light_grey():
     np.testing.assert_allclose(picture.get_array(), 1)
 
 
+def test_pil_images_and_files_are_seen_as_they_look(tmp_path):
+    maps = make_image_maps()
+    looks = Image.fromarray(np.dstack([(GREY * 255).round().astype(np.uint8)] * 3))
+    looks.save(tmp_path / "looks.png")
+    turned = looks.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x112] = 6  # shown turned back
+    for image in (looks.quantize(64), looks.convert("CMYK"), looks.convert("LA"), turned, tmp_path / "looks.png"):
+        (picture, _), _ = get_layers(overlay_attention(maps, image))
+        np.testing.assert_allclose(picture.get_array(), DARKEST + (1 - DARKEST) * GREY, atol=2 / 255)
+    with pytest.raises(PromptError, match="8 bits"):
+        overlay_attention(maps, Image.fromarray((GREY * 60000).astype(np.uint16)))
+
+
+def test_a_stretched_image_is_said():
+    maps = make_image_maps()
+    read = [" ".join(t.get_text() for t in overlay_attention(maps, image).findobj(Text))
+            for image in (GREY, GREY[:2, :3], np.tile(GREY, (1, 2)))]  # fmt: skip
+    assert ["stretched" in text for text in read] == [False, False, True]
+    assert "8 × 3 pixels stretched over 3 × 2 patches" in " ".join(read[2].split())
+
+
 def test_a_vision_transformer_of_transformers():
     model = build_model("vit", VISION)
     pixels = make_inputs(VISION)["pixel_values"]
@@ -110,7 +133,6 @@ def test_what_cannot_be_laid_over():
         with pytest.raises(OptionError, match=r"there is no query|query must be a whole number"):
             overlay_attention(maps, GREY, query=query)
     for image in (
-        "cat.png",
         np.ones(3),
         np.ones((2, 2, 2)),
         np.ones((2, 2)) * 7,
@@ -119,6 +141,8 @@ def test_what_cannot_be_laid_over():
     ):
         with pytest.raises(OptionError, match="image"):
             overlay_attention(maps, image)
+    with pytest.raises(PromptError, match=r"cat\.png"):
+        overlay_attention(maps, "cat.png")
     with pytest.raises(UnsuitableMapsError, match="picture 1"):
         overlay_attention(maps, GREY, picture=1)
     for options in (

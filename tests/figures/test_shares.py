@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import make_maps
 from test_overlay import ROWS, make_seeing_maps
 
+from attn_viewer import group_attention
 from attn_viewer.analysis import measure_modality_share
 from attn_viewer.errors import UnsuitableMapsError
 from attn_viewer.figures import plot_modality_share
@@ -37,3 +40,16 @@ def test_without_completion_every_query_has_its_share():
     assert (shares.names, shares.words) == (("prompt",), ("t0", "t1", "t2", "t3", "t4"))
     with pytest.raises(UnsuitableMapsError, match="pooled"):
         measure_modality_share(make_maps(reduction="pooled", cell=(1, 1), pooling="max"))
+    with pytest.raises(UnsuitableMapsError, match="groups"):
+        measure_modality_share(group_attention(make_seeing_maps([ROWS]), "words"))
+    with pytest.raises(UnsuitableMapsError, match="signed"):
+        measure_modality_share(make_maps(signed=True))
+
+
+def test_shares_of_weights_times_norms_sum_to_1():
+    maps = make_seeing_maps([ROWS])
+    attention = measure_modality_share(maps).values
+    larger = dataclasses.replace(maps, weights=[7 * layer for layer in maps.weights], weighting="value_norm")
+    np.testing.assert_allclose(measure_modality_share(larger).values, attention, rtol=1e-5)
+    nothing = dataclasses.replace(larger, weights=[0 * layer for layer in maps.weights])
+    assert not measure_modality_share(nothing).values.any()

@@ -54,6 +54,19 @@ def test_transparency_is_white():
     assert read_picture(Image.new("RGBA", (2, 2), (9, 9, 9, 0))).getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_photos_are_upright(tmp_path):
+    photo = Image.new("RGB", (4, 2), "red")
+    photo.getexif()[0x112] = 6
+    photo.save(tmp_path / "photo.jpg", exif=photo.getexif())
+    assert read_picture(tmp_path / "photo.jpg").size == read_picture(photo).size == (2, 4)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_pictures_of_more_than_8_bits_are_refused(kind):
+    with pytest.raises(PromptError, match="8 bits a channel"):
+        read_picture(Image.fromarray(np.full((2, 2), 300, kind)))
+
+
 def test_what_is_no_picture_is_refused(family, tmp_path):
     damaged, text = tmp_path / "damaged.png", tmp_path / "text.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(damaged)
