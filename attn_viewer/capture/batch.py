@@ -17,7 +17,7 @@ from .collector import Collector
 from .fused import SdpaArguments
 from .guard import borrow_model, list_implementations
 from .module_stack import ModuleStack
-from .numbering import number_modules
+from .numbering import NumberedModules
 from .prefill import get_model_id
 from .watch import AttentionWatch
 
@@ -68,10 +68,10 @@ def capture_batch(
     inputs = [prompt.arguments for prompt in prompts]
     tokens = [prompt.prompts[0].sides["self"] for prompt in prompts]
     body = getattr(model, "base_model", model)  # without the head: nobody wants logits
-    lengths, numbers = [each["input_ids"].shape[1] for each in inputs], number_modules(body)
+    lengths, known = [each["input_ids"].shape[1] for each in inputs], NumberedModules(body)
 
     def make_collector(n: int) -> Collector:
-        return Collector(body, options, lambda stack, shape: shape == (n, n), numbers=numbers)
+        return Collector(body, options, lambda stack, shape: shape == (n, n), known=known)
 
     collectors = [make_collector(n) for n in lengths]
     if not takes_argument(body, "position_ids"):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import weakref
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +11,12 @@ import torch
 
 from ..cells import choose_cell
 from ..errors import CaptureError
-from ..inputs.signature import find_decoder
 from ..maps import AttentionMaps
 from ..options import CaptureOptions
 from ..selections import choose_numbers
 from .changes import HeadChange, HeadIntervention, list_interventions
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
-from .numbering import get_kind, number_modules
+from .numbering import NumberedModules, get_kind
 from .padding import Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
 from .projections import measure_value_norms
@@ -65,8 +63,8 @@ class Collector:
         How many elements the batch has, when known.
     find_kept
         Tells for a stack and ``(n_query, n_key)`` which tokens are no padding; left out, all are.
-    numbers
-        What `number_modules` says of the model, where that is known already.
+    known
+        What is known of the model's modules already.
     extent
         Of one pass of several; left out, it is the only one.
     """
@@ -80,17 +78,15 @@ class Collector:
         batch_index: int | None = None,
         batch_size: int | None = None,
         find_kept: Callable[[Stack, tuple[int, int]], Kept] | None = None,
-        numbers: dict[str, tuple[str, int]] | None = None,
+        known: NumberedModules | None = None,
         extent: Extent | None = None,
     ) -> None:
         self.extent = extent
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
         self.batch_size, self.find_kept = batch_size, find_kept
-        self.numbers = number_modules(model) if numbers is None else numbers
-        # Whatever a tower does, the language model's own attention is what it is.
-        self.own = {*find_decoder(model).modules()}
+        known = known or NumberedModules(model)
+        self.numbers, self.modules, self.members, self.own = known.numbers, known.by_name, known.members, known.own
         self.refused: dict[str, str] = {}  # towers, and why they cannot be shown
-        self.members = Counter(path for path, _ in self.numbers.values())
         self.stacks: dict[str, Stack] = {}
         self.accounted: set[str] = set()
         self.passed = 0
@@ -171,7 +167,7 @@ class Collector:
             self._take_weights(seen)
 
     def _take_weights(self, seen: ModuleWeights) -> None:
-        module = self.model.get_submodule(seen.name)
+        module = self.modules[seen.name]
         self._check_axes(seen, count_heads(module, self.model))
         positions = self._locate(seen.name, seen.given, seen.weights.shape, lambda: seen.weights > 0)
         seen = dataclasses.replace(seen, weights=lay_out_weights(seen.weights, positions, seen.name))
@@ -202,7 +198,7 @@ class Collector:
         own = [head for head in range(len(weights)) if head not in changed]
         sums = weights[own].sum(-1, dtype=torch.float32)  # 0 where a row is padding
         if bool(((sums > 0) & (sums < LEAST_SUM)).any()):
-            module = self.model.get_submodule(name)
+            module = self.modules[name]
             if not any("sink" in name for name, _ in module.named_parameters()):
                 raise CaptureError(
                     f"rows that module {name!r} ({type(module).__name__}) hands out as attention weights sum to "
@@ -222,7 +218,7 @@ class Collector:
             self.refused.setdefault(self.numbers.get(name, (name, 0))[0], str(error))
 
     def _is_own(self, name: str) -> bool:
-        return self.model.get_submodule(name) in self.own
+        return self.modules[name] in self.own
 
     def _note(self, name: str) -> None:
         self.accounted.add(name)
@@ -237,7 +233,7 @@ class Collector:
     def _unpack_heads(self, call: AttentionCall) -> AttentionCall:
         """Undo what transformers from 5 on does for a single query token: heads that share keys become its rows."""
         n_query = call.query.shape[-2]
-        groups = getattr(self.model.get_submodule(call.name), "num_key_value_groups", 1)
+        groups = getattr(self.modules[call.name], "num_key_value_groups", 1)
         is_token = call.query.ndim == 4 and call.given.own == len(call.query)
         if not is_token or n_query == 1 or n_query != groups or call.query.shape[1] != call.key.shape[1]:
             return call
@@ -262,7 +258,7 @@ class Collector:
         if get_kind(name) == "cross":
             return Positions(0, 0, n_key, False)
         visible = see() if given.past is None and n_query != n_key else None
-        return find_positions(given, self.model.get_submodule(name), n_query, n_key, visible, batch)
+        return find_positions(given, self.modules[name], n_query, n_key, visible, batch)
 
     def _check_axes(self, seen: ModuleWeights, n_heads: int | None) -> None:
         """Refuse what an eager module hands out and what cannot be weights of its heads over its tokens."""
@@ -430,7 +426,7 @@ class Collector:
         """
         if stack.unscaled is not None:
             raise CaptureError(
-                f"the values of module {stack.unscaled!r} ({type(self.model.get_submodule(stack.unscaled)).__name__}) "
+                f"the values of module {stack.unscaled!r} ({type(self.modules[stack.unscaled]).__name__}) "
                 "cannot be scaled: it does not run on SDPA, or no plain linear module makes its output from its heads' "
                 "outputs alone (a gate, a norm or an adapter stands between or beside, or the projection is quantised "
                 "or offloaded); load the model with attn_implementation='sdpa', whole and unquantised, merge adapters, "

@@ -142,7 +142,7 @@ def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, 
         # The softmax in base 2, in place; a row that sees nothing has the maximum -inf and gets zeros.
         block -= block.amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
         block.clamp_(min=SMALLEST).exp2_()
-        block[block <= 2.0**SMALLEST] = 0
+        torch.nn.functional.threshold(block, 2.0**SMALLEST, 0.0, inplace=True)
         total = block.sum(-1, keepdim=True)
         block /= total.clamp_(min=torch.finfo(torch.float32).tiny)
         yield start, block

@@ -1,7 +1,7 @@
 """Which modules are attention, and which stack and layer they belong to, read from their names."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import OptionError
+from ..inputs.signature import find_decoder
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 # torch's own decoder layers call theirs multihead_attn.
@@ -78,6 +79,33 @@ def number_modules(model: torch.nn.Module) -> dict[str, tuple[str, int]]:
                 number = index[0] if index else 0
             numbers[name] = (stack, number)
     return numbers
+
+
+class NumberedModules:
+    """What is known of the modules of a model before it runs, once for all passes.
+
+    Parameters
+    ----------
+    model
+        The model.
+
+    Attributes
+    ----------
+    numbers
+        What `number_modules` says.
+    by_name
+        The modules by qualified name.
+    members
+        How many modules each stack has.
+    own
+        Modules of the language model: whatever a tower does, its own attention is what it is.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.numbers = number_modules(model)
+        self.by_name = dict(model.named_modules(remove_duplicate=False))
+        self.members = Counter(path for path, _ in self.numbers.values())
+        self.own = {*find_decoder(model).modules()}
 
 
 def is_attention(model: torch.nn.Module, module: torch.nn.Module) -> bool:

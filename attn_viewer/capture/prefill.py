@@ -18,7 +18,7 @@ from .collector import Collector
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks
 from .module_stack import ModuleStack
-from .numbering import get_kind, is_attention, number_modules
+from .numbering import NumberedModules, get_kind, is_attention
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
@@ -139,8 +139,8 @@ def capture_inputs(
     list of AttentionMaps
         One a prompt of the inputs.
     """
-    numbers = number_modules(model)
-    collectors = [_make_collector(model, options, inputs, prompt, kind, numbers) for prompt in inputs.prompts]
+    known = NumberedModules(model)
+    collectors = [_make_collector(model, options, inputs, prompt, kind, known) for prompt in inputs.prompts]
     with explain_refusal(model, inputs.arguments):
         run_watched(model, collectors, inputs.arguments)
     maps = []
@@ -172,7 +172,7 @@ def _make_collector(
     inputs: ModelInputs,
     prompt: Prompt,
     kind: str,
-    numbers: dict[str, tuple[str, int]],
+    known: NumberedModules,
 ) -> Collector:
     query, key = prompt.get_sides(kind)
     counts = query.total, key.total
@@ -187,9 +187,7 @@ def _make_collector(
         return Kept(query.kept, key.kept) if is_own(stack) else WHOLE
 
     row = None if inputs.n_rows == 1 else prompt.row
-    return Collector(
-        model, options, fits, batch_index=row, batch_size=inputs.n_rows, find_kept=find_kept, numbers=numbers
-    )
+    return Collector(model, options, fits, batch_index=row, batch_size=inputs.n_rows, find_kept=find_kept, known=known)
 
 
 def run_watched(

@@ -20,6 +20,9 @@ from . import kernels
 AUTO = "auto"
 # Bytes of weights up to which "auto" keeps everything: 700 tokens of a model with 30 layers of 9 heads.
 FULL_BUDGET = 512 * 2**20
+# Bytes from which on an array has pages of its own. Linux gives a process about 65,000 maps, and rows of a generation
+# would take one a layer and step.
+MAPPED_SIZE = 256 * 2**10
 # Bytes of queries after which freed memory is given back: about as much lies unused by then.
 RELEASE_SIZE = 64 * 2**20
 
@@ -75,6 +78,9 @@ class HeadMeanReduction(FullReduction):
 
     def take_scores(self, scores: kernels.Scores) -> None:
         """Take a layer as what decides its weights."""
+        if scores.shape[1] == 1:  # no heads' worth of memory to save, and tiles cost more than a row
+            super().take_scores(scores)
+            return
         kernels.average_heads(scores, torch.from_numpy(self.array[0]))
 
     def take_weights(self, weights: torch.Tensor, start: int = 0) -> None:
@@ -119,7 +125,7 @@ REDUCTIONS: dict[str, type[FullReduction]] = {
 
 
 def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return an array of zeros in pages of its own.
+    """Return an array of zeros, in pages of its own where it is large.
 
     What stays of each layer must not lie between what the model frees: the heap would grow by several times as much.
 
@@ -136,7 +142,7 @@ def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[An
         Writable.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if n_bytes < mmap.PAGESIZE:
+    if n_bytes < MAPPED_SIZE:
         return np.zeros(shape, dtype)
     return np.frombuffer(mmap.mmap(-1, n_bytes), dtype).reshape(shape)
 

@@ -58,7 +58,7 @@ class SequenceWatch:
 
     def __init__(self, stack: ModuleStack) -> None:
         self.stack = stack
-        self.given: dict[str, tuple[Any, ...]] = {}  # all that each running module got
+        self.given: dict[str, tuple[torch.nn.Module, tuple[Any, ...]]] = {}  # each running module, and all that it got
         self.runs: Counter[str] = Counter()
         self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
         self.on_begin: list[Callable[[Mapping[str, Any], int | None], object]] = []
@@ -84,7 +84,7 @@ class SequenceWatch:
         name = self.stack.name
         values = (*args, *kwargs.values())
         self.runs[name] += 1
-        self.given[name] = values  # as long as the module runs, which has them as well
+        self.given[name] = module, values  # as long as the module runs, which has them as well
         lengths = [self._measure_cache(value) for value in values if is_cache(value)]
         if len(self.stack.frames) == 1:
             for begin in self.on_begin:
@@ -101,11 +101,10 @@ class SequenceWatch:
         self.results[name] = [weakref.ref(part) for part in iterate_tensors(output)]
 
     def _describe(self, name: str) -> Given:
-        values = self.given[name]
+        module, values = self.given[name]
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         # Modules that convolve, as SqueezeBert's, have a token's numbers on axis 1.
-        parts = self.stack.model.get_submodule(name).children()
-        channels = 1 if any(isinstance(part, torch.nn.Conv1d) for part in parts) else -1
+        channels = 1 if any(isinstance(part, torch.nn.Conv1d) for part in module.children()) else -1
         rows = [part.numel() // part.shape[channels] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
         return Given(
             rows[0] if rows and tensors[0].ndim in (2, 3) else None,
@@ -116,7 +115,7 @@ class SequenceWatch:
     def _follows(self, name: str) -> bool:
         """Tell whether a module runs on what it put out before."""
         earlier = {id(part) for part in (there() for there in self.results.get(name, ())) if part is not None}
-        return any(id(value) in earlier for value in self.given[name] if isinstance(value, torch.Tensor))
+        return any(id(value) in earlier for value in self.given[name][1] if isinstance(value, torch.Tensor))
 
     def _measure_cache(self, cache: Any) -> int:
         """Return how many tokens a cache held when it was first seen: layers add to it while they run."""

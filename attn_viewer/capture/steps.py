@@ -13,7 +13,7 @@ import torch
 from ..errors import CaptureError, OptionError
 from ..options import CaptureOptions
 from .collector import Collector, Extent
-from .numbering import get_kind, number_modules
+from .numbering import NumberedModules, get_kind
 from .reduction import FullReduction
 from .stacks import Stack
 
@@ -85,7 +85,7 @@ class StepRecorder:
         self._plain = dataclasses.replace(options, queries=None, reduction=kept)
         prefix = "decoder_" if kind in ("decoder", "cross") else ""
         self._names = (f"{prefix}input_ids", f"{prefix}inputs_embeds")
-        self._numbers = number_modules(model)
+        self._known = NumberedModules(model)
         self._collectors: list[Collector] = []
         self._begun = _Pass(0, 0, 1, None, [])
         self.passes: list[_Pass] = []
@@ -98,7 +98,7 @@ class StepRecorder:
         fed = next((arguments[name] for name in self._names if isinstance(arguments.get(name), torch.Tensor)), None)
         self._collectors = []
         if fed is None:  # an encoder, whose attention is seen and not wanted
-            return [self._note(Collector(self.model, self._plain, lambda stack, shape: False, numbers=self._numbers))]
+            return [self._note(Collector(self.model, self._plain, lambda stack, shape: False, known=self._known))]
         batch, n_fed = fed.shape[:2]
         first = past or 0
         held = self.passes[-1].stop if self.passes and past is None else first
@@ -131,7 +131,7 @@ class StepRecorder:
                 fits,
                 batch_index=None if batch == 1 else row,
                 batch_size=batch,
-                numbers=self._numbers,
+                known=self._known,
                 extent=Extent((self.most, self.most), find_height),
             )
             for row in rows
