@@ -82,7 +82,7 @@ class LiveModel:
             maps = [capture_attention(self.model, self.tokenizer, prompt, model_id=self.model_id)]
         if wanted.what == "ablate":
             job.check()
-            changed, facts = self._ablate(prompt, wanted, job)
+            changed, facts = self._ablate(prompt, n_prompt, wanted, job)
             maps.append(changed)
         job.check()
         return Result(tuple(maps), describe_page(maps, [score_for_display(one) for one in maps]), facts)
@@ -94,7 +94,8 @@ class LiveModel:
             raise PromptError(f"the prompt has {count:,} tokens where {self.most_tokens:,} are allowed; shorten it")
         return count
 
-    def _generate(self, prompt: Any, n_prompt: int, count: int, job: Job) -> AttentionMaps:
+    def _generate(self, prompt: Any, n_prompt: int, count: int, job: Job, answer: int = 0) -> AttentionMaps:
+        """Generate, telling each token as it comes; `answer` is the number of the answer that it is of."""
         if count > self.limits.max_new_tokens or n_prompt + count > self.most_tokens:
             raise PromptError(
                 f"{n_prompt:,} tokens of prompt and {count:,} new ones are asked for, where {self.most_tokens:,} "
@@ -104,7 +105,8 @@ class LiveModel:
         def report(step: Any) -> None:
             job.check()
             row = sum(rows.mean(0, dtype=float) for rows in step.weights.values()) / len(step.weights)
-            job.tell("step", text=show_text(step.text), weights=[round(float(value), 4) for value in row])
+            weights = [round(float(value), 4) for value in row]
+            job.tell("step", answer=answer, text=show_text(step.text), weights=weights)
 
         maps: AttentionMaps = capture_generation(
             self.model,
@@ -118,8 +120,8 @@ class LiveModel:
         )
         return maps
 
-    def _ablate(self, prompt: Any, wanted: Wanted, job: Job) -> tuple[AttentionMaps, Mapping[str, Any]]:
-        """Return the maps with heads taken out, and what that did to the predictions."""
+    def _ablate(self, prompt: Any, n_prompt: int, wanted: Wanted, job: Job) -> tuple[AttentionMaps, Mapping[str, Any]]:
+        """Return the maps with heads taken out, and what that did to the predictions; tell both answers."""
         if not wanted.heads:
             raise OptionError("which heads are to be taken out? Write layer.head of each, such as 1.3,2.0")
         change = ablate_heads(self.model, parse_heads(wanted.heads), wanted.mode)
@@ -127,6 +129,10 @@ class LiveModel:
         job.check()
         with change:
             maps = capture_attention(self.model, self.tokenizer, prompt, model_id=self.model_id)
+        if wanted.mode != "mean":  # which needs all queries, and a model that generates keeps keys and values alone
+            self._generate(prompt, n_prompt, wanted.new_tokens, job)
+            with change:
+                self._generate(prompt, n_prompt, wanted.new_tokens, job, answer=1)
         described = {
             "description": effect.description,
             "loss": [float(effect.loss_before.mean()), float(effect.loss_after.mean())],

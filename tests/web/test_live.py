@@ -116,18 +116,29 @@ def test_a_generation_tells_each_token_with_where_it_looks(client, demo):
 
 
 def test_heads_that_are_taken_out_are_shown_with_their_effect(client, demo):
-    job = ask(client, "ablate", heads="1.3,2.0")
-    end = finish(client, job)
+    job = ask(client, "ablate", heads="1.3,2.0", new_tokens=4)
+    *events, end = iterate_events(client, job)
     change = ablate_heads(demo[0], [(1, 3), (2, 0)])
     effect = measure_effect(*demo, TEXT, change)
     with change:
         changed = capture_attention(*demo, TEXT)
+        answer = capture_generation(*demo, TEXT, max_new_tokens=4, generate_options={"do_sample": False})
+    told = [event["text"] for event in events if event.get("answer") == 1]
+    assert told == list(answer.tokens_key[answer.prompt_length :])
     assert [meta["name"] for meta in end["maps"]] == ["A", "B", "B − A"]
     np.testing.assert_array_equal(read_maps(client, job, end, 0), np.stack(capture_attention(*demo, TEXT).weights))
     np.testing.assert_array_equal(read_maps(client, job, end, 1), np.stack(changed.weights))
     np.testing.assert_allclose(end["effect"]["loss"], [effect.loss_before.mean(), effect.loss_after.mean()], rtol=1e-5)
     for name, rows in (("before", effect.top_before), ("after", effect.top_after)):
         np.testing.assert_allclose([row[1:] for row in end["effect"][name]], [row[1:] for row in rows], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["mean", "uniform", "bos"])
+def test_each_way_to_take_a_head_out(client, demo, mode):
+    end = finish(client, ask(client, "ablate", heads="1.3", mode=mode))
+    effect = measure_effect(*demo, TEXT, ablate_heads(demo[0], [(1, 3)], mode))
+    np.testing.assert_allclose(end["effect"]["loss"], [effect.loss_before.mean(), effect.loss_after.mean()], rtol=1e-5)
+    assert end["effect"]["description"] == effect.description
 
 
 def test_what_is_running_is_cancelled_and_the_next_goes_on(client):
@@ -158,6 +169,7 @@ def test_what_is_running_is_cancelled_and_the_next_goes_on(client):
         ({"what": "ablate"}, "which heads"),
         ({"what": "ablate", "heads": "9.9"}, "9"),
         ({"what": "ablate", "heads": "a"}, "'a'"),
+        ({"what": "ablate", "heads": "1.0", "new_tokens": 301}, "300 new ones are allowed"),
     ],
 )
 def test_a_job_that_fails_is_a_message(client, words, error):
@@ -220,7 +232,8 @@ def test_readers_need_the_secret_too(url, client):
     assert client.get("/live/jobs").status_code == 405
 
 
-def test_bodies_are_bounded(url, client):
+def test_bodies_are_bounded(url, client, monkeypatch):
+    monkeypatch.setattr("attn_viewer.web.live.BODY_SECONDS", 0.2)
     head = {"content-type": "application/json"}
     assert client.post("/live/jobs", content=b" " * (MAX_BODY + 1), headers=head).status_code == 413
     assert client.post("/live/jobs", content=iter([b"{}"]), headers=head).status_code == 400  # of no known length
@@ -281,39 +294,86 @@ def test_words_that_do_not_go_together_are_refused(words, error, capsys):
     assert error in capsys.readouterr().err
 
 
-def test_a_browser_captures_generates_and_takes_heads_out(browser, url):
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    page = context.new_page()
+@pytest.fixture
+def open_live(browser):
+    """Open a page on which every error counts and nothing but the server may be asked."""
     problems = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(url) else problems.append(request.url))
-    page.goto(url)
-    page.get_by_label("Prompt", exact=True).fill("<b>In the beginning</b> God created")
-    page.get_by_role("button", name="Capture").click()
-    page.wait_for_selector('.av-overview[data-ready="true"], .av-stage [data-ready]')
+    with contextlib.ExitStack() as stack:
+
+        def open_live(url):
+            context = browser.new_context(viewport={"width": 1280, "height": 1000})
+            stack.callback(context.close)
+            page = context.new_page()
+            page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("request", lambda request: None if request.url.startswith(url) else problems.append(request.url))
+            page.goto(url)
+            return page
+
+        yield open_live
+    assert problems == []
+
+
+def start_job(page, what, prompt=TEXT, new_tokens=20):
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("new tokens").fill(str(new_tokens))
+    page.get_by_role("button", name=what).click()
+
+
+def wait_for_views(page):
+    page.wait_for_selector("#live[data-state=ready] .av-stage [data-ready]:not([data-ready=false])")
+
+
+def test_a_browser_captures_generates_and_cancels(open_live, url, demo, monkeypatch):
+    monkeypatch.setattr("attn_viewer.web.live.STREAM_SECONDS", 0.02)  # the page asks again where a reply ends
+    page = open_live(url)
+    start_job(page, "Capture", "<b>In the beginning</b> God created")
+    wait_for_views(page)
     for number in "2341":
         page.locator("h1").first.click()
         page.keyboard.press(number)
-        page.wait_for_selector(".av-stage [data-ready]")
-    page.get_by_label("new tokens").fill("6")
-    page.get_by_role("button", name="Generate").click()
+        wait_for_views(page)
+    start_job(page, "Generate", TEXT, 6)
     page.wait_for_selector("#live[data-state=ready] .al-answer span:nth-child(6)")
-    page.get_by_label("layer.head").fill("1.3,2.0")
-    page.get_by_role("button", name="Take heads out").click()
-    page.wait_for_selector("#live[data-state=ready] .al-effect table")
-    assert "zero" in page.locator(".al-effect p").inner_text()
-    assert page.get_by_role("button", name="Side by side").is_visible()
-    page.get_by_label("new tokens").fill("300")
-    page.get_by_role("button", name="Generate").click()
+    told = page.locator(".al-answer span").all_inner_texts()
+    maps = capture_generation(*demo, TEXT, max_new_tokens=6, generate_options={"do_sample": False})
+    assert told == list(maps.tokens_key[maps.prompt_length :])
+    start_job(page, "Generate", TEXT, 300)
     page.wait_for_selector(".al-answer span:nth-child(3)")
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Cancelled").wait_for()
-    page.get_by_label("new tokens").fill("301")
-    page.get_by_role("button", name="Generate").click()
+    start_job(page, "Generate", TEXT, 301)
     page.get_by_text("300 new ones are allowed").wait_for()
-    context.close()
-    assert problems == []
+    page.get_by_role("button", name="In the beginning God").click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == TEXT
+
+
+def test_without_induction_heads_the_page_says_that_the_word_does_not_come_back(open_live, url):
+    page = open_live(url)
+    prompt = "the cat sat on a blue stone, and the cat sat on a blue"
+    start_job(page, "Capture", prompt)
+    wait_for_views(page)
+    for head in ("1.0", "1.2"):
+        page.get_by_role("tab", name="Bird").click()
+        page.locator(f'[data-key="{head}"]').click()
+        page.get_by_role("button", name="+ chosen").click()
+    assert page.get_by_label("layer.head").input_value() == "1.0,1.2"
+    start_job(page, "Take heads out", prompt, 2)
+    page.wait_for_selector("#live[data-state=ready] .al-effect table")
+    assert "was ␣stone and is . without them" in page.locator(".al-effect p").inner_text()
+    first = [page.locator(".al-answer").nth(i).locator("span").first.inner_text() for i in range(2)]
+    assert first == ["␣stone", "."]
+    assert page.get_by_role("button", name="Side by side").is_visible()
+
+
+def test_two_tabs_wait_for_each_other(open_live, url):
+    first, second = open_live(url), open_live(url)
+    start_job(first, "Generate", TEXT, 300)
+    first.wait_for_selector(".al-answer span")
+    start_job(second, "Capture")
+    second.get_by_text("Waiting: 1 job before this one").wait_for()
+    first.get_by_role("button", name="Cancel").click()
+    wait_for_views(second)
 
 
 def test_the_command_serves_the_demo_model_and_a_new_run_refuses_the_old_page(demo):

@@ -18,7 +18,7 @@ const count = make("input", { class: "al-input al-count", type: "number", min: 1
 const heads = make("input", { class: "al-input al-heads", placeholder: "1.3,2.0" });
 const mode = make("select", {}, ...["zero", "mean", "uniform", "bos"].map((name) => make("option", {}, name)));
 const state = make("p", { class: "al-state", role: "status" });
-const answer = make("p", { class: "al-answer" });
+const answers = make("div", { class: "al-answers" });
 const effect = make("section", { class: "al-effect", "aria-label": "Effect" });
 const last = make("nav", { class: "al-last", "aria-label": "Last prompts" });
 const place = make("div", { class: "al-viewer" });
@@ -32,11 +32,25 @@ const cancel = make("button", { class: "al-do", type: "button", disabled: true, 
 
 let running = null;
 let viewer = null;
+/** What the viewer shows where its state says nothing. */
+let first = null;
 let words = [];
 
 function moreOf(what) {
-  if (what === "generate") return { new_tokens: Number(count.value) };
-  return what === "ablate" ? { heads: heads.value, mode: mode.value } : {};
+  const more = what === "ablate" ? { heads: heads.value, mode: mode.value } : {};
+  return what === "capture" ? {} : { new_tokens: Number(count.value), ...more };
+}
+
+/** Put the head that the viewer shows among those to take out. */
+function addHead() {
+  const shown = new URLSearchParams(viewer?.state ?? "");
+  if (!viewer || shown.get("head") === "mean") {
+    say("Capture a prompt, and choose one head below.", true);
+    return;
+  }
+  const head = `${shown.get("layer") ?? first.layer}.${shown.get("head") ?? first.head}`;
+  const chosen = heads.value.split(",").map((word) => word.trim()).filter(Boolean);
+  heads.value = [...new Set([...chosen, head])].join(",");
 }
 
 async function tryTo(work) {
@@ -63,7 +77,7 @@ function setBusy(job) {
 async function start(wanted) {
   if (running) return;
   setBusy(ASKED);
-  answer.replaceChildren();
+  answers.replaceChildren();
   effect.replaceChildren();
   say("");
   await tryTo(async () => {
@@ -75,14 +89,21 @@ async function start(wanted) {
   setBusy(null);
 }
 
-function tellEvent({ state: now, before, tokens, text, weights, error }, { what }) {
+function tellEvent({ state: now, before, tokens, error, ...step }, { what }) {
   if (now === "waiting") say(before ? `Waiting: ${plural(before, "job")} before this one` : "Waiting");
   if (now === "running") say(`Running${tokens ? ` on ${plural(tokens, "token")}` : ""} …`);
   if (now === "failed") say(`${error[0].toUpperCase()}${error.slice(1)}.`, true);
   if (now === "cancelled") say("Cancelled");
-  if (now !== "step" || what !== "generate") return;
-  const strongest = weights.slice(1).reduce((best, value, i, all) => (value > all[best] ? i : best), 0) + 1;
-  answer.append(make("span", { title: weights.length > 1 ? `looks most at token ${strongest}, but for the first: ${formatWeight(weights[strongest])}` : "" }, text));
+  if (now === "step") tellToken(step, what);
+}
+
+function tellToken({ answer, text, weights }, what) {
+  const names = what === "ablate" ? [make("b", {}, "AB"[answer]), " "] : [];
+  if (!answers.children[answer]) answers.append(make("p", { class: "al-answer" }, ...names));
+  const rest = weights.slice(1); // the first token is where heads rest
+  const strongest = rest.indexOf(Math.max(...rest)) + 1;
+  const title = rest.length ? `looks most at token ${strongest} (${formatWeight(weights[strongest])}), mean of all heads without the first token` : "";
+  answers.children[answer].append(make("span", { title }, text));
 }
 
 function show(job, end, wanted) {
@@ -90,7 +111,8 @@ function show(job, end, wanted) {
   viewer?.destroy();
   viewer = mountViewer(place, jobs.makeSources(job, end.maps), { state: view, allKeys: true });
   if (end.effect) effect.replaceChildren(...describeEffect(end.effect));
-  const { rows, columns } = end.maps[0];
+  const { rows, columns, layers, heads: numbers } = end.maps[0];
+  first = { layer: layers[0], head: numbers[0][0] };
   say(`${rows} × ${columns} weights a head`);
   words = [wanted.prompt, ...words.filter((text) => text !== wanted.prompt)].slice(0, MOST_PROMPTS);
   last.replaceChildren(...words.map((text) => make("button", { type: "button", onclick: () => (prompt.value = text) }, shorten(text, 60))));
@@ -106,8 +128,10 @@ function describeEffect({ description, loss, before, after }) {
       make("tr", {}, ...["next token", "before", "after"].map((name) => make("th", { scope: "col" }, name))),
       ...rows.map(([label, ...values]) => make("tr", {}, make("td", {}, label), ...values.map((value) => make("td", {}, formatWeight(value))))),
     );
+  const [[was], [is]] = [before[0], after[0]];
+  const turn = was === is ? `The likeliest next token is ${was} with and without them.` : `The likeliest next token was ${was} and is ${is} without them.`;
   return [
-    make("p", {}, `${description}: mean loss of the prompt ${old} → ${now} nats. A is the model as it is, B without these heads.`),
+    make("p", {}, `A: the model as it is; B: ${description}. ${turn} Mean loss of the prompt ${old} → ${now} nats.`),
     make("div", { class: "al-tables" }, table("Likeliest before", before), table("Likeliest after", after)),
   ];
 }
@@ -131,11 +155,12 @@ const root = make(
     ...(facts.hasChat ? [make("label", {}, chat, "as a chat message")] : []),
     buttons[2],
     make("label", {}, "layer.head", heads),
+    make("button", { class: "al-do", type: "button", title: "Add the head that is chosen below", onclick: addHead }, "+ chosen"),
     make("label", {}, "to", mode),
     cancel,
   ),
   state,
-  answer,
+  answers,
   effect,
   last,
 );
