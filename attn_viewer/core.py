@@ -75,6 +75,12 @@ def view_attention(
     check_view(options, model_id)
     if options.load_attention_scores_path is None and model is None:
         raise OptionError("view_attention needs a model and a prompt, or load_attention_scores_path")
+    picture = None
+    if options.image is not None:
+        from .inputs.pictures import ask_about, read_picture
+
+        picture = read_picture(options.image)
+        prompt = ask_about(picture, prompt)
     maps = _get_maps(model, model_id, tokenizer, prompt, options)
     if options.figures is not None:
         from .figures.runner import check_full
@@ -82,6 +88,8 @@ def view_attention(
         check_full(maps.reduction, maps.weighting)
     with use_preset(options.preset, columns=options.columns):
         pages = _render_pages(maps, options)
+        if picture is not None and options.save_fig_path is not None:
+            pages = itertools.chain(_render_picture_pages(maps, picture, tokenizer, options), pages)
         # What cannot be drawn is found out before anything is written.
         first = next(pages, None)
         written = _write_maps(maps, options)
@@ -188,6 +196,30 @@ def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple
         parallel=options.parallel,
         progress=options.progress,
     )
+
+
+def _render_picture_pages(
+    maps: "AttentionMaps", picture: Any, processor: Any, options: ViewOptions
+) -> Iterator[tuple[str, bytes]]:
+    """Draw where each word of the completion looks in the picture, or else the last token, and how much at all."""
+    from .analysis.modalities import COMPLETION
+    from .figures.formats import render_figure
+    from .figures.overlay import OverlayLook, overlay_attention
+    from .figures.shares import ShareLook, plot_modality_share
+    from .inputs.pictures import crop_picture
+
+    if [span.part for span in maps.spans] == ["whole"]:  # tiles show all of it
+        picture = crop_picture(picture, processor)
+    query = None if options.max_new_tokens is None or maps.kind == "cross" else COMPLETION
+    plain: dict[str, Any] = {"preset": None, "columns": 1}
+    look = dataclasses.replace(OverlayLook.pick(options), query=query, layers=None, **plain)
+    shares = dataclasses.replace(ShareLook.pick(options), **plain)
+    figures = {
+        "overlay": overlay_attention(maps, picture, options=look),
+        "modality_share": plot_modality_share(maps, options=shares),
+    }
+    for name, figure in figures.items():
+        yield name, render_figure(figure, options.fig_format, text_as_path=options.text == "path")
 
 
 def _write_maps(maps: "AttentionMaps", options: ViewOptions) -> list[Path]:

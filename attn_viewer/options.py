@@ -126,7 +126,7 @@ class CaptureOptions(SelectionOptions):
     reduction: Reduction = captured(
         "full",
         "what is kept: every weight; the mean over the heads; each head on a coarse grid; auto is full while all "
-        "layers together stay under 512 MB and pooled past that",
+        "layers together stay under 512 MB, then the mean where a picture is among the keys, and pooled past that",
     )
     max_cells: int = captured(
         256, "most cells a side when pooled", metavar="N", at_least=1, needs=("reduction=pooled", "reduction=auto")
@@ -227,6 +227,20 @@ class GenerationOptions(StepOptions, PassOptions):
         "called with an `AttentionStep` for each token, as soon as it is chosen; what it raises ends the generation",
         words=(),
         needs="when=steps",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(Options):
+    """A picture."""
+
+    image: Any = option(
+        None,
+        "picture that goes before the prompt, in a user's message through the chat template of the model's processor: "
+        "a file, PIL image or 8-bit array; adds the pages overlay and modality_share; on a command line without "
+        "model_path, the demo model that sees runs",
+        metavar="FILE",
+        apart=(CACHE, "chat", "pair", "prompt_ids"),
     )
 
 
@@ -529,5 +543,5 @@ class RunOptions(CacheOptions, ProgressOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewOptions(GenerationOptions, PageOptions, LookOptions, RunOptions, reduction="auto"):
+class ViewOptions(PictureOptions, GenerationOptions, PageOptions, LookOptions, RunOptions, reduction="auto"):
     """All options of `view_attention`."""

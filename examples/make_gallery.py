@@ -21,6 +21,7 @@ from attn_viewer import (
     draw_heatmap,
     load_model,
     measure_effect,
+    overlay_attention,
     plot_atlas,
     plot_comparison,
     plot_effect,
@@ -57,6 +58,13 @@ def draw_demo():
     )
     yield "demo_generated", plot_layer_averages(said, sink="hide")
     yield "demo_last_token", plot_overview(said, "last_token")
+    model, processor = load_model("demo-vision")
+    picture = Image.open(ROOT / "examples" / "scenes" / "scene_1.png")
+    parts = [{"type": "image", "image": picture}, {"type": "text", "text": "what is in the picture?"}]
+    said = capture_generation(
+        model, processor, [{"role": "user", "content": parts}], max_new_tokens=20, model_id="demo model that sees"
+    )
+    yield "demo_picture", overlay_attention(said, picture, query="completion", num_figs_per_row=5)
 
 
 def draw_functions(maps):

@@ -1,14 +1,20 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from coloured_shapes import draw_scene
 from conftest import PROMPT, make_maps
+from PIL import Image
 
 import attn_viewer
-from attn_viewer import load_scores, save_scores, view_attention
+from attn_viewer import capture_generation, load_scores, save_scores, view_attention
+from attn_viewer.cli import run_view
 from attn_viewer.core import check_view
 from attn_viewer.errors import CacheError, OptionError, OutputError, PromptError
+from attn_viewer.figures import formats
+from attn_viewer.figures import pages as usual  # has its own name for what the fixture below replaces
 from attn_viewer.options import ViewOptions
 
 
@@ -204,3 +210,103 @@ def test_text_in_svg_is_text_or_outlines(tmp_path):
         assert ("<text" in path.read_text()) == has_text
     with pytest.raises(OptionError, match="'path', got 'x'"):
         view_attention(load_attention_scores_path=tmp_path / "random_attn_scores.pt", save_fig_path=tmp_path, text="x")
+
+
+QUESTION = "what is in the picture?"
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """Figures of pictures that were drawn, in their order."""
+    drawn = []
+    render = usual.render_figure
+    monkeypatch.setattr(
+        formats, "render_figure", lambda figure, *a, **k: drawn.append(figure) or render(figure, *a, **k)
+    )
+    return drawn
+
+
+def test_a_picture_on_the_command_line_is_seen_and_overlaid(demo_vision, tmp_path, monkeypatch, capsys, pages):
+    """Each word of the answer has a panel whose squares are what it looked at, on the picture."""
+    monkeypatch.chdir(tmp_path)
+    image, things = draw_scene(5, 2)
+    image.save("cat.png")
+    words = ["--image", "cat.png", "--prompt", QUESTION, "--max_new_tokens", "20", "--quiet", "--html", "p.html"]
+    assert run_view(words) == 0
+    folder = "vis/demo_vision"
+    written = [f"{folder}/{name}.jpg" for name in ("overlay", "modality_share", "all_layers_avg")]
+    assert capsys.readouterr().out.split() == ["p.html", *written]
+    assert all(Path(name).stat().st_size > 10_000 for name in written)
+
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
+    maps = capture_generation(*demo_vision, [{"role": "user", "content": parts}], max_new_tokens=20)
+    overlay, shares = pages
+    pictures, squares = overlay.axes[0].images, overlay.axes[0].collections
+    np.testing.assert_allclose(pictures[0].get_array(), np.asarray(image) / np.float32(255))
+    mean = np.mean(maps.weights, axis=(0, 1))
+    said = maps.tokens_key[maps.prompt_length :]
+    assert len(squares) == len(said) == len(pictures) - 1
+    meant = {thing.colour: thing.measure_patches(16) > 0 for thing in things}
+    assert set(said) >= set(meant)
+    for row, (word, drawn) in enumerate(zip(said, squares, strict=True), maps.prompt_length - 1):
+        np.testing.assert_allclose(drawn.get_array(), mean[row, maps.spans[0].positions.ravel()], rtol=1e-4)
+        if word in meant:
+            there = drawn.get_array()[meant[word]].sum() / drawn.get_array().sum()
+            assert there > 3 * meant[word].mean(), word
+    (panel,) = (axes for axes in shares.axes if axes.get_label() == "image")
+    np.testing.assert_allclose(
+        panel.images[0].get_array()[:, 0],
+        [layer[:, maps.prompt_length - 1, maps.spans[0].positions].sum((-2, -1)).mean() for layer in maps.weights],
+        rtol=1e-4,
+    )
+
+
+def test_a_picture_without_a_completion_has_a_panel_a_layer(demo_vision, tmp_path, pages):
+    model, processor = demo_vision
+    image, _ = draw_scene(5)
+    look = {
+        "image": np.asarray(image),
+        "save_fig_path": tmp_path,
+        "layers": [1, 3],
+        "panels": [(1, 0)],
+        "cmap": "magma",
+    }
+    paths = view_attention(model, "seer", processor, QUESTION, **look)
+    assert [path.name for path in paths] == ["overlay.jpg", "modality_share.jpg", "panels.jpg", "all_layers_avg.jpg"]
+    assert len(pages[0].axes[0].collections) == 1
+    assert pages[0].axes[0].collections[0].cmap.name == "magma"
+    view_attention(model, "seer", processor, QUESTION, image=image, save_fig_path=tmp_path, layers=[1, 3])
+    assert len(pages[2].axes[0].collections) == 2
+
+
+def test_pictures_that_cannot_be_shown_write_nothing(demo, demo_vision, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image, _ = draw_scene(5)
+    image.save("cat.png")
+    Path("broken.png").write_bytes(Path("cat.png").read_bytes()[:900])
+    Image.new("1", (10_000, 10_000)).save("huge.png")
+    Image.new("RGB", (1, 1), "red").save("dot.png")
+    before = list_files(tmp_path)
+    for words, message in (
+        ("--image none.png", "cannot read image 'none.png'"),
+        ("--image broken.png", "cannot read image 'broken.png'"),
+        ("--image huge.png", "10,000 × 10,000 pixels is more than"),
+        ("--image cat.png --model_path demo", "give the model's processor as tokenizer"),
+        ("--image cat.png --chat", "image has no use beside chat"),
+        ("--image cat.png --prompt_ids 1,2", "image has no use beside prompt_ids"),
+        ("--image cat.png --load_attention_scores_path a.pt", "image has no use beside load_attention_scores_path"),
+        ("--image cat.png --reduction pooled --max_cells 16", "an overlay needs full maps"),
+    ):
+        assert run_view([*words.split(), "--quiet"]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(PromptError, match="image goes with a prompt that is text, got"):
+        view_attention(*demo_vision[:1], "seer", demo_vision[1], [1, 2], image=image, save_fig_path=tmp_path)
+    assert list_files(tmp_path) == before
+    assert run_view(["--image", "dot.png", "--prompt", QUESTION, "--quiet"]) == 0
+
+
+def test_a_processor_reads_text_alone(demo_vision, tmp_path):
+    model, processor = demo_vision
+    assert [path.name for path in view_attention(model, "seer", processor, "what is red?", save_fig_path=tmp_path)] == [
+        "all_layers_avg.jpg"
+    ]

@@ -130,9 +130,10 @@ TYPED = {
         FILE + FIGURE + "--figures one_dot --figures_from f.py --ignore_first_token --scale panel --reduction full",
         COARSE + MORE,
         "!" + CHAT,
+        "!--image i.png",
         CACHE + "--spans a:0:2",
     ),
-    "html": (MODEL + PAIR + KEPT + PAGE + "--output o.html", FILE, COARSE + MORE, "!" + CHAT, CACHE),
+    "html": (MODEL + PAIR + KEPT + PAGE + "--output o.html", FILE, COARSE + MORE, "!" + CHAT, "!--image i.png", CACHE),
     "overview": (
         MODEL + PAIR + KEPT + "--kinds birds_eye " + COLOURS + FIGURE,
         FILE,

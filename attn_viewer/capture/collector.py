@@ -67,6 +67,8 @@ class Collector:
         What is known of the model's modules already.
     extent
         Of one pass of several; left out, it is the only one.
+    has_patches
+        Whether keys are patches of pictures, which pooled cells would mix.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class Collector:
         find_kept: Callable[[Stack, tuple[int, int]], Kept] | None = None,
         known: NumberedModules | None = None,
         extent: Extent | None = None,
+        has_patches: bool = False,
     ) -> None:
+        self.has_patches = has_patches
         self.extent = extent
         self.model, self.options, self.fits, self.batch_index = model, options, fits, batch_index
         self.batch_size, self.find_kept = batch_size, find_kept
@@ -351,7 +355,8 @@ class Collector:
         if stack.reduction is None:
             n_layers = stack.n_layers if options.layers is None else len(set(options.layers))
             size = n_layers * np.prod((shape[0], *whole), dtype=float) * np.dtype(options.dtype).itemsize
-            automatic = "full" if size <= FULL_BUDGET else "pooled"
+            means = size / shape[0] if self.has_patches else np.inf
+            automatic = "full" if size <= FULL_BUDGET else "head_mean" if means <= FULL_BUDGET else "pooled"
             stack.reduction = automatic if options.reduction == AUTO else options.reduction
             if stack.reduction == "pooled":
                 stack.cell = choose_cell(*whole, options.max_cells)

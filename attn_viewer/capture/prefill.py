@@ -187,7 +187,16 @@ def _make_collector(
         return Kept(query.kept, key.kept) if is_own(stack) else WHOLE
 
     row = None if inputs.n_rows == 1 else prompt.row
-    return Collector(model, options, fits, batch_index=row, batch_size=inputs.n_rows, find_kept=find_kept, known=known)
+    return Collector(
+        model,
+        options,
+        fits,
+        batch_index=row,
+        batch_size=inputs.n_rows,
+        find_kept=find_kept,
+        known=known,
+        has_patches=bool(key.spans),
+    )
 
 
 def run_watched(

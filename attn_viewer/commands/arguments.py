@@ -244,12 +244,12 @@ def read_prompt(asked: PromptOptions) -> str | tuple[str, str] | list[int] | lis
     return [{"role": "user", "content": text}] if asked.chat else text
 
 
-def load_model(asked: LoadOptions, progress: bool | None) -> tuple[Any, Any]:
-    """Return the model and its tokenizer."""
+def load_model(asked: LoadOptions, progress: bool | None, default: str | None = None) -> tuple[Any, Any]:
+    """Return the model and its tokenizer; `default` where none is named."""
     from ..capture import loading
 
     options = LoadingOptions(dtype=asked.model_dtype, **SourceOptions.pick(asked).as_dict())
-    return loading.load_model(asked.model_path, options=options, progress=progress)
+    return loading.load_model(asked.model_path or default, options=options, progress=progress)
 
 
 def prepare_generation(asked: SamplingOptions) -> GenerationOptions:

@@ -16,6 +16,7 @@ from ..options import (
     OverlayOptions,
     Overview,
     PageOptions,
+    PictureOptions,
     ViewOptions,
     captured,
 )
@@ -85,7 +86,14 @@ def _view_prompt(asked: Any, options: ViewOptions) -> None:
     if asked.load_attention_scores_path is None:
         prompt = read_prompt(asked)
         options = dataclasses.replace(options, generate_options=prepare_generation(asked).generate_options)
-        model, tokenizer = load_model(asked, asked.bars)
+        default = None
+        if asked.image is not None:
+            from ..capture.loading import DEMO_MODELS
+            from ..inputs.pictures import read_picture
+
+            options = dataclasses.replace(options, image=read_picture(asked.image))
+            default = DEMO_MODELS[1]
+        model, tokenizer = load_model(asked, asked.bars, default)
     paths: list[Path] = []
     try:
         with show_messages(asked.quiet):
@@ -102,7 +110,7 @@ view = Command(ViewWords, _view)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HtmlWords(LoadOptions, PromptOptions, SamplingOptions, CacheOptions, PageOptions, QuietOptions):
+class HtmlWords(LoadOptions, PromptOptions, PictureOptions, SamplingOptions, CacheOptions, PageOptions, QuietOptions):
     """The page."""
 
     output: str = option("attention.html", "the file", metavar="FILE")

@@ -29,8 +29,8 @@ from .style import PageStyle, shorten_label
 # Width of an image in points; from which share of the scale on a square is drawn.
 PANEL, FAINTEST = 108.0, 0.01
 TITLE, MOST_PANELS = 20, 400
-# The image is shown in light greys, so that all colour is weight.
-DARKEST = 0.35
+# The image is shown in light greys, so that all colour is weight, and with less than twice so many pixels a side.
+DARKEST, SHARPEST = 0.35, 1024
 
 
 class _Panel(NamedTuple):
@@ -51,7 +51,8 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     """Lay the weights of a query over the picture, a panel a layer, a chosen head or a word of the completion.
 
     A square on each patch has the colour of its weight, as the bar shows it; the image is seen around the squares, and
-    where weights are next to nothing. Percents say how much of a query's weight lies on the patches.
+    where weights are next to nothing. Percents say how much of a query's weight lies on the patches. A page of words
+    begins with the picture in its colours.
 
     Parameters
     ----------
@@ -97,20 +98,29 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         *maps.remarks,
         *options.describe(),
     ]
+    picture = _shrink(picture)
+    grey = _turn_grey(picture)
     caption = options.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
-    columns, wide = _fit_panels(style, min(_count_columns(options, len(panels)), len(panels)), picture.shape)
+    # Words name colours, so they are read beside the picture as it is.
+    has_colours = options.query == COMPLETION
+    n_panels = len(panels) + has_colours
+    columns, wide = _fit_panels(style, min(_count_columns(options, n_panels), n_panels), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]
-    n_lines = math.ceil(len(panels) / columns)
+    n_lines = math.ceil(n_panels / columns)
     across, down = wide + BETWEEN, high + measure_title(style) + BETWEEN
     page = Page(style, columns * across - BETWEEN, n_lines * down - BETWEEN, caption)
     patches = [rectangle for span in spans for rectangle in _place_patches(span, spans)]
     with mpl.rc_context(page.rc):
-        for index, (title, cells) in enumerate(zip(titles, weights, strict=True)):
+        for index, (title, cells) in enumerate([("image", None)] * has_colours + [*zip(titles, weights, strict=True)]):
             x, y = MARGIN + index % columns * across, page.bottom + (n_lines - 1 - index // columns) * down
             place = x, y, wide, high
             page.axes.imshow(
-                picture, extent=(x, x + wide, y, y + high), interpolation="antialiased", cmap="gray", vmin=0, vmax=1
-            )
+                picture if cells is None else grey, extent=(x, x + wide, y, y + high), interpolation="antialiased",
+                cmap="gray", vmin=0, vmax=1,
+            )  # fmt: skip
+            if cells is None:
+                page.write(x, y + high + 3.5, title, size=style.title, color=style.palette.muted)
+                continue
             page.axes.add_collection(_cover_patches(cells, patches, place, scale, options.cover))
             page.write(x, y + high + 3.5, style.spell(title), size=style.title)
             share = f"{cells.sum():.0%}" if maps.weighting == "attention" and not maps.signed else ""
@@ -288,8 +298,8 @@ def _find_query(
     )
 
 
-def _read_image(image: Any) -> np.ndarray:
-    """Return an image in light greys: floats from `DARKEST` to 1, axes ``(height, width)``."""
+def _read_image(image: Any) -> Any:
+    """Return an image as an array: bytes, or floats from 0 to 1, of axes ``(height, width[, 3 or 4])``."""
     if isinstance(image, (str, os.PathLike, Image.Image)):
         image = read_picture(image)  # palettes, CMYK, EXIF
     try:
@@ -307,9 +317,21 @@ def _read_image(image: Any) -> np.ndarray:
             "an image must be (height, width) or (height, width, 3 or 4), 8-bit or floats from 0 to 1, got "
             f"{picture.dtype} of shape {picture.shape}"
         )
-    picture = picture / np.float32(255) if is_byte else picture
-    if not (picture.min() >= 0 and picture.max() <= 1):
+    if not is_byte and not (picture.min() >= 0 and picture.max() <= 1):
         raise OptionError(f"an image of floats must be from 0 to 1, got {picture.min():g} to {picture.max():g}")
+    return picture
+
+
+def _shrink(picture: Any) -> Any:
+    """Return an image as floats from 0 to 1; of a large one, all of whose pixels every panel would resample, fewer."""
+    step = min(max(1, max(picture.shape[:2]) // SHARPEST), *picture.shape[:2])
+    high, wide = (side // step for side in picture.shape[:2])
+    blocks = picture[: high * step, : wide * step].reshape(high, step, wide, step, *picture.shape[2:])
+    return blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255 if picture.dtype == np.uint8 else 1)
+
+
+def _turn_grey(picture: Any) -> Any:
+    """Return a picture in light greys: floats from `DARKEST` to 1, axes ``(height, width)``."""
     # Luminance of ITU-R BT.709; what is transparent stands on white.
     grey = picture if picture.ndim == 2 else picture[..., :3] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
     if picture.shape[2:] == (4,):

@@ -37,12 +37,17 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
     PromptError
         If these are no messages, there is no template, or it refuses them or leaves a text out.
     """
-    _check_messages(tokenizer, messages)
+    _check_messages(messages)
     senses = {str(part["type"]) for message in messages for part in _get_parts(message) if _is_seen_or_heard(part)}
     if senses and _get_tokenizer(tokenizer) is tokenizer:
         raise PromptError(
             f"the messages hold {' and '.join(sorted(senses))}, and {type(tokenizer).__name__} is for text alone; give "
             "the model's processor as tokenizer (AutoProcessor.from_pretrained)"
+        )
+    if not getattr(tokenizer, "chat_template", None):
+        way = "model inputs as the processor returns them" if senses else "text (no --chat)"
+        raise PromptError(
+            f"this {'processor' if senses else 'tokenizer'} has no chat template; pass the prompt as {way}"
         )
     inputs = dict(_apply(tokenizer, _fit_contents(tokenizer, messages), is_whole=True, tokenize=True))
     if senses and not any(part.is_floating_point() for part in inputs.values()):
@@ -57,15 +62,13 @@ def _is_seen_or_heard(part: Any) -> bool:
     return isinstance(part, Mapping) and str(part.get("type")).partition("_")[0] in SENSES
 
 
-def _check_messages(tokenizer: Any, messages: Sequence[Message]) -> None:
+def _check_messages(messages: Sequence[Message]) -> None:
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise PromptError(
                 f"a chat prompt is a list of {{'role': …, 'content': …}}, got {message!r:.200} in it; "
                 "text goes in as one str, token ids as a list of int"
             )
-    if not getattr(tokenizer, "chat_template", None):
-        raise PromptError("this tokenizer has no chat template; pass the prompt as text (no --chat)")
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message], *, is_whole: bool, tokenize: bool) -> Any:

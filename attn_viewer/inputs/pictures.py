@@ -75,6 +75,34 @@ def _convert(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def ask_about(picture: Image.Image, prompt: Any) -> list[Mapping[str, Any]]:
+    """Return the chat message of a user who shows a picture and asks about it.
+
+    Raises
+    ------
+    PromptError
+        If the prompt is no text.
+    """
+    if not isinstance(prompt, str) or not prompt:
+        raise PromptError(
+            f"image goes with a prompt that is text, got {shorten(prompt)}; in chat messages a picture is a part of a "
+            "content, {'type': 'image', 'image': …}"
+        )
+    return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
+
+
+def crop_picture(picture: Image.Image, processor: Any) -> Image.Image:
+    """Return what a processor leaves of a picture that it scales as one: some cut off the borders."""
+    own = getattr(processor, "image_processor", processor)
+    size, crop = getattr(own, "size", None) or {}, getattr(own, "crop_size", None) or {}
+    if not getattr(own, "do_center_crop", False) or size.get("shortest_edge") is None:
+        return picture
+    scale = min(picture.size) / size["shortest_edge"]
+    wide, high = (min(side, crop[name] * scale) for side, name in zip(picture.size, ("width", "height"), strict=True))
+    left, top = (picture.width - wide) / 2, (picture.height - high) / 2
+    return picture.crop((round(left), round(top), round(left + wide), round(top + high)))
+
+
 def read_message_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return chat messages whose pictures were read; addresses on the web are left to the processor."""
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import build_model, make_ids
+from coloured_shapes import draw_scene
 
 from attn_viewer import capture_attention
 from attn_viewer.capture import collector
@@ -85,6 +86,22 @@ def test_auto_keeps_everything_until_the_budget_is_spent(monkeypatch):
     assert pooled.cell == (5, 5)
     assert capture_attention(model, prompt=ids, reduction="auto", layers=[1]).reduction == "full"
     assert capture_attention(model, prompt=ids, reduction="auto", dtype="float16").reduction == "full"
+
+
+def test_auto_keeps_patches_of_pictures_apart(monkeypatch, demo_vision):
+    """Pooled cells would mix them, so the mean over heads comes first where it fits."""
+    model, processor = demo_vision
+    inputs = processor(text=f"{processor.image_token} what is red?", images=draw_scene(0)[0], return_tensors="pt")
+    whole = capture_attention(model, prompt=inputs, reduction="auto")
+    size = sum(weights.nbytes for weights in whole.weights)
+    reductions = []
+    for budget in (size, size - 1, size // 6, size // 6 - 1):
+        monkeypatch.setattr(collector, "FULL_BUDGET", budget)
+        maps = capture_attention(model, prompt=inputs, reduction="auto", max_cells=20)
+        reductions.append(maps.reduction)
+        if maps.reduction == "head_mean":
+            np.testing.assert_allclose(maps.weights[1][0], whole.weights[1].mean(0), atol=1e-6)
+    assert reductions == ["full", "head_mean", "head_mean", "pooled"]
 
 
 def test_no_full_tensor_exists_when_pooling(monkeypatch):

@@ -227,3 +227,25 @@ def test_sound_and_completions_without_their_first_query_are_refused():
     )  # fmt: skip
     with pytest.raises(OptionError, match="hold no completion"):
         overlay_attention(late, GREY, query="completion")
+
+
+def test_a_page_of_words_begins_with_the_picture_in_its_colours():
+    rgb = np.random.default_rng(0).random((6, 8, 3)).astype(np.float32)
+    figure = overlay_attention(make_seeing_maps([ROWS]), rgb, query="completion")
+    pictures, overlays = get_layers(figure)
+    assert (len(pictures), len(overlays)) == (3, 2)
+    np.testing.assert_array_equal(pictures[0].get_array(), rgb)
+    assert all(picture.get_array().ndim == 2 for picture in pictures[1:])
+    lefts = [picture.get_extent()[0] for picture in pictures]
+    assert lefts == sorted(set(lefts))
+    for picture, overlay in zip(pictures[1:], overlays, strict=True):
+        corner = overlay.get_paths()[0].get_extents().x0
+        assert picture.get_extent()[0] < corner < picture.get_extent()[0] + 108 / 4
+
+
+def test_large_pictures_are_shown_with_fewer_pixels():
+    stripes = np.zeros((3000, 5), np.uint8)
+    stripes[1::2] = 255
+    (picture, _), _ = get_layers(overlay_attention(make_image_maps(), stripes))
+    assert picture.get_array().shape == (1500, 2)
+    np.testing.assert_allclose(picture.get_array(), DARKEST + (1 - DARKEST) / 2, atol=1e-6)

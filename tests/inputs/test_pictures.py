@@ -3,10 +3,11 @@ import pytest
 import torch
 from families import make_llava
 from PIL import Image
+from transformers import CLIPImageProcessor
 
 from attn_viewer import capture_attention, capture_generation
 from attn_viewer.errors import PromptError
-from attn_viewer.inputs.pictures import MOST_PIXELS, read_picture
+from attn_viewer.inputs.pictures import MOST_PIXELS, crop_picture, read_picture
 
 TEMPLATE = (
     "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %} {{ part['text'] }}"
@@ -99,3 +100,20 @@ def test_pictures_go_with_a_processor(family):
         capture_attention(
             family.model, family.processor, inputs | {"pixel_values": torch.cat([inputs["pixel_values"]] * 2)}
         )
+
+
+@pytest.mark.parametrize("shape", [(40, 120), (90, 60), (50, 50)])
+@pytest.mark.parametrize("side", [32, 24])
+def test_a_cropped_picture_is_what_the_model_saw(shape, side):
+    """Scaled to the crop, what is left is what the processor hands to the model; others leave all of it."""
+    ramp = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
+    picture = Image.fromarray(np.dstack([ramp, np.linspace(0, 255, shape[1]).astype(np.uint8) + 0 * ramp, ramp]))
+    plain = {"do_normalize": False, "do_rescale": False, "size": {"shortest_edge": 32}}
+    processor = CLIPImageProcessor(crop_size={"height": side, "width": side}, **plain)
+    seen = np.asarray(processor(picture, return_tensors="pt")["pixel_values"][0]).transpose(1, 2, 0)
+    cropped = crop_picture(picture, processor)
+    assert abs(cropped.width - cropped.height) <= 2
+    scaled = np.asarray(cropped.resize((side, side), Image.Resampling.BICUBIC), float)
+    assert np.abs(scaled - seen)[2:-2, 2:-2].mean() < 4
+    stretched = CLIPImageProcessor(do_center_crop=False, size={"height": 32, "width": 32})
+    assert crop_picture(picture, stretched) is crop_picture(picture, None) is picture
