@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from .errors import ArgumentError, OptionError
-from .hints import bind_call, check_value, describe_hint, find_nearest, read_hint
+from .hints import bind_call, check_argument, check_value, describe_hint, find_nearest, read_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -274,7 +274,7 @@ def takes_options(kind: type[Options], *places: str) -> Callable[[Callable[..., 
             mine = {name: given.pop(name) for name in list(given) if name in own}
             for name, value in mine.items():
                 if value is not own[name].default:
-                    check_value(name, value, read_hint(own[name].annotation, hints))
+                    check_argument(function.__name__, name, value, read_hint(own[name].annotation, hints))
             chosen = kind.collect(given, options, function.__name__)
             bound = inspect.BoundArguments(plain, {**mine, "options": chosen})
             return function(*bound.args, **bound.kwargs)

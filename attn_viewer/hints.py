@@ -132,6 +132,25 @@ def check_value(
         raise ArgumentError(f"{name} must be {describe_hint(hint)}{limit}, got {shorten(value)}")
 
 
+def check_argument(caller: str, name: str, value: object, hint: Any) -> None:
+    """Check an argument of a function against its hint.
+
+    Raises
+    ------
+    ArgumentError
+        If it is of another type.
+    InvalidMapsError
+        If it is no maps, where these are expected.
+    """
+    parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    takes_maps = any(getattr(part, "__name__", "") == "AttentionMaps" for part in parts)
+    if takes_maps and not fits_hint(value, hint):
+        from .maps import require_maps  # which says what makes maps of what came
+
+        require_maps(value, caller)
+    check_value(name, value, hint)
+
+
 # Packages that hints may name without loading them, by what they are called in code.
 _PACKAGES = {"torch": "torch", "transformers": "transformers", "np": "numpy", "matplotlib": "matplotlib", "PIL": "PIL"}
 
@@ -233,14 +252,8 @@ def check_call(function: _F, package: str = "") -> _F:
             parameter = known[word]
             if parameter.kind is not parameter.VAR_KEYWORD and came is not parameter.default:
                 hint = read_hint(parameter.annotation, inspect.unwrap(function).__globals__)
-                parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-                takes_maps = any(getattr(part, "__name__", "") == "AttentionMaps" for part in parts)
-                if takes_maps and not fits_hint(came, hint):
-                    from .maps import require_maps  # which says what makes maps of what came
-
-                    require_maps(came, name)
                 for one in came if parameter.kind is parameter.VAR_POSITIONAL else (came,):
-                    check_value(word, one, hint)
+                    check_argument(name, word, one, hint)
         return function(*args, **kwargs)
 
     call.checks_itself = True  # type: ignore[attr-defined]
