@@ -13,21 +13,19 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InvalidMapsError, shorten
+from .kinds import Kept, Kind, Pooling
 from .selections import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
 from .spans import Span
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-KINDS = ("self", "encoder", "decoder", "cross")
-REDUCTIONS = ("full", "head_mean", "pooled")
-POOLINGS = ("max", "mean")
 # What a cell holds, and what a colour bar calls it.
 WEIGHTINGS = {
     "attention": "attention weight",
@@ -97,7 +95,7 @@ class MapFacts:
     )
     layers: tuple[int, ...] = _declare("True layer numbers, ascending.", high=MOST_NUMBERS)
     heads: tuple[tuple[int, ...], ...] = _declare("True head numbers, one sequence a layer.", high=MOST_NUMBERS)
-    kind: str = _declare("Which attention of the model this is.", "self", choices=KINDS, is_compared=True)
+    kind: str = _declare("Which attention of the model this is.", "self", choices=get_args(Kind), is_compared=True)
     causal: bool = _declare(
         "Whether no query sees a later key, so that cells above the diagonal mean nothing.", True, is_compared=True
     )
@@ -124,7 +122,7 @@ class MapFacts:
         low=-1,
     )
     model_id: str = _declare("Name of the model, for titles and file names.", "model")
-    reduction: str = _declare("What was kept of the weights.", "full", choices=REDUCTIONS, is_compared=True)
+    reduction: str = _declare("What was kept of the weights.", "full", choices=get_args(Kept), is_compared=True)
     cell: tuple[int, int] = _declare(
         "Query and key tokens of a pooled cell; (1, 1) when not pooled. The last cells may be smaller.",
         (1, 1),
@@ -132,7 +130,10 @@ class MapFacts:
         is_compared=True,
     )
     pooling: str | None = _declare(
-        "How the weights in a cell were summarised, when pooled.", None, choices=POOLINGS, is_compared=True
+        "How the weights in a cell were summarised, when pooled.",
+        None,
+        choices=get_args(Pooling),
+        is_compared=True,
     )
     has_sinks: bool = _declare("Whether the model has learned sinks (gpt-oss), which take a share of each row.", False)
     softcap: float | None = _declare(
@@ -217,7 +218,7 @@ class MapFacts:
             ),
             (
                 pooled == (self.pooling is not None),
-                f"pooling must be one of {POOLINGS} when pooled and None otherwise, got {self.pooling!r}",
+                f"pooling must be one of {get_args(Pooling)} when pooled and None otherwise, got {self.pooling!r}",
             ),
             (self.averaged_heads != (), "averaged_heads must be numbers of heads, or None; got none"),
             (
@@ -384,7 +385,7 @@ def _to_plain(value: Any) -> Any:
 
 def _make_reader(kind: Any, limits: Mapping[str, Any]) -> _Reader:
     """Return what checks a value and brings it to a declared type, or raises `InvalidMapsError`."""
-    parts = typing.get_args(kind)
+    parts = get_args(kind)
     if isinstance(kind, types.UnionType):  # X | None: None itself is what is not said
         return _make_reader(parts[0], limits)
     if kind is Span:

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .declarations import Options, option
 from .errors import OptionError
+from .kinds import Kind, Pooling, Reduction
 from .selections import check_numbers, parse_heads, parse_names, parse_spans
 
 if TYPE_CHECKING:
     import matplotlib.colors
 
-Kind = Literal["self", "encoder", "decoder", "cross"]
-Reduction = Literal["auto", "full", "head_mean", "pooled"]
-Pooling = Literal["max", "mean"]
 Precision = Literal["float32", "float16"]
 AblationMode = Literal["zero", "mean", "uniform", "bos"]
 Weighting = Literal["attention", "value_norm"]

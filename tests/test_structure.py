@@ -21,6 +21,7 @@ FLOORS = (
         "files",
         "folder_options",
         "hints",
+        "kinds",
         "maps",
         "options",
         "selections",

@@ -10,7 +10,8 @@ import torch
 from ..capture.guard import PatientLock
 from ..capture.targets import find_target
 from ..errors import CaptureError, OptionError
-from ..options import AblationMode, Kind
+from ..kinds import Kind
+from ..options import AblationMode
 from ..selections import choose_numbers
 from .changed_calls import ChangingWatch
 from .mixed_patterns import Mixture, Mixtures, Term
