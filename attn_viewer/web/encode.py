@@ -37,6 +37,20 @@ LABELS = ("tokens_key", "tokens_query")
 DISPLAY_SCORES = ("previous_token", "duplicate_token", "induction", "sink_mass", "relative_entropy", "mean_distance")
 
 
+def _name_patches(facts: MapFacts, labels: dict[str, list[str]]) -> None:
+    """Write rows and columns where tokens stand for patches of pictures, all of which have the same label."""
+    offsets = {"tokens_key": 0} | ({} if facts.kind == "cross" else {"tokens_query": facts.first_query})
+    for span in facts.spans:
+        if span.sense == "audio":
+            continue
+        picture = f"{span.number}: " * (span.number > 0) + f"{span.part} " * (span.part != "whole")
+        for row, column in np.ndindex(span.rows, span.columns):
+            for name, offset in offsets.items():
+                place = int(span.positions[row, column]) - offset
+                if 0 <= place < len(labels.get(name, ())):
+                    labels[name][place] = f"{picture}{row},{column}"
+
+
 def describe_facts(
     facts: MapFacts,
     *,
@@ -71,6 +85,7 @@ def describe_facts(
     """
     plain = facts.to_plain()
     labels = {name: [show_text(token) for token in plain[name]] for name in LABELS if name in plain}
+    _name_patches(facts, labels)
     rows, columns = facts.shape
     colours = {"palette": spell_palette(facts.signed, LIGHT)}
     if facts.signed:

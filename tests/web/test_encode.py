@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from attn_viewer import AttentionMaps
 from attn_viewer.errors import InvalidMapsError
 from attn_viewer.facts import MapFacts
+from attn_viewer.spans import Span
 from attn_viewer.web.encode import (
     count_cells,
     decode_head,
@@ -93,3 +94,18 @@ def test_what_does_not_fit_the_description(weights, exact):
     meta = describe_facts(make_facts("a", "b", "c"), exact=exact)
     with pytest.raises(InvalidMapsError, match="weights"):
         encode_head(weights, meta)
+
+
+def test_patches_are_called_by_row_and_column():
+    """Their tokens all have one label; newline tokens between rows, and sound, keep theirs."""
+    spans = [
+        Span("image", 0, "whole", 1, 2, 2, 3, 0.0), Span("image", 1, "tile 0,1", 7, 1, 2, 2, 0.0),
+        Span("audio", 0, "whole", 9, 1, 1, 1, 0.02),
+    ]  # fmt: skip
+    weights = np.tril(np.ones((1, 1, 11, 11), np.float32))[:, :, 4:]
+    tokens = ["<s>", *["<image>"] * 8, "<audio>", "what"]
+    maps = AttentionMaps(list(weights / 11), tokens, tokens_query=tokens[4:], spans=spans, first_query=4)
+    meta = describe_facts(maps)
+    expected = ["<s>", "0,0", "0,1", "<image>", "1,0", "1,1", "<image>", "1: tile 0,1 0,0", "1: tile 0,1 0,1"]
+    assert meta["tokens_key"] == [*expected, "<audio>", "what"]
+    assert meta["tokens_query"] == meta["tokens_key"][4:]

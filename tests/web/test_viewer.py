@@ -9,6 +9,7 @@ from conftest import make_maps
 
 from attn_viewer import AttentionMaps, capture_attention, export_html
 from attn_viewer.cells import pool_maps
+from attn_viewer.spans import Span
 from attn_viewer.web.encode import decode_head, describe_maps, encode_head
 
 TEXT = "In the beginning God created the heaven and the earth.\nAnd the earth was without form."
@@ -674,3 +675,14 @@ def test_keys_announce_weights(open_page, path, maps):
     row = maps.get_layer(2)[3, 4]
     best = int(row.argmax())
     assert f"strongest: {best} {maps.tokens_key[best]}, head 3, " in page.locator(".av-live").inner_text()
+
+
+def test_patches_of_a_picture_stand_in_its_rows(open_page, tmp_path):
+    spans = [Span("image", 0, "whole", 1, 2, 3, 3, 0.0)]
+    tokens = ["<s>", *["<image>"] * 6, "what", "?"]
+    maps = make_maps(n_tokens=9, tokens=tokens, spans=spans)
+    page = open_page(export_html(maps, tmp_path / "p.html")[0], "view=text")
+    boxes = [box.bounding_box() for box in page.locator(".av-tokens").first.locator(".av-token").all()]
+    lines = [round(box["y"]) for box in boxes]
+    assert [lines.index(line) for line in lines] == [0, 1, 1, 1, 4, 4, 4, 7, 7]
+    np.testing.assert_allclose(*([box["x"] for box in boxes[start : start + 3]] for start in (1, 4)), atol=3)

@@ -157,7 +157,15 @@ function createPane(context, name, title, subtitle) {
         shorten(label, LONGEST_TOKEN),
       );
     });
-    const wrapped = spans.flatMap((span, i) => (/⏎/.test(labels[i]) ? [span, make("br")] : [span]));
+    // Patches of a picture stand in its rows.
+    const before = side === "query" ? meta.first_query : 0;
+    const shown = side === "query" && meta.kind === "cross" ? [] : (meta.spans ?? []);
+    const ends = shown.flatMap(([, , , start, rows, columns, stride]) => [
+      start - 1,
+      ...Array.from({ length: rows }, (_, row) => start + row * stride + columns - 1),
+    ]);
+    const isEnd = new Set(ends.map((key) => key - before));
+    const wrapped = spans.flatMap((span, i) => (/⏎/.test(labels[i]) || isEnd.has(i) ? [span, make("br")] : [span]));
     const box = make(
       "div",
       {
