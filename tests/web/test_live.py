@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import uvicorn
 from data_folder import start_server
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_viewer import ablate_heads, capture_attention, capture_generation, measure_effect
@@ -18,7 +18,7 @@ from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.web.encode import decode_head
 from attn_viewer.web.guard import MAX_BODY
-from attn_viewer.web.jobs import MOST_KEPT, MOST_WAITING
+from attn_viewer.web.jobs import MOST_KEPT, MOST_WAITING, JobQueue
 from attn_viewer.web.live import make_live_app, serve_live
 from attn_viewer.web.live_options import LiveOptions
 
@@ -260,6 +260,7 @@ WORDS = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=300)
 @given(body=HOSTILE.map(json.dumps) | WORDS.map(json.dumps) | st.text(max_size=40))
 def test_what_is_no_request_is_refused_and_what_is_one_ends(client, body):
     reply = client.post("/live/jobs", content=body.encode("utf-8"), headers={"content-type": "application/json"})
@@ -364,6 +365,35 @@ def test_without_induction_heads_the_page_says_that_the_word_does_not_come_back(
     first = [page.locator(".al-answer").nth(i).locator("span").first.inner_text() for i in range(2)]
     assert first == ["␣stone", "."]
     assert page.get_by_role("button", name="Side by side").is_visible()
+
+
+def test_a_tab_that_is_left_cancels_its_job(open_live, url, monkeypatch):
+    cancelled = threading.Event()
+
+    def cancel(queue, job, plain=JobQueue.cancel):
+        plain(queue, job)
+        cancelled.set()
+
+    monkeypatch.setattr(JobQueue, "cancel", cancel)
+    page = open_live(url)
+    start_job(page, "Generate", TEXT, 300)
+    page.wait_for_selector(".al-answer span")
+    page.goto("about:blank")
+    assert cancelled.wait(20)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, url, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with browser.new_context(color_scheme=scheme, bypass_csp=True) as context:
+        page = context.new_page()
+        page.goto(url)
+        page.get_by_label("layer.head").fill("1.0")
+        start_job(page, "Take heads out", TEXT, 2)
+        page.wait_for_selector("#live[data-state=ready] .al-effect table")
+        wait_for_views(page)
+        found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
 
 
 def test_two_tabs_wait_for_each_other(open_live, url):
