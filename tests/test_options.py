@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 from conftest import PROMPT, make_maps
 from PIL import Image
+from starlette.testclient import TestClient
 
 from attn_viewer import activations_main, capture_attention, save_scores, view_attention
 from attn_viewer.cli import main
@@ -236,6 +237,12 @@ def names_read(monkeypatch):
     return names
 
 
+def open_page(app, *address):
+    """Open the page of a server once, in place of running it."""
+    page = TestClient(app, base_url="http://127.0.0.1").get("/", params={"token": "0123456789abcdef"})
+    assert page.status_code == 200, page.text
+
+
 @pytest.mark.parametrize("line", [f"{name}: {line}" for name in TYPED for line in TYPED[name]])
 def test_what_is_typed_is_read(line, workplace, demo, names_read, monkeypatch, capsys):
     """Every option that was typed reaches code that acts on it, also beside all others of the line."""
@@ -243,8 +250,8 @@ def test_what_is_typed_is_read(line, workplace, demo, names_read, monkeypatch, c
     command = COMMAND_LIST[name]
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("attn_viewer.capture.loading.load_model", lambda *args, **kwargs: demo)
-    for server in ("server.serve", "live.serve_live"):
-        monkeypatch.setattr(f"attn_viewer.web.{server}", lambda *args, **kwargs: None)
+    monkeypatch.setattr("attn_viewer.web.server.serve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("attn_viewer.web.live.run_app", open_page)
     on_cluster = "attn_viewer.pipeline.work._run_on_cluster"
     monkeypatch.setattr(on_cluster, lambda run, batches, scheduler, n_jobs: map(run, batches))
     status = main([*name.split(), *words.removeprefix("!").split()])
