@@ -102,7 +102,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     grey = _turn_grey(picture)
     caption = options.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
     # Words name colours, so they are read beside the picture as it is.
-    has_colours = options.query == COMPLETION
+    has_colours = bool(options.query == COMPLETION)  # a number of numpy compares to one of its own
     n_panels = len(panels) + has_colours
     columns, wide = _fit_panels(style, min(_count_columns(options, n_panels), n_panels), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]

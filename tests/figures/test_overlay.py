@@ -189,7 +189,8 @@ def test_each_word_of_a_completion_has_the_weights_that_chose_it():
 
 
 @pytest.mark.parametrize(
-    ("query", "rows"), [("is it", [18, 19]), ("circle", [22, 23]), ("?", [20]), (5, [5]), (-1, [23]), ((1, 2), [9])]
+    ("query", "rows"),
+    [("is it", [18, 19]), ("circle", [22, 23]), ("?", [20]), (5, [5]), (np.int64(5), [5]), (-1, [23]), ((1, 2), [9])],
 )
 def test_any_text_token_or_patch_may_look(query, rows):
     maps = make_seeing_maps([ROWS])
