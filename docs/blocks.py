@@ -11,6 +11,8 @@ from typing import Any
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = ("attn-viewer ", "python main.py ")
+# What a page names in a clone of the repository.
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run_page(page: Path, folder: Path) -> int:
@@ -30,7 +32,8 @@ def run_page(page: Path, folder: Path) -> int:
                     if words[:1] == ["echo"]:
                         Path(words[-1]).write_text(f"{words[1]}\n", encoding="utf-8")
                     elif line.startswith(COMMANDS) and "serve" not in words:
-                        _run_command([part for word in words for part in sorted(glob.glob(word)) or [word]])
+                        there = [re.sub("^examples(?=/)", str(EXAMPLES), word) for word in words]
+                        _run_command([part for word in there for part in sorted(glob.glob(word)) or [word]])
     return count
 
 
