@@ -106,7 +106,8 @@ def check_rows(weights: Sequence[Array], *, has_sinks: bool) -> None:
             raise InvalidMapsError(
                 f"the weights of a query must sum to 1, but row {row} of array {number}, head {head} sums to "
                 f"{sums[head, row]:.4g}; dropout is switched off by model.eval(), scores become weights by a softmax, "
-                "and what is no attention weight goes in with signed=True, weighting=… or has_sinks=True"
+                "and what is no attention weight goes into AttentionMaps.from_attentions with signed=True, "
+                "weighting=… or has_sinks=True"
             )
 
 
