@@ -27,7 +27,7 @@ from attn_viewer.errors import CaptureError, OptionError, UnsuitableMapsError
 from attn_viewer.storage import load_prompt_maps
 from attn_viewer.storage.folder import DataFolder
 from attn_viewer.web.encode import describe_maps
-from attn_viewer.web.server import _describe_weights
+from attn_viewer.web.replies import describe_weights
 
 # Modules that make values, and the output projection; `None` where one module makes queries, keys and values.
 PLACES = {
@@ -276,7 +276,7 @@ def test_storage_keeps_what_was_done(scaled, tmp_path):
     assert load_prompt_maps("tiny", prompt, tmp_path / "data").remarks == remarks
     with DataFolder(tmp_path / "data").get_model("tiny").get_prompt(prompt).open_maps() as opened:
         assert opened.describe() == scaled.facts
-        encoding = _describe_weights(opened)["encoding"]
+        encoding = describe_weights(opened)["encoding"]
     largest = max(float(layer.max()) for layer in scaled.weights)
     assert encoding == {"type": "float32"} or encoding["scale"] == largest
 

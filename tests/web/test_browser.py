@@ -214,7 +214,7 @@ def test_a_figure_that_failed_says_why(tmp_path, browser):
         page.locator(".ab-card").first.click()  # its weights are not there either
         wait_until(page, "document.querySelectorAll('.ab-strip .ab-none:not(:empty)').length === 1")
         assert page.locator(".ab-strip .ab-none").inner_text() == "failed: ValueError: <b>no</b>"
-        assert "This prompt has no weights" in page.locator(".ab-viewer").inner_text()
+        assert "is not there; compute it with attn-viewer activations" in page.locator(".ab-viewer").inner_text()
         page.close()
 
 
