@@ -160,3 +160,12 @@ def open_page(browser):
 
         yield open_page
         assert seen == []
+
+
+def wait_until(page, expression):
+    """Wait for a condition in the page; `wait_for_function` would need a policy that lets strings run."""
+    for _ in range(400):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never came true: {expression}")

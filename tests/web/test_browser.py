@@ -4,7 +4,7 @@ import json
 import urllib.parse
 
 import pytest
-from conftest import PROMPT
+from conftest import PROMPT, wait_until
 from data_folder import EVIL, HOSTILE, make_data_folder, name_prompt, run_server, write_model
 
 from attn_viewer import score_heads
@@ -37,15 +37,6 @@ def page(browser, url):
     yield page
     context.close()
     assert problems == []
-
-
-def wait_until(page, expression):
-    """Wait for a condition in the page; `wait_for_function` would need a policy that lets strings run."""
-    for _ in range(400):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    pytest.fail(f"never came true: {expression}")
 
 
 def open_page(page, url, hash_=""):

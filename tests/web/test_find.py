@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make_maps
+from conftest import make_maps, wait_until
 from test_viewer import point_at, read_place, wait_for_head
 
 from attn_viewer import AttentionMaps, export_html
@@ -42,7 +42,7 @@ def test_the_heatmap_goes_to_what_is_found(open_page, path, maps):
     assert page.locator(".av-find output").inner_text() == "3 found"
     for key, at in (("Enter", 200), ("Enter", 640), ("Enter", 901), ("Enter", 200), ("Shift+Enter", 901)):
         page.keyboard.press(key)
-        page.wait_for_function(f"document.querySelector('.av-told').innerText.startsWith('query {at} ')")
+        wait_until(page, f"document.querySelector('.av-told').innerText.startsWith('query {at} ')")
         place = SOUGHT.index(at) + 1
         assert page.locator(".av-live").inner_text() == f"token {at}, ␣Was; {place} of 3"
     _, _, cell, x, y = read_place(page)
@@ -92,10 +92,10 @@ def test_lines_of_a_thousand_tokens_go_to_a_position(open_page, path):
     page = open_page(path, "view=lines&layer=0&on=1")
     page.wait_for_selector(".av-lines[data-ready]")
     find(page, "903", "Enter")
-    page.wait_for_function("scrollY > 15000")
+    wait_until(page, "scrollY > 15000")
     canvas = page.locator(".av-lines-plot canvas")
     assert canvas.evaluate("canvas => canvas.clientHeight") < 860 + 2 * 300 + 1
-    page.wait_for_function("document.querySelector('.av-lines-plot canvas').dataset.lines < 1000")  # of one query alone
+    wait_until(page, "document.querySelector('.av-lines-plot canvas').dataset.lines < 1000")  # of one query alone
 
 
 def test_sides_of_cross_attention_are_searched_both(open_page, tmp_path):

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import make_maps
+from conftest import make_maps, wait_until
 from test_page import read_page
 from test_viewer import list_colors, point_at, read_pixels, wait_for_head
 
@@ -61,7 +61,7 @@ def test_two_maps_side_by_side_are_pointed_at_together(open_page, path, pair):
     assert point_at(page, 5, 2, plot=1)[2].startswith("B: ")
     page.mouse.down()
     page.mouse.up()
-    page.wait_for_function('location.hash.includes("pin=5.2")')
+    wait_until(page, 'location.hash.includes("pin=5.2")')
     page.wait_for_timeout(100)
     assert [text.split("→")[0] for text in page.locator(".av-told").all_inner_texts()] == [
         f"pinned: query 5  {before.tokens_key[5]} "

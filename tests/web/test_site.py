@@ -9,9 +9,9 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import PROMPT, make_maps, store_prompt
+from conftest import PROMPT, make_maps, store_prompt, wait_until
 from data_folder import EVIL, HOSTILE, make_data_folder, name_prompt, write_model
-from test_browser import names, wait_until
+from test_browser import names
 
 from attn_viewer import score_heads, write_site
 from attn_viewer.cli import main

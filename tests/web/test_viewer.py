@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import make_maps
+from conftest import make_maps, wait_until
 
 from attn_viewer import AttentionMaps, capture_attention, export_html
 from attn_viewer.cells import pool_maps
@@ -134,7 +134,7 @@ def test_the_first_token_can_go(open_page, path, maps):
     lower = np.tril(np.ones_like(rest, bool))
     assert np.abs(pixels[1:, 1:][lower] - expected[lower]).max() <= 3
     page.get_by_label("First token").check()
-    page.wait_for_function('!location.hash.includes("first")')
+    wait_until(page, '!location.hash.includes("first")')
 
 
 def test_sliders(open_page, path, maps):
@@ -175,7 +175,7 @@ def test_keys(open_page, path):
     page.keyboard.press("s")
     page.keyboard.press("f")
     page.keyboard.press("+")
-    page.wait_for_function('location.hash.includes("zoom=2")')
+    wait_until(page, 'location.hash.includes("zoom=2")')
     assert "scale=log" in page.url
     assert "first=hide" in page.url
     page.keyboard.press("0")
@@ -214,7 +214,7 @@ def test_zoom_and_pan(open_page, path, maps):
     page.wait_for_timeout(100)
     assert read_place(page)[3] > 4.5
     page.get_by_role("button", name="Whole").click()
-    page.wait_for_function('!location.hash.includes("zoom")')
+    wait_until(page, '!location.hash.includes("zoom")')
 
 
 def count_painted(page, pane):
@@ -245,7 +245,7 @@ def test_text_shows_who_looks_and_pins(open_page, path, maps):
     assert any(observed[9:])
     assert not any(observed[:9])
     page.locator('[data-pane="observer"] [data-token="9"]').click()
-    page.wait_for_function('location.hash.includes("observer=9")')
+    wait_until(page, 'location.hash.includes("observer=9")')
     page.locator('[data-pane="observer"] [data-token="4"]').hover()
     tooltip = page.locator(".av-tooltip").inner_text().split("\n")
     assert tooltip[0] == f"4  {maps.tokens_key[4]}"
@@ -255,22 +255,22 @@ def test_text_shows_who_looks_and_pins(open_page, path, maps):
     assert not any(count_painted(page, "observed")[:4])  # free: it follows to token 4
     assert any(count_painted(page, "observed")[4:9])
     page.keyboard.press("Escape")
-    page.wait_for_function('!location.hash.includes("observer")')
+    wait_until(page, '!location.hash.includes("observer")')
 
 
 def test_heads_are_switched(open_page, path):
     page = open_page(path, "view=text&layer=2&observer=9")
     page.wait_for_selector('.av-text[data-ready="2"]')
     page.get_by_role("button", name="None").click()
-    page.wait_for_function('location.hash.includes("on=")')
+    wait_until(page, 'location.hash.includes("on=")')
     page.wait_for_timeout(100)
     assert not any(count_painted(page, "observer"))
     page.get_by_role("button", name="Head 3", exact=True).click()
-    page.wait_for_function('location.hash.includes("on=3")')
+    wait_until(page, 'location.hash.includes("on=3")')
     page.wait_for_timeout(100)
     assert any(count_painted(page, "observer"))
     page.get_by_role("button", name="All", exact=True).click()
-    page.wait_for_function('!location.hash.includes("on=")')
+    wait_until(page, '!location.hash.includes("on=")')
 
 
 def test_tokens_by_keyboard(open_page, path):
@@ -279,7 +279,7 @@ def test_tokens_by_keyboard(open_page, path):
     page.locator('[data-pane="observed"] [role="listbox"]').focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    page.wait_for_function('location.hash.includes("observed=2")')
+    wait_until(page, 'location.hash.includes("observed=2")')
 
 
 def test_lines_are_the_weights_past_the_filter(open_page, path, maps):
@@ -411,7 +411,7 @@ def test_bird_s_eye_is_coloured_by_a_score(open_page, path, maps):
     legend = page.locator(".av-key span").all_inner_texts()
     assert legend == ["previous token", f"{values.min():.2f}", f"{values.max():.2f}"]
     page.get_by_label("Colour by").select_option("")
-    page.wait_for_function('!location.hash.includes("tint")')
+    wait_until(page, '!location.hash.includes("tint")')
     assert page.locator(".av-tinted").count() == 0
 
 
@@ -424,7 +424,7 @@ def test_a_link_restores_everything(open_page, path):
     assert page.locator(".av-status").all_inner_texts()[1].startswith("9  ")
     page.keyboard.press("4")
     page.keyboard.press("3")
-    page.wait_for_function('location.hash.includes("view=text")')
+    wait_until(page, 'location.hash.includes("view=text")')
     assert set(page.url.split("#")[1].split("&")) == set(state.split("&"))
 
 
@@ -604,7 +604,7 @@ def test_arrows_follow_the_sorted_order_and_keep_the_tile_in_sight(open_page, pa
     page = open_page(path, "view=overview&sort=sink_mass", width=420, height=500)
     page.wait_for_selector(".av-sorted")
     tiles = page.locator('[role="gridcell"]')
-    page.wait_for_function("document.querySelectorAll('.av-sorted .av-score')[3].textContent !== ''")
+    wait_until(page, "document.querySelectorAll('.av-sorted .av-score')[3].textContent !== ''")
     order = tiles.evaluate_all("tiles => tiles.map((tile) => tile.dataset.key)")
     tiles.first.focus()
     for _ in range(len(order) - 1):
@@ -630,7 +630,7 @@ def test_generated_tokens_show_the_row_that_produced_them(open_page, tmp_path):
     status = page.locator('[data-pane="observer"] .av-status')
     assert "row of 4 e, which produced it" in status.inner_text()
     page.get_by_role("button", name="the token", exact=True).click()
-    page.wait_for_function('location.hash.includes("rows=own")')
+    wait_until(page, 'location.hash.includes("rows=own")')
     page.wait_for_timeout(60)
     assert count_painted(page, "observer") == [False] * 5 + [True]
     assert "its own row" in status.inner_text()
@@ -642,7 +642,7 @@ def test_a_click_pins_a_cell_and_the_link_keeps_it(open_page, path, maps):
     point_at(page, 12, 5)
     page.mouse.down()
     page.mouse.up()
-    page.wait_for_function('location.hash.includes("pin=12.5")')
+    wait_until(page, 'location.hash.includes("pin=12.5")')
     point_at(page, 3, 1)
     told = page.locator(".av-told").inner_text()
     assert told.startswith(f"pinned: query 12  {maps.tokens_key[12]} → key 5  {maps.tokens_key[5]}: weight ")
@@ -650,7 +650,7 @@ def test_a_click_pins_a_cell_and_the_link_keeps_it(open_page, path, maps):
     wait_for_head(page, 1, 2)
     assert page.locator(".av-told").inner_text() == told
     page.keyboard.press("Escape")
-    page.wait_for_function('!location.hash.includes("pin")')
+    wait_until(page, '!location.hash.includes("pin")')
 
 
 def test_lines_to_one_key(open_page, path, maps):
@@ -663,7 +663,7 @@ def test_lines_to_one_key(open_page, path, maps):
     assert int(lines.get_attribute("data-lines")) == (shares[:, :, 3] >= 0.03).sum()
     page.mouse.down()
     page.mouse.up()
-    page.wait_for_function('location.hash.includes("lineKey=3")')
+    wait_until(page, 'location.hash.includes("lineKey=3")')
 
 
 def test_keys_announce_weights(open_page, path, maps):
