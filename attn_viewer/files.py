@@ -154,15 +154,20 @@ def open_whole(path: str | os.PathLike[str]) -> Iterator[io.BufferedRandom]:
     """
     path = os.fspath(path)
     raw: _Temporary | None = None
+    place = ""
     try:
-        raw = _create_temporary(path)
+        while raw is None:
+            place = _name_place(path)
+            # A dead process with the same number may have left one.
+            with contextlib.suppress(FileExistsError):
+                raw = _Temporary(place, "x+")  # with the rights of any new file, which `tempfile` does not give
         with io.BufferedRandom(raw) as file:
             yield file
-        os.replace(raw.name, path)
+        os.replace(place, path)
     except BaseException as error:
-        if raw is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(raw.name)
+        # By its place: what interrupts the making of a file leaves one that has no other name here.
+        with contextlib.suppress(OSError):
+            os.unlink(place)
         failure = error if isinstance(error, OSError) else raw and raw.failure
         if failure and isinstance(error, Exception):
             advice = _ADVICE.get(failure.errno or 0, "choose a folder that you may write to")
@@ -170,15 +175,11 @@ def open_whole(path: str | os.PathLike[str]) -> Iterator[io.BufferedRandom]:
         raise
 
 
-def _create_temporary(path: str) -> _Temporary:
-    """Open a new file beside `path`, with the rights of any new file; those of `tempfile` would have to be changed."""
+def _name_place(path: str) -> str:
+    """Return another place beside `path` for a file that becomes it."""
     folder, name = os.path.split(path)
     words = name_temporary(name)
-    names = (f"{words['prefix']}{number}{words['suffix']}" for number in _numbers)
-    while True:
-        # A dead process with the same number may have left one.
-        with contextlib.suppress(FileExistsError):
-            return _Temporary(os.path.join(folder, next(names)), "x+")
+    return os.path.join(folder, f"{words['prefix']}{next(_numbers)}{words['suffix']}")
 
 
 def name_temporary(name: str) -> dict[str, str]:

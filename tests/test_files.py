@@ -27,6 +27,19 @@ from attn_viewer.storage.objects import write_json
 from attn_viewer.storage.pt import SUFFIX
 
 
+def test_what_is_interrupted_as_it_is_made_is_removed(tmp_path, monkeypatch):
+    class Interrupted(files._Temporary):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.close()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_Temporary", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a", b"b")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "name",
     ["", ".", "..", "../x", "a/../b", "/etc/x", "a//b", "a/", "C:/x", "a\\b", "a\nb", "a\0b", None, 3, "x" * 201],

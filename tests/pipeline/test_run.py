@@ -347,7 +347,9 @@ def test_weights_that_are_not_whole_are_computed(copy):
     path, whole = get_activations({"text": TEXTS[0]}, "demo", save_path=copy)
     path.write_bytes(path.read_bytes()[:100])
     again = get_activations({"text": TEXTS[0]}, "demo", save_path=copy)[1]
-    assert {name: array.tobytes() for name, array in again.items()} == {n: a.tobytes() for n, a in whole.items()}
+    assert again.keys() == whole.keys()
+    for name, array in again.items():  # by as many threads as there are, where runs use one
+        np.testing.assert_allclose(array, whole[name], atol=1e-6)
 
 
 def test_atlas_averages_maps_by_position(copy, capsys):
