@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .capture_options import GenerationOptions, PassOptions
 from .declarations import takes_options
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import ExportOptions, GenerationOptions, PassOptions, ViewOptions
+from .options import ExportOptions, ViewOptions
 
 if TYPE_CHECKING:
     import torch

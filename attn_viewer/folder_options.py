@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from .capture_options import ProgressOptions
 from .declarations import Options, option
 from .errors import OptionError
-from .options import FilePath, ProgressOptions, VenueOptions
+from .options import FilePath, VenueOptions
 from .selections import parse_names
 
 

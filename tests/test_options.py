@@ -13,12 +13,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from attn_viewer import activations_main, capture_attention, save_scores, view_attention
+from attn_viewer.capture_options import CaptureOptions, GenerationOptions
 from attn_viewer.cli import main
 from attn_viewer.commands import COMMANDS
 from attn_viewer.commands.arguments import Command, add_options, read_options
 from attn_viewer.declarations import Options, get_declaration, list_choices, read_type
 from attn_viewer.errors import ArgumentError, OptionError
-from attn_viewer.options import CaptureOptions, GenerationOptions, LookOptions, ViewOptions
+from attn_viewer.options import LookOptions, ViewOptions
 from attn_viewer.selections import parse_heads
 
 

@@ -14,6 +14,7 @@ README = PACKAGE.parent / "README.md"
 FLOORS = (
     {
         "attentions",
+        "capture_options",
         "cells",
         "declarations",
         "errors",
@@ -98,7 +99,7 @@ def draw_tree():
             is_folder = path.is_dir()
             text = (path / "__init__.py" if is_folder else path.with_suffix(".py")).read_text(encoding="utf-8")
             meaning = ast.get_docstring(ast.parse(text)).splitlines()[0]
-            lines.append(f"  {room + ('/' if is_folder else '.py'):18}{meaning}")
+            lines.append(f"  {room + ('/' if is_folder else '.py'):19}{meaning}")
         lines.append("")
     return "\n".join(lines[:-1])
 

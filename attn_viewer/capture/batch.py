@@ -6,12 +6,12 @@ from typing import Any, NoReturn
 
 import torch
 
+from ..capture_options import CaptureOptions
 from ..declarations import takes_options
 from ..errors import CaptureError
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.signature import find_device, get_config, takes_argument
 from ..maps import AttentionMaps
-from ..options import CaptureOptions
 from .changes import list_interventions
 from .collector import Collector
 from .fused import SdpaArguments

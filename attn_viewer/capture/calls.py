@@ -5,10 +5,10 @@ from functools import partial
 
 import torch
 
+from ..capture_options import CaptureOptions
 from ..declarations import takes_options
 from ..errors import OptionError
 from ..maps import AttentionMaps
-from ..options import CaptureOptions
 from .collector import Collector
 from .guard import Switch
 from .numbering import get_kind

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..capture_options import CaptureOptions
 from ..cells import choose_cell
 from ..errors import CaptureError
 from ..maps import AttentionMaps
-from ..options import CaptureOptions
 from ..selections import choose_numbers
 from .changes import HeadChange, HeadIntervention, list_interventions
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..capture_options import GenerationOptions
 from ..declarations import takes_options
 from ..errors import OptionError, PromptError
 from ..inputs.forms import get_text_tokenizer
@@ -15,7 +16,6 @@ from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
 from ..inputs.signature import call_model, find_inner, get_config
 from ..maps import AttentionMaps
-from ..options import GenerationOptions
 from ..tokens import label_tokens
 from .guard import borrow_model
 from .prefill import capture_inputs, choose_kind, get_model_id, label_stack, watch_attention

@@ -14,9 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..capture_options import LoadingOptions
 from ..declarations import takes_options
 from ..errors import ModelLoadError
-from ..options import FilePath, LoadingOptions
+from ..options import FilePath
 
 # The trained models of this package; the first is taken where none is named.
 DEMO_MODELS = ("demo", "demo-vision")

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import torch
 
+from ..capture_options import CaptureOptions, PassOptions
 from ..declarations import takes_options
 from ..errors import OptionError
 from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
 from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
-from ..options import CaptureOptions, PassOptions
 from .collector import Collector
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..capture_options import CaptureOptions
 from ..errors import CaptureError, OptionError
-from ..options import CaptureOptions
 from .collector import Collector, Extent
 from .numbering import NumberedModules, get_kind
 from .reduction import FullReduction

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
+from ..capture_options import CaptureOptions
 from ..declarations import takes_options
 from ..errors import CaptureError, PromptError
 from ..maps import AttentionMaps
-from ..options import CaptureOptions
 from ..spans import Span
 from .collector import Collector
 from .prefill import get_model_id, run_watched

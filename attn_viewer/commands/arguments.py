@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..declarations import Options, get_declaration, list_choices, option, read_type
-from ..errors import OptionError, PromptError
-from ..options import (
+from ..capture_options import (
     CACHE,
-    FilePath,
     GenerationOptions,
     LoadingOptions,
     ModelPrecision,
@@ -23,6 +20,9 @@ from ..options import (
     captured,
     choose_precision,
 )
+from ..declarations import Options, get_declaration, list_choices, option, read_type
+from ..errors import OptionError, PromptError
+from ..options import FilePath
 from ..selections import parse_names, parse_numbers
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..capture_options import PictureOptions, captured
 from ..declarations import option
 from ..errors import FigureError, OptionError
 from ..options import (
@@ -16,9 +17,7 @@ from ..options import (
     OverlayOptions,
     Overview,
     PageOptions,
-    PictureOptions,
     ViewOptions,
-    captured,
 )
 from ..selections import parse_names
 from .arguments import (

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..capture_options import SelectionOptions
 from ..declarations import option
 from ..errors import OptionError
-from ..options import AblationMode, CacheOptions, ColourOptions, FigureOptions, SelectionOptions
+from ..options import AblationMode, CacheOptions, ColourOptions, FigureOptions
 from ..selections import parse_heads
 from .arguments import (
     Command,

@@ -11,7 +11,13 @@ from matplotlib.axes import Axes
 from ..declarations import option
 from ..errors import OptionError
 from ..maps import AttentionMaps
-from ..options import ColourOptions, FigurePageOptions, MapOptions, PanelOptions, ScaleOptions
+from ..options import (
+    ColourOptions,
+    FigurePageOptions,
+    MapOptions,
+    PanelOptions,
+    ScaleOptions,
+)
 from .page import Caption
 from .scales import QUANTILE, Extent, Scale, get_colormap, make_norm, make_scale, measure_weights
 from .sinks import treat_mask, treat_sink

@@ -14,12 +14,13 @@ from ..capture.collector import Collector
 from ..capture.guard import Loan, borrow_model
 from ..capture.prefill import run_watched
 from ..capture.targets import Target, find_target
+from ..capture_options import CaptureOptions
 from ..errors import OptionError, PromptError
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.rows import take_prompt
 from ..inputs.signature import takes_argument
 from ..maps import AttentionMaps
-from ..options import AblationMode, CaptureOptions
+from ..options import AblationMode
 from .changed_heads import ablate_rows
 
 Inputs = dict[str, torch.Tensor]

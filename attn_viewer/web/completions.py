@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..capture_options import GenerationOptions
 from ..declarations import takes_options
 from ..errors import CacheError, OptionError
 from ..files import check_folder, check_model_id
 from ..maps import AttentionMaps
-from ..options import CompletionPageOptions, ExportOptions, FilePath, GenerationOptions
+from ..options import CompletionPageOptions, ExportOptions, FilePath
 from ..storage.pt import SUFFIX, load_scores, save_scores
 from .page import check_page_path, export_html
 
