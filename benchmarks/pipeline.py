@@ -27,7 +27,8 @@ import torch
 from attn_viewer import load_model
 from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.figures import figures_main
-from attn_viewer.storage.folder import DataFolder, load_activations
+from attn_viewer.storage.dataset import load_activations
+from attn_viewer.storage.folder import DataFolder
 
 
 def collect_texts(n_texts):

@@ -19,7 +19,8 @@ from ..files import check_folder, check_model_id, make_folder, remove_leftovers
 from ..folder_options import ActivationsOptions
 from ..maps import AttentionMaps
 from ..options import FilePath
-from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model, load_activations
+from ..storage.dataset import load_activations
+from ..storage.folder import CONFIG, DATA_DIR, DataFolder, Model
 from ..storage.hashes import compare_prompt_to_loaded
 from .batches import KEPT, capture_together, encode_text, group_prompts
 from .indexes import generate_functions_jsonl, generate_models_jsonl, generate_prompts_jsonl

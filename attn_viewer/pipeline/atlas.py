@@ -16,7 +16,8 @@ from ..errors import ActivationsMissingError
 from ..files import check_folder, make_folder, write_whole
 from ..folder_options import AtlasOptions
 from ..maps import AttentionMaps
-from ..storage.folder import DataFolder, load_prompt_maps
+from ..storage.dataset import load_prompt_maps
+from ..storage.folder import DataFolder
 from ..storage.pt import save_scores
 from .prompts import sample_hashes
 from .work import RunReport, run_parts

@@ -7,7 +7,7 @@ from ...errors import ActivationsMismatchError as ActivationsMismatchError
 from ...errors import ActivationsMissingError as ActivationsMissingError
 from ...errors import GetActivationsError as GetActivationsError
 from ...errors import InvalidPromptError
-from ...storage import folder
+from ...storage import dataset, folder
 from ...storage.hashes import augment_prompt_with_hash as augment_prompt_with_hash
 from ...storage.hashes import compare_prompt_to_loaded as compare_prompt_to_loaded
 from .consts import DATA_DIR
@@ -17,7 +17,7 @@ def load_activations(
     model_name: str, prompt: dict[str, Any], save_path: Path = Path(DATA_DIR), return_fmt: str = "torch"
 ) -> tuple[Path, dict[str, Any]]:
     """Read the weights of a prompt, as tensors unless ``return_fmt="numpy"``."""
-    return folder.load_activations(model_name, prompt, save_path, return_fmt)
+    return dataset.load_activations(model_name, prompt, save_path, return_fmt)
 
 
 def activations_exist(model_name: str, prompt: dict[str, Any], save_path: Path) -> bool:
