@@ -25,6 +25,7 @@ def run_page(page: Path, folder: Path) -> int:
     with _enter(folder):
         for count, (language, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), 1):
             if language == "python":
+                text = text.replace('"examples/', f'"{EXAMPLES.as_posix()}/')
                 exec(compile(text, f"{page.name}, block {count}", "exec"), names)
             else:
                 for line in text.replace("\\\n", " ").splitlines():

@@ -1,6 +1,7 @@
 """Real models for the tests: the demo model of the package and SmolLM2-135M-Instruct."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -18,9 +19,11 @@ from attn_viewer import AttentionMaps
 from attn_viewer.storage.folder import DataFolder
 
 mpl.use("Agg")
-# The same examples every time, and no limit on time, which a busy machine would break.
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("repeatable")
+# The same examples every time, and no limit on time, which a busy machine would break. CI asks for the thorough profile
+# (--hypothesis-profile=thorough).
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=15)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=60)
+settings.load_profile("quick")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,13 +34,25 @@ CHROMIUM_FLAGS = [
 PROMPT = "Summer is warm. Winter is cold.\n"
 
 
+def uses_smollm2(item):
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return "smollm2" in item.fixturenames or any(isinstance(value, str) and value == "smollm2" for value in values)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
-    """Run slow things last, so that simple faults show first, and mark what drives a browser."""
+    """Mark what drives a browser, and let one process of pytest-xdist do all that needs SmolLM2."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.browser)
-    items.sort(key=lambda item: "smollm2" in getattr(item, "fixturenames", ()))
+        if uses_smollm2(item):
+            item.add_marker(pytest.mark.xdist_group("smollm2"))
+
+
+@pytest.hookimpl(specname="pytest_collection_modifyitems", trylast=True)  # whatever order there is
+def put_large_groups_first(items):
+    """Let processes start with what only one of them may run."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -73,9 +88,22 @@ def smollm2_path():
 
 @pytest.fixture(scope="session")
 def smollm2(smollm2_path):
+    import gguf
+
     from attn_viewer import load_model
 
-    return load_model(smollm2_path)
+    with pytest.MonkeyPatch.context() as patch:  # transformers reads the file four times, each for half a minute in all
+        patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+        return load_model(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2, tmp_path_factory):
+    """SmolLM2 in Hugging Face format, which loads in a second."""
+    folder = tmp_path_factory.mktemp("models") / "smollm2"
+    for part in smollm2:
+        part.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

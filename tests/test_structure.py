@@ -1,4 +1,4 @@
-"""The rooms of the package: what README says of them, and that a room imports downwards only."""
+"""The rooms of the package: what CONTRIBUTING says of them, and that a room imports downwards only."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import attn_viewer
 
 PACKAGE = Path(attn_viewer.__file__).parent
-README = PACKAGE.parent / "README.md"
+GUIDE = PACKAGE.parent / "CONTRIBUTING.md"
 # From the ground up, as the design has them.
 FLOORS = (
     {
@@ -104,8 +104,8 @@ def draw_tree():
     return "\n".join(lines[:-1])
 
 
-def test_readme_has_the_rooms_as_they_are():
-    if not README.exists():
-        pytest.skip("installed without README")
+def test_the_guide_has_the_rooms_as_they_are():
+    if not GUIDE.exists():
+        pytest.skip("installed without CONTRIBUTING")
     tree = draw_tree()
-    assert tree in README.read_text(encoding="utf-8"), f"README's development section must hold:\n{tree}"
+    assert tree in GUIDE.read_text(encoding="utf-8"), f"CONTRIBUTING must hold:\n{tree}"

@@ -80,9 +80,9 @@ def test_pooled_maps_are_refused():
         compare_attention(pooled, pooled)
 
 
-def test_half_precision_changes_the_attention_of_smollm2_a_little(smollm2, smollm2_path):
+def test_half_precision_changes_the_attention_of_smollm2_a_little(smollm2, smollm2_folder):
     full = capture_attention(*smollm2, PROMPT)
-    half = capture_attention(*load_model(smollm2_path, dtype="bfloat16"), PROMPT)
+    half = capture_attention(*load_model(smollm2_folder, dtype="bfloat16"), PROMPT)
     distances = np.stack(compare_attention(full, half).distances)
     assert distances.shape == (30, 9)
     assert 1e-4 < distances.mean() < 0.02

@@ -285,11 +285,11 @@ def test_demo_model(demo, demo_maps):
     assert measure_difference(demo_maps, compute_eager(reference, tokenizer(PROMPT)["input_ids"])) < 1e-5
 
 
-def test_smollm2(smollm2, smollm2_path):
+def test_smollm2(smollm2, smollm2_folder):
     model, tokenizer = smollm2
     maps = capture_attention(model, tokenizer, PROMPT)
     assert maps.n_heads == (9,) * 30
-    reference, _ = load_model(smollm2_path, attn_implementation="eager")
+    reference, _ = load_model(smollm2_folder, attn_implementation="eager")
     assert measure_difference(maps, compute_eager(reference, tokenizer(PROMPT)["input_ids"])) < 1e-5
 
 
@@ -301,8 +301,8 @@ def test_chat_messages_go_through_the_template(smollm2):
     assert text.endswith("<|im_start|>assistant⏎")
 
 
-def test_half_precision_models_are_captured(smollm2_path):
-    model, tokenizer = load_model(smollm2_path, dtype="bfloat16")
+def test_half_precision_models_are_captured(smollm2_folder):
+    model, tokenizer = load_model(smollm2_folder, dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     maps = capture_attention(model, tokenizer, PROMPT)
     np.testing.assert_allclose(np.stack(maps.weights).sum(-1), 1, atol=1e-5)

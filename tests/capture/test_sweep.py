@@ -1,6 +1,6 @@
 """Every type of model that transformers knows: what is captured under SDPA is what eager attention computes.
 
-``pytest -m sweep`` runs it, with ``-n 2`` on two cores, with ``--lf`` what failed, with ``-k`` some types.
+``pytest -m slow tests/capture/test_sweep.py`` runs it, with ``-n 2`` on two cores, with ``--lf`` what failed, with ``-k`` some types.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from attn_viewer import AttentionMaps, capture_attention, capture_attention_calls
 from attn_viewer.errors import AttnViewerError
 
-pytestmark = [pytest.mark.sweep, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SDPA = torch.nn.functional.scaled_dot_product_attention
 TOLERANCE = 1e-5
 # Layer by layer, rounding lets SDPA and eager attention drift apart; scores in the hundreds make more of it.

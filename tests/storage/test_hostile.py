@@ -1,4 +1,4 @@
-"""Thousands of mutated files, and writers that are killed: minutes, so run with ``-m sweep``."""
+"""Thousands of mutated files, and writers that are killed: minutes, so run with ``-m slow``."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from attn_viewer import experiment, export_html, load_scores, save_scores, view_
 from attn_viewer.experiments import list_experiments
 from attn_viewer.storage.folder import DataFolder
 
-pytestmark = pytest.mark.sweep
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 KILLS = 100
 
