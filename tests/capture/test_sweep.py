@@ -1,6 +1,7 @@
 """Every type of model that transformers knows: what is captured under SDPA is what eager attention computes.
 
-``pytest -m slow tests/capture/test_sweep.py`` runs it, with ``-n 2`` on two cores, with ``--lf`` what failed, with ``-k`` some types.
+``pytest -m slow tests/capture/test_sweep.py`` runs it, with ``-n 2`` on two cores, with ``--lf`` what failed, with
+``-k`` some types.
 """
 
 import contextlib

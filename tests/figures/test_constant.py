@@ -18,6 +18,8 @@ from attn_viewer import (
     save_matrix_wrapper,
 )
 from attn_viewer.figures import (
+    builtin,
+    get_all_figure_names,
     matplotlib_multifigure_saver,
     matrix2drgb_to_png_bytes,
     matrix_to_image_preprocess,
@@ -37,7 +39,7 @@ MATRICES = {
     "zero-token": np.zeros((1, 1)),
 }
 EACH = pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
-BUILT_IN = {"raw", "svd_spectra", "entropy_by_query", "attention_by_distance", "column_mass", "cumulative_mass"}
+BUILT_IN = {name for name in get_all_figure_names() if hasattr(builtin, name)}
 
 
 def repeat(matrix, **facts):

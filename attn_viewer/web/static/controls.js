@@ -2,11 +2,10 @@
 
 import { findError } from "./data.js";
 import { make, nameHead, plural } from "./dom.js";
-import { CHOICES, LIMITS, VIEW_NAMES, hasPair, hasRowsBefore, listChoices } from "./state.js";
+import { CHOICES, LIMITS, VIEW_LABELS, VIEW_NAMES, hasPair, hasRowsBefore, listChoices } from "./state.js";
 
-const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
 const HELP = [
-  ["1 – 4", "view"],
+  [`1 – ${VIEW_NAMES.length}`, "view"],
   ["↑ ↓", "layer"],
   ["← →", "head"],
   ["Enter", "open a head, pin a token or cell"],

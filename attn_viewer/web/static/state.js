@@ -2,7 +2,9 @@
 
 import { findOffset } from "./data.js";
 
-export const VIEW_NAMES = ["overview", "heatmap", "text", "lines"];
+/** What the tabs say. */
+export const VIEW_LABELS = { overview: "Bird’s eye", heatmap: "Heatmap", text: "Text", lines: "Lines" };
+export const VIEW_NAMES = Object.keys(VIEW_LABELS);
 export const CHOICES = {
   view: VIEW_NAMES,
   scale: ["linear", "power", "log"],

@@ -63,6 +63,10 @@ import { createText } from "./text.js";
 import { readTheme } from "./theme.js";
 import { createTooltip } from "./tooltip.js";
 
+/**
+ * What makes each view of `VIEW_LABELS`: from a context {element, show(), destroy()}, and if it can handleKey(event),
+ * goTo(place), follow(place), listCuts() and picture(). `show` draws `context.state`, and is called when that changes.
+ */
 const VIEWS = { overview: createOverview, heatmap: createHeatmap, text: createText, lines: createLines };
 /** Contexts made so far in this document: each has ids of its own. */
 let made = 0;
