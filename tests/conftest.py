@@ -34,6 +34,11 @@ CHROMIUM_FLAGS = [
 PROMPT = "Summer is warm. Winter is cold.\n"
 
 
+def try_examples(share):
+    """Decorate what takes more or less time than others: it tries this share of the profile's examples."""
+    return settings(max_examples=max(1, round(share * settings.default.max_examples)))
+
+
 def uses_smollm2(item):
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return "smollm2" in item.fixturenames or any(isinstance(value, str) and value == "smollm2" for value in values)

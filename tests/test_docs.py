@@ -8,12 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+QUICK = ("README.md", "quickstart.md")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="installed without its pages")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow][: page.name not in QUICK], id=page.name) for page in PAGES],
+)
 def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     from blocks import BLOCK, run_page

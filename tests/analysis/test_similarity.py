@@ -2,8 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import make_maps
-from hypothesis import given, settings
+from conftest import make_maps, try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer.analysis import measure_similarity
@@ -11,7 +11,7 @@ from attn_viewer.analysis import similarity as module
 from attn_viewer.errors import OptionError
 
 
-@settings(max_examples=20)
+@try_examples(0.33)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.booleans())
 def test_it_is_the_cosine_of_flattened_heads(n_layers, n_heads, n_tokens, ignore):
     maps = make_maps(n_layers, n_heads, n_tokens)

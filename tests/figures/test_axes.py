@@ -6,8 +6,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from conftest import make_maps
-from hypothesis import given, settings
+from conftest import make_maps, try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -207,7 +207,7 @@ def test_wrong_options_are_named():
         draw_heatmap(np.full((3, 3), 1 / 3), causal=True)
 
 
-@settings(max_examples=20, deadline=None)
+@try_examples(0.33)
 @given(
     st.floats(0.6, 6),
     st.floats(0.6, 6),

@@ -3,7 +3,8 @@ import math
 import matplotlib as mpl
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from matplotlib.figure import Figure
@@ -107,7 +108,7 @@ def test_a_head_without_weight_says_so(func):
 
 
 @pytest.mark.parametrize("func", DRAWN, ids=lambda func: func.__name__)
-@settings(max_examples=12)
+@try_examples(0.2)
 @given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.floats(0, 1, width=32)),
        st.booleans())  # fmt: skip
 def test_any_pattern_is_drawn_on_the_page(func, pattern, causal):

@@ -2,8 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import make_maps
-from hypothesis import given, settings
+from conftest import make_maps, try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -227,7 +227,7 @@ def assert_apart(boxes):
     assert not overlaps.any()
 
 
-@settings(max_examples=30)
+@try_examples(0.5)
 @given(
     st.integers(1, 40),
     st.integers(1, 45),

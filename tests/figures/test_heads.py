@@ -2,7 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
@@ -132,7 +133,7 @@ def test_what_cannot_be_drawn(values, options, message):
         plot_atlas(values, **options)
 
 
-@settings(max_examples=15)
+@try_examples(0.25)
 @given(st.integers(1, 130), st.integers(1, 130), st.integers(0, 3000))
 def test_no_two_numbers_overlap_and_all_are_on_the_page(n_layers, n_heads, first):
     figure = plot_atlas(np.ones((n_layers, n_heads)), layers=range(first, first + n_layers), model_id="a model")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from conftest import make_maps
-from hypothesis import given, settings
+from conftest import make_maps, try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection
@@ -121,7 +121,7 @@ def test_words_fill_lines_without_running_over(widths):
         assert (b == a and y == pytest.approx(x + width)) or (b == a + 1 and y == 0)
 
 
-@settings(max_examples=15)
+@try_examples(0.25)
 @given(
     st.lists(st.text(max_size=12) | st.sampled_from(["", "$x_{", "中文", "😀", "x" * 9999]), min_size=1, max_size=40)
 )

@@ -5,8 +5,8 @@ import threading
 import matplotlib as mpl
 import numpy as np
 import pytest
-from conftest import make_maps
-from hypothesis import given, settings
+from conftest import make_maps, try_examples
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
@@ -112,7 +112,7 @@ def collect_boxes(figure):
     return words, [box for stamps in figure.findobj(TokenStamps) for box in stamps.label_boxes()]
 
 
-@settings(max_examples=25)
+@try_examples(0.4)
 @given(
     st.sampled_from(list(WIDTHS)),
     st.integers(1, 40),

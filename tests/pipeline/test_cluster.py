@@ -14,6 +14,7 @@ from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.pipeline.work import run_parts
 
+pytestmark = pytest.mark.slow
 distributed = pytest.importorskip("dask.distributed")
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep.", "One day a dog came home.", "The sky is high.",
          "It rained.", "She said nothing.", "They were there all the night.")  # fmt: skip

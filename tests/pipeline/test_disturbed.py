@@ -15,6 +15,7 @@ import pytest
 from attn_viewer.cli import main
 from attn_viewer.storage.folder import DataFolder
 
+pytestmark = pytest.mark.slow
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep.", "One day a dog came home.", "The sky is high.")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another")

@@ -142,6 +142,7 @@ def test_a_failing_function_is_written_down_and_tried_again(copy):
     assert not list(copy.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_workers_that_live_on_take_a_file_as_it_is_now(copy):
     mine = copy.parent / "edited.py"
     source = (
@@ -166,6 +167,7 @@ def test_an_index_that_cannot_be_written_does_not_hide_what_was_done(copy):
     assert "figures.jsonl" in report.failures[0]
 
 
+@pytest.mark.slow
 def test_killed_runs_end_where_an_undisturbed_one_ends(made, tmp_path):
     folder, prompts = tmp_path / "d", write_prompts(made.parent)
     code = (

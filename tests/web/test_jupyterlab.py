@@ -20,6 +20,7 @@ from PIL import Image
 import attn_viewer
 from attn_viewer import export_html, show_attention
 
+pytestmark = pytest.mark.slow
 ROOT = Path(attn_viewer.__file__).parent.parent
 CELL = """
 import numpy as np

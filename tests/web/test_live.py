@@ -9,8 +9,9 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from conftest import try_examples
 from data_folder import start_server
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer import ablate_heads, capture_attention, capture_generation, measure_effect
@@ -260,7 +261,7 @@ WORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@try_examples(5)
 @given(body=HOSTILE.map(json.dumps) | WORDS.map(json.dumps) | st.text(max_size=40))
 def test_what_is_no_request_is_refused_and_what_is_one_ends(client, body):
     reply = client.post("/live/jobs", content=body.encode("utf-8"), headers={"content-type": "application/json"})

@@ -359,6 +359,7 @@ def attack(url, folder, place):
             aside.rename(made[1])
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_twenty_at_a_time(url):
     ask_a_thousand_times(url, HEAD)
 

@@ -92,6 +92,7 @@ window.stop = window.show();
     assert shown.locator(".attn-viewer").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_run_and_hold_no_outputs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
