@@ -78,11 +78,13 @@ def view_attention(
         raise OptionError("view_attention needs a model and a prompt, or load_attention_scores_path")
     picture = None
     if options.image is not None:
-        from .inputs.pictures import ask_about, read_picture
+        from .inputs.pictures import ask_about, crop_picture, read_picture
 
         picture = read_picture(options.image)
         prompt = ask_about(picture, prompt)
     maps = _get_maps(model, model_id, tokenizer, prompt, options)
+    if picture is not None and [span.part for span in maps.spans] == ["whole"]:  # tiles show all of it
+        picture = crop_picture(picture, tokenizer)
     if options.figures is not None:
         from .figures.runner import check_full
 
@@ -90,10 +92,10 @@ def view_attention(
     with use_preset(options.preset, columns=options.columns):
         pages = _render_pages(maps, options)
         if picture is not None and options.save_fig_path is not None:
-            pages = itertools.chain(_render_picture_pages(maps, picture, tokenizer, options), pages)
+            pages = itertools.chain(_render_picture_pages(maps, picture, options), pages)
         # What cannot be drawn is found out before anything is written.
         first = next(pages, None)
-        written = _write_maps(maps, options)
+        written = _write_maps(maps, picture, options)
         if options.save_fig_path is None:
             return written
         folder = Path(options.save_fig_path) / maps.model_id
@@ -199,18 +201,13 @@ def _render_pages(maps: "AttentionMaps", options: ViewOptions) -> Iterator[tuple
     )
 
 
-def _render_picture_pages(
-    maps: "AttentionMaps", picture: Any, processor: Any, options: ViewOptions
-) -> Iterator[tuple[str, bytes]]:
+def _render_picture_pages(maps: "AttentionMaps", picture: Any, options: ViewOptions) -> Iterator[tuple[str, bytes]]:
     """Draw where each word of the completion looks in the picture, or else the last token, and how much at all."""
     from .analysis.modalities import COMPLETION
     from .figures.formats import render_figure
     from .figures.overlay import OverlayLook, overlay_attention
     from .figures.shares import ShareLook, plot_modality_share
-    from .inputs.pictures import crop_picture
 
-    if [span.part for span in maps.spans] == ["whole"]:  # tiles show all of it
-        picture = crop_picture(picture, processor)
     query = None if options.max_new_tokens is None or maps.kind == "cross" else COMPLETION
     plain: dict[str, Any] = {"preset": None, "columns": 1}
     look = dataclasses.replace(OverlayLook.pick(options), query=query, layers=None, **plain)
@@ -223,7 +220,7 @@ def _render_picture_pages(
         yield name, render_figure(figure, options.fig_format, text_as_path=options.text == "path")
 
 
-def _write_maps(maps: "AttentionMaps", options: ViewOptions) -> list[Path]:
+def _write_maps(maps: "AttentionMaps", picture: Any, options: ViewOptions) -> list[Path]:
     written = []
     if options.save_attention_scores and options.save_attention_scores_path is not None:
         from .storage.pt import save_scores
@@ -232,7 +229,9 @@ def _write_maps(maps: "AttentionMaps", options: ViewOptions) -> list[Path]:
     if options.html_path is not None:
         from .web.page import export_html
 
-        written += export_html(maps, options.html_path, options=ExportOptions.pick(options))
+        written += export_html(
+            maps, options.html_path, image=picture if maps.spans else None, options=ExportOptions.pick(options)
+        )
     return written
 
 

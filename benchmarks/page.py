@@ -7,9 +7,10 @@ Each page is opened offline from its file, five times. First paint is the browse
 heads" is when the bird's eye has drawn every thumbnail in the window. A move is one pointer event over a view, in a
 frame of its own: its handlers, the drawing they do, style and layout, by performance.now, over 200 moves an opening.
 Error is the largest difference between a cell and what the page's bytes decode to. For the same 256 tokens bertviz
-1.4.1's model_view takes 492 MB and att_viz 192 MB. Then the bird's eye of models with more heads, and the opening of a
-site over 1,000 prompts until its first rows and pictures are there. All depends on the load of the machine, which is
-printed.
+1.4.1's model_view takes 492 MB and att_viz 192 MB. Then the bird's eye of models with more heads: the time until it is
+drawn, how much of it the browser took to read the file, and the processor time of the page's main thread, which tells
+most on a busy machine. Then the opening of a site over 1,000 prompts until its first rows and pictures are there. All
+depends on the load of the machine, which is printed.
 """
 
 import argparse
@@ -39,6 +40,12 @@ VIEWS = {
     "text": (".av-pane .av-tokens", ".av-text[data-ready]", 1),
     "lines": (".av-lines-plot", ".av-lines[data-ready]", 0.4),
 }
+# Asks seldom, since a page is slowed by who looks for an element in each frame.
+DRAWN = """async () => {
+    while (!document.querySelector(".av-overview[data-ready]")) await new Promise((resolve) => setTimeout(resolve, 10));
+    return performance.now();
+}"""
+READ = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
 MOVES = """async ([selector, share]) => {
     const plot = document.querySelector(selector);
     const box = plot.getBoundingClientRect();
@@ -75,8 +82,7 @@ def open_page(browser, url, runs):
         context = browser.new_context(viewport={"width": 1280, "height": 860}, offline=True)
         page = context.new_page()
         page.goto(url)
-        page.wait_for_selector(".av-overview[data-ready]", timeout=120_000)
-        heads.append(page.evaluate("performance.now()"))
+        heads.append(page.evaluate(DRAWN))
         paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         for key, (view, (selector, ready, share)) in enumerate(VIEWS.items(), 2):
             page.keyboard.press(str(key))
@@ -101,18 +107,24 @@ def make_maps(n_layers, n_heads, n_tokens):
 
 
 def measure_birds_eye(browser, folder, n_layers, n_heads, runs):
-    """Return megabytes of a page of 128 tokens, and the median time until its bird's eye has drawn what is in sight."""
+    """Return megabytes of a page of 128 tokens, and medians in ms until its bird's eye has drawn what is in sight.
+
+    They are of the time in all, the time until the file was read, and processor time.
+    """
     (path,) = export_html(
         make_maps(n_layers, n_heads, 128), folder / "many.html", max_mb=500, scores={}, progress=False
     )
     times = []
     for _ in range(runs):
         page = browser.new_page(viewport={"width": 1280, "height": 860})
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.goto(path.as_uri(), wait_until="commit")
-        page.wait_for_selector(".av-overview[data-ready]", timeout=120_000)
-        times.append(page.evaluate("performance.now()"))
+        drawn = page.evaluate(DRAWN)
+        spent = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+        times.append((drawn, page.evaluate(READ), 1000 * spent["TaskDuration"]))
         page.close()
-    return path.stat().st_size / 1e6, statistics.median(times)
+    return path.stat().st_size / 1e6, *map(statistics.median, zip(*times, strict=True))
 
 
 def measure_site(browser, folder, runs):
@@ -171,10 +183,11 @@ def main():
             print("".join(f"{v:>15}" for v in (*values, f"{paint:.0f}", f"{heads:.0f}", *times)), flush=True)
         for shape in args.heads:
             layers, heads = map(int, shape.split("x"))
-            size, spent = measure_birds_eye(browser, Path(folder), layers, heads, args.runs)
-            load = os.getloadavg()[0]
+            size, spent, read, cpu = measure_birds_eye(browser, Path(folder), layers, heads, args.runs)
             print(
-                f"bird's eye of {layers} × {heads} heads: {spent:.0f} ms, {size:.1f} MB (load {load:.1f})", flush=True
+                f"bird's eye of {layers} × {heads} heads: {spent:.0f} ms, of these {read:.0f} to read {size:.1f} MB; "
+                f"processor {cpu:.0f} ms (load {os.getloadavg()[0]:.1f})",
+                flush=True,
             )
         if args.site:
             spent = measure_site(browser, Path(folder), args.runs)

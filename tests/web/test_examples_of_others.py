@@ -1,19 +1,14 @@
 """The README examples of bertviz and CircuitsVis with the line that draws changed: their numbers stand in our page."""
 
-import base64
-import json
-import re
-import zlib
-
 import numpy as np
 import pytest
 import torch
 import transformers
+from test_page import read_page
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer
 
 from attn_viewer import AttentionMaps, export_html
-from attn_viewer.web.encode import decode_head
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +31,6 @@ def model_name(tmp_path_factory):
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(folder)
     return str(folder)
-
-
-def read_page(path):
-    """Return what a page says of its maps, and the weights of each head by layer and head."""
-    text = path.read_text()
-    meta = json.loads(re.search(r'id="meta">(.*?)</script>', text)[1])
-    heads = re.findall(r'id="h(\d+)\.(\d+)">(.*?)</script>', text)
-    return meta, {
-        (int(layer), int(head)): decode_head(zlib.decompress(base64.b64decode(data)), meta)
-        for layer, head, data in heads
-    }
 
 
 def test_the_example_of_bertviz(model_name, tmp_path):

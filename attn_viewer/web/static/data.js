@@ -80,7 +80,7 @@ export class HeadStore {
   }
 
   async fetchHead(layer, head) {
-    return { layer, head, ...this.measure(this.unpack(await this.source.getHead(layer, head))) };
+    return this.measure(layer, head, this.unpack(await this.source.getHead(layer, head)).values);
   }
 
   async average(layer) {
@@ -91,28 +91,38 @@ export class HeadStore {
       for (let i = 0; i < sum.length; i++) sum[i] += values[i];
     }
     for (let i = 0; i < sum.length; i++) sum[i] /= numbers.length;
-    return { layer, head: "mean", ...this.measure(sum) };
+    return this.measure(layer, "mean", sum);
   }
 
-  unpack(bytes) {
+  /** {values, rows, columns, factor} of the bytes of a head, pooled as `poolCells` does. */
+  unpack(bytes, most = Infinity, shown = findWindow(this.meta, { first: "keep" })) {
     const { rows, columns } = this.meta;
-    const values = new Float32Array(rows * columns).fill(HIDDEN);
-    let cells = bytes;
-    if (!this.table) cells = new Float32Array(bytes.slice().buffer);
+    const cells = this.table ? bytes : new Float32Array(bytes.slice().buffer);
     if (!this.table && !cells.every(Number.isFinite)) throw new Error("a head came with numbers that are none");
     let count = 0;
     for (let column = 0; column < columns; column++) count += rows - this.firstRows[column];
     if (cells.length !== count) throw new Error(`a head came with ${cells.length} weights, expected ${count}`);
+    const pooled = makeGrid(this.meta, most);
+    const { values, factor } = pooled;
+    const starts = Int32Array.from({ length: rows }, (_, row) => Math.floor(row / factor) * pooled.columns);
     let next = 0;
     for (let column = 0; column < columns; column++) {
+      const across = Math.floor(column / factor);
+      const isOut = column < shown.columns[0] || column >= shown.columns[1];
       for (let row = this.firstRows[column]; row < rows; row++, next++) {
-        values[row * columns + column] = this.table ? this.table[cells[next]] : cells[next];
+        if (isOut || row < shown.rows[0] || row >= shown.rows[1]) continue;
+        const value = this.table ? this.table[cells[next]] : cells[next];
+        const at = starts[row] + across;
+        if (values[at] === HIDDEN || Math.abs(value) > Math.abs(values[at])) values[at] = value;
       }
     }
-    return values;
+    return pooled;
   }
 
-  measure(values) {
+  /** Values with the largest of them, which the maps tell or which is looked for. */
+  measure(layer, head, values) {
+    const told = this.findMaxima(layer, head);
+    if (told) return { layer, head, values, max: told[0], maxRest: told[1] };
     const { columns } = this.meta;
     const { rows, columns: kept } = findWindow(this.meta, { first: "hide" });
     let [max, maxRest] = [0, 0];
@@ -125,7 +135,7 @@ export class HeadStore {
         row++;
       }
     }
-    return { values, max, maxRest };
+    return { layer, head, values, max, maxRest };
   }
 
   /** Promise of {values, side…}: the largest weights that are shown on a grid of at most `most` cells a side. */
@@ -137,12 +147,20 @@ export class HeadStore {
       this.thumbnailLook = look;
     }
     if (!this.thumbnails.has(key)) {
-      const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
-      const pooled = { ...poolCells(values, this.meta, most, shown), layer, head, max, maxRest };
+      const pooled = await this.poolHead(layer, head, most, shown);
       if (this.thumbnailLook !== look) return pooled;
       this.thumbnails.set(key, pooled);
     }
     return this.thumbnails.get(key);
+  }
+
+  async poolHead(layer, head, most, shown) {
+    const told = this.source && this.findMaxima(layer, head);
+    if (told && !this.peek(layer, head)) {
+      return { ...this.unpack(await this.source.getHead(layer, head), most, shown), layer, head, max: told[0], maxRest: told[1] };
+    }
+    const { values, max, maxRest } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
+    return { ...poolCells(values, this.meta, most, shown), layer, head, max, maxRest };
   }
 }
 
@@ -159,7 +177,7 @@ export class DifferenceStore extends HeadStore {
     const load = (store) => store.load(store.meta.layers[i], store.meta.heads[i][j]); // numbers may differ
     const [first, second] = await Promise.all(this.pair.map(load));
     const values = second.values.map((value, i) => (value === HIDDEN ? HIDDEN : value - first.values[i]));
-    return { layer, head, ...this.measure(values) };
+    return this.measure(layer, head, values);
   }
 }
 
@@ -220,19 +238,25 @@ function makeTable({ power, scale, zero }) {
 }
 
 /** Weights on a grid of at most `most` cells a side, each the largest there; all but the window `shown` is masked. */
-export function poolCells(values, { rows, columns }, most, shown) {
-  const factor = Math.max(1, Math.ceil(Math.max(rows, columns) / most));
-  const [height, width] = [Math.ceil(rows / factor), Math.ceil(columns / factor)];
-  const pooled = new Float32Array(height * width).fill(HIDDEN);
+export function poolCells(values, meta, most, shown) {
+  const grid = makeGrid(meta, most);
+  const { values: pooled, columns: width, factor } = grid;
   for (let row = shown.rows[0]; row < shown.rows[1]; row++) {
     const base = Math.floor(row / factor) * width;
     for (let column = shown.columns[0]; column < shown.columns[1]; column++) {
-      const value = values[row * columns + column];
+      const value = values[row * meta.columns + column];
       const at = base + Math.floor(column / factor);
       if (value !== HIDDEN && (pooled[at] === HIDDEN || Math.abs(value) > Math.abs(pooled[at]))) pooled[at] = value;
     }
   }
-  return { values: pooled, rows: height, columns: width, factor };
+  return grid;
+}
+
+/** A grid of nothing seen, of at most `most` cells a side, each of factor × factor cells. */
+function makeGrid({ rows, columns }, most) {
+  const factor = Math.max(1, Math.ceil(Math.max(rows, columns) / most));
+  const [height, width] = [Math.ceil(rows / factor), Math.ceil(columns / factor)];
+  return { values: new Float32Array(height * width).fill(HIDDEN), rows: height, columns: width, factor };
 }
 
 /** How many rows the lines' queries stand further down than their first key, to be beside their own keys. */

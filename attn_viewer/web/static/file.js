@@ -1,4 +1,4 @@
-/** The source of a page that holds its own weights, each head as base64 of deflated bytes in an element of its own. */
+/** The source of a page that holds its own weights, the heads of a layer as base64 of deflated bytes in one element. */
 
 import { inflate } from "./data.js";
 import { make } from "./dom.js";
@@ -22,18 +22,26 @@ export function openPage() {
   }
 
   function makeSource(prefix) {
-    return { meta: read(`${prefix}meta`), isLocal: true, getHead: (layer, head) => readHead(`${prefix}h${layer}.${head}`, layer, head) };
+    const meta = read(`${prefix}meta`);
+    const waiting = new Map();
+    async function getHead(layer, head) {
+      if (!waiting.has(layer)) waiting.set(layer, readLayer(`${prefix}l${layer}`));
+      try {
+        const bytes = await waiting.get(layer);
+        const heads = meta.heads[meta.layers.indexOf(layer)];
+        const [size, at] = [bytes.length / heads.length, heads.indexOf(head)];
+        return bytes.subarray(at * size, (at + 1) * size);
+      } catch (error) {
+        throw new Error(`The weights of layer ${layer} are damaged in this file; make it again.`, { cause: error });
+      }
+    }
+    return { meta, isLocal: true, getHead };
   }
 
-  async function readHead(id, layer, head) {
+  async function readLayer(id) {
     if (!document.getElementById(id)) await waitForAll();
-    try {
-      const text = atob(document.getElementById(id).textContent);
-      return await inflate(Uint8Array.from(text, (character) => character.charCodeAt(0)));
-    } catch (error) {
-      throw new Error(`The weights of layer ${layer}, head ${head} are damaged in this file; make it again.`, {
-        cause: error,
-      });
-    }
+    const text = document.getElementById(id).textContent;
+    const decode = Uint8Array.fromBase64 ?? ((text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)));
+    return inflate(decode(text));
   }
 }

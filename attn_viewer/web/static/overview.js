@@ -7,8 +7,10 @@ import { pickColor, spellColor } from "./theme.js";
 
 /** Heads are asked for so many at a time. */
 const BATCH = 32;
-/** Tiles lie on sheets of so many pixels of the page: a canvas a tile would take a browser seconds. */
-const SHEET = 2048;
+/** The page stays quick where drawing pauses after so many milliseconds. */
+const TURN = 50;
+/** Tiles lie on sheets so many pixels high: a canvas a tile would take a browser seconds, one for all each change of it. */
+const SHEET = 512;
 const MOST_RATIO = 2;
 
 export function createOverview(context) {
@@ -21,6 +23,7 @@ export function createOverview(context) {
   let shown = []; // the cells in the order in which they stand
   const waiting = new Set();
   let order;
+  let tinted = null;
   let sheets = [];
   let place = "";
   let side = 1;
@@ -32,10 +35,10 @@ export function createOverview(context) {
     (entries) => {
       hasLooked = true;
       for (const { target, isIntersecting } of entries) {
-        const cell = cells.get(target.dataset.key);
-        if (cell) cell.isVisible = isIntersecting;
-        if (isIntersecting) waiting.add(target.dataset.key);
-        else waiting.delete(target.dataset.key);
+        const sheet = sheets.find(({ canvas }) => canvas === target);
+        if (!sheet) continue;
+        sheet.isVisible = isIntersecting;
+        for (const cell of sheet.cells) waiting[isIntersecting ? "add" : "delete"](cell);
       }
       work();
     },
@@ -44,8 +47,6 @@ export function createOverview(context) {
   for (const [i, layer] of meta.layers.entries()) {
     for (const [j, head] of meta.heads[i].entries()) {
       const tile = make("i", { class: "av-tile" });
-      const score = make("span", { class: "av-score" });
-      const name = make("span", { class: "av-name" }, `${layer}.${head}`);
       const button = make(
         "button",
         {
@@ -54,22 +55,21 @@ export function createOverview(context) {
           "data-key": `${layer}.${head}`,
           "aria-label": `Layer ${layer}, ${nameHead(meta, head)}`,
           tabindex: -1,
-          onclick: () => context.update({ view: "heatmap", layer, head }),
-          onpointerenter: (event) => tell(event, layer, head),
-          onpointerleave: () => context.tooltip.hide(),
-          onfocus: () => context.update({ layer, head }),
         },
         tile,
-        name,
-        score,
       );
-      cells.set(`${layer}.${head}`, { layer, head, i, j, button, tile, score, isVisible: false, drawn: null });
-      watcher.observe(button);
+      cells.set(`${layer}.${head}`, { layer, head, i, j, button, tile, score: null, drawn: null });
     }
   }
 
-  function tell(event, layer, head) {
-    const { i, j } = cells.get(`${layer}.${head}`);
+  const find = ({ target }) => cells.get(target.closest("[data-key]")?.dataset.key);
+  const on = (type, handler) => grid.addEventListener(type, (event) => find(event) && handler(find(event), event));
+  on("click", ({ layer, head }) => context.update({ view: "heatmap", layer, head }));
+  on("focusin", ({ layer, head }) => context.update({ layer, head }));
+  on("pointerover", tell);
+  on("pointerout", () => context.tooltip.hide());
+
+  function tell({ layer, head, i, j }, event) {
     const lines = [`Layer ${layer}, ${nameHead(meta, head)}`];
     if (meta.maxima) lines.push(`largest weight ${formatWeight(meta.maxima[i][j][0])}`);
     for (const name of scores.names) {
@@ -105,19 +105,27 @@ export function createOverview(context) {
       const value = ({ i, j }) => scores.get(sort, i, j) ?? -Infinity;
       all.sort((a, b) => value(b) - value(a));
       grid.classList.add("av-sorted");
+      for (const cell of all.filter(({ score }) => !score)) {
+        cell.score = make("span", { class: "av-score" });
+        cell.button.append(make("span", { class: "av-name" }, `${cell.layer}.${cell.head}`), cell.score);
+      }
       grid.replaceChildren(row(...all.map((cell) => cell.button)));
       focused?.focus();
     }
     shown = all;
-    for (const cell of all) {
-      const value = scores.get(sort, cell.i, cell.j);
-      cell.score.textContent = value === null ? "" : formatScore(value);
+    if (sort === null) return;
+    for (const { score, i, j } of all) {
+      const value = scores.get(sort, i, j);
+      score.textContent = value === null ? "" : formatScore(value);
     }
   }
 
   /** Frame each head in the colour of a score, from the smallest of all heads to the largest. */
   function tint() {
     const { state, theme } = context;
+    const wanted = state.tint && `${state.tint} ${scores.version} ${theme.isDark}`;
+    if (tinted === wanted) return;
+    tinted = wanted;
     const [low, high] = scores.range(state.tint);
     const color = (share) => spellColor(theme.table[Math.round(255 * share)]);
     grid.classList.toggle("av-tinted", state.tint !== null);
@@ -143,12 +151,12 @@ export function createOverview(context) {
     tint();
     layOut();
     const { layer, head } = context.state;
-    for (const [key, cell] of cells) {
+    for (const cell of cells.values()) {
       const isChosen = cell.layer === layer && cell.head === (head === "mean" ? meta.heads[cell.i][0] : head);
       cell.button.tabIndex = isChosen ? 0 : -1;
       cell.button.classList.toggle("av-chosen", isChosen);
-      if (cell.isVisible) waiting.add(key);
     }
+    for (const sheet of sheets.filter(({ isVisible }) => isVisible)) for (const cell of sheet.cells) waiting.add(cell);
     work();
   }
 
@@ -159,34 +167,46 @@ export function createOverview(context) {
     place = wanted;
     ratio = Math.min(MOST_RATIO, window.devicePixelRatio || 1);
     const origin = grid.getBoundingClientRect();
+    const { clientLeft, clientTop, clientWidth } = shown[0].tile; // within the frame of a tinted tile
+    side = Math.max(1, Math.round(clientWidth * ratio));
     for (const cell of cells.values()) {
       const box = cell.tile.getBoundingClientRect();
-      const { clientLeft, clientTop } = cell.tile; // the frame of a tinted tile
       cell.x = Math.round((box.left - origin.left + clientLeft) * ratio);
       cell.y = Math.round((box.top - origin.top + clientTop) * ratio);
-      side = Math.max(1, Math.round(cell.tile.clientWidth * ratio));
       cell.drawn = null;
     }
     const height = grid.scrollHeight;
-    sheets.forEach((sheet) => sheet.remove());
+    watcher.disconnect();
+    waiting.clear();
+    sheets.forEach(({ canvas }) => canvas.remove());
     sheets = Array.from({ length: Math.ceil(height / SHEET) }, (_, n) => {
-      const sheet = make("canvas", { class: "av-sheet" });
-      sizeCanvas(sheet, grid.scrollWidth, Math.min(SHEET, height - n * SHEET), ratio);
-      sheet.style.top = `${n * SHEET}px`;
-      return sheet;
+      const canvas = make("canvas", { class: "av-sheet" });
+      sizeCanvas(canvas, grid.scrollWidth, Math.min(SHEET, height - n * SHEET), ratio);
+      canvas.style.top = `${n * SHEET}px`;
+      return { canvas, cells: [], isVisible: false };
     });
-    grid.prepend(...sheets);
+    for (const cell of shown) for (const sheet of listSheets(cell)) sheet.cells.push(cell);
+    grid.prepend(...sheets.map(({ canvas }) => canvas));
+    for (const { canvas } of sheets) watcher.observe(canvas);
+  }
+
+  function listSheets({ y }) {
+    const high = SHEET * ratio;
+    return sheets.slice(Math.floor(y / high), Math.floor((y + side - 1) / high) + 1);
   }
 
   /** Draw what is waiting, some heads at a time, so that the page stays quick. */
   async function work() {
     if (isBusy) return;
     isBusy = true;
+    let end = performance.now() + TURN;
     while (waiting.size && !isGone) {
       const batch = [...waiting].slice(0, BATCH);
-      for (const key of batch) waiting.delete(key);
-      await Promise.all(batch.map((key) => drawCell(cells.get(key))));
+      for (const cell of batch) waiting.delete(cell);
+      await Promise.all(batch.map(drawCell));
+      if (performance.now() < end) continue;
       await new Promise((resolve) => setTimeout(resolve));
+      end = performance.now() + TURN;
     }
     isBusy = false;
     if (!hasLooked || isGone) return;
@@ -196,8 +216,9 @@ export function createOverview(context) {
 
   /** Ask for all tiles; promise of them. */
   async function prepare() {
-    const missing = [...cells].filter(([, cell]) => cell.drawn !== tellLook() && !cell.button.dataset.error);
-    for (const [key] of missing) waiting.add(key);
+    const look = tellLook();
+    const missing = shown.filter(({ drawn, button }) => drawn !== look && !button.dataset.error);
+    for (const cell of missing) waiting.add(cell);
     if (missing.length) work();
     while (isBusy && !isGone) await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -217,11 +238,12 @@ export function createOverview(context) {
 
   /** All tiles with their names; null while one is missing. */
   function picture() {
-    if ([...cells.values()].some((cell) => cell.drawn !== tellLook() && !cell.button.dataset.error)) return null;
+    const look = tellLook();
+    if (shown.some(({ drawn, button }) => drawn !== look && !button.dataset.error)) return null;
     const origin = grid.getBoundingClientRect();
     const labels = [...grid.querySelectorAll(".av-head-name, .av-layer-name, .av-name, .av-score")].filter((label) => label.offsetParent);
     const paint = (drawing) => {
-      sheets.forEach((sheet, n) => drawing.drawImage(sheet, 0, n * SHEET, sheet.width / ratio, sheet.height / ratio));
+      sheets.forEach(({ canvas }, n) => drawing.drawImage(canvas, 0, n * SHEET, canvas.width / ratio, canvas.height / ratio));
       drawing.font = FONT;
       drawing.textAlign = "center";
       drawing.textBaseline = "middle";
@@ -242,9 +264,8 @@ export function createOverview(context) {
       const found = await store.loadThumbnail(cell.layer, cell.head, side, findWindow(meta, state));
       if (isGone || !look.startsWith(place)) return; // laid out anew meanwhile, and asked for again
       const image = paintTile(found, side, makeScale(state, findTop(context, found)), theme);
-      const high = SHEET * ratio;
-      for (let n = Math.floor(cell.y / high); n * high < cell.y + side; n++) {
-        sheets[n]?.getContext("2d").putImageData(image, cell.x, cell.y - n * high);
+      for (const { canvas } of listSheets(cell)) {
+        canvas.getContext("2d").putImageData(image, cell.x, cell.y - Math.round(parseFloat(canvas.style.top) * ratio));
       }
       cell.drawn = look;
       cell.button.removeAttribute("data-error");

@@ -1,14 +1,20 @@
 /**
  * The prompt as running text, twice. Observed: which later tokens look at the one pointed at. Observer: which earlier
  * ones it looks at. A strip a head under each token; its strength is the weight on the scale that all views share.
+ * Patches of pictures stand in the picture, each in the colour of the mean weight of the heads that are on.
  */
 
 import { HIDDEN, findTop, findWindow, isShown, makeScale } from "./data.js";
 import { MARGIN, make, nameHead, nameSegment, plural, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { MOST_TOLD, createLegend, loadHeads } from "./legend.js";
+import { createPicture, listPictures } from "./pictures.js";
 import { hasRowsBefore } from "./state.js";
+import { pickColor, spellColor } from "./theme.js";
 
 const LONGEST_TOKEN = 60;
+const PATCHES = "A patch has the colour of the mean weight of the heads that are on, from 1 % of where the colours end.";
+/** The square on a patch, as a share of its sides; under the second share of the largest weight there is none. */
+const [COVER, LEAST_SQUARE] = [0.76, 0.01];
 
 export function createText(context) {
   const { meta } = context;
@@ -19,7 +25,8 @@ export function createText(context) {
   ];
   const advice = "Point at a token. A click, a tap or Enter pins it in one view and leaves the other free.";
   const isGenerated = meta.prompt_length < meta.tokens_key.length;
-  const hint = make("p", { class: "av-hint" }, advice, isGenerated ? " Bold tokens were generated." : "");
+  const more = [isGenerated && "Bold tokens were generated.", meta.spans?.length && PATCHES];
+  const hint = make("p", { class: "av-hint" }, [advice, ...more].filter(Boolean).join(" "));
   const element = make(
     "div",
     { class: "av-text" },
@@ -73,6 +80,7 @@ export function createText(context) {
       return;
     }
     if (isGone || turn !== asked) return;
+    if (meta.spans?.length) loaded.mean = averageHeads(loaded.heads);
     for (const pane of panes) pane.show(loaded);
     element.dataset.ready = String(loaded.layer);
   }
@@ -106,6 +114,13 @@ export function createText(context) {
   }
 
   return { element, show, follow, goTo, picture, handleKey, destroy };
+}
+
+/** The mean weights of heads; null of none. */
+function averageHeads(heads) {
+  const values = heads[0]?.found.values.slice() ?? null;
+  for (const { found } of heads.slice(1)) for (let i = 0; i < values.length; i++) values[i] += found.values[i];
+  return values && { values: values.map((sum) => sum / heads.length) };
 }
 
 /** One view of the text. For cross attention it holds two: the keys' and the queries'. */
@@ -149,23 +164,33 @@ function createPane(context, name, title, subtitle) {
 
   function createTokens(labels, side) {
     const canvas = make("canvas");
+    const pictures = side === "query" ? [] : listPictures(meta);
+    const patches = new Map(pictures.flatMap((picture) => [...picture.patches]));
+    const names = labels.map((label, index) => {
+      const patch = patches.get(index);
+      return patch ? patch.time ?? `patch ${label}` : shorten(label, LONGEST_TOKEN);
+    });
     const spans = labels.map((label, index) => {
+      const isPatch = patches.has(index);
       const isNew = side !== "query" && index >= meta.prompt_length;
       return make(
         "span",
-        { class: isNew ? "av-token av-new" : "av-token", "data-token": index, role: "option", id: context.id(`${name}-${side}-${index}`) },
-        shorten(label, LONGEST_TOKEN),
+        {
+          class: isPatch ? "av-patch" : isNew ? "av-token av-new" : "av-token",
+          "data-token": index,
+          role: "option",
+          id: context.id(`${name}-${side}-${index}`),
+          "aria-label": isPatch ? names[index] : null,
+        },
+        isPatch ? "" : names[index],
       );
     });
-    // Patches of a picture stand in its rows.
-    const before = side === "query" ? meta.first_query : 0;
-    const shown = side === "query" && meta.kind === "cross" ? [] : (meta.spans ?? []);
-    const ends = shown.flatMap(([, , , start, rows, columns, stride]) => [
-      start - 1,
-      ...Array.from({ length: rows }, (_, row) => start + row * stride + columns - 1),
-    ]);
-    const isEnd = new Set(ends.map((key) => key - before));
-    const wrapped = spans.flatMap((span, i) => (/⏎/.test(labels[i]) || isEnd.has(i) ? [span, make("br")] : [span]));
+    const items = pictures.map((picture) => createPicture(picture, (token) => spans[token], context.redraw));
+    const firsts = new Map(items.map((item) => [Math.min(...item.patches.keys()), item.element]));
+    const wrapped = spans.flatMap((span, i) => {
+      if (patches.has(i)) return firsts.get(i) ?? [];
+      return /⏎/.test(labels[i]) ? [span, make("br")] : [span];
+    });
     const box = make(
       "div",
       {
@@ -194,6 +219,9 @@ function createPane(context, name, title, subtitle) {
     return {
       element: box,
       spans,
+      names,
+      items,
+      patches,
       canvas,
       boxes: null,
       /** Lay out once what painting needs, since to ask in between would lay out again. */
@@ -280,26 +308,75 @@ function createPane(context, name, title, subtitle) {
     if (!painted.boxes) painted.measure();
     const drawing = painted.clear();
     mark(focus);
+    for (const item of painted.items) item.show(focus !== null && loaded.mean, context.theme.isDark);
     if (focus === null) {
       status.textContent = "—";
       return;
     }
-    paintStrips(drawing, focus, ({ y, height }) => y + height < painted.top || y > painted.top + painted.height);
+    const isFar = ({ y, height }) => y + height < painted.top || y > painted.top + painted.height;
+    paintStrips(drawing, focus, isFar);
+    paintPatches(drawing, focus, isFar);
     status.textContent = tellStatus(focus);
   }
 
   function tellStatus(focus) {
-    return `${focus}  ${shorten(focused.spans[focus]?.textContent ?? "", 40)}${nameSegment(meta, focus, focusSide)}${tellRow(focus)}`;
+    return `${focus}  ${shorten(focused.names[focus] ?? "", 40)}${nameSegment(meta, focus, focusSide)}${tellRow(focus)}${tellPatches(focus)}`;
+  }
+
+  /** Where the colours of patches end, and how much of the weight of a query is on them, in words. */
+  function tellPatches(focus) {
+    if (!painted.patches.size || !loaded?.mean) return "";
+    const top = tellWeight(findTopOfPatches(), meta.encoding);
+    if (name === "observed" || meta.signed || meta.weighting !== "attention" || meta.reduction === "pooled") return `; colours of patches up to ${top}`;
+    let sum = 0;
+    for (const token of painted.patches.keys()) sum += Math.max(0, readWeight(loaded.mean, focus, token));
+    return `; ${Math.round(100 * sum)} % on patches, colours up to ${top}`;
+  }
+
+  /** The largest mean weight between a patch of this pane and any token that is shown. */
+  function findTopOfPatches() {
+    if (context.state.range === "all") return findTop(context, {});
+    const shown = findWindow(meta, context.state);
+    const look = JSON.stringify(shown);
+    if (loaded.tops?.[name]?.look !== look) {
+      const cells = [...painted.patches.keys()].map((token) => findCell(token, token)[Number(name === "observer")]);
+      const all = name === "observer" ? shown.rows : shown.columns;
+      let top = 0;
+      for (const at of new Set(cells)) {
+        for (let other = all[0]; other < all[1]; other++) {
+          const cell = name === "observer" ? [other, at] : [at, other];
+          const size = isShown(shown, ...cell) ? Math.abs(loaded.mean.values[cell[0] * meta.columns + cell[1]]) : 0;
+          if (size > top && size < Infinity) top = size;
+        }
+      }
+      loaded.tops = { ...loaded.tops, [name]: { look, top } };
+    }
+    return loaded.tops[name].top || 1;
+  }
+
+  function paintPatches(drawing, focus, isFar) {
+    if (!painted.patches.size || !loaded.mean) return;
+    const top = findTopOfPatches();
+    const scale = makeScale(context.state, top);
+    const shown = findWindow(meta, context.state);
+    for (const token of painted.patches.keys()) {
+      const { x, y, width, height } = painted.boxes[token];
+      if (isFar(painted.boxes[token]) || !isShown(shown, ...findCell(focus, token))) continue;
+      const weight = readWeight(loaded.mean, focus, token);
+      if (!(Math.abs(weight) >= LEAST_SQUARE * top) || weight === HIDDEN || !scale(weight)) continue;
+      drawing.fillStyle = spellColor(pickColor(context.theme, scale(weight)));
+      drawing.fillRect(x + ((1 - COVER) / 2) * width, y + ((1 - COVER) / 2) * height, COVER * width, COVER * height);
+    }
   }
 
   function paintStrips(drawing, focus, isFar) {
-    const { boxes, spans, strip } = painted;
+    const { boxes, spans, strip, patches } = painted;
     const shown = findWindow(meta, context.state);
     loaded.heads.forEach(({ color, found }, i) => {
       const scale = makeScale(context.state, findTop(context, found));
       drawing.fillStyle = color;
       for (let other = 0; other < spans.length; other++) {
-        if (isFar(boxes[other]) || !isShown(shown, ...findCell(focus, other))) continue;
+        if (patches.has(other) || isFar(boxes[other]) || !isShown(shown, ...findCell(focus, other))) continue;
         const weight = readWeight(found, focus, other);
         const share = Math.abs(scale(weight));
         if (share < 0.01) continue; // nobody sees it
@@ -330,12 +407,20 @@ function createPane(context, name, title, subtitle) {
       drawing.fillText(focus === null ? "no token chosen" : tellStatus(focus), 0, 30);
       drawing.translate(0, 44);
       parts.forEach((part, i) => {
-        part.spans.forEach((span, token) => {
-          const { x, y, width } = part.boxes[token];
-          drawing.fillStyle = part === focused && token === focus ? theme.accent : theme.ink;
-          drawing.fillText(span.textContent, x + 2, y + 10, width);
+        for (const { canvas, element } of part.items) {
+          if (canvas) drawing.drawImage(canvas, element.offsetLeft, element.offsetTop, element.offsetWidth, element.offsetHeight);
+        }
+        part.names.forEach((text, token) => {
+          const { x, y, width, height } = part.boxes[token];
+          const isFocus = part === focused && token === focus;
+          drawing.fillStyle = drawing.strokeStyle = isFocus ? theme.accent : part.patches.has(token) ? theme.frame : theme.ink;
+          if (!part.patches.has(token)) drawing.fillText(text, x + 2, y + 10, width);
+          else drawing.strokeRect(x, y, width, height);
         });
-        if (part === painted && focus !== null) paintStrips(drawing, focus, () => false);
+        if (part === painted && focus !== null) {
+          paintStrips(drawing, focus, () => false);
+          paintPatches(drawing, focus, () => false);
+        }
         drawing.translate(0, heights[i]);
       });
     };
@@ -345,7 +430,7 @@ function createPane(context, name, title, subtitle) {
   function tellRow(focus) {
     if (name !== "observer" || !hasRowsBefore(meta)) return "";
     if (!isFromBefore(focus)) return "  (its own row)";
-    return `  (row of ${focus - 1} ${shorten(focused.spans[focus - 1]?.textContent ?? "", 20)}, which produced it)`;
+    return `  (row of ${focus - 1} ${shorten(focused.names[focus - 1] ?? "", 20)}, which produced it)`;
   }
 
   /** The largest weight of a token that is pointed at, over the heads that are on, in words. */
@@ -359,7 +444,7 @@ function createPane(context, name, title, subtitle) {
       }
     }
     if (!best) return "";
-    const label = shorten(painted.spans[best.other].textContent, 40);
+    const label = shorten(painted.names[best.other], 40);
     return `; strongest: ${best.other} ${label}, ${nameHead(meta, best.head)}, ${tellWeight(best.weight, meta.encoding)}`;
   }
 
@@ -376,7 +461,7 @@ function createPane(context, name, title, subtitle) {
   function describe(index) {
     const frozen = context.state[name];
     if (frozen === null || !loaded) return null;
-    const lines = [`${index}  ${shorten(labelsOf(paintSide)[index] ?? "", 40)}`];
+    const lines = [`${index}  ${shorten(painted.names[index] ?? "", 40)}`];
     for (const { head, found } of loaded.heads.slice(0, MOST_TOLD)) {
       const weight = readWeight(found, frozen, index);
       if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
@@ -391,7 +476,7 @@ function createPane(context, name, title, subtitle) {
     if (key in moves && !shiftKey) {
       const next = Math.min(count - 1, Math.max(0, (hovered ?? (moves[key] > 0 ? -1 : count)) + moves[key]));
       pane.onpoint(next, null, focusSide);
-      context.announce(`token ${next}, ${focused.spans[next].textContent}${tellStrongest(next)}`);
+      context.announce(`token ${next}, ${focused.names[next]}${tellStrongest(next)}`);
       return true;
     }
     if (key === "Enter" && hovered !== null) {

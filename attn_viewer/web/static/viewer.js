@@ -21,6 +21,7 @@
  *   notes              sentences that a reader must see
  *   palette, masked    256 colours as hexadecimal digits, pale to dark; the colours of what is hidden, on a light and a dark page
  *   palette_dark       of maps with a sign alone, whose palette has 0 in the middle: the one for dark pages
+ *   pictures           absent | [{href, width, height}]: the pictures whose patches are among the keys, by their numbers
  *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
  *   name               of several maps what the switch calls these, else absent
  *   difference         absent | true: these are the second maps minus the first, which `getHead` is not asked for

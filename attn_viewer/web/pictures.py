@@ -1,0 +1,57 @@
+"""Pictures in pages: as the model saw them, small, beside the text."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import OptionError, UnsuitableMapsError
+from ..inputs.pictures import read_picture
+from ..maps import AttentionMaps
+
+# Patches are at least this small, and a page shows a picture smaller.
+MOST_SIDE = 512
+
+
+def spell_pictures(image: Any, maps: Sequence[AttentionMaps]) -> list[dict[str, Any]]:
+    """Return pictures as the front end's ``meta.pictures``: address of the bytes themselves, width and height.
+
+    Parameters
+    ----------
+    image : path-like, PIL.Image.Image, numpy.ndarray or sequence of these
+        As `read_picture` takes it; of several pictures a list in the order in which the model was given them.
+    maps : sequence of AttentionMaps
+        The maps that a page is to hold.
+
+    Raises
+    ------
+    UnsuitableMapsError
+        If no maps have patches of a picture.
+    OptionError
+        If there are more pictures than those that maps have patches of.
+    PromptError
+        If a picture cannot be read.
+    """
+    numbers = [span.number for one in maps for span in one.spans if span.sense == "image"]
+    if not numbers:
+        raise UnsuitableMapsError(
+            "image needs maps with the patches of a picture, which capture_attention and capture_image_attention "
+            "find; these have none"
+        )
+    images = image if isinstance(image, (list, tuple)) else [image]
+    if len(images) > max(numbers) + 1:
+        raise OptionError(f"there are patches of {max(numbers) + 1} pictures, got {len(images)} pictures")
+    return [_spell(one) for one in images]
+
+
+def _spell(image: Any) -> dict[str, Any]:
+    picture = read_picture(image)
+    picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    found = {}
+    for kind in ("png", "jpeg"):  # drawings are smaller in the first, photographs in the second
+        file = io.BytesIO()
+        picture.save(file, kind, quality=90, optimize=True)
+        found[kind] = file.getvalue()
+    kind, data = min(found.items(), key=lambda item: len(item[1]))
+    href = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {"href": href, "width": picture.width, "height": picture.height}
