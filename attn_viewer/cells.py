@@ -7,20 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OptionError
+from .hints import check_value
 from .maps import AttentionMaps
 
 
 def choose_cell(n_query: int, n_key: int, max_cells: int) -> tuple[int, int]:
-    """Return the query rows and keys of the smallest cell that makes at most `max_cells` cells a side.
-
-    Raises
-    ------
-    OptionError
-        If `max_cells` is not a whole number from 1.
-    """
-    if not isinstance(max_cells, int) or isinstance(max_cells, bool) or max_cells < 1:
-        raise OptionError(f"max_cells must be a whole number from 1, got {max_cells!r}")
+    """Return the query rows and keys of the smallest cell that makes at most `max_cells` cells a side."""
+    check_value("max_cells", max_cells, int, at_least=1)
     return math.ceil(n_query / max_cells), math.ceil(n_key / max_cells)
 
 

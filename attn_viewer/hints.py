@@ -125,9 +125,10 @@ def check_value(
     limit = limit if above is None else f" above {above:g}"
     limit += "" if at_most is None else f" to {at_most:,}"
     fits = fits_hint(value, hint)
-    if fits and limit and isinstance(value, (int, float)) and not isinstance(value, bool):
-        fits = (at_least is None or value >= at_least) and (above is None or above < value < math.inf)
-        fits = fits and (at_most is None or value <= at_most)
+    if fits and limit and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number: Any = value
+        fits = (at_least is None or number >= at_least) and (above is None or above < number < math.inf)
+        fits = fits and (at_most is None or number <= at_most)
     if not fits:
         raise ArgumentError(f"{name} must be {describe_hint(hint)}{limit}, got {shorten(value)}")
 

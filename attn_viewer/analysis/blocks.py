@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import MapFacts
+from ..hints import check_value
 from ..maps import AttentionMaps
 
 WINDOW = 8
@@ -24,20 +25,7 @@ LEAST_QUERIES = 8
 
 
 def require_shares(maps: MapFacts, what: str) -> None:
-    """Raise unless the weights of a row are shares of one.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    what : str
-        What asks, for the message.
-
-    Raises
-    ------
-    UnsuitableMapsError
-        If they were scaled by their values, are a rollout or a flow, or have a sign.
-    """
+    """Raise `UnsuitableMapsError` unless the weights of a row are shares of one; `what` asks."""
     require_unsigned(maps, what)
     if maps.weighting != "attention":
         raise UnsuitableMapsError(
@@ -53,22 +41,7 @@ def require_unsigned(maps: MapFacts, what: str) -> None:
 
 
 def require_heads(maps: MapFacts, what: str, *, least_keys: int = 1) -> None:
-    """Raise unless the maps hold every weight of single heads.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    what : str
-        What asks, for the message.
-    least_keys : int
-        Fewest key tokens that make sense.
-
-    Raises
-    ------
-    UnsuitableMapsError
-        If the maps are pooled, the mean over heads, grouped, or have fewer keys.
-    """
+    """Raise `UnsuitableMapsError` unless maps hold every weight of single heads and `least_keys` keys; `what` asks."""
     if maps.reduction != "full":
         raise UnsuitableMapsError(
             f"{what} needs every weight of each head, but these maps are reduced ({maps.reduction}); "
@@ -83,42 +56,15 @@ def require_heads(maps: MapFacts, what: str, *, least_keys: int = 1) -> None:
 
 
 def check_limits(window: int = WINDOW, epsilon: float = EPSILON) -> None:
-    """Check what a person may have chosen, before a model runs.
-
-    Parameters
-    ----------
-    window, epsilon
-        As `Frame` takes them.
-
-    Raises
-    ------
-    OptionError
-        If one cannot be used.
-    """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise OptionError(f"window must be a whole number of tokens from 1, got {window!r}")
+    """Raise `OptionError` for limits that a `Frame` cannot have, before a model runs."""
+    check_value("window", window, int, at_least=1)
     if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < 1:
         raise OptionError(f"epsilon must be a weight from 0 to below 1, got {epsilon!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """Where the queries and keys of maps stand, the same for all heads.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    window : int
-        Tokens on each side of a query that count as near.
-    epsilon : float
-        Weight past which a query is said to look at a sink.
-
-    Raises
-    ------
-    OptionError
-        If `window` or `epsilon` cannot be used.
-    """
+    """Where the queries and keys of maps stand, the same for all heads; limits are checked by `check_limits`."""
 
     maps: MapFacts
     window: int = WINDOW
@@ -131,8 +77,8 @@ class Frame:
     @property
     def has_positions(self) -> bool:
         """Whether queries are some of the key tokens, so that one can be before another."""
-        maps = self.maps
-        return maps.kind != "cross" and maps.first_query + len(maps.tokens_query) <= len(maps.tokens_key)
+        stop = self.maps.first_query + len(self.maps.tokens_query)
+        return self.maps.kind != "cross" and stop <= len(self.maps.tokens_key)
 
     @property
     def has_all_queries(self) -> bool:
@@ -182,16 +128,9 @@ class Frame:
 
 
 class HeadBlock:
-    """The weights of some heads of a layer, with sums that several scores share.
+    """The weights of some heads of a layer, axes ``(n_heads, n_query, n_key)``, with sums that several scores share.
 
     Rows of zeros are padding: they are no queries and count in no mean.
-
-    Parameters
-    ----------
-    weights : numpy.ndarray
-        Axes ``(n_heads, n_query, n_key)``.
-    frame : Frame
-        Where they stand.
     """
 
     def __init__(self, weights: NDArray[Any], frame: Frame) -> None:
@@ -237,55 +176,18 @@ class HeadBlock:
         return find_singular_values(self.weights)
 
     def sum_over(self, keys: NDArray[Any]) -> NDArray[np.float64]:
-        """Return each query's weight on a set of keys.
-
-        Parameters
-        ----------
-        keys : numpy.ndarray
-            Bool or numbers to multiply with, axes ``(n_query, n_key)``.
-
-        Returns
-        -------
-        numpy.ndarray
-            Axes ``(n_heads, n_query)``.
-        """
+        """Return each query's weight on `keys`, bool or factors ``(n_query, n_key)``: axes ``(n_heads, n_query)``."""
         sums: NDArray[np.float64] = np.einsum("hqk,qk->hq", self.weights, keys.astype(np.float64))
         return sums
 
     def average(self, values: NDArray[Any], counted: NDArray[np.bool_] | np.bool_ | bool = True) -> NDArray[np.float64]:
-        """Return the mean over queries.
-
-        Parameters
-        ----------
-        values : numpy.ndarray
-            Axes ``(n_heads, n_query)``.
-        counted : numpy.ndarray or bool
-            Which queries count, axes ``(n_query,)``.
-
-        Returns
-        -------
-        numpy.ndarray
-            Axes ``(n_heads,)``; NaN where no query counts.
-        """
+        """Return the mean of `values` ``(n_heads, n_query)`` over the queries `counted`; NaN where none counts."""
         counted = self.is_query & counted
         return divide(np.where(counted, values, 0).sum(-1), counted.sum(-1))
 
 
 def iterate_blocks(maps: AttentionMaps, frame: Frame) -> Iterator[HeadBlock]:
-    """Yield the heads of all layers, a bounded number at a time, in the order of `list_heads`.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    frame : Frame
-        Their frame.
-
-    Yields
-    ------
-    HeadBlock
-        Heads of one layer.
-    """
+    """Yield the heads of all layers, a bounded number of one layer at a time, by layer, then head."""
     step = max(1, BLOCK_BYTES // (8 * maps.weights[0][0].size))
     for layer in maps.weights:
         for start in range(0, len(layer), step):
@@ -293,36 +195,14 @@ def iterate_blocks(maps: AttentionMaps, frame: Frame) -> Iterator[HeadBlock]:
 
 
 def find_singular_values(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the singular values of patterns.
-
-    Parameters
-    ----------
-    weights : numpy.ndarray
-        Axes ``(n_heads, n_query, n_key)``, float64.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes ``(n_heads, min(n_query, n_key))``, descending.
-    """
+    """Return the singular values of each head of ``(n_heads, n_query, n_key)``, descending."""
     # Threads that share a matrix of some hundred rows wait for each other several times as long as one would take.
     with threadpool_limits(1, user_api="blas"):
         return np.linalg.svd(weights, compute_uv=False).astype(np.float64, copy=False)
 
 
 def divide(sums: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
-    """Divide, NaN where there was nothing to count.
-
-    Parameters
-    ----------
-    sums, counts : numpy.ndarray
-        Arrays that broadcast.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``sums / counts``, NaN where `counts` is 0.
-    """
+    """Return ``sums / counts`` of arrays that broadcast, NaN where a count is 0."""
     shape = np.broadcast_shapes(np.shape(sums), np.shape(counts))
     quotients: NDArray[np.float64] = np.divide(sums, counts, out=np.full(shape, np.nan), where=np.not_equal(counts, 0))
     return quotients

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
+from ..hints import check_value
 from ..maps import AttentionMaps, Weights, require_maps, takes_maps
 from ..selections import describe_numbers
 from ..spans import shift_spans
@@ -15,13 +16,11 @@ from .blocks import require_shares
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionComparison:
-    """What changed from one model to another.
+    """What changed from one model, `first` (A), to another, `second` (B).
 
-    Parameters
+    Attributes
     ----------
-    first, second : AttentionMaps
-        A and B.
-    distances : tuple of numpy.ndarray
+    distances
         Per layer the mean total variation of each head, float64 of axes ``(n_heads,)``, from 0 to 1.
     """
 
@@ -30,23 +29,7 @@ class AttentionComparison:
     distances: tuple[npt.NDArray[np.float64], ...]
 
     def get_difference(self, layer: int) -> npt.NDArray[np.float32]:
-        """Return B − A of one layer.
-
-        Parameters
-        ----------
-        layer : int
-            True layer number.
-
-        Returns
-        -------
-        numpy.ndarray
-            Axes ``(n_heads, n_query, n_key)``, float32, from -1 to 1.
-
-        Raises
-        ------
-        OptionError
-            If that layer is not in the maps.
-        """
+        """Return B − A of the layer with this true number: float32, axes ``(n_heads, n_query, n_key)``."""
         return self.second.get_layer(layer).astype(np.float32) - self.first.get_layer(layer)
 
 
@@ -98,18 +81,7 @@ def _measure_distances(one: Weights, other: Weights) -> npt.NDArray[np.float64]:
 
 
 def require_alike(first: AttentionMaps, second: AttentionMaps) -> None:
-    """Raise unless two maps show the same prompt through heads that correspond.
-
-    Parameters
-    ----------
-    first, second : AttentionMaps
-        The maps.
-
-    Raises
-    ------
-    MapsMismatchError
-        For the first thing in which they differ.
-    """
+    """Raise `MapsMismatchError` unless two maps show the same prompt through heads that correspond."""
     for name, what in (("tokens_query", "query"), ("tokens_key", "key")):
         one, other = getattr(first, name), getattr(second, name)
         if one != other:
@@ -154,7 +126,7 @@ def average_maps(maps: Iterable[AttentionMaps], *, length: int | None = None) ->
     OptionError
         If there are none, or `length` is no number from 1.
     """
-    check_length(length)
+    check_value("length", length, int | None, at_least=1)
     if isinstance(maps, (AttentionMaps, str)) or not isinstance(maps, Iterable):
         raise OptionError(f"average_maps needs a sequence of AttentionMaps, got {shorten(maps)}")
     first, sums, labels, n_prompts = None, [], [], 0
@@ -189,12 +161,6 @@ def average_maps(maps: Iterable[AttentionMaps], *, length: int | None = None) ->
         prompt_length=len(keys),
         n_prompts=n_prompts,
     )
-
-
-def check_length(length: int | None) -> None:
-    """Raise `OptionError` unless a length to cut maps to is a number of tokens from 1, or None."""
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
-        raise OptionError(f"the length to cut maps to must be a number of tokens from 1, got {shorten(length)}")
 
 
 def _cut(maps: AttentionMaps, length: int) -> AttentionMaps:

@@ -95,18 +95,7 @@ def group_attention(
 
 
 def check_grouping(by: str | Sequence[tuple[str, int, int]], summary: str = "sum") -> None:
-    """Check what can be known to be wrong before there are maps.
-
-    Parameters
-    ----------
-    by, summary
-        As `group_attention` takes them.
-
-    Raises
-    ------
-    OptionError
-        If one is unknown.
-    """
+    """Raise `OptionError` for what `group_attention` does not know, before there are maps."""
     if isinstance(by, str) and by not in UNITS:
         raise OptionError(f"attention is grouped by {', '.join(UNITS)} or spans (name, start, stop), got {by!r}")
     if not isinstance(by, str):
@@ -147,20 +136,12 @@ def _merge(weights: np.ndarray, queries: Sequence[int], keys: Sequence[int], sum
 
 
 def find_words(tokens: Sequence[str]) -> list[int]:
-    """Find where words begin in the labels of tokens.
+    """Return the first token of each word in labels that `tokens.label_tokens` made, ascending, from 0.
 
-    Parameters
-    ----------
-    tokens : sequence of str
-        Labels as `tokens.label_tokens` makes them.
-
-    Returns
-    -------
-    list of int
-        The first token of each word, ascending, from 0. A word begins at a space or line break, at punctuation and
-        after it, at and after a special token, and at each character of a script that is written without spaces;
-        WordPiece's ``##`` goes on with a word, and no character is divided. A token with a space inside ends the word
-        that it goes on with. Without any space among the labels every other token is a word.
+    A word begins at a space or line break, at punctuation and after it, at and after a special token, and at each
+    character of a script that is written without spaces; WordPiece's ``##`` goes on with a word, and no character is
+    divided. A token with a space inside ends the word that it goes on with. Without any space among the labels every
+    other token is a word.
     """
     starts, texts = _find_characters(tokens)
     has_spaces = any(SPACE in text for text in texts)
@@ -197,19 +178,10 @@ def _is_punctuation(token: str) -> bool:
 
 
 def find_sentences(tokens: Sequence[str]) -> list[int]:
-    """Find where sentences begin in the labels of tokens.
+    """Return the first token of each sentence in labels that `tokens.label_tokens` made, ascending, from 0.
 
-    Parameters
-    ----------
-    tokens : sequence of str
-        Labels as `tokens.label_tokens` makes them.
-
-    Returns
-    -------
-    list of int
-        The first token of each sentence, ascending, from 0. A sentence ends with a full stop, question or exclamation
-        mark before a space, at a line break, and at special tokens, which stand alone; what is abbreviated with a
-        full stop ("Mr.") ends one too.
+    A sentence ends with a full stop, question or exclamation mark before a space, at a line break, and at special
+    tokens, which stand alone; what is abbreviated with a full stop ("Mr.") ends one too.
     """
     places, texts = _find_characters(tokens)
     has_spaces = any(SPACE in text for text in texts)

@@ -18,11 +18,10 @@ COMPLETION = "completion"
 class ModalityShares(NamedTuple):
     """Shares of the weight of queries.
 
-    Parameters
+    Attributes
     ----------
     names
-        What the keys are: of ``"image"``, ``"video"``, ``"audio"``, ``"prompt"`` and ``"completion"`` those that there
-        are.
+        What the keys are: of image, video, audio, prompt and completion those that there are.
     words
         Each word of the completion, or each query where nothing was generated.
     values
@@ -42,8 +41,7 @@ def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
     Parameters
     ----------
     maps : AttentionMaps
-        Of tokens, not pooled or grouped, not signed. A word of the completion counts with the weights of the token
-        before it, which chose it.
+        Of tokens. A word of the completion counts with the weights of the token before it, which chose it.
 
     Returns
     -------
@@ -83,17 +81,9 @@ def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
 
 
 def find_completion(maps: AttentionMaps) -> list[tuple[str, int, int]]:
-    """Find the words that were generated.
+    """Return each word that was generated, and the queries that chose its tokens, one before them: first and stop.
 
-    Returns
-    -------
-    list of (str, int, int)
-        Each word, and the queries that chose its tokens, which stand one before them: first, and last left out.
-
-    Raises
-    ------
-    OptionError
-        If the maps do not tell what was generated, or do not hold its queries.
+    Raises `OptionError` if the maps do not tell what was generated, or do not hold its queries.
     """
     first = maps.prompt_length - maps.first_query
     labels = maps.tokens_query[max(first, 0) :]

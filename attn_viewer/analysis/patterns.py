@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
+from ..hints import check_value
 from ..maps import AttentionMaps, takes_maps
-from ..selections import choose_numbers
 from .blocks import require_heads
 
 
@@ -26,7 +26,7 @@ def attention_pattern(maps: AttentionMaps, layer: int, head: int) -> NDArray[Any
     Parameters
     ----------
     maps : AttentionMaps
-        The weights (``reduction="full"``).
+        Every weight of each head (``reduction="full"``).
     layer, head : int
         True numbers.
 
@@ -43,10 +43,7 @@ def attention_pattern(maps: AttentionMaps, layer: int, head: int) -> NDArray[Any
         If the maps are pooled or a mean over heads.
     """
     require_heads(maps, "a head's pattern")
-    weights = maps.get_layer(layer)
-    numbers = maps.heads[maps.layers.index(layer)]
-    (chosen,) = choose_numbers((head,), numbers, f"head of layer {layer}")
-    pattern: NDArray[Any] = weights[numbers.index(chosen)]
+    pattern: NDArray[Any] = maps.select(layers=[layer], heads=[head]).weights[0][0]
     return pattern
 
 
@@ -56,10 +53,8 @@ def top_attended(maps: AttentionMaps, layer: int, head: int, query: int = -1, k:
 
     Parameters
     ----------
-    maps : AttentionMaps
-        The weights (``reduction="full"``).
-    layer, head : int
-        True numbers.
+    maps, layer, head
+        As `attention_pattern` takes them.
     query : int
         Index into the query tokens, from the end when negative.
     k : int
@@ -78,8 +73,7 @@ def top_attended(maps: AttentionMaps, layer: int, head: int, query: int = -1, k:
     UnsuitableMapsError
         If the maps are pooled or a mean over heads.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise OptionError(f"k must be a whole number from 1, got {k!r}")
+    check_value("k", k, int, at_least=1)
     pattern = attention_pattern(maps, layer, head)
     if not isinstance(query, (int, np.integer)) or not -len(pattern) <= query < len(pattern):
         raise OptionError(

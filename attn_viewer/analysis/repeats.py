@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import OptionError
+from ..hints import check_value
 
 MOST_TOKENS = 10_000_000
 
@@ -31,10 +32,8 @@ def repeated_tokens_prompt(tokenizer: Vocabulary, length: int = 50, *, repeats: 
     ----------
     tokenizer : transformers tokenizer
         Whose tokens to use; the prompt begins with its first-token mark, if it has one.
-    length : int
-        Random tokens, all different, none special.
-    repeats : int
-        How often they are said in all.
+    length, repeats : int
+        Random tokens, all different, none special, and how often they are said in all.
     seed : int
         Decides which tokens.
 
@@ -49,8 +48,7 @@ def repeated_tokens_prompt(tokenizer: Vocabulary, length: int = 50, *, repeats: 
         If `length` or `repeats` is not a whole number from 2, `seed` not one from 0, or the vocabulary too small.
     """
     for name, value, least in (("length", length, 2), ("repeats", repeats, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise OptionError(f"{name} must be a whole number from {least}, got {value!r}")
+        check_value(name, value, int, at_least=least)
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     plain = np.setdiff1d(np.arange(len(tokenizer)), sorted(special))
     if length > len(plain):

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
-from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
+from ..long_runs import show_bar
 from ..maps import AttentionMaps, takes_maps
 from ..selections import choose_numbers
-from .blocks import require_shares
+from .blocks import divide, require_shares
 
 # Capacities are whole numbers to scipy; what leaves a node adds up to this, well inside 32 bits.
 UNITS = 2**29
@@ -74,15 +74,12 @@ def compute_attention_flow(
 
     The layers are a network whose edges carry at most their weight. Costs a maximum flow for each pair of tokens,
     each over layers × tokens² edges, in a causal model over those between the two: 1 s for 12 layers of 64 tokens,
-    4 s of 96, on one core (measured), so that some hundred tokens are the limit. Of maps with chosen heads it is that
-    of their mean, and says so.
+    4 s of 96, on one core (measured), so that some hundred tokens are the limit.
 
     Parameters
     ----------
-    maps : AttentionMaps
-        Self-attention of every layer from 0 on with all query rows, full or the mean over heads.
-    residual : float
-        Share of the residual connection, from 0 to below 1.
+    maps, residual
+        As `roll_out_attention` takes them.
     layers : sequence of int, optional
         True numbers of the layers from whose outputs to flow; left out, the last.
     progress : bool, optional
@@ -95,17 +92,14 @@ def compute_attention_flow(
 
     Raises
     ------
-    UnsuitableMapsError
-        If the maps are pooled, of cross attention, scaled by values, or lack layers or query rows.
-    OptionError
-        If `residual` cannot be used or a layer is not there.
+    UnsuitableMapsError, OptionError
+        As `roll_out_attention`; also if a layer is not there.
     """
     mixed = list(_mix_residual(maps, residual))
     chosen = choose_numbers(maps.layers[-1:] if layers is None else layers, maps.layers, "layer")
     flows, n = [], len(maps.tokens_key)
     units = np.rint(np.stack(mixed) * UNITS).astype(np.int32)
-    disable = None if progress is None else not progress
-    with tqdm(total=len(chosen) * n, desc="flow", unit="token", disable=disable, leave=False) as bar:
+    with show_bar("flow", "token", progress, total=len(chosen) * n) as bar:
         for layer in chosen:
             flow = np.zeros((n, n))
             for query in range(n):
@@ -114,8 +108,8 @@ def compute_attention_flow(
                 for some in np.split(keys, np.flatnonzero(np.diff(np.cumsum(n_edges) // EDGES)) + 1):
                     flow[query, some] = _find_flows(units[: layer + 1], query, some, maps.causal)
                 bar.update()
-            sums = flow.sum(1, keepdims=True)
-            flows.append(np.divide(flow, sums, out=np.zeros_like(flow), where=sums > 0)[None].astype(np.float32))
+            shares = np.nan_to_num(divide(flow, flow.sum(1, keepdims=True)))
+            flows.append(shares[None].astype(np.float32))
     return _make_maps(maps, flows, chosen, "flow")
 
 
@@ -180,10 +174,5 @@ def _find_flows(units: NDArray[np.int32], query: int, keys: NDArray[np.int64], c
 def _make_maps(
     maps: AttentionMaps, weights: list[NDArray[np.float32]], layers: Sequence[int], weighting: str
 ) -> AttentionMaps:
-    facts: dict[str, Any] = {
-        "heads": None,
-        "averaged_heads": maps.mean_heads,
-        "reduction": "head_mean",
-        "weighting": weighting,
-    }
-    return AttentionMaps(weights, maps.facts, layers=layers, **facts)
+    means = {"heads": None, "averaged_heads": maps.mean_heads, "reduction": "head_mean"}
+    return AttentionMaps(weights, maps.facts, layers=layers, weighting=weighting, **means)

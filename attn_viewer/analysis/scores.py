@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import MapFacts
+from ..long_runs import show_bar
 from ..maps import AttentionMaps, takes_maps
 from .blocks import EPSILON, WINDOW, Frame, HeadBlock, divide, iterate_blocks, require_heads, require_unsigned
 from .spectra import compute_effective_rank
@@ -23,46 +23,22 @@ Measure = Callable[[HeadBlock], NDArray[np.float64]]
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What there is to know about a score.
-
-    Parameters
-    ----------
-    measure : callable
-        Takes a `blocks.HeadBlock`, returns float64 of axes ``(n_heads,)``; its docstring is the definition.
-    label : str
-        What a figure calls it.
-    upper : float or None
-        Largest value it can have; None where that depends on the prompt. The smallest is 0.
-    needs_positions : bool
-        Whether queries must be some of the key tokens.
-    needs_all_queries : bool
-        Whether no query row may be left out.
-    needs_shares : bool
-        Whether the weights of a row must be shares of one, not scaled by values.
-    """
+    """A score: `measure` returns float64 of axes ``(n_heads,)``, and its docstring is the definition."""
 
     measure: Measure
-    label: str
-    upper: float | None
-    needs_positions: bool
-    needs_all_queries: bool
-    needs_shares: bool
+    label: str  # what a figure calls it
+    upper: float | None  # largest value it can have; None where that depends on the prompt. The smallest is 0
+    needs_positions: bool = False  # queries that are some of the key tokens
+    needs_all_queries: bool = False
+    needs_shares: bool = True  # weights of a row that are shares of one, not scaled by values
 
 
 SCORES: dict[str, Score] = {}
 
 
-def _register(
-    label: str,
-    *,
-    upper: float | None = None,
-    needs_positions: bool = False,
-    needs_all_queries: bool = False,
-    needs_shares: bool = True,
-) -> Callable[[Measure], Measure]:
+def _register(label: str, *, upper: float | None = None, **needs: bool) -> Callable[[Measure], Measure]:
     def register(measure: Measure) -> Measure:
-        name = measure.__name__.removeprefix("measure_")
-        SCORES[name] = Score(measure, label, upper, needs_positions, needs_all_queries, needs_shares)
+        SCORES[measure.__name__.removeprefix("measure_")] = Score(measure, label, upper, **needs)
         return measure
 
     return register
@@ -111,13 +87,7 @@ def score_heads(
     frame = Frame(maps, window, epsilon)
     chosen = _choose_scores(scores, frame)
     columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in chosen}
-    with tqdm(
-        total=sum(maps.n_heads),
-        desc="scoring",
-        unit="head",
-        disable=None if progress is None else not progress,
-        leave=False,
-    ) as bar:
+    with show_bar("scoring", "head", progress, total=sum(maps.n_heads)) as bar:
         for block in iterate_blocks(maps, frame):
             for name, parts in columns.items():
                 parts.append(SCORES[name].measure(block))
@@ -139,23 +109,7 @@ def _describe_maps(maps: MapFacts) -> str:
 
 
 def check_scores(names: str | Sequence[str]) -> list[str]:
-    """Check names of scores before a model runs.
-
-    Parameters
-    ----------
-    names : str or sequence of str
-        Names of `SCORES`.
-
-    Returns
-    -------
-    list of str
-        The names, each once.
-
-    Raises
-    ------
-    OptionError
-        If there is none or one is unknown.
-    """
+    """Return names of `SCORES`, each once, or raise `OptionError` before a model runs."""
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     unknown = [name for name in names if name not in SCORES]
     if unknown or not names:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError
 from ..maps import AttentionMaps, takes_maps
-from .blocks import require_unsigned
+from .blocks import divide, require_unsigned
 
 # Bytes of float32 weights that are multiplied at a time.
 BLOCK_BYTES = 64 * 2**20
@@ -48,8 +48,6 @@ def measure_similarity(maps: AttentionMaps, *, ignore_first_token: bool = False)
         flat = np.concatenate(rows).astype(np.float32, copy=False)
         products += flat @ flat.T
     norms = np.sqrt(np.diag(products))
-    scale = np.outer(norms, norms)
-    similarity = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    similarity = np.nan_to_num(divide(products, np.outer(norms, norms)))
     np.fill_diagonal(similarity, 1.0)
-    shares: NDArray[np.float64] = np.clip(similarity, 0, 1)
-    return shares
+    return similarity.clip(0, 1)

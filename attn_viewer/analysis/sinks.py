@@ -27,7 +27,7 @@ def find_sinks(maps: AttentionMaps, *, epsilon: float = EPSILON) -> list[Sink]:
     Parameters
     ----------
     maps : AttentionMaps
-        The weights (``reduction="full"``).
+        Every weight of each head (``reduction="full"``).
     epsilon : float
         Mean weight, over the queries that see a key, past which it is a sink of a head: the importance score of
         Gu et al. 2025, "When Attention Sink Emerges in Language Models". Keys past the first count if at least
@@ -62,10 +62,8 @@ def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDAr
 
     Parameters
     ----------
-    maps : AttentionMaps
-        The weights (``reduction="full"``).
-    epsilon : float
-        Mean weight on key 0 past which it is a head's sink.
+    maps, epsilon
+        As `find_sinks` takes them.
 
     Returns
     -------
@@ -75,10 +73,8 @@ def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDAr
 
     Raises
     ------
-    UnsuitableMapsError
-        If the maps are pooled or a mean over heads, or have one key.
-    OptionError
-        If `epsilon` cannot be used.
+    UnsuitableMapsError, OptionError
+        As `find_sinks`.
     """
     masses = score_heads(maps, ["sink_mass"], epsilon=epsilon, progress=False)["sink_mass"]
     ends = np.cumsum(maps.n_heads)[:-1]
@@ -92,7 +88,7 @@ def accumulate_columns(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     Parameters
     ----------
     maps : AttentionMaps
-        The weights (``reduction="full"``).
+        Every weight of each head (``reduction="full"``).
 
     Returns
     -------

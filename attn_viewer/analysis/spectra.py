@@ -16,7 +16,7 @@ def compute_singular_values(maps: AttentionMaps) -> tuple[NDArray[np.float64], .
     Parameters
     ----------
     maps : AttentionMaps
-        The weights (``reduction="full"``), with all query rows.
+        Every weight of each head (``reduction="full"``), with all query rows.
 
     Returns
     -------
@@ -37,18 +37,10 @@ def compute_singular_values(maps: AttentionMaps) -> tuple[NDArray[np.float64], .
 
 
 def compute_effective_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the effective rank of spectra.
+    """Return the effective rank of singular values ``(…, n)``, axes ``(…)``, from 1 to n; 1 where all are 0.
 
-    Parameters
-    ----------
-    values : numpy.ndarray
-        Singular values, axes ``(…, n)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes ``(…)``, from 1 to n: the exponential of the entropy of the values divided by their sum, Roy & Vetterli
-        2007, "The Effective Rank: A Measure of Effective Dimensionality". 1 where all values are 0.
+    The exponential of the entropy of the values divided by their sum: Roy & Vetterli 2007, "The Effective Rank: A
+    Measure of Effective Dimensionality".
     """
     ranks: NDArray[np.float64] = np.exp(entr(np.nan_to_num(divide(values, values.sum(-1, keepdims=True)))).sum(-1))
     return ranks

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError
 from ..files import make_folder, write_whole
+from ..hints import check_value
+from .blocks import divide
 
 
 class RankedHead(NamedTuple):
@@ -34,10 +36,8 @@ class HeadScores:
         True numbers of each head, by layer, then head.
     columns : mapping of str to numpy.ndarray
         The scores by name, float64; NaN where one could not be measured.
-    model_id : str
-        Name of the model.
-    about : str
-        What they were measured on, for figures.
+    model_id, about : str
+        Name of the model, and what they were measured on, for figures.
     """
 
     layer: NDArray[np.int64]
@@ -71,29 +71,16 @@ class HeadScores:
         return tuple(np.unique(self.head).tolist())
 
     def make_grid(self, name: str) -> NDArray[np.float64]:
-        """Lay a score out as an atlas.
+        """Lay a score out as an atlas: axes ``(n_layers, n_heads)``, numbered by `layers` and `heads`.
 
-        Parameters
-        ----------
-        name : str
-            A score.
-
-        Returns
-        -------
-        numpy.ndarray
-            Axes ``(n_layers, n_heads)``, numbered by `layers` and `heads`; NaN where a layer has no such head.
-
-        Raises
-        ------
-        OptionError
-            If there is no such score.
+        NaN where a layer has no such head. Raises `OptionError` if there is no such score.
         """
         grid = np.full((len(self.layers), len(self.heads)), np.nan)
         grid[np.searchsorted(self.layers, self.layer), np.searchsorted(self.heads, self.head)] = self[name]
         return grid
 
     def top(self, name: str, k: int = 5, *, lowest: bool = False) -> list[RankedHead]:
-        """Return the heads that score highest.
+        """Return the heads that score highest, or lowest.
 
         Parameters
         ----------
@@ -114,8 +101,7 @@ class HeadScores:
         OptionError
             If there is no such score or `k` is not a whole number from 1.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise OptionError(f"k must be a whole number from 1, got {k!r}")
+        check_value("k", k, int, at_least=1)
         values = self[name]
         order = np.argsort(values if lowest else -values, kind="stable")  # NaN comes last
         order = order[~np.isnan(values[order])][:k]
@@ -124,11 +110,8 @@ class HeadScores:
     def to_dict(self) -> dict[str, Any]:
         """Return the table in plain types, by column.
 
-        Returns
-        -------
-        dict
-            ``model_id`` and ``about``, ``layer`` and ``head`` (lists of int), ``scores`` (by name, a list of float with
-            None for NaN).
+        ``model_id`` and ``about``, ``layer`` and ``head`` (lists of int), ``scores`` (by name, a list of float with
+        None for NaN).
         """
         return {
             "model_id": self.model_id,
@@ -142,43 +125,11 @@ class HeadScores:
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write `to_dict` as a JSON file.
-
-        Parameters
-        ----------
-        path : path-like
-            The file; its folder is created if missing.
-
-        Returns
-        -------
-        pathlib.Path
-            The file, complete.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Write `to_dict` as a JSON file, whose folder is created if missing; `OutputError` if that cannot be."""
         return _write_text(path, json.dumps(self.to_dict(), allow_nan=False) + "\n")
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write the table as a CSV file: ``layer,head,score…``, an empty field for NaN.
-
-        Parameters
-        ----------
-        path : path-like
-            The file; its folder is created if missing.
-
-        Returns
-        -------
-        pathlib.Path
-            The file, complete.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Write the table as a CSV file, ``layer,head,score…``, as `to_json`; NaN is an empty field."""
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["layer", "head", *self.columns])
@@ -193,12 +144,12 @@ def _write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def average_scores(tables: Iterable[HeadScores]) -> HeadScores:
-    """Average the scores of several prompts.
+    """Average the scores of several prompts, which must be of the same heads.
 
     Parameters
     ----------
     tables : iterable of HeadScores
-        Of the same heads and scores.
+        A prompt each.
 
     Returns
     -------
@@ -224,7 +175,5 @@ def average_scores(tables: Iterable[HeadScores]) -> HeadScores:
     columns = {}
     for name in first.columns:
         values = np.stack([table[name] for table in tables])
-        is_there = ~np.isnan(values)
-        sums, counts = np.where(is_there, values, 0).sum(0), is_there.sum(0)
-        columns[name] = np.divide(sums, counts, out=np.full(len(first), np.nan), where=counts > 0)
+        columns[name] = divide(np.nansum(values, 0), (~np.isnan(values)).sum(0))
     return HeadScores(first.layer, first.head, columns, first.model_id, f"mean over {len(tables)} prompts")

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 
 import joblib
 import matplotlib as mpl
-from tqdm import tqdm
 
+from ..long_runs import leave_when_ended, show_bar
 from ..maps import AttentionMaps
-from ..signals import leave_when_ended
 from .chosen_heads import plot_panels
 from .formats import render_figure
 from .grids import iterate_average_pages, iterate_head_pages
@@ -60,10 +59,8 @@ def render_pages(
         Its content.
     """
     render = functools.partial(render_figure, fmt=fmt, text_as_path=text_as_path)
-    # None lets tqdm stay silent where stderr is no terminal.
-    disable = None if progress is None else not progress
     count = 1 + len(maps.layers) * has_heads
-    with tqdm(total=count, desc="drawing", unit="page", disable=disable, leave=False) as bar:
+    with show_bar("drawing", "page", progress, total=count) as bar:
         if panels is not None:
             yield PANELS, render(plot_panels(maps, panels, **look.changes()))
         for name, figure in number_pages(AVERAGES, iterate_average_pages(maps, look)):

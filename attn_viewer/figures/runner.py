@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import OptionError, OutputError
 from ..files import check_folder, make_folder
+from ..long_runs import show_bar
 from ..maps import AttentionMaps, takes_maps
 from ..options import FilePath
 from .registry import get_figure_names, select_attn_figure_funcs
@@ -82,8 +82,7 @@ def run_figure_funcs(
     funcs = select_attn_figure_funcs() if funcs is None else list(funcs)
     paths: list[Path] = []
     failures: list[FigureFailure] = []
-    disable = None if progress is None else not progress
-    with tqdm(total=sum(maps.n_heads), desc="figures", unit="head", disable=disable, leave=False) as bar:
+    with show_bar("figures", "head", progress, total=sum(maps.n_heads)) as bar:
         for layer, weights, numbers in zip(maps.layers, maps.weights, maps.heads, strict=True):
             for head, pattern in zip(numbers, weights, strict=True):
                 written, failed = run_on_head(pattern, folder, funcs, layer=layer, head=head, overwrite=overwrite)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..analysis.table import HeadScores
 from ..capture.prefill import get_model_id
 from ..capture.targets import find_target
 from ..errors import OptionError
 from ..hints import check_value
+from ..long_runs import show_bar
 from ..options import AblationMode
 from ..selections import choose_numbers
 from ..tokens import label_tokens
@@ -234,8 +234,7 @@ def rank_heads_by_effect(
         batch_size=batch_size,
     )
     rows: list[tuple[int, int, float]] = []
-    disable = None if progress is None else not progress
-    with tqdm(total=len(layers) * target.n_heads, desc="ablating", unit="head", disable=disable, leave=False) as bar:
+    with show_bar("ablating", "head", progress, total=len(layers) * target.n_heads) as bar:
         for layer, heads, changes in passes:
             rows += [(layer, head, change) for head, change in zip(heads, changes.mean(1), strict=True)]
             bar.update(len(heads))

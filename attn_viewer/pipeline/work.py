@@ -11,12 +11,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from ..errors import AttnViewerError, OptionError, OutputError, WorkerError
 from ..files import remove_leftovers
 from ..folder_options import WorkerOptions
-from ..signals import leave_when_ended
+from ..long_runs import leave_when_ended, show_bar
 
 ALONE = WorkerOptions()
 RETRIES = 2
@@ -169,12 +168,10 @@ def run_batches(
         done = _run_in_processes(run, batches, min(n_jobs, len(batches)))
     else:
         done = map(run, batches)
-    disable = None if progress is None else not progress
-    n_items = sum(map(len, batches))
     with (
         leave_when_ended(),
         contextlib.closing(_close_after(done)) as results,
-        tqdm(total=n_items, desc=desc, unit="prompt", disable=disable, leave=False) as bar,
+        show_bar(desc, "prompt", progress, total=sum(map(len, batches))) as bar,
     ):
         for outcome in itertools.chain.from_iterable(results):
             bar.update()

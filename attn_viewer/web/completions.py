@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ..capture_options import GenerationOptions
 from ..declarations import takes_options
 from ..errors import CacheError, OptionError
 from ..files import check_folder, check_model_id
+from ..long_runs import show_bar
 from ..maps import AttentionMaps
 from ..options import CompletionPageOptions, ExportOptions, FilePath
 from ..storage.pt import SUFFIX, load_scores, save_scores
@@ -83,11 +82,11 @@ def save_completions(
     for folder, _ in places:
         check_folder(folder)
     written = []
-    disable = None if progress is None else not progress
-    pairs = zip(prompts, places, strict=True)
-    for prompt, (folder, name) in tqdm(pairs, "completing", len(places), unit="prompt", disable=disable, leave=False):
-        maps = capture_generation(model, tokenizer, prompt, model_id=model_id, options=options)
-        written.append(save_scores(maps if prettify_tokens else _spell_raw(maps, tokenizer), folder, name=name))
+    with show_bar("completing", "prompt", progress, total=len(places)) as bar:
+        for prompt, (folder, name) in zip(prompts, places, strict=True):
+            maps = capture_generation(model, tokenizer, prompt, model_id=model_id, options=options)
+            written.append(save_scores(maps if prettify_tokens else _spell_raw(maps, tokenizer), folder, name=name))
+            bar.update()
     return written
 
 

@@ -1,9 +1,12 @@
-"""Signals that end a process, whose workers end with it."""
+"""What runs for long: a bar on stderr shows it, and a signal that ends it ends its workers too."""
 
 import contextlib
 import signal
 import warnings
 from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
 
 # SIGHUP, where there is one, says that the terminal is gone.
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -29,3 +32,8 @@ def leave_when_ended() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def show_bar(desc: str, unit: str, progress: bool | None, **options: Any) -> "tqdm[Any]":
+    """Return a progress bar; where `progress` is None it is silent unless stderr is a terminal."""
+    return tqdm(desc=desc, unit=unit, disable=None if progress is None else not progress, leave=False, **options)
