@@ -29,48 +29,21 @@ SUM_ERROR = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class FoundWeights:
-    """Weights and what their container says of them.
+    """Weights, per layer one float array of axes ``(n_heads, n_query, n_key)``, and what their container says of them.
 
-    Attributes
-    ----------
-    weights
-        Per layer one array, float16 or float32, axes ``(n_heads, n_query, n_key)``.
-    layers
-        True layer numbers, where they are known.
-    kind
-        Which attention they are, where it is known.
-    prompt_length
-        Tokens that went in before generation began; None where nothing was generated.
+    None is what it does not say; `prompt_length` are the tokens that went in before generation began.
     """
 
     weights: tuple[Array, ...]
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None  # true numbers
     kind: str | None = None
     prompt_length: int | None = None
 
 
 def find_weights(attentions: Any, *, kind: str | None = None, batch_index: int | None = None) -> FoundWeights:
-    """Find the weights in what a library hands out.
+    """Find the weights of one prompt in what a library hands out; `AttentionMaps.from_attentions` says in which forms.
 
-    Parameters
-    ----------
-    attentions
-        A transformers output, its tuple of layers, that of ``generate`` (steps of layers), a TransformerLens cache, one
-        layer, one head, as arrays, tensors or lists.
-    kind
-        Which of the attentions of an encoder-decoder is wanted.
-    batch_index
-        Which row of a batch of several is wanted.
-
-    Returns
-    -------
-    FoundWeights
-        The weights of one prompt.
-
-    Raises
-    ------
-    InvalidMapsError
-        If there are none, of several prompts or kinds without a choice, or they are ragged.
+    Raises `InvalidMapsError` if there are none, of several prompts or kinds without a choice, or they are ragged.
     """
     if isinstance(attentions, (str, bytes)) or attentions is None:
         raise _refuse(f"got {shorten(attentions)}")
@@ -89,14 +62,9 @@ def find_weights(attentions: Any, *, kind: str | None = None, batch_index: int |
 
 
 def check_rows(weights: Sequence[Array], *, has_sinks: bool) -> None:
-    """Raise `InvalidMapsError` where the weights of a row do not sum to 1; rows of zeros are padding.
+    """Raise `InvalidMapsError` where the weights of a row do not sum to 1, or with learned sinks to more.
 
-    Parameters
-    ----------
-    weights
-        Per layer one array, axes ``(n_heads, n_query, n_key)``.
-    has_sinks
-        Whether sums may be less, since learned sinks take the rest.
+    Rows of zeros are padding. Axes of each layer are ``(n_heads, n_query, n_key)``.
     """
     for number, layer in enumerate(weights):
         sums = layer.sum(-1, dtype=np.float64)
@@ -153,10 +121,7 @@ def _find_in_mapping(attentions: Any, kind: str | None, batch_index: int | None)
 
 
 def _list_ranks(attentions: Any) -> Iterable[int]:
-    """Yield how many axes the arrays have inside of one list, of two, ….
-
-    Nothing but 0 where numbers are inside: then the lists are an array.
-    """
+    """Yield how many axes the arrays have inside of one list, of two, …; 0 alone where numbers are inside."""
     inner = attentions
     while isinstance(inner, (list, tuple)):
         if not inner:
@@ -166,13 +131,7 @@ def _list_ranks(attentions: Any) -> Iterable[int]:
 
 
 def read_weights(array: Any) -> Array:
-    """Return an array, float16 or float32, whatever library it is from.
-
-    Raises
-    ------
-    InvalidMapsError
-        If it holds no real numbers, or is ragged or sparse.
-    """
+    """Return an array of any library as float16 or float32, or raise `InvalidMapsError`: ragged, sparse, no numbers."""
     try:
         if hasattr(array, "detach"):  # a torch tensor, perhaps with gradients, on a device or in bfloat16
             array = array.detach().cpu()

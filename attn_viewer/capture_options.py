@@ -111,13 +111,7 @@ class CaptureOptions(SelectionOptions):
             raise OptionError(f"queries must be a slice with step 1 or how many of the last, got {self.queries!r}")
 
     def choose_rows(self, n_query: int) -> slice:
-        """Return the range of query rows to keep, of `n_query` that there are.
-
-        Raises
-        ------
-        OptionError
-            If it is empty.
-        """
+        """Return the range of query rows to keep, of `n_query` that there are; `OptionError` if it is empty."""
         rows = self.queries if isinstance(self.queries, slice) else slice(-(self.queries or n_query), None)
         start, stop, _ = rows.indices(n_query)
         if start >= stop:
@@ -160,13 +154,7 @@ class PassOptions(CaptureOptions):
     )
 
     def check_single(self) -> None:
-        """Refuse all prompts of a batch where one at a time is shown or written.
-
-        Raises
-        ------
-        OptionError
-            If they are asked for.
-        """
+        """Raise `OptionError` for all prompts of a batch, where one at a time is shown or written."""
         if self.batch_index == "all":
             raise OptionError("batch_index='all' is for capture_attention and capture_generation; give a number here")
 

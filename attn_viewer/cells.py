@@ -20,17 +20,8 @@ def choose_cell(n_query: int, n_key: int, max_cells: int) -> tuple[int, int]:
 def pool_cells(weights: npt.NDArray[Any], cell: Sequence[int]) -> npt.NDArray[Any]:
     """Return the largest weight of each cell; where some are below 0, the one that is furthest from 0.
 
-    Parameters
-    ----------
-    weights
-        Axes ``(…, n_query, n_key)``; of a masked array, what is masked counts only where a cell has nothing else.
-    cell
-        Rows and columns of a cell; the last ones may be smaller.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes ``(…, ceil(n_query / rows), ceil(n_key / columns))``, masked if `weights` are.
+    `weights` have axes ``(…, n_query, n_key)``, and the last cells may be smaller. Of a masked array, what is masked
+    counts only where a cell has nothing else, and the cells are masked too.
     """
     if tuple(cell) == (1, 1):
         return weights
@@ -55,32 +46,16 @@ def _merge_largest(weights: npt.NDArray[Any], starts: Sequence[Sequence[int]]) -
 def merge_groups(
     function: np.ufunc, weights: npt.NDArray[Any], queries: Sequence[int], keys: Sequence[int], **options: Any
 ) -> npt.NDArray[Any]:
-    """Merge groups of keys, then of queries, with a function of two numbers.
+    """Merge groups of keys, then of queries, with a function of two numbers such as `numpy.maximum` or `numpy.add`.
 
-    Parameters
-    ----------
-    function
-        Such as `numpy.maximum` or `numpy.add`.
-    weights
-        Axes ``(…, n_query, n_key)``.
-    queries, keys
-        First row and column of each group, which reaches to the next.
-    **options
-        What `numpy.ufunc.reduceat` takes for the keys.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes ``(…, len(queries), len(keys))``.
+    `queries` and `keys` are the first row and column of each group, which reaches to the next: axes
+    ``(…, n_query, n_key)`` become ``(…, len(queries), len(keys))``. `numpy.ufunc.reduceat` gets `options` for the keys.
     """
     return function.reduceat(function.reduceat(weights, keys, axis=-1, **options), queries, axis=-2)
 
 
 def pool_maps(maps: AttentionMaps, side: int) -> AttentionMaps:
-    """Return maps whose cells are blocks of `side` × `side` of these maps' cells.
-
-    They are pooled by the maximum, or by the mean where `maps` are means over cells already.
-    """
+    """Return maps whose cells are `side` × `side` cells of these: the maximum, or the mean where they are means."""
     starts = [range(0, length, side) for length in maps.shape]
     if maps.pooling == "mean":
         sizes = [

@@ -24,12 +24,9 @@ def run_view(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``attn-viewer`` on `argv`, or the words of this process.
+    """Run ``attn-viewer`` on `argv`, or the words of this process, and return the exit status.
 
-    Returns
-    -------
-    int
-        Exit status: 0, 1 if a part of the work failed, 2 for an error in what was asked for, 130 when interrupted.
+    0, 1 if a part of the work failed, 2 for an error in what was asked for, 130 when interrupted.
     """
     words = _spell(argv)
     description = "See what the attention heads of transformer models look at."

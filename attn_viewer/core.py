@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .capture_options import GenerationOptions, PassOptions
+from .capture_options import GenerationOptions, PassOptions, SelectionOptions
 from .declarations import takes_options
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import ExportOptions, ViewOptions
+from .options import ExportOptions, FilePath, ViewOptions
 
 if TYPE_CHECKING:
     import torch
@@ -107,13 +107,7 @@ def view_attention(
 
 
 def check_view(options: ViewOptions, model_id: str | None = None) -> None:
-    """Check what can be known to be wrong before a model is loaded or a cache is read.
-
-    Raises
-    ------
-    OptionError, OutputError
-        For the first option that cannot be used.
-    """
+    """Raise for the first option that is known to be wrong before a model is loaded or a cache is read."""
     from .figures.options import PanelLook
 
     options.check_single()
@@ -151,15 +145,20 @@ def _get_maps(
     model: "torch.nn.Module | None", model_id: str | None, tokenizer: Any, prompt: Any, options: ViewOptions
 ) -> "AttentionMaps":
     if options.load_attention_scores_path is not None:
-        from .storage.pt import load_scores
-
-        maps = load_scores(options.load_attention_scores_path).select(layers=options.layers, heads=options.heads)
-        maps = maps if model_id is None else dataclasses.replace(maps, model_id=model_id)
+        maps = load_cache(options.load_attention_scores_path, options, model_id)
     else:
         maps = capture_prompt(model, model_id, tokenizer, prompt, GenerationOptions.pick(options))
         _log.info("%r, %.1f MB", maps, maps.nbytes / 2**20)
     check_model_id(maps.model_id)
     return maps
+
+
+def load_cache(path: FilePath, options: SelectionOptions, model_id: str | None) -> "AttentionMaps":
+    """Return the chosen layers and heads of a cache, under another name where one is given."""
+    from .storage.pt import load_scores
+
+    maps = load_scores(path).select(layers=options.layers, heads=options.heads)
+    return maps if model_id is None else dataclasses.replace(maps, model_id=model_id)
 
 
 def capture_prompt(

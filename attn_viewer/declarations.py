@@ -85,10 +85,7 @@ class _ClassDoc:
 class Options:
     """Base of all groups of options: values that are checked when they are made and never change.
 
-    Raises
-    ------
-    ArgumentError
-        For a value of the wrong type or out of its limits, or a name that is no option.
+    Raises `ArgumentError` for a value of the wrong type or out of its limits, or a name that is no option.
     """
 
     group_name: ClassVar[str] = ""
@@ -135,11 +132,6 @@ class Options:
                 declared.check(name, value, read_type(field))
 
     @classmethod
-    def list_names(cls) -> list[str]:
-        """Return the names of all options."""
-        return list(cls._fields)
-
-    @classmethod
     def check_names(cls, names: Collection[str], also: Collection[str] = (), caller: str | None = None) -> None:
         """Refuse names that are neither options nor among `also`, and suggest the nearest."""
         known = [*also, *cls._fields]
@@ -149,16 +141,9 @@ class Options:
 
     @classmethod
     def collect(cls, given: Mapping[str, Any], options: "Options | None" = None, caller: str | None = None) -> "Self":
-        """Make options from what was given by name over stored ones, and refuse what would do nothing.
+        """Make options from values by name over stored ones, and refuse what would do nothing.
 
-        Parameters
-        ----------
-        given : mapping
-            Values by name.
-        options : Options, optional
-            Stored values; of theirs, those that are not a default count as given.
-        caller : str, optional
-            Who takes the options, for errors.
+        Of stored `options`, those that are not a default count as given. Errors name the `caller`.
         """
         cls.check_names(given, caller=caller)
         stored = {} if options is None else options.as_dict()
@@ -169,13 +154,7 @@ class Options:
         return values
 
     def check_use(self, given: Collection[str]) -> None:
-        """Refuse an option that was given and does nothing beside the others.
-
-        Raises
-        ------
-        OptionError
-            For the first one.
-        """
+        """Raise `OptionError` for the first option that was given and does nothing beside the others."""
         for name in self._fields:
             declared = get_declaration(self._fields[name])
             if not self._is_asked(name, given):

@@ -39,42 +39,17 @@ _naming = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentRecord:
-    """What is known of one run.
+    """What is known of one run; arguments and result as plain types, or the `repr` of what is none, such as a model."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the function.
-    version : str
-        12 hexadecimal digits of SHA-256 over its source: the same while nobody edits it. Where there is no source,
-        over its bytecode, which also changes with Python.
-    source : str
-        Its source, to be read; nothing runs it. Empty for what was typed into an interpreter.
-    arguments : mapping
-        By name, as plain types; of what is none, such as a model, its `repr`.
-    result : object
-        As plain types.
-    error : str or None
-        Type and message of what it raised, if it did.
-    started : str
-        Time in UTC, ISO 8601.
-    seconds : float
-        How long it ran.
-    versions : mapping
-        Of Python, this package and the libraries that compute.
-    path : pathlib.Path
-        The file.
-    """
-
-    name: str
-    version: str
-    source: str
-    arguments: Mapping[str, Any]
+    name: str  # of the function
+    version: str  # 12 hex digits of SHA-256 over its source, or its bytecode, which changes with Python too
+    source: str  # to be read, nothing runs it; empty for what was typed into an interpreter
+    arguments: Mapping[str, Any]  # by name
     result: object
-    error: str | None
-    started: str
+    error: str | None  # type and message of what it raised
+    started: str  # UTC, ISO 8601
     seconds: float
-    versions: Mapping[str, Any]
+    versions: Mapping[str, Any]  # of Python, this package and the libraries that compute
     path: Path
 
 
@@ -83,18 +58,14 @@ def experiment(
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Make a function leave a record of each run.
 
-    ``@experiment(save_dir="experiments")`` above a function; it then runs and returns as before. A record that cannot
-    be written never costs the result: a warning says so, before the function runs if that is known.
+    ``@experiment(save_dir="experiments")`` above a function; it then runs and returns as before. One that raises leaves
+    a record of that, and the error goes on. A record that cannot be written never costs the result: a warning says so,
+    before the function runs if that is known.
 
     Parameters
     ----------
     save_dir : path-like
         Folder of the records, one JSON file a run: ``{save_dir}/{name}/{time}_{version}.json``.
-
-    Returns
-    -------
-    callable
-        The decorator. A function that raises leaves a record of that, and the error goes on.
 
     Raises
     ------
@@ -165,19 +136,9 @@ def _name_arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> dic
 def list_experiments(
     save_dir: str | os.PathLike[str] = "experiments", *, name: str | None = None
 ) -> list[ExperimentRecord]:
-    """Load the records in a folder.
+    """Load the records in a folder, of all functions or of one, the oldest first.
 
-    Parameters
-    ----------
-    save_dir : path-like
-        The folder.
-    name : str, optional
-        Only those of this function.
-
-    Returns
-    -------
-    list of ExperimentRecord
-        The oldest first. Those that cannot be read are left out with a warning.
+    Those that cannot be read are left out with a warning.
     """
     records = []
     for path in sorted(Path(save_dir).glob("*/*.json")):
@@ -190,17 +151,7 @@ def list_experiments(
 
 @check_call
 def load_experiment(path: str | os.PathLike[str]) -> ExperimentRecord:
-    """Load one record.
-
-    Parameters
-    ----------
-    path : path-like
-        Its file.
-
-    Returns
-    -------
-    ExperimentRecord
-        The record; nothing in it is run.
+    """Load one record; nothing in it is run.
 
     Raises
     ------
@@ -233,17 +184,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 def make_plain(value: Any) -> Any:
     """Turn a value into what JSON can hold.
 
-    Parameters
-    ----------
-    value : object
-        Numbers, text, arrays, tensors, dataclasses, containers; anything else becomes its `repr`, cut to
-        `LONGEST_REPR` characters, as do NaN and infinities, maps of attention, what holds itself, and what is beyond
-        `MOST_PARTS`. A key that is no text is written as such, with its type where that is another key: ``1 (int)``.
-
-    Returns
-    -------
-    object
-        Plain types only.
+    Numbers, text, arrays, tensors, dataclasses and containers stay what they are. Anything else becomes its `repr`, cut
+    to `LONGEST_REPR` characters, as do NaN and infinities, maps of attention, what holds itself, and what is beyond
+    `MOST_PARTS`. A key that is no text is written as such, with its type where that is another key: ``1 (int)``.
     """
     return _Plainer().make(value, ())
 

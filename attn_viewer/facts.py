@@ -4,7 +4,6 @@ Whoever stores, sends or shows facts asks `MapFacts` and lists no names.
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import itertools
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InvalidMapsError, shorten
+from .hints import find_nearest
 from .kinds import Kept, Kind, Pooling
 from .selections import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
 from .spans import Span
@@ -55,24 +55,11 @@ def _declare(
     is_raw: bool = False,
     is_compared: bool = False,
 ) -> Any:
-    """Declare a fact.
+    """Declare a fact: its meaning, and its default, without which it must be said.
 
-    Parameters
-    ----------
-    meaning
-        What it says, for documentation.
-    *default
-        What holds where it is not said; a fact without must be said.
-    choices
-        What a text may be; left out, any.
-    low, high
-        Between which numbers must lie.
-    same_as
-        The fact that it equals where it is not said.
-    is_raw
-        Whether texts may hold lone surrogates, which whoever shows them makes visible.
-    is_compared
-        Whether maps must agree in it to be compared or averaged.
+    A text is one of `choices`, if there are any, and numbers lie between `low` and `high`. Not said, a fact is the
+    `same_as` another. Raw texts may hold lone surrogates, which whoever shows them makes visible. Maps must agree in
+    facts that are compared, or they cannot be compared or averaged.
     """
     limits = {"meaning": meaning, "choices": tuple(choices), "low": low, "high": high, "same_as": same_as}
     limits |= {"is_raw": is_raw, "is_compared": is_compared}
@@ -176,11 +163,8 @@ class MapFacts:
             first = len(facts["tokens_key"]) - rows * columns
             facts["spans"] = [Span("image", 0, "whole", max(first, -1), rows, columns, columns, 0.0)]
         for name in facts.keys() - declared.keys():
-            near = difflib.get_close_matches(name, declared, 1)
-            raise InvalidMapsError(
-                f"there is no fact {shorten(name)} of attention maps; "
-                + (f"do you mean {near[0]!r}?" if near else f"there are {', '.join(declared)}")
-            )
+            near = find_nearest(name, list(declared)) or f"; there are {', '.join(declared)}"
+            raise InvalidMapsError(f"there is no fact {shorten(name)} of attention maps{near}")
         for name, field in declared.items():
             value, same_as = facts.get(name), field.metadata["same_as"]
             if value is None and field.default is not dataclasses.MISSING:
@@ -236,22 +220,9 @@ class MapFacts:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "MapFacts":
-        """Return facts from plain types, as `to_plain` returns them or a file holds them.
+        """Return facts from plain types by name, as `to_plain` returns them or a file holds them.
 
-        Parameters
-        ----------
-        plain : dict
-            Facts by name.
-
-        Returns
-        -------
-        MapFacts
-            The facts, checked.
-
-        Raises
-        ------
-        InvalidMapsError
-            If they are no facts, one has a wrong type or range, or they do not go together.
+        Raises `InvalidMapsError` if they are no facts, one has a wrong type or range, or they do not go together.
         """
         if not isinstance(plain, dict) or "tokens_key" not in plain:
             raise InvalidMapsError(f"facts must be a dictionary with tokens_key, got {shorten(plain)}")
@@ -259,13 +230,9 @@ class MapFacts:
 
     def to_plain(self) -> dict[str, Any]:
         """Return all facts in types that JSON has; those that only repeat another are left out."""
-        names = [field.name for field in dataclasses.fields(MapFacts)]
-        repeats = {
-            f.name
-            for f in dataclasses.fields(MapFacts)
-            if (same := f.metadata["same_as"]) and getattr(self, f.name) is getattr(self, same)
-        }
-        return {name: _to_plain(getattr(self, name)) for name in names if name not in repeats}
+        same = {field.name: field.metadata["same_as"] for field in dataclasses.fields(MapFacts)}
+        values = {name: getattr(self, name) for name in same}
+        return {n: _to_plain(v) for n, v in values.items() if not same[n] or v is not values[same[n]]}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -275,10 +242,7 @@ class MapFacts:
     @property
     def future(self) -> npt.NDArray[np.bool_]:
         """Cells that no query may see: bool, axes ``(rows, columns)`` of a head; all False when not causal."""
-        rows, columns = self.shape
-        if not self.causal:
-            return np.zeros((rows, columns), bool)
-        return find_future((rows, columns), self.cell, self.first_query)
+        return find_future(self.shape, self.cell, self.first_query) if self.causal else np.zeros(self.shape, bool)
 
     @property
     def n_heads(self) -> tuple[int, ...]:
@@ -292,10 +256,7 @@ class MapFacts:
 
     @property
     def unit(self) -> str:
-        """What a label stands for: ``"token"``, or when grouped ``"word"``, ``"sentence"``, or ``"part"``.
-
-        Parts are spans or segments, and the tokens outside of them.
-        """
+        """What a label is: ``"token"``, of groups ``"word"``, ``"sentence"`` or (spans, segments) ``"part"``."""
         if not self.grouping:
             return "token"
         return "part" if self.grouping[0] in ("spans", "segments") else self.grouping[0].removesuffix("s")
@@ -359,21 +320,9 @@ class MapFacts:
 
 
 def find_future(shape: tuple[int, int], cell: tuple[int, int], first_query: int) -> npt.NDArray[np.bool_]:
-    """Find the cells all of whose keys come after all of their queries.
+    """Find the cells all of whose keys come after all of their queries: bool of `shape`, the rows and columns of cells.
 
-    Parameters
-    ----------
-    shape
-        Rows and columns of cells.
-    cell
-        Query and key tokens of a cell.
-    first_query
-        Position of the first query among the keys.
-
-    Returns
-    -------
-    numpy.ndarray
-        Bool, axes ``(rows, columns)``.
+    `cell` are query and key tokens of one, `first_query` is the position of the first query among the keys.
     """
     last_query = first_query + (np.arange(shape[0]) + 1) * cell[0] - 1
     return np.arange(shape[1]) * cell[1] > last_query[:, None]
@@ -486,15 +435,7 @@ _READERS = {field.name: _make_reader(field.type, field.metadata) for field in da
 
 
 def document_facts(kind: type[MapFacts], *leading: str) -> None:
-    """Put the facts where ``help()`` and notebooks look for them: docstring and signature of a class.
-
-    Parameters
-    ----------
-    kind
-        The class.
-    *leading
-        Its arguments before `tokens_key`.
-    """
+    """Put the facts into docstring and signature of a class; `leading` are its arguments before `tokens_key`."""
     lines = [inspect.cleandoc(kind.__doc__ or ""), "", "Attributes", "----------"]
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, positional) for name in leading]

@@ -30,22 +30,9 @@ _numbers = itertools.count()
 
 
 def check_model_id(model_id: str) -> str:
-    """Return `model_id` if it can name a file or folder below the output folder.
+    """Return a name that can be a file or folder below the output folder; ``org/name`` makes a folder in a folder.
 
-    Parameters
-    ----------
-    model_id : str
-        A name; ``org/name`` is allowed and makes a folder in a folder.
-
-    Returns
-    -------
-    str
-        `model_id`, unchanged.
-
-    Raises
-    ------
-    OptionError
-        If the name is empty, too long, absolute, or holds ``..``, a backslash, a drive or a control character.
+    Raises `OptionError` if it is empty, too long or absolute, or holds ``..``, backslash, drive or control character.
     """
     parts = model_id.split("/") if isinstance(model_id, str) else [""]
     if any(p in ("", ".", "..") or ":" in p or "\\" in p or not p.isprintable() for p in parts):
@@ -62,23 +49,7 @@ def check_model_id(model_id: str) -> str:
 
 
 def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """Check, without writing anything, that `folder` exists or can be created and written to.
-
-    Parameters
-    ----------
-    folder : path-like
-        The folder.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-
-    Raises
-    ------
-    OutputError
-        If its nearest existing ancestor is no folder or is not writable.
-    """
+    """Return a folder that exists or can be created and written to, or raise `OutputError`; nothing is written."""
     folder = Path(folder)
     if "\0" in str(folder):
         raise _folder_error(folder, "a name cannot hold a NUL byte")
@@ -91,23 +62,7 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """Create `folder` with its parents, and remove what killed processes left half done in it.
-
-    Parameters
-    ----------
-    folder : path-like
-        The folder.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder, which now exists.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be created.
-    """
+    """Create a folder with its parents, or raise `OutputError`; what killed processes left half done in it goes."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -135,22 +90,11 @@ class _Temporary(io.FileIO):
 
 @contextlib.contextmanager
 def open_whole(path: str | os.PathLike[str]) -> Iterator[io.BufferedRandom]:
-    """Open `path` for writing so that it appears complete or not at all.
+    """Open `path`, in a folder that exists, for writing so that it appears complete or not at all.
 
-    Parameters
-    ----------
-    path : path-like
-        The file; its folder must exist. An older file of that name stays until the new one is complete.
-
-    Yields
-    ------
-    io.BufferedRandom
-        A temporary file in the same folder, renamed to `path` when the block ends without an exception.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written (no permission, full disk), whatever the library that wrote to it made of that.
+    What is written goes into a temporary file in the same folder, which becomes `path` when the block ends without an
+    exception; an older file stays until then. `OutputError` says why a file cannot be written (no permission, full
+    disk), whatever the library that wrote to it made of that.
     """
     path = os.fspath(path)
     raw: _Temporary | None = None
@@ -183,35 +127,18 @@ def _name_place(path: str) -> str:
 
 
 def name_temporary(name: str) -> dict[str, str]:
-    """Name a temporary file or folder so that `remove_leftovers` knows it once its process is gone.
+    """Return `prefix` and `suffix` of a temporary file or folder that becomes `name`, as `tempfile` takes them.
 
-    Parameters
-    ----------
-    name : str
-        What it will become.
-
-    Returns
-    -------
-    dict of str to str
-        ``prefix`` and ``suffix``, as `tempfile` takes them.
+    `remove_leftovers` knows it by them once its process is gone.
     """
     return {"prefix": f".{name[:40]}.{_HOST}-{os.getpid()}-", "suffix": ".part"}
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove what killed processes left half done in a folder, not below it.
+    """Remove what killed processes left half done in a folder, not below it; return the names of what else is in it.
 
     What a process of this machine that still lives is writing stays, and so does for a day what another machine writes.
-
-    Parameters
-    ----------
-    folder : path-like
-        The folder.
-
-    Returns
-    -------
-    list of str
-        Names of what else is in the folder, hidden files apart; empty if it does not exist.
+    Hidden files are not named.
     """
     names: list[str] = []
     try:
@@ -245,20 +172,7 @@ def _is_abandoned(entry: os.DirEntry[str], match: re.Match[str]) -> bool:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write `data` to `path` so that the file is complete or absent.
-
-    Parameters
-    ----------
-    path : path-like
-        The file; its folder must exist.
-    data : bytes
-        All of its content.
-
-    Returns
-    -------
-    pathlib.Path
-        `path`.
-    """
+    """Write a file, in a folder that exists, so that it is complete or absent, and return its path."""
     with open_whole(path) as file:
         file.write(data)
     return Path(path)

@@ -114,13 +114,7 @@ def check_value(
     at_most: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Check a value against its hint and limits.
-
-    Raises
-    ------
-    ArgumentError
-        If it is of another type, out of its limits, or NaN where there are limits.
-    """
+    """Raise `ArgumentError` for a value of another type than its hint or out of its limits, as NaN is out of any."""
     limit = "" if at_least is None else f" from {at_least:g}"
     limit = limit if above is None else f" above {above:g}"
     limit += "" if at_most is None else f" to {at_most:,}"
@@ -134,15 +128,7 @@ def check_value(
 
 
 def check_argument(caller: str, name: str, value: object, hint: Any) -> None:
-    """Check an argument of a function against its hint.
-
-    Raises
-    ------
-    ArgumentError
-        If it is of another type.
-    InvalidMapsError
-        If it is no maps, where these are expected.
-    """
+    """Raise `ArgumentError` for an argument of another type than its hint, `InvalidMapsError` where that is maps."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
     takes_maps = any(getattr(part, "__name__", "") == "AttentionMaps" for part in parts)
     if takes_maps and not fits_hint(value, hint):
@@ -198,13 +184,7 @@ def find_nearest(name: str, known: Sequence[str]) -> str:
 def bind_call(
     name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the arguments of a call by the names of its parameters.
-
-    Raises
-    ------
-    ArgumentError
-        If one is missing, or there are too many.
-    """
+    """Return the arguments of a call by parameter, or raise `ArgumentError` if one is missing or there are too many."""
     try:
         return signature.bind(*args, **kwargs).arguments
     except TypeError as error:
@@ -223,17 +203,9 @@ def _write_parameters(signature: inspect.Signature) -> str:
 def check_call(function: _F, package: str = "") -> _F:
     """Return a function as one that checks what it is called with against its hints.
 
-    Parameters
-    ----------
-    function
-    package
-        Where it is public; left out, where it is written. What is pickled is found again under that name.
-
-    Raises
-    ------
-    ArgumentError
-        From the new function, if an argument has the wrong type, a name that the function does not know, is missing or
-        one too many.
+    It raises `ArgumentError` for an argument of the wrong type, a name that the function does not know, one that is
+    missing or one too many. `package` is where it is public; left out, where it is written. What is pickled is found
+    again under that name.
     """
     name = function.__name__
 

@@ -219,17 +219,7 @@ class AttentionMaps(MapFacts):
         return str(pkgutil.resolve_name("attn_viewer.web.page:render_frame")(self))
 
     def get_layer(self, layer: int) -> Weights:
-        """Return the weights of the layer with this true number.
-
-        Parameters
-        ----------
-        layer : int
-            True layer number, one of `layers`.
-
-        Returns
-        -------
-        numpy.ndarray
-            Axes ``(n_heads, n_query, n_key)``, read-only.
+        """Return the weights of the layer with this true number, read-only: axes ``(n_heads, n_query, n_key)``.
 
         Raises
         ------
@@ -239,19 +229,12 @@ class AttentionMaps(MapFacts):
         return self.weights[self.layers.index(choose_numbers((layer,), self.layers, "layer")[0])]
 
     def select(self, *, layers: Iterable[int] | None = None, heads: Iterable[int] | None = None) -> "Self":
-        """Return maps with only some layers and heads.
+        """Return maps with only some layers and heads, on the same memory where possible.
 
         Parameters
         ----------
-        layers : sequence of int, optional
-            True layer numbers to keep; left out, all.
-        heads : sequence of int, optional
-            True head numbers to keep in every layer; left out, all.
-
-        Returns
-        -------
-        AttentionMaps
-            New maps on the same memory where possible.
+        layers, heads : sequence of int, optional
+            True numbers of the layers to keep, and of the heads to keep in every layer; left out, all.
 
         Raises
         ------
@@ -269,13 +252,7 @@ class AttentionMaps(MapFacts):
         return dataclasses.replace(self, weights=tuple(weights), layers=kept, heads=tuple(numbers))
 
     def average_heads(self) -> "Self":
-        """Return maps with one head a layer, the mean over its heads.
-
-        Returns
-        -------
-        AttentionMaps
-            The same layers with arrays of axes ``(1, n_query, n_key)``, float32.
-        """
+        """Return maps with one head a layer, the mean over its heads: axes ``(1, n_query, n_key)``, float32."""
         if self.is_mean:
             return self
         return dataclasses.replace(
@@ -299,18 +276,7 @@ def require_maps(came: Any, what: str) -> AttentionMaps:
 
 
 def takes_maps(function: Function) -> Function:
-    """Make a function that is handed something else than maps say so, and which call turns it into maps.
-
-    Parameters
-    ----------
-    function
-        Whose arguments `maps`, or `first` and `second`, are `AttentionMaps`.
-
-    Returns
-    -------
-    callable
-        The function; it raises `InvalidMapsError` before it does anything.
-    """
+    """Make a function whose `maps`, `first` or `second` are no maps raise the `InvalidMapsError` of `require_maps`."""
     names = list(inspect.signature(function).parameters)
     places = [(names.index(name), name) for name in ("maps", "first", "second") if name in names]
 

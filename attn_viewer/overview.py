@@ -48,13 +48,7 @@ def plot_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
 
 
 def list_uses(kind: Overview) -> list[str]:
-    """Return the names of the options that an overview uses.
-
-    Raises
-    ------
-    OptionError
-        If there is no such kind.
-    """
+    """Return the names of the options that an overview uses; `OptionError` if there is no such kind."""
     if kind not in KINDS:
         raise OptionError(f"there is no overview {kind!r}; there are {', '.join(KINDS)}")
     return [name for name in inspect.signature(globals()[f"_draw_{kind}"]).parameters if name != "maps"]

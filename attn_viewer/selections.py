@@ -13,26 +13,10 @@ MOST_NUMBERS = 100_000
 
 
 def choose_numbers(wanted: Iterable[SupportsIndex] | None, present: Sequence[int], what: str) -> tuple[int, ...]:
-    """Check a choice of layers or heads against those that are there.
+    """Return a choice of layers or heads, ascending, each once; None takes all that are there, `present`.
 
-    Parameters
-    ----------
-    wanted : iterable of int or None
-        True numbers; None takes all.
-    present : sequence of int
-        Those that are there.
-    what : str
-        The word for the error message: ``"layer"`` or ``"head"``.
-
-    Returns
-    -------
-    tuple of int
-        The chosen numbers, ascending, each once.
-
-    Raises
-    ------
-    OptionError
-        If none is chosen, one is not there, or it is no sequence of whole numbers.
+    Raises `OptionError`, which calls them `what`, if none is chosen, one is not there, or it is no sequence of whole
+    numbers.
     """
     numbers = check_numbers(wanted, what)
     if numbers is None:
@@ -45,24 +29,9 @@ def choose_numbers(wanted: Iterable[SupportsIndex] | None, present: Sequence[int
 
 
 def check_numbers(wanted: Iterable[SupportsIndex] | None, what: str) -> tuple[int, ...] | None:
-    """Check that a choice of layers or heads is made of whole numbers, before it is known which there are.
+    """Return a choice of layers or heads as whole numbers before it is known which there are; None takes all.
 
-    Parameters
-    ----------
-    wanted : iterable of int or None
-        Numbers; None takes all.
-    what : str
-        The word for the error message.
-
-    Returns
-    -------
-    tuple of int or None
-        The numbers as they came.
-
-    Raises
-    ------
-    OptionError
-        If it is a number alone, text, or anything else.
+    Raises `OptionError`, which calls them `what`, for a number alone, text, or anything else.
     """
     try:
         if wanted is None:
@@ -81,28 +50,9 @@ def check_numbers(wanted: Iterable[SupportsIndex] | None, what: str) -> tuple[in
 def check_spans(
     spans: Iterable[tuple[str, SupportsIndex, SupportsIndex]], n_tokens: int | None, error: type[Exception], what: str
 ) -> tuple[tuple[str, int, int], ...]:
-    """Check named spans of tokens.
+    """Return spans of tokens ``(name, start, stop)`` in plain types.
 
-    Parameters
-    ----------
-    spans : iterable of (str, int, int)
-        ``(name, start, stop)``.
-    n_tokens : int or None
-        Number of tokens, when known.
-    error : type
-        The error to raise.
-    what : str
-        Their name for its message.
-
-    Returns
-    -------
-    tuple of (str, int, int)
-        The spans in plain types.
-
-    Raises
-    ------
-    AttnViewerError
-        Of the type `error`, if they are no ascending triples within the tokens.
+    Raises `error`, which calls them `what`, unless they ascend, apart, within `n_tokens` where that is known.
     """
     expected = f"{what} must be (name, start, stop) with 0 <= start < stop, ascending and apart"
     checked, end = [], 0
@@ -121,18 +71,7 @@ def check_spans(
 
 
 def describe_numbers(numbers: Iterable[int]) -> str:
-    """Write numbers as short ranges: ``0-3, 7``.
-
-    Parameters
-    ----------
-    numbers : iterable of int
-        Numbers in any order.
-
-    Returns
-    -------
-    str
-        The ranges, ascending.
-    """
+    """Write numbers as short ranges, ascending: ``0-3, 7``."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -143,13 +82,7 @@ def describe_numbers(numbers: Iterable[int]) -> str:
 
 
 def parse_numbers(text: str) -> list[int]:
-    """Read layer or head numbers such as ``0,4-7``: numbers and ranges, both ends included, divided by commas.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be read.
-    """
+    """Read layer or head numbers such as ``0,4-7``: numbers and ranges, both ends included, or raise `OptionError`."""
     numbers: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
@@ -161,13 +94,7 @@ def parse_numbers(text: str) -> list[int]:
 
 
 def parse_heads(text: str) -> list[tuple[int, int]]:
-    """Read heads as a person writes them, each once: ``5.2,18.6`` is head 2 of layer 5 and head 6 of layer 18.
-
-    Raises
-    ------
-    OptionError
-        If it is anything else.
-    """
+    """Read heads, each once: ``5.2,18.6`` is head 2 of layer 5 and head 6 of layer 18. Raises `OptionError`."""
     matches = [re.fullmatch(r"\s*(\d{1,6})\.(\d{1,6})\s*", part) for part in text.split(",")]
     if not all(matches):
         raise OptionError(f"expected layer.head such as 5.2,18.6, got {text!r}")
@@ -180,13 +107,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_spans(text: str) -> list[tuple[str, int, int]]:
-    """Read named spans of tokens such as ``system:0:25,user:25:40``, the end of each left out.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be read.
-    """
+    """Read spans of tokens such as ``system:0:25,user:25:40``, the end of each left out, or raise `OptionError`."""
     spans = [re.fullmatch(r"\s*(.+):(\d+):(\d+)\s*", part) for part in text.split(",")]
     if not all(spans):
         raise OptionError(f"expected spans such as system:0:25,user:25:40, got {text!r}")

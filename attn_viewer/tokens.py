@@ -38,19 +38,11 @@ BYTE_ALPHABET = _byte_alphabet()
 
 
 def show_text(text: str) -> str:
-    """Make every character of a text visible.
+    """Make every character of a text visible, in one line.
 
-    Parameters
-    ----------
-    text : str
-        Any Unicode text.
-
-    Returns
-    -------
-    str
-        One line: spaces, newlines and tabs as signs; other characters without a picture of their own
-        (controls, zero-width, directional marks, unassigned, lone surrogates) as ``<U+200B>``; a combining
-        mark that begins the text on a dotted circle.
+    Spaces, newlines and tabs become signs; other characters without a picture of their own (controls, zero-width,
+    directional marks, unassigned, lone surrogates) ``<U+200B>``; a combining mark that begins the text stands on a
+    dotted circle.
     """
     text = text.translate(_VISIBLE)
     if text and unicodedata.category(text[0]).startswith("M"):
@@ -66,18 +58,7 @@ def _has_picture(character: str) -> bool:
 
 
 def show_bytes(data: bytes) -> str:
-    """Make bytes visible: as text where they are UTF-8, else in hexadecimal.
-
-    Parameters
-    ----------
-    data : bytes
-        The bytes of one token.
-
-    Returns
-    -------
-    str
-        Text by `show_text`, or ``<0xF09F>``.
-    """
+    """Make the bytes of a token visible: by `show_text` where they are UTF-8, else in hexadecimal, ``<0xF09F>``."""
     try:
         return show_text(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -85,18 +66,7 @@ def show_bytes(data: bytes) -> str:
 
 
 def read_label(label: str) -> bytes:
-    """Return the bytes that a label of `show_text` or `show_bytes` stands for.
-
-    Parameters
-    ----------
-    label : str
-        The label of a token.
-
-    Returns
-    -------
-    bytes
-        UTF-8, or a part of a character; without WordPiece's ``##``.
-    """
+    """Return the bytes that a label of `show_text` or `show_bytes` stands for, without WordPiece's ``##``."""
     if data := _BYTES.fullmatch(label):
         return bytes.fromhex(data[1])
 
@@ -113,20 +83,10 @@ def read_label(label: str) -> bytes:
 
 
 def find_character_starts(labels: Sequence[str]) -> list[int]:
-    """Find the tokens with which a character begins, as a person counts characters.
+    """Return the numbers of the tokens that do not begin inside of a character, ascending, from 0.
 
-    A character may be spread over tokens: bytes of UTF-8, marks that combine with what stands before them, parts of a
-    flag or of an emoji that joiners make one.
-
-    Parameters
-    ----------
-    labels : sequence of str
-        Labels of tokens that stand side by side, no special ones.
-
-    Returns
-    -------
-    list of int
-        Numbers of the tokens that do not begin inside of a character, ascending, from 0.
+    A character, as a person counts them, may be spread over tokens: bytes of UTF-8, marks that combine with what stands
+    before them, parts of a flag or of an emoji that joiners make one. No label is that of a special token.
     """
     data = [read_label(label) for label in labels]
     text = b"".join(data).decode("utf-8", "surrogateescape")
@@ -136,18 +96,7 @@ def find_character_starts(labels: Sequence[str]) -> list[int]:
 
 
 def join_labels(labels: Iterable[str]) -> str:
-    """Write several labels as one, characters that are spread over them whole.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        Labels of tokens that stand side by side.
-
-    Returns
-    -------
-    str
-        The label of their text, spaces as signs; bytes that make no character in hexadecimal.
-    """
+    """Write the labels of tokens side by side as one, characters that are spread over them whole."""
     text = b"".join(map(read_label, labels)).decode("utf-8", "surrogateescape")
     parts = []
     for is_byte, part in itertools.groupby(regex.findall(r"\X", text), lambda part: "\udc80" <= part <= "\udcff"):
@@ -161,15 +110,7 @@ def join_labels(labels: Iterable[str]) -> str:
 def name_bytes(labels: Sequence[str]) -> list[str]:
     """Say of tokens that are bytes of a character which one that is: ``春 1/3``, ``春 2/3``, ``春 3/3``.
 
-    Parameters
-    ----------
-    labels : sequence of str
-        Labels of tokens that stand side by side.
-
-    Returns
-    -------
-    list of str
-        As many labels; bytes that make no character with those beside them stay in hexadecimal.
+    Bytes that make no character with those beside them stay in hexadecimal.
     """
     named = list(labels)
     start, data = 0, b""
@@ -190,18 +131,7 @@ def name_bytes(labels: Sequence[str]) -> list[str]:
 
 
 def show_raw_token(token: str) -> str:
-    """Make a token readable as it stands in a vocabulary, when there is no tokenizer to ask.
-
-    Parameters
-    ----------
-    token : str
-        A vocabulary entry of a byte-level (``Ġcold``, ``Ċ``) or SentencePiece (``▁cold``) tokenizer.
-
-    Returns
-    -------
-    str
-        The label.
-    """
+    """Label an entry of a byte-level (``Ġcold``) or SentencePiece (``▁cold``) vocabulary without its tokenizer."""
     if "▁" in token:
         return show_text(token.replace("▁", " "))
     if token and max(token) >= "\u0100" and BYTE_ALPHABET.keys() >= set(token):
@@ -210,24 +140,9 @@ def show_raw_token(token: str) -> str:
 
 
 def label_tokens(ids: Iterable[int], tokenizer: Any = None) -> list[str]:
-    """Return one readable label a token.
+    """Return one readable label a token, special ones by name; without a tokenizer, the ids themselves.
 
-    Parameters
-    ----------
-    ids : sequence of int
-        Token ids, in order.
-    tokenizer : transformers tokenizer, optional
-        What made the ids; without it the labels are the ids themselves.
-
-    Returns
-    -------
-    list of str
-        As many labels as ids. Special tokens appear by name.
-
-    Raises
-    ------
-    PromptError
-        If an id is not in the tokenizer's vocabulary.
+    Raises `PromptError` if an id is not in the tokenizer's vocabulary.
     """
     ids = [int(i) for i in ids]
     if tokenizer is None:

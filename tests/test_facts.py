@@ -63,7 +63,7 @@ def test_every_fact_is_kept_by_plain_types_and_maps():
 
 
 def test_what_is_unknown_is_named():
-    with pytest.raises(InvalidMapsError, match=r"no fact 'casual' .* do you mean 'causal'"):
+    with pytest.raises(InvalidMapsError, match=r"no fact 'casual' .* did you mean 'causal'"):
         AttentionMaps([EYE], TOKENS, casual=True)
     with pytest.raises(InvalidMapsError, match="dictionary with tokens_key"):
         MapFacts.from_plain([1])

@@ -16,17 +16,11 @@ from .blocks import require_shares
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionComparison:
-    """What changed from one model, `first` (A), to another, `second` (B).
-
-    Attributes
-    ----------
-    distances
-        Per layer the mean total variation of each head, float64 of axes ``(n_heads,)``, from 0 to 1.
-    """
+    """What changed from one model, `first` (A), to another, `second` (B)."""
 
     first: AttentionMaps
     second: AttentionMaps
-    distances: tuple[npt.NDArray[np.float64], ...]
+    distances: tuple[npt.NDArray[np.float64], ...]  # a layer each, axes (n_heads,): mean total variation, 0 to 1
 
     def get_difference(self, layer: int) -> npt.NDArray[np.float32]:
         """Return B − A of the layer with this true number: float32, axes ``(n_heads, n_query, n_key)``."""

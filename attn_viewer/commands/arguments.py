@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..capture_options import (
@@ -22,7 +23,7 @@ from ..capture_options import (
 )
 from ..declarations import Options, get_declaration, list_choices, option, read_type
 from ..errors import OptionError, PromptError
-from ..options import FilePath
+from ..options import FigureOptions
 from ..selections import parse_names, parse_numbers
 
 if TYPE_CHECKING:
@@ -266,26 +267,38 @@ def prepare_generation(asked: SamplingOptions) -> GenerationOptions:
     return dataclasses.replace(chosen, generate_options={"do_sample": True, "temperature": asked.temperature})
 
 
-def load_cache(path: FilePath, asked: SamplingOptions, model_id: str | None) -> "AttentionMaps":
-    """Return the chosen layers and heads of a cache."""
-    from ..storage.pt import load_scores
+def get_maps(asked: Any, make_prompt: Callable[[Any], Any] | None = None) -> "AttentionMaps":
+    """Return the maps of a cache or of a prompt, which `make_prompt` may make with the tokenizer."""
+    from ..core import capture_prompt, load_cache
 
-    maps = load_scores(path).select(layers=asked.layers, heads=asked.heads)
-    return maps if model_id is None else dataclasses.replace(maps, model_id=model_id)
+    if asked.load_attention_scores_path is not None:
+        return load_cache(asked.load_attention_scores_path, asked, asked.model_id)
+    prompt, options = read_prompt(asked), prepare_generation(asked)
+    model, tokenizer = load_model(asked, asked.bars)
+    prompt = prompt if make_prompt is None else make_prompt(tokenizer)
+    return capture_prompt(model, asked.model_id, tokenizer, prompt, options)
 
 
-def write_figures(folder: FilePath | None, model_id: str, fmt: str, figures: dict[str, Any]) -> Iterator[Any]:
-    """Draw all figures, then write them below the folder as ``{model_id}/{name}.{fmt}``; yield the paths."""
-    from pathlib import Path
+def check_output(asked: FigureOptions) -> None:
+    """Check where figures go before a model runs: their folder, and the name of the one below it."""
+    from ..files import check_folder, check_model_id
 
+    if asked.save_fig_path is not None:
+        check_folder(asked.save_fig_path)
+    if isinstance(asked, NameOptions) and asked.model_id is not None:
+        check_model_id(asked.model_id)
+
+
+def write_figures(asked: FigureOptions, model_id: str, figures: dict[str, Any]) -> Iterator[Path]:
+    """Draw all figures, then write them below the folder as ``{model_id}/{name}.{fig_format}``; yield the paths."""
     from ..figures.formats import render_figure
     from ..files import check_model_id, make_folder, write_whole
 
     # What cannot be drawn is found out before anything is written.
-    contents = {name: render_figure(figure, fmt) for name, figure in figures.items()}
-    place = make_folder(Path(folder or ".") / check_model_id(model_id))
+    contents = {name: render_figure(figure, asked.fig_format) for name, figure in figures.items()}
+    place = make_folder(Path(asked.save_fig_path or ".") / check_model_id(model_id))
     for name, data in contents.items():
-        yield write_whole(place / f"{name}.{fmt}", data)
+        yield write_whole(place / f"{name}.{asked.fig_format}", data)
 
 
 def report_run(report: "RunReport", unit: str) -> int:

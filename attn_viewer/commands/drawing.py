@@ -28,7 +28,8 @@ from .arguments import (
     PromptOptions,
     QuietOptions,
     SamplingOptions,
-    load_cache,
+    check_output,
+    get_maps,
     load_model,
     prepare_generation,
     read_prompt,
@@ -147,37 +148,23 @@ class OverviewWords(
 def _overview(asked: OverviewWords) -> None:
     from ..figures.scales import get_colormap
     from ..figures.venues import use_preset
-    from ..files import check_folder, check_model_id
     from ..overview import list_uses, plot_overview
 
     get_colormap(asked.cmap)
-    check_folder(asked.save_fig_path or ".")
-    if asked.model_id is not None:
-        check_model_id(asked.model_id)
+    check_output(asked)
     uses = {name for kind in asked.kinds for name in list_uses(kind)}
     if unused := [name for name in asked.changes() if name in ColourOptions._fields and name not in uses]:
         raise OptionError(f"{unused[0]} has no use for {', '.join(asked.kinds)}")
     with use_preset(asked.preset, columns=asked.columns), show_messages(asked.quiet):
-        maps = _get_maps(asked)
+        alone = list(asked.kinds) == ["last_token"] and asked.queries is None and asked.max_new_tokens is None
+        maps = get_maps(dataclasses.replace(asked, queries=1) if alone else asked)
         given = asked.changes()
         figures = {
             str(kind): plot_overview(maps, kind, **{name: given[name] for name in list_uses(kind) if name in given})
             for kind in asked.kinds
         }
-        for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, figures):
+        for path in write_figures(asked, maps.model_id, figures):
             print(path)
-
-
-def _get_maps(asked: OverviewWords) -> "AttentionMaps":
-    if asked.load_attention_scores_path is not None:
-        return load_cache(asked.load_attention_scores_path, asked, asked.model_id)
-    from ..core import capture_prompt
-
-    prompt, options = read_prompt(asked), prepare_generation(asked)
-    if list(asked.kinds) == ["last_token"] and asked.queries is None and asked.max_new_tokens is None:
-        options = dataclasses.replace(options, queries=1)
-    model, tokenizer = load_model(asked, asked.bars)
-    return capture_prompt(model, asked.model_id, tokenizer, prompt, options)
 
 
 overview = Command(OverviewWords, _overview)
@@ -195,19 +182,16 @@ def _overlay(asked: OverlayWords) -> None:
     from ..figures.overlay import overlay_attention
     from ..figures.scales import get_colormap
     from ..figures.venues import use_preset
-    from ..files import check_folder, check_model_id
     from ..inputs.pictures import read_picture
 
     get_colormap(asked.cmap)
-    check_folder(asked.save_fig_path or ".")
-    if asked.model_id is not None:
-        check_model_id(asked.model_id)
+    check_output(asked)
     image = read_picture(asked.image)
     maps = _get_image_maps(asked, image)
     maps = maps if asked.model_id is None else dataclasses.replace(maps, model_id=asked.model_id)
     with use_preset(asked.preset, columns=asked.columns):
         figure = overlay_attention(maps, image, options=OverlayOptions.pick(asked))
-        for path in write_figures(asked.save_fig_path, maps.model_id, asked.fig_format, {"overlay": figure}):
+        for path in write_figures(asked, maps.model_id, {"overlay": figure}):
             print(path)
 
 

@@ -1,7 +1,11 @@
 """``attn-viewer heads``, ``compare`` and ``ablate``: numbers about heads, and changes of model or heads."""
 
+import functools
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..capture_options import SelectionOptions
@@ -15,17 +19,19 @@ from .arguments import (
     PromptOptions,
     QuietOptions,
     SamplingOptions,
-    load_cache,
+    check_output,
+    get_maps,
     load_model,
-    prepare_generation,
     read_prompt,
     show_messages,
     write_figures,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..analysis.table import HeadScores
-    from ..maps import AttentionMaps
+    from ..interventions.head_effects import HeadEffect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +57,16 @@ class HeadsWords(LoadOptions, PromptOptions, SamplingOptions, CacheOptions, Figu
 
 
 def _heads(asked: HeadsWords) -> None:
-    import logging
-
+    from ..analysis.repeats import repeated_tokens_prompt
     from ..analysis.scores import score_heads
     from ..figures.venues import use_preset
 
     names, limits = _check_scores(asked)
+    repeat = None
+    if asked.repeated is not None:
+        repeat = functools.partial(repeated_tokens_prompt, length=asked.repeated, seed=asked.seed or 0)
     with use_preset(asked.preset, columns=asked.columns), show_messages(asked.quiet):
-        scores = score_heads(_get_maps(asked), names, progress=asked.bars, **limits)
+        scores = score_heads(get_maps(asked, repeat), names, progress=asked.bars, **limits)
         order: Sequence[int] = range(len(scores))
         if asked.sort is not None:
             ranks = {head[:2]: place for place, head in enumerate(scores.top(asked.sort, len(scores)))}
@@ -74,10 +82,8 @@ def _check_scores(asked: HeadsWords) -> tuple[Sequence[str] | None, dict[str, An
     """Return names and limits of the scores, checked before a model runs."""
     from ..analysis.blocks import check_limits
     from ..analysis.scores import check_scores
-    from ..files import check_folder
 
-    if asked.save_fig_path is not None:
-        check_folder(asked.save_fig_path)
+    check_output(asked)
     names = None if asked.scores is None else check_scores(asked.scores)
     if asked.sort is not None:
         check_scores([asked.sort])
@@ -91,19 +97,6 @@ def _check_scores(asked: HeadsWords) -> tuple[Sequence[str] | None, dict[str, An
             limits[name] = value
     check_limits(**limits)
     return names, limits
-
-
-def _get_maps(asked: HeadsWords) -> "AttentionMaps":
-    if asked.load_attention_scores_path is not None:
-        return load_cache(asked.load_attention_scores_path, asked, asked.model_id)
-    from ..analysis.repeats import repeated_tokens_prompt
-    from ..core import capture_prompt
-
-    prompt, options = read_prompt(asked), prepare_generation(asked)
-    model, tokenizer = load_model(asked, asked.bars)
-    if asked.repeated is not None:
-        prompt = repeated_tokens_prompt(tokenizer, asked.repeated, seed=asked.seed or 0)
-    return capture_prompt(model, asked.model_id, tokenizer, prompt, options)
 
 
 def _write_scores(scores: "HeadScores", asked: HeadsWords) -> Iterator[Any]:
@@ -129,7 +122,7 @@ def _write_scores(scores: "HeadScores", asked: HeadsWords) -> Iterator[Any]:
         )
         for name in scores.columns
     }
-    yield from write_figures(asked.save_fig_path, scores.model_id, asked.fig_format, figures)
+    yield from write_figures(asked, scores.model_id, figures)
 
 
 def _format_table(scores: "HeadScores", rows: Sequence[int]) -> str:
@@ -163,42 +156,33 @@ def _compare(asked: CompareWords) -> None:
     import numpy as np
 
     from ..analysis.compare import compare_attention
+    from ..core import load_cache
     from ..figures.compare import describe_changes, iterate_comparison_pages
     from ..figures.heads import plot_atlas
     from ..figures.options import WeightLook
     from ..figures.pages import number_pages
     from ..figures.scales import round_end
     from ..figures.venues import use_preset
-    from ..files import check_folder
-    from ..storage.pt import load_scores
 
-    check_folder(asked.save_fig_path or ".")
-    first, second = (
-        load_scores(path).select(layers=asked.layers, heads=asked.heads) for path in (asked.first, asked.second)
-    )
+    check_output(asked)
+    first, second = (load_cache(path, asked, None) for path in (asked.first, asked.second))
     comparison = compare_attention(first, second)
     # A head that was zeroed in one differs as much as can be; it would hide the changes of all others.
     pairs = zip(comparison.distances, first.weights, second.weights, strict=True)
     largest = np.concatenate([change[a.any((1, 2)) & b.any((1, 2))] for change, a, b in pairs]).max(initial=0)
+    look = WeightLook(**ColourOptions.pick(asked).as_dict())
     with use_preset(asked.preset, columns=asked.columns):
-        figures = {
-            **dict(
-                number_pages(
-                    "compare",
-                    iterate_comparison_pages(first, second, WeightLook(**ColourOptions.pick(asked).as_dict())),
-                )
-            ),
-            "compare_heads": plot_atlas(
-                comparison.distances,
-                layers=first.layers,
-                heads=first.heads,
-                label="total variation, mean over queries",
-                title="change of each head",
-                vmax=round_end(largest) if largest else None,
-                notes=[f"A: {first.model_id}", f"B: {second.model_id}", *describe_changes(first, second)],
-            ),
-        }
-        for path in write_figures(asked.save_fig_path, second.model_id, asked.fig_format, figures):
+        figures = dict(number_pages("compare", iterate_comparison_pages(first, second, look)))
+        figures["compare_heads"] = plot_atlas(
+            comparison.distances,
+            layers=first.layers,
+            heads=first.heads,
+            label="total variation, mean over queries",
+            title="change of each head",
+            vmax=round_end(largest) if largest else None,
+            notes=[f"A: {first.model_id}", f"B: {second.model_id}", *describe_changes(first, second)],
+        )
+        for path in write_figures(asked, second.model_id, figures):
             print(path)
     distances = np.concatenate(comparison.distances)
     names = [(layer, head) for layer, heads in zip(first.layers, first.heads, strict=True) for head in heads]
@@ -230,28 +214,26 @@ class AblateWords(LoadOptions, PromptOptions, FigureOptions, QuietOptions, fig_f
 
 def _ablate(asked: AblateWords) -> None:
     from ..figures.venues import use_preset
-    from ..files import check_folder, check_model_id
+    from ..files import make_folder, write_whole
 
     if asked.heads is None and asked.merge is None and not asked.rank:
         raise OptionError("ablate needs heads, merge or rank: which heads to take out")
     if asked.merge is not None and (len(asked.merge) != 2 or asked.merge[0][0] != asked.merge[1][0]):
         raise OptionError("--merge takes two heads of one layer, such as 5.3,5.4")
-    if asked.save_fig_path is not None:
-        check_folder(asked.save_fig_path)
-    if asked.model_id is not None:
-        check_model_id(asked.model_id)
+    check_output(asked)
     prompt = read_prompt(asked)
     with use_preset(asked.preset, columns=asked.columns):
         model, tokenizer = load_model(asked, asked.bars)
-        numbers, draw, name = (_rank if asked.rank else _change)(asked, model, tokenizer, prompt)
+        numbers = (_rank if asked.rank else _change)(asked, model, tokenizer, prompt)
         if asked.json is not None:
-            _write_json(asked.json, numbers.to_dict())
+            make_folder(Path(asked.json).parent)
+            write_whole(asked.json, (json.dumps(numbers.to_dict(), ensure_ascii=False) + "\n").encode())
         if asked.save_fig_path is not None:
-            for path in write_figures(asked.save_fig_path, numbers.model_id, asked.fig_format, {name: draw()}):
+            for path in write_figures(asked, numbers.model_id, _draw_changes(asked, numbers)):
                 print(path)
 
 
-def _change(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tuple[Any, Any, str]:
+def _change(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> "HeadEffect":
     from ..interventions.changed_heads import ablate_heads, merge_heads
     from ..interventions.head_effects import measure_effect
 
@@ -267,16 +249,10 @@ def _change(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tupl
     print(f"{'next token':20} {'before':>9} {'after':>9}")
     for label, before, after in dict.fromkeys((*effect.top_before, *effect.top_after)):
         print(f"{label:20} {before:9.4f} {after:9.4f}")
-
-    def draw() -> Any:
-        from ..figures.effects import plot_effect
-
-        return plot_effect(effect)
-
-    return effect, draw, "ablation"
+    return effect
 
 
-def _rank(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tuple[Any, Any, str]:
+def _rank(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> "HeadScores":
     from ..interventions.head_effects import rank_heads_by_effect
 
     table = rank_heads_by_effect(
@@ -285,32 +261,26 @@ def _rank(asked: AblateWords, model: Any, tokenizer: Any, prompt: Any) -> tuple[
     print(f"{'head':>8} {'change of loss (nats a token)':>30}")
     for layer, head, change in table.top("loss_change", asked.top):
         print(f"{layer:>5}.{head:<2} {change:+30.4f}")
-
-    def draw() -> Any:
-        from ..figures.heads import plot_atlas
-
-        return plot_atlas(
-            table.make_grid("loss_change"),
-            label="change of loss (nats)",
-            title="the loss without each head",
-            model_id=table.model_id,
-            notes=[f"one head at a time, mode {asked.mode}"],
-            layers=table.layers,
-            heads=table.heads,
-            diverging=True,
-        )
-
-    return table, draw, "loss_without_each_head"
+    return table
 
 
-def _write_json(path: str, numbers: dict[str, Any]) -> None:
-    import json
-    from pathlib import Path
+def _draw_changes(asked: AblateWords, numbers: Any) -> dict[str, "Figure"]:
+    from ..figures.effects import plot_effect
+    from ..figures.heads import plot_atlas
 
-    from ..files import make_folder, write_whole
-
-    make_folder(Path(path).parent)
-    write_whole(Path(path), (json.dumps(numbers, ensure_ascii=False) + "\n").encode())
+    if not asked.rank:
+        return {"ablation": plot_effect(numbers)}
+    figure = plot_atlas(
+        numbers.make_grid("loss_change"),
+        label="change of loss (nats)",
+        title="the loss without each head",
+        model_id=numbers.model_id,
+        notes=[f"one head at a time, mode {asked.mode}"],
+        layers=numbers.layers,
+        heads=numbers.heads,
+        diverging=True,
+    )
+    return {"loss_without_each_head": figure}
 
 
 ablate = Command(AblateWords, _ablate)

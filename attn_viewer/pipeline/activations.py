@@ -31,18 +31,7 @@ _one_at_a_time = threading.Lock()
 
 
 def name_model(model_path: FilePath) -> str:
-    """Name a model for a data folder.
-
-    Parameters
-    ----------
-    model_path : str or path-like
-        Hub name, folder, GGUF file or ``"demo"``.
-
-    Returns
-    -------
-    str
-        A hub name whole; of a path the last part, without ``.gguf``.
-    """
+    """Name a model for a data folder: a hub name whole, of a path the last part, without ``.gguf``."""
     text = str(model_path)
     if text.endswith(".gguf") or os.path.isdir(text) or text.startswith((".", "/", "~")):
         text = Path(os.path.expanduser(text)).resolve().name.removesuffix(".gguf")
@@ -325,21 +314,15 @@ def get_activations(
         A model, or what `load_model` loads one from when the weights are not there.
     tokenizer : transformers tokenizer, optional
         The model's; not needed with a name.
-    save_path : path-like
-        The data folder.
-    model_name : str, optional
-        Name of the model in the folder.
+    save_path, model_name, return_cache
+        As `compute_activations` takes them.
     allow_disk_cache : bool
         Whether stored weights will do.
-    return_cache : {None, "numpy", "torch"}
-        Type of the arrays to return, if any.
 
     Returns
     -------
-    path : pathlib.Path
-        The file of the weights.
-    activations : dict or None
-        As `load_activations` returns them.
+    path, activations
+        As `compute_activations` returns them.
     """
     if not isinstance(model, str) and not hasattr(model, "config"):
         raise OptionError(f"a model or the name of one is needed, got {type(model).__name__}")

@@ -22,19 +22,9 @@ _agreed: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def group_prompts(prompts: Sequence[dict[str, Any]], n_groups: int = 1) -> list[list[dict[str, Any]]]:
-    """Group prompts that can run together.
+    """Group prompts by length, in each group at most `BATCH_CHARS` characters or one prompt.
 
-    Parameters
-    ----------
-    prompts : list of dict
-        Prompts.
-    n_groups : int
-        For so many workers or more: a group has at most its share of the characters, so that all end at about once.
-
-    Returns
-    -------
-    list of list of dict
-        The prompts by length, in each group at most `BATCH_CHARS` characters or one prompt.
+    A group has at most its share of the characters of `n_groups`, so that as many workers end at about once.
     """
     groups: list[list[dict[str, Any]]] = []
     most = min(BATCH_CHARS, sum(map(_count_chars, prompts)) // n_groups)
@@ -53,21 +43,9 @@ def _count_chars(prompt: dict[str, Any]) -> int:
 def capture_together(
     prompts: Sequence[dict[str, Any]], model: Any, tokenizer: Any, name: str
 ) -> dict[str, AttentionMaps]:
-    """Capture the attention weights of prompts in one pass, where that gives the bits that they have alone.
+    """Capture prompts in one pass, where that gives the bits that they have alone; return the maps by hash.
 
-    Parameters
-    ----------
-    prompts : list of dict
-        Prompts.
-    model, tokenizer : transformers model and tokenizer
-        As `load_model` returns them.
-    name : str
-        Name of the model in the data folder.
-
-    Returns
-    -------
-    dict of str to AttentionMaps
-        By hash; without those that must run alone, be it for what is wrong with them.
+    Those that must run alone, be it for what is wrong with them, are left out.
     """
     from ..capture.batch import capture_batch
     from ..capture.prefill import capture_attention
@@ -100,24 +78,9 @@ def _are_same(maps: AttentionMaps, others: AttentionMaps) -> bool:
 
 
 def encode_text(prompt: dict[str, Any], model: Any, tokenizer: Any) -> list[int]:
-    """Return the token ids of a prompt that the model can take.
+    """Return the token ids of a prompt, which gets its hash in place.
 
-    Parameters
-    ----------
-    prompt : dict
-        With ``text``; gets its hash in place.
-    model, tokenizer : transformers model and tokenizer
-        As `load_model` returns them.
-
-    Returns
-    -------
-    list of int
-        The ids.
-
-    Raises
-    ------
-    PromptError
-        If there is no text, half a character in it, or more tokens than the model was made for.
+    Raises `PromptError` if there is no text, half a character in it, or more tokens than the model was made for.
     """
     if "text" not in augment_prompt_with_hash(prompt):
         raise PromptError(f"prompt {prompt['hash']!r} has no 'text' to compute from")

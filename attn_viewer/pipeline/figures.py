@@ -25,31 +25,15 @@ from .work import RunReport, clear_when_stopped, note_untried, run_parts
 
 @dataclasses.dataclass(frozen=True)
 class FigureJob:
-    """What a worker must know to draw the figures of a prompt.
-
-    Parameters
-    ----------
-    model_name, save_path : str
-        Where the weights are.
-    names : tuple of str
-        Figure functions that a worker finds by name, of this package or of `figures_from`.
-    funcs : tuple of callable
-        Others, registered by the program that runs this.
-    figures_from : str or None
-        A file that registers figure functions.
-    version : str or None
-        What tells the file from what it was: a worker that lives on loads it again once it has changed.
-    force : bool
-        Whether to draw what is there already.
-    """
+    """What a worker must know to draw the figures of a prompt."""
 
     model_name: str
     save_path: str
-    names: tuple[str, ...]
-    funcs: tuple[Callable[..., Any], ...]
-    figures_from: str | None
-    version: str | None
-    force: bool
+    names: tuple[str, ...]  # functions that a worker finds by name, of this package or of `figures_from`
+    funcs: tuple[Callable[..., Any], ...]  # others, registered by the program that runs this
+    figures_from: str | None  # a file that registers figure functions
+    version: str | None  # of that file: a worker that lives on loads it again once it has changed
+    force: bool  # draw what is there already
 
 
 @takes_options(FolderFiguresOptions, "save_path", "n_samples", "force", "figure_funcs_select", "parallel")
@@ -116,19 +100,7 @@ def _load_functions(path: str, version: str | None) -> list[str]:  # the version
 def draw_prompt(job: FigureJob, prompt_hash: str) -> tuple[int, list[str]]:
     """Draw the figures of one prompt that are not there.
 
-    Parameters
-    ----------
-    job : FigureJob
-        What to draw.
-    prompt_hash : str
-        Of the prompt.
-
-    Returns
-    -------
-    n_drawn : int
-        Functions that wrote figures, over all heads.
-    failures : list of str
-        Functions that raised or wrote nothing, with their heads.
+    Returns how many functions wrote figures, over all heads, and which raised or wrote nothing, with their heads.
     """
     if job.figures_from is not None:
         _load_functions(job.figures_from, job.version)

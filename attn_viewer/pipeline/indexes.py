@@ -17,17 +17,9 @@ from ..storage.stored import EXTRA
 
 
 def generate_models_jsonl(path: FilePath) -> list[AttnViewerError]:
-    """Write ``models.jsonl``: the ``model_cfg.json`` of every model.
+    """Write ``models.jsonl`` of a data folder, the ``model_cfg.json`` of every model; return what is wrong with models.
 
-    Parameters
-    ----------
-    path : path-like
-        The data folder.
-
-    Returns
-    -------
-    list of AttnViewerError
-        What was wrong with models: left out if their config cannot be read, kept if it contradicts itself.
+    One is left out if its config cannot be read, kept if that contradicts itself.
     """
     configs: list[dict[str, Any]] = []
     errors: list[AttnViewerError] = []
@@ -42,20 +34,10 @@ def generate_models_jsonl(path: FilePath) -> list[AttnViewerError]:
 
 
 def generate_prompts_jsonl(model_dir: FilePath) -> list[AttnViewerError]:
-    """Write ``prompts.jsonl``: every prompt of a model that is there whole.
+    """Write ``prompts.jsonl`` in a model's folder, every prompt that is whole, and return what is wrong with others.
 
     Of what only this package reads, nothing is kept but ``n_keys``: ``n_tokens`` does not count the token that a model
     puts before the text.
-
-    Parameters
-    ----------
-    model_dir : path-like
-        Folder of the model.
-
-    Returns
-    -------
-    list of AttnViewerError
-        What was wrong with prompts that had to be left out.
     """
     model_dir = find_folder(model_dir)
     prompts, errors = DataFolder(model_dir.parent).get_model(model_dir.name).list_prompts()
@@ -71,18 +53,9 @@ def _shorten_facts(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def get_func_metadata(func: Callable[..., Any]) -> list[dict[str, Any]]:
-    """Describe a figure function.
+    """Describe each figure of a function: ``name``, ``func_name``, ``doc``, ``figure_save_fmt``, ``source``, ``code``.
 
-    Parameters
-    ----------
-    func : callable
-        A figure function.
-
-    Returns
-    -------
-    list of dict
-        One a figure: ``name``, ``func_name``, ``doc``, ``figure_save_fmt``, ``source`` (its file) and ``code``; None
-        for what cannot be known.
+    None is what cannot be known; the source is a file.
     """
     plain = inspect.unwrap(func)
     source = code = None
@@ -99,15 +72,7 @@ def get_func_metadata(func: Callable[..., Any]) -> list[dict[str, Any]]:
 
 
 def generate_functions_jsonl(path: FilePath, funcs: Sequence[Callable[..., Any]] | None = None) -> None:
-    """Write ``figures.jsonl``: the functions that were in it and these.
-
-    Parameters
-    ----------
-    path : path-like
-        The data folder.
-    funcs : sequence of callable, optional
-        Figure functions; left out, all that are registered.
-    """
+    """Write ``figures.jsonl`` of a data folder: the functions that were in it and these, or all that are registered."""
     target = find_folder(path) / "figures.jsonl"
     known: dict[str, dict[str, Any]] = {}
     lines: list[bytes] = []

@@ -111,12 +111,10 @@ def _read_line(line: bytes, where: str) -> dict[str, Any]:
 def take_samples(
     prompts: list[dict[str, Any]], n_samples: int | None, errors: Sequence[Exception], hint: str
 ) -> list[dict[str, Any]]:
-    """Return the first prompts, and do not let a run that has none look like one that did all.
+    """Return the first prompts.
 
-    Raises
-    ------
-    ActivationsMissingError
-        If there are neither prompts nor errors; `hint` says what to do.
+    Raises `ActivationsMissingError`, with a `hint` what to do, if there are neither prompts nor errors: a run that has
+    none must not look like one that did all.
     """
     if not (prompts or errors):
         raise ActivationsMissingError(f"there are no prompts: {hint}")
@@ -132,20 +130,7 @@ def sample_hashes(model: Model, n_samples: int | None, report: RunReport) -> lis
 
 
 def split_text(text: str, max_chars: int | None) -> list[str]:
-    """Cut a text into pieces, nothing lost.
-
-    Parameters
-    ----------
-    text : str
-        The text.
-    max_chars : int or None
-        Most characters of a piece; None cuts nothing.
-
-    Returns
-    -------
-    list of str
-        The pieces, which together are `text`.
-    """
+    """Cut a text into pieces of at most `max_chars`, nothing lost; None cuts nothing."""
     if max_chars is None:
         return [text]
     pieces, start = [], 0

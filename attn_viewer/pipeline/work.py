@@ -25,14 +25,9 @@ _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclasses.dataclass
 class RunReport:
-    """What a run did.
+    """What a run did: parts done, parts that were there already, and what could not be done and why.
 
-    Parameters
-    ----------
-    done, skipped : int
-        Parts done, and parts that were there already.
-    failures : list of str
-        What could not be done, and why; it is tried again by the next run.
+    The next run tries failures again.
     """
 
     done: int = 0
@@ -42,18 +37,9 @@ class RunReport:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one part.
+    """What became of one part: what the function returned, or what it raised.
 
-    Parameters
-    ----------
-    item : object
-        The part.
-    value : object
-        What the function returned.
-    error : str, optional
-        What it raised.
-    is_final : bool
-        Whether no other part can be done either (a full disk).
+    After a final one no other part can be done either (a full disk).
     """
 
     item: Any
@@ -66,22 +52,7 @@ _Batched = Callable[[list[Any]], list[Outcome]]
 
 
 def note_untried(report: RunReport, outcomes: Iterable[Outcome], n_parts: int) -> Iterator[Outcome]:
-    """Pass outcomes on, and write into the report how many parts a final one kept from being tried.
-
-    Parameters
-    ----------
-    report : RunReport
-        Gets a failure more where parts were not tried.
-    outcomes : iterable of Outcome
-        As `run_parts` yields them.
-    n_parts : int
-        How many parts there are.
-
-    Yields
-    ------
-    Outcome
-        The same.
-    """
+    """Pass outcomes of `run_parts` on, and write into the report how many parts a final one kept from being tried."""
     n_tried = 0
     for n_tried, outcome in enumerate(outcomes, 1):  # noqa: B007 - the count is used after the loop
         yield outcome
@@ -91,14 +62,9 @@ def note_untried(report: RunReport, outcomes: Iterable[Outcome], n_parts: int) -
 
 @contextlib.contextmanager
 def clear_when_stopped(folders: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
-    """Remove what workers left half done when the run breaks off inside the block.
+    """Remove what workers left half done in folders when the run breaks off inside the block.
 
     Workers that Ctrl-C or the system ended could not do so themselves.
-
-    Parameters
-    ----------
-    folders : iterable of path-like
-        Folders they wrote to.
     """
     try:
         yield
@@ -133,31 +99,11 @@ def run_batches(
 ) -> Iterator[Outcome]:
     """Run a function on every batch of items, with one thread of linear algebra a process.
 
-    Parameters
-    ----------
-    function
-        Takes a list of items and returns a list of `Outcome`, one each, as `attempt` makes them; fewer after a final
-        one. For other processes it must be picklable.
-    batches
-        The parts.
-    workers
-        With a scheduler, a part whose worker dies is given to another one.
-    progress
-        Whether to show a bar on stderr; None only when stderr is a terminal.
-    desc
-        Words for the bar.
+    It takes a list of items and returns a list of `Outcome`, one each, as `attempt` makes them, fewer after a final
+    one. For other processes it must be picklable. With a scheduler, a part whose worker dies is given to another one.
+    Outcomes come as the parts end, in any order, and after a final one nothing more.
 
-    Yields
-    ------
-    Outcome
-        As the parts end, in any order. After a final one nothing more comes.
-
-    Raises
-    ------
-    OptionError
-        If the scheduler cannot be used.
-    WorkerError
-        If worker processes die.
+    Raises `OptionError` if the scheduler cannot be used, `WorkerError` if worker processes die.
     """
     n_jobs, scheduler = count_workers(workers.parallel), workers.scheduler
     run = functools.partial(_run_batch, function, os.getpid())
@@ -207,20 +153,7 @@ def _run_batch(function: _Batched, parent: int, batch: list[Any]) -> list[Outcom
 
 
 def attempt(function: Callable[[Any], Any], item: Any) -> Outcome:
-    """Run a function on an item.
-
-    Parameters
-    ----------
-    function : callable
-        Takes the item.
-    item : object
-        The item.
-
-    Returns
-    -------
-    Outcome
-        What became of it, errors too.
-    """
+    """Run a function on an item and return what became of it, errors too."""
     try:
         return Outcome(item, function(item))
     except AttnViewerError as error:

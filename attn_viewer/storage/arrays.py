@@ -30,20 +30,7 @@ _MEMBER = re.compile(r"blocks\.(0|[1-9]\d{0,8})\.attn\.hook_pattern\.npy")
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays as a compressed ``.npz`` file that `numpy.load` reads, the same bytes for the same arrays.
-
-    Parameters
-    ----------
-    path : path-like
-        The file; its folder must exist.
-    arrays : dict of str to numpy.ndarray
-        Names and arrays.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
+    """Write arrays as a compressed ``.npz`` that `numpy.load` reads: the same bytes for the same arrays."""
     with open_whole(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             info = zipfile.ZipInfo(f"{name}.npy")  # without a date: 1980-01-01
@@ -74,16 +61,9 @@ def _report_damage(method: Callable[..., _Read]) -> Callable[..., _Read]:
 
 
 class _Weights:
-    """The weights in an open file, which is closed at the end of a ``with`` block.
+    """The weights in an open file, which is closed at the end of a ``with`` block and which errors call `name`.
 
-    Parameters
-    ----------
-    file : io.BufferedReader
-        The file, opened for reading.
-    name : str
-        What errors call it.
-    layers : sequence of int, optional
-        True numbers of the layers, for files that do not say them; left out, they count from 0.
+    `layers` are true numbers, for files that do not say them; left out, they count from 0.
     """
 
     def __init__(self, file: io.BufferedReader, name: str, layers: Sequence[int] | None = None) -> None:

@@ -69,12 +69,8 @@ def load_prompt_maps(
 
     Parameters
     ----------
-    model_name : str
-        Name of the model.
-    prompt : dict
-        With ``text``, or ``hash`` alone.
-    save_path : path-like
-        The data folder.
+    model_name, prompt, save_path
+        As `load_activations` takes them.
     layers : sequence of int, optional
         True numbers of the layers to read; left out, all.
 

@@ -61,23 +61,9 @@ Opener = Callable[..., io.BufferedReader]
 
 
 def find_folder(save_path: PathLike) -> Path:
-    """Return the data folder that a path or a ``file://`` URL names.
+    """Return the folder that a path or a ``file://`` URL names, which need not exist.
 
-    Parameters
-    ----------
-    save_path : path-like
-        The folder, which need not exist. Figures are written and arrays mapped there, so it must be a folder that
-        the operating system knows: other URLs are refused.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-
-    Raises
-    ------
-    OptionError
-        If it is a URL of another kind, or no path.
+    Figures are written and arrays mapped there, so the operating system must know it: `OptionError` for other URLs.
     """
     text = os.fspath(save_path) if isinstance(save_path, (str, os.PathLike)) else ""
     try:
@@ -93,14 +79,9 @@ def find_folder(save_path: PathLike) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class DataFolder:
-    """A data folder, which need not exist.
+    """A data folder, which need not exist; `path` is as `find_folder` takes it.
 
-    Parameters
-    ----------
-    path : path-like
-        A folder of this machine, as `find_folder` takes it.
-    opener : callable
-        Opens each file that is read, as `opening.open_file`, or `opening.open_inside` where strangers ask.
+    Each file is read through `opener`: `opening.open_file`, or `opening.open_inside` where strangers ask.
     """
 
     path: dataclasses.InitVar[PathLike] = DATA_DIR
@@ -145,15 +126,7 @@ class DataFolder:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model of a data folder.
-
-    Attributes
-    ----------
-    folder : DataFolder
-        Where it is.
-    name : str
-        Its folder below that.
-    """
+    """A model of a data folder; `name` is its folder below that."""
 
     folder: DataFolder
     name: str
@@ -212,26 +185,9 @@ class Model:
         return title if isinstance(title, str) else self.name
 
     def save_config(self, maps: AttentionMaps, **facts: Any) -> Path:
-        """Write what the folder must know about the model, once.
+        """Write once what the folder must know about the model of these maps, which have all its layers and heads.
 
-        Parameters
-        ----------
-        maps : AttentionMaps
-            Of any prompt, all layers and heads of the model.
-        **facts
-            More to keep, such as ``d_model``.
-
-        Returns
-        -------
-        pathlib.Path
-            The file.
-
-        Raises
-        ------
-        ActivationsMismatchError
-            If another model is stored under the name.
-        OutputError
-            If it cannot be written.
+        Raises `ActivationsMismatchError` if another model is stored under the name. `facts` are kept beside.
         """
         counts = {"n_layers": max(maps.layers) + 1, "n_heads": max(maps.n_heads)}
         extra = {"model_id": maps.model_id, "layers": list(maps.layers), "n_heads": list(maps.n_heads)}
@@ -255,15 +211,7 @@ class Model:
         return Prompt(self, augment_prompt_with_hash(prompt))
 
     def list_prompts(self) -> tuple[list[Prompts], list[AttnViewerError]]:
-        """Read the prompts that are stored whole.
-
-        Returns
-        -------
-        prompts : list of dict
-            What each ``prompt.json`` holds, sorted by hash.
-        errors : list of AttnViewerError
-            What was wrong with those that cannot be read.
-        """
+        """Return what each ``prompt.json`` holds, by hash, and what is wrong with those that cannot be read."""
         prompts: list[Prompts] = []
         errors: list[AttnViewerError] = []
         for path in sorted(self.path.glob(f"prompts/*/{PROMPT}")):
@@ -276,15 +224,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt of a model.
-
-    Attributes
-    ----------
-    model : Model
-        Its model.
-    asked : dict
-        With ``hash``; a ``text`` must be the one that is stored.
-    """
+    """A prompt of a model; it is `asked` for by ``hash``, and a ``text`` must be the one that is stored."""
 
     model: Model
     asked: Prompts
@@ -314,26 +254,11 @@ class Prompt:
 
     @contextlib.contextmanager
     def open_maps(self, names: Sequence[str] = tuple(KINDS)) -> Iterator["StoredMaps"]:
-        """Open its weights, of which nothing is read yet but what they are.
+        """Open its weights, in the first of some files that is there; nothing is read yet but what they are.
 
-        Parameters
-        ----------
-        names : sequence of str
-            Files that may hold them, the first that is there.
-
-        Yields
-        ------
-        StoredMaps
-            What is stored.
-
-        Raises
-        ------
-        ActivationsMissingError
-            If prompt or weights are not there.
-        ActivationsMismatchError
-            If another text is stored under the hash, or weights and ``prompt.json`` do not fit together.
-        ActivationsDamagedError
-            If a file is truncated, holds objects, no attention weights or no facts.
+        Raises `ActivationsMissingError` if prompt or weights are not there, `ActivationsMismatchError` if another text
+        is stored under the hash or weights do not fit their ``prompt.json``, `ActivationsDamagedError` if a file is
+        truncated, holds objects, no attention weights or no facts.
         """
         with self.open_weights(names) as (stored, weights):
             yield StoredMaps(stored, weights, read_facts(stored, weights.shapes, self.model.title))
@@ -356,24 +281,10 @@ class Prompt:
         )
 
     def read_maps(self, layers: Sequence[int] | None = None) -> AttentionMaps:
-        """Return its attention weights with all that is known about them.
+        """Return its attention weights, of all layers or some by true number, with all that is known about them.
 
-        Parameters
-        ----------
-        layers : sequence of int, optional
-            True numbers of the layers to read; left out, all.
-
-        Returns
-        -------
-        AttentionMaps
-            The weights, checked.
-
-        Raises
-        ------
-        GetActivationsError
-            As `open_maps`; also if layers and heads are not as many as ``model_cfg.json`` says.
-        OptionError
-            If a layer is not there.
+        Raises `GetActivationsError` as `open_maps`, and if layers and heads are not as many as ``model_cfg.json`` says;
+        `OptionError` if a layer is not there.
         """
         expected = self.model.heads
         with self.open_maps() as opened:
@@ -388,22 +299,10 @@ class Prompt:
             return opened.read_layers(facts.layers)
 
     def is_whole(self, *, stacked: bool = False) -> bool:
-        """Tell whether its weights are there and whole; leftovers of killed runs are removed.
+        """Tell whether its weights, ``.npz`` or `stacked`, are there and whole; leftovers of killed runs are removed.
 
-        Parameters
-        ----------
-        stacked : bool
-            Whether to look for the ``.npy``.
-
-        Returns
-        -------
-        bool
-            False also for a file that is truncated or does not fit its ``prompt.json``: it is to be written again.
-
-        Raises
-        ------
-        ActivationsMismatchError
-            If another text is stored under the hash.
+        What is truncated or does not fit its ``prompt.json`` is not whole but to be written again. Raises
+        `ActivationsMismatchError` if another text is stored under the hash.
         """
         remove_leftovers(self.path)
         try:
@@ -418,33 +317,14 @@ class Prompt:
             return False
 
     def save(self, maps: AttentionMaps, *, stacked: bool = False) -> Path:
-        """Write its attention weights; older ones are replaced.
+        """Write its attention weights and return their file; older ones are replaced.
 
-        Parameters
-        ----------
-        maps : AttentionMaps
-            The weights. What was reduced is marked in ``prompt.json``, where all of the prompt that was asked for is
-            kept; ``tokens``, raw tokens without a special one at the start, and ``n_tokens`` are added where they are
-            missing.
-        stacked : bool
-            Whether to write one ``.npy``, which can be memory-mapped, in place of the ``.npz``. pattern-lens does not
-            read it.
+        Stacked, it is one ``.npy``, which can be memory-mapped and which pattern-lens does not read. ``prompt.json``
+        keeps all of the prompt that was asked for and the facts of the maps, and gets ``tokens``, raw tokens without a
+        special one at the start, and ``n_tokens`` where they are missing.
 
-        Returns
-        -------
-        pathlib.Path
-            The file of the weights.
-
-        Raises
-        ------
-        ActivationsMismatchError
-            If another text is stored under the prompt's hash.
-        InvalidPromptError
-            If something in the prompt cannot be written as JSON.
-        OptionError
-            If weights are to be stacked whose layers differ in heads.
-        OutputError
-            If a file cannot be written.
+        Raises `ActivationsMismatchError` if another text is stored under the hash, `InvalidPromptError` if something in
+        the prompt is not JSON, `OptionError` if layers that differ in heads are to be stacked.
         """
         with contextlib.suppress(ActivationsMissingError, ActivationsDamagedError):  # which are replaced
             self.read()

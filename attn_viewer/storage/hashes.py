@@ -11,22 +11,9 @@ HASH = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 
 def augment_prompt_with_hash(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Give a prompt its hash: URL-safe base64 of the MD5 sum of its text, without padding.
+    """Give a prompt in place its hash, URL-safe base64 of the MD5 sum of its text without padding, and return it.
 
-    Parameters
-    ----------
-    prompt : dict
-        With ``text``, or with ``hash`` already. Changed in place.
-
-    Returns
-    -------
-    dict
-        `prompt`.
-
-    Raises
-    ------
-    InvalidPromptError
-        If it is no dictionary, has neither key, or its hash or text is not what such a thing can be.
+    Raises `InvalidPromptError` for no dictionary with ``text`` or ``hash``, or if these are not what they can be.
     """
     if not isinstance(prompt, dict) or not ("hash" in prompt or "text" in prompt):
         raise InvalidPromptError(f"a prompt is a dictionary with 'text' or 'hash', got {shorten(prompt)}")
@@ -45,20 +32,7 @@ def augment_prompt_with_hash(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare_prompt_to_loaded(prompt: dict[str, Any], prompt_loaded: dict[str, Any]) -> None:
-    """Check that a prompt is the one that is stored.
-
-    Parameters
-    ----------
-    prompt : dict
-        The prompt asked for; a text that it lacks is not compared.
-    prompt_loaded : dict
-        The prompt of the data folder.
-
-    Raises
-    ------
-    ActivationsMismatchError
-        If text or hash differ.
-    """
+    """Raise `ActivationsMismatchError` unless a prompt is the stored one; a text that it lacks is not compared."""
     for key in ("text", "hash"):
         if key in prompt and prompt[key] != prompt_loaded.get(key):
             raise ActivationsMismatchError(

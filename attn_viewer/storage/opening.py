@@ -11,26 +11,9 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_file(root: Path, *parts: str) -> io.BufferedReader:
-    """Open a plain file, wherever links lead to.
+    """Open a plain file by its path below a folder, wherever links lead to.
 
-    Parameters
-    ----------
-    root : pathlib.Path
-        A folder.
-    *parts : str
-        The file's path below the folder.
-
-    Returns
-    -------
-    io.BufferedReader
-        The file.
-
-    Raises
-    ------
-    OSError
-        If there is none, it cannot be read, or it is no plain file.
-    ValueError
-        If it cannot be a path.
+    Raises `OSError` if there is none, it cannot be read, or it is no plain file; `ValueError` if it cannot be a path.
     """
     return _open_plain(root.joinpath(*parts), _FLAGS)
 

@@ -25,18 +25,7 @@ EXTRA = "attn_viewer"
 
 @dataclasses.dataclass(frozen=True)
 class StoredMaps:
-    """The open weights of a prompt.
-
-    Attributes
-    ----------
-    stored : dict
-        Content of ``prompt.json``.
-    weights : Archive or Stack
-        The weights.
-    facts : MapFacts
-        What is known of them. Where pattern-lens wrote the prompt, a first token that it does not name is ``<bos>``,
-        and `causal` is yet to be read from weights.
-    """
+    """The open weights of a prompt, and what is `stored` of them in ``prompt.json`` and known as `read_facts` says."""
 
     stored: Mapping[str, Any]
     weights: Archive | Stack
@@ -74,22 +63,9 @@ class StoredMaps:
 
 
 def get_facts(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what this package wrote into a ``prompt.json``; nothing where pattern-lens wrote it.
+    """Return the facts that this package wrote into a ``prompt.json``, by name; none where pattern-lens wrote it.
 
-    Parameters
-    ----------
-    stored : dict
-        Its content.
-
-    Returns
-    -------
-    dict
-        Facts of `AttentionMaps` by name.
-
-    Raises
-    ------
-    ActivationsDamagedError
-        If they are no object, or the numbers of the layers are none.
+    Raises `ActivationsDamagedError` if they are no object, or the numbers of the layers are none.
     """
     facts: Any = stored.get(EXTRA, {})
     layers = facts.get("layers", [0]) if isinstance(facts, dict) else None
@@ -101,29 +77,11 @@ def get_facts(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_facts(stored: Mapping[str, Any], shapes: Mapping[int, Shape], model_id: str) -> MapFacts:
-    """Say what the weights of a prompt are, before they are read.
+    """Say what the weights of a prompt are before they are read; `shapes` are those of `Archive` or `Stack`.
 
-    Parameters
-    ----------
-    stored : dict
-        Content of ``prompt.json``.
-    shapes : mapping of int to tuple of int
-        Axes ``(n_heads, n_query, n_key)`` of the weights by true number of the layer, ascending.
-    model_id : str
-        Name of the model.
-
-    Returns
-    -------
-    MapFacts
-        The facts. Where pattern-lens wrote the prompt, a first token that it does not name is ``<bos>``, and `causal`
-        is for `StoredMaps` to read from the weights.
-
-    Raises
-    ------
-    ActivationsMismatchError
-        If the weights are of other layers, heads or tokens.
-    ActivationsDamagedError
-        If facts are missing, or of a wrong type or range.
+    Where pattern-lens wrote the prompt, a first token that it does not name is ``<bos>``, and `causal` is for
+    `StoredMaps` to read from the weights. Raises `ActivationsMismatchError` if the weights are of other layers, heads
+    or tokens, `ActivationsDamagedError` if facts are missing, or of a wrong type or range.
     """
     plain = get_facts(stored)
     if "tokens_key" not in plain:

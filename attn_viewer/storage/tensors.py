@@ -48,22 +48,12 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor of an archive.
-
-    Attributes
-    ----------
-    storage : Storage
-        Where its numbers are.
-    offset : int
-        Of its first element.
-    shape, strides : tuple of int
-        In elements, as torch counts them.
-    """
+    """A tensor of an archive."""
 
     storage: Storage
-    offset: int
+    offset: int  # of the first element
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements, as torch counts them
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_gradients: Any) -> Tensor:
@@ -173,23 +163,10 @@ def _unpickle(data: bytes) -> Any:
 
 
 class TensorArchive:
-    """An open archive, a context manager.
+    """An open archive, a context manager; `content` is what was saved, plain types and a `Tensor` for each tensor.
 
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Attributes
-    ----------
-    content : object
-        What was saved: plain types, and a `Tensor` for each tensor.
-
-    Raises
-    ------
-    Exception
-        Of the types that damaged files make `zipfile` and `pickletools` raise; `pickle.UnpicklingError` where the
-        archive holds more than tensors and plain types.
+    Raises whatever damaged files make `zipfile` and `pickletools` raise; `pickle.UnpicklingError` where the archive
+    holds more than tensors and plain types.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -225,22 +202,9 @@ class TensorArchive:
         return self._zip.read(self._prefix + name)
 
     def read(self, tensors: Sequence[Tensor]) -> list[Numbers]:
-        """Return the arrays of tensors, read-only views of their storages.
+        """Return tensors of `content` as read-only views of their storages, float16 where they are, else float32.
 
-        Parameters
-        ----------
-        tensors : sequence of Tensor
-            Of `content`.
-
-        Returns
-        -------
-        list of numpy.ndarray
-            Axes as the tensors', float16 where they are, else float32.
-
-        Raises
-        ------
-        Exception
-            As on opening, and where the tensors do not lie inside their storages.
+        Raises as on opening, and where the tensors do not lie inside their storages.
         """
         counts: collections.Counter[Storage] = collections.Counter()
         for storage in {tensor.storage for tensor in tensors}:

@@ -13,17 +13,9 @@ _ITEM = re.compile(r"[-=*~^+•]+|\(?\w{1,3}[.)]|\.\.")
 
 
 def parse_functions(data: bytes) -> list[dict[str, str]]:
-    """Read the content of ``figures.jsonl``.
+    """Read ``figures.jsonl``: ``name``, ``func_name``, ``doc`` and ``code`` of each function, text, sorted by name.
 
-    Parameters
-    ----------
-    data : bytes
-        The content; lines that describe no function are left out, and the last one of a name counts.
-
-    Returns
-    -------
-    list of dict
-        ``name``, ``func_name``, ``doc`` and ``code``, each a string, sorted by name.
+    Lines that describe no function are left out, and the last one of a name counts.
     """
     found = {}
     for line in parse_lines(data.splitlines()):

@@ -25,14 +25,8 @@ MAX_ADDRESS, MAX_HEADERS, MAX_BODY = 16_384, 32_768, 65_536
 class Guard:
     """Refuses what is not a plain GET, or a small POST of its own pages where it takes any, and marks every reply.
 
-    Parameters
-    ----------
-    app : callable
-        The ASGI application behind.
-    names : set of str
-        Names by which browsers may address the server, besides ``localhost`` and plain addresses.
-    posts : collection of str
-        Addresses that take a POST.
+    `names` are those by which browsers may address the server, besides ``localhost`` and plain addresses; `posts` are
+    the addresses that take a POST.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str], posts: Collection[str] = ()) -> None:

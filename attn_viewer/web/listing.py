@@ -34,22 +34,9 @@ MAX_REASON = 300
 
 
 class Listing:
-    """Read-only view of a data folder, safe to call from several threads.
+    """Read-only view of a data folder, safe to call from several threads; nothing is opened that lies outside of it.
 
-    Parameters
-    ----------
-    path : path-like
-        The folder.
-
-    Attributes
-    ----------
-    folder : DataFolder
-        The folder, of which nothing is opened that lies outside of it.
-
-    Raises
-    ------
-    OptionError
-        If it is no folder.
+    Raises `OptionError` if there is no such folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -79,18 +66,7 @@ class Listing:
         return self.get_model(model).get_prompt({"hash": prompt})
 
     def read_prompts(self, model: Model) -> dict[str, dict[str, Any]]:
-        """Read the prompts of a model.
-
-        Parameters
-        ----------
-        model : Model
-            The model.
-
-        Returns
-        -------
-        dict of str to dict
-            By hash: ``hash``, ``text`` and ``n_tokens``, what a table of prompts shows. Kept until the folder changes.
-        """
+        """Read ``hash``, ``text`` and ``n_tokens`` of a model's prompts, by hash; kept until the folder changes."""
         try:
             state = ((model.path / "prompts").stat().st_mtime_ns, _get_mtime(model.path / "prompts.jsonl"))
         except OSError:
@@ -135,28 +111,9 @@ class Listing:
 
 
 def open_figure(prompt: Prompt, layer: int, head: int, figure: str) -> tuple[io.BufferedReader, str]:
-    """Open a figure of a head, whichever format it has.
+    """Open a figure of a head by true numbers, whichever format it has; return the file and a key of `FIGURE_TYPES`.
 
-    Parameters
-    ----------
-    prompt : Prompt
-        The prompt.
-    layer, head : int
-        True numbers.
-    figure : str
-        Name of the figure, without format.
-
-    Returns
-    -------
-    file : io.BufferedReader
-        The figure.
-    ending : str
-        Its format, a key of `FIGURE_TYPES`.
-
-    Raises
-    ------
-    ActivationsMissingError
-        If there is none; where its function failed, the error says how.
+    Raises `ActivationsMissingError` if there is none; where its function failed, the error says how.
     """
     if not (0 <= head < prompt.model.heads.get(layer, 0) and FIGURE_NAME.fullmatch(figure)):
         raise ActivationsMissingError("there is no such figure")

@@ -42,10 +42,7 @@ def describe_folder(listing: Listing) -> dict[str, Any]:
 def describe_prompt(listing: Listing, prompt: Prompt, *, exact_side: int = EXACT_SIDE) -> dict[str, Any]:
     """Return text and figures of a prompt, and what its weights are, or why there are none.
 
-    Parameters
-    ----------
-    exact_side
-        Up to so many tokens, weights are kept in float32.
+    Up to `exact_side` tokens, weights are kept in float32.
     """
     text = prompt.read().get("text")
     reply: dict[str, Any] = {"text": text[:TEXT_LENGTH] if isinstance(text, str) else ""}

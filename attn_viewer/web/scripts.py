@@ -11,19 +11,9 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function |const |class )", re.MULTI
 
 @functools.cache
 def join_modules(entry: str) -> str:
-    """Return a module of the front end with all that it imports, as one text without imports and exports.
+    """Return a file in ``static/`` with all that it imports, as one text without imports and exports.
 
     All modules share one scope: a name that two of them declare is a syntax error in the browser.
-
-    Parameters
-    ----------
-    entry : str
-        A file name in ``static/``.
-
-    Returns
-    -------
-    str
-        JavaScript that declares what `entry` exports.
     """
     ordered: list[str] = []
 

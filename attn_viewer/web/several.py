@@ -30,26 +30,10 @@ PARTS = {"encoder": "Encoder", "decoder": "Decoder", "cross": "Cross attention",
 
 
 def list_maps(came: Any, what: str) -> list[AttentionMaps]:
-    """Return the maps that a page is to hold.
+    """Return the maps that a page is to hold, from what a person handed to `what`: maps, a sequence or a comparison.
 
-    Parameters
-    ----------
-    came : AttentionMaps, sequence of AttentionMaps or AttentionComparison
-        What a person handed over.
-    what : str
-        The name of the function that needs them.
-
-    Returns
-    -------
-    list of AttentionMaps
-        At least one.
-
-    Raises
-    ------
-    InvalidMapsError
-        If it is something else, or holds something else.
-    OptionError
-        If there are none, or more than `MOST_MAPS`.
+    Raises `InvalidMapsError` if it is something else, or holds something else; `OptionError` if there are none, or more
+    than `MOST_MAPS`.
     """
     if isinstance(came, AttentionComparison):
         return [came.first, came.second]
@@ -63,21 +47,9 @@ def list_maps(came: Any, what: str) -> list[AttentionMaps]:
 def describe_several(
     maps: Sequence[AttentionMaps], scores: Sequence[Scores], *, exact: bool = False, notes: Sequence[str] = ()
 ) -> list[Meta]:
-    """Describe maps that one page holds: those of each, and where two can be compared cell by cell the difference.
+    """Describe maps that one page holds: those of each, and where two can be compared cell by cell the difference last.
 
-    Parameters
-    ----------
-    maps : sequence of AttentionMaps
-        One or more.
-    scores : sequence of mapping
-        For each of them, as `describe_maps` takes them.
-    exact, notes
-        As `describe_maps` takes them.
-
-    Returns
-    -------
-    list of dict
-        As the front end's ``source.meta``, in the order of `maps`, the difference last.
+    Each is as the front end's ``source.meta``; `scores` are those of each maps, as `describe_maps` takes them.
     """
     metas = [describe_maps(one, exact=exact, scores=own, notes=notes) for one, own in zip(maps, scores, strict=True)]
     if len(maps) == 1:
@@ -154,13 +126,7 @@ def _list_sides(maps: AttentionMaps) -> list[tuple[str, Sequence[str]]]:
 
 
 def score_several(maps: Sequence[AttentionMaps], scores: Scores | None) -> list[Scores]:
-    """Return for each of several maps what its heads can be sorted by; `scores` are those of maps that are alone.
-
-    Raises
-    ------
-    OptionError
-        If scores are given for several maps.
-    """
+    """Return for each of several maps what its heads can be sorted by; `scores` are those of maps that are alone."""
     if scores is None:
         return [score_for_display(one) for one in maps]
     if len(maps) > 1:

@@ -24,14 +24,8 @@ STILL_DPI = 80
 class AttentionWidget(anywidget.AnyWidget):
     """A widget of attention maps; make it with `page.show_attention`.
 
-    Attributes
-    ----------
-    meta : dict
-        What `web.encode.describe_maps` says of the maps.
-    state : str
-        What is shown, as in the hash of a page's URL; set it to show something else.
-    theme : {"auto", "light", "dark"}
-        Colours, when the widget is first shown.
+    `meta` is what `web.encode.describe_maps` says of them. `state` is what is shown, as in the hash of a page's URL;
+    set it to show something else. `theme` are the colours when the widget is first shown.
     """
 
     _esm = join_modules("widget.js") + "\nexport default { render };\n"
