@@ -1,7 +1,6 @@
 """Attention weights in the forms that other libraries hand out, brought to one array a layer."""
 
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -53,7 +52,10 @@ def find_weights(attentions: Any, *, kind: str | None = None, batch_index: int |
     if not isinstance(attentions, (list, tuple)) or ranks[-1] < 2:  # one array, also as lists of numbers
         return FoundWeights(_read_array(attentions, batch_index))
     if ranks == [2]:
-        return FoundWeights((_stack([read_weights(head) for head in attentions], "heads"),))
+        heads = [read_weights(head) for head in attentions]
+        if len(shapes := {head.shape for head in heads}) > 1:
+            raise InvalidMapsError(f"heads must be of one shape, got {shorten(sorted(shapes))}")
+        return FoundWeights((np.stack(heads),))
     if ranks in ([3], [4]):
         return FoundWeights(tuple(_drop_batch(read_weights(layer), batch_index) for layer in attentions))
     if len(ranks) == 2 and ranks[1] == 4:
@@ -178,13 +180,6 @@ def _drop_batch(layer: Array, batch_index: int | None) -> Array:
     return chosen
 
 
-def _stack(arrays: Sequence[Array], what: str) -> Array:
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise InvalidMapsError(f"{what} must be of one shape, got {shorten(sorted(shapes))}")
-    return np.stack(arrays)
-
-
 def _join_steps(steps: Sequence[Sequence[Any]], batch_index: int | None) -> FoundWeights:
     """Join the steps of a generation: the rows of the prompt, then of each step; keys still to come have weight 0."""
     if len({len(step) for step in steps}) > 1:
@@ -192,7 +187,6 @@ def _join_steps(steps: Sequence[Sequence[Any]], batch_index: int | None) -> Foun
     by_layer = [
         [_drop_batch(read_weights(layer), batch_index) for layer in column] for column in zip(*steps, strict=True)
     ]
-    first = by_layer[0][0]
     n_keys = [layer.shape[2] for layer in by_layer[0]]
     is_cross = len(steps) > 1 and len(set(n_keys)) == 1 and all(len(layer[0]) == 1 for layer in by_layer[0])
     if not is_cross and any(later <= earlier for earlier, later in itertools.pairwise(n_keys)):
@@ -200,9 +194,8 @@ def _join_steps(steps: Sequence[Sequence[Any]], batch_index: int | None) -> Foun
             f"the keys of a generation must grow with each step, got {shorten(n_keys)}; a static or sliding cache "
             "hides which tokens they are: use capture_generation"
         )
-    join = functools.partial(_join_layer, is_cross=is_cross)
-    weights = tuple(map(join, by_layer))
-    return FoundWeights(weights, prompt_length=None if is_cross else first.shape[2])
+    weights = tuple(_join_layer(layers, is_cross=is_cross) for layers in by_layer)
+    return FoundWeights(weights, prompt_length=None if is_cross else n_keys[0])
 
 
 def _join_layer(steps: Sequence[Array], *, is_cross: bool) -> Array:

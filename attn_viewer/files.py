@@ -101,7 +101,8 @@ def open_whole(path: str | os.PathLike[str]) -> Iterator[io.BufferedRandom]:
     place = ""
     try:
         while raw is None:
-            place = _name_place(path)
+            words = name_temporary(os.path.basename(path))
+            place = os.path.join(os.path.dirname(path), f"{words['prefix']}{next(_numbers)}{words['suffix']}")
             # A dead process with the same number may have left one.
             with contextlib.suppress(FileExistsError):
                 raw = _Temporary(place, "x+")  # with the rights of any new file, which `tempfile` does not give
@@ -117,13 +118,6 @@ def open_whole(path: str | os.PathLike[str]) -> Iterator[io.BufferedRandom]:
             advice = _ADVICE.get(failure.errno or 0, "choose a folder that you may write to")
             raise OutputError(f"cannot write {path!r}: {failure.strerror or failure}; {advice}") from failure
         raise
-
-
-def _name_place(path: str) -> str:
-    """Return another place beside `path` for a file that becomes it."""
-    folder, name = os.path.split(path)
-    words = name_temporary(name)
-    return os.path.join(folder, f"{words['prefix']}{next(_numbers)}{words['suffix']}")
 
 
 def name_temporary(name: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +48,6 @@ class AttentionMaps(MapFacts):
     """
 
     weights: tuple[Weights, ...]
-
-    @overload
-    def __init__(self, weights: Iterable[Any], tokens_key: MapFacts, **facts: Any) -> None: ...
-
-    @overload
-    def __init__(self, weights: Iterable[Any], tokens_key: Sequence[str], **facts: Any) -> None: ...
 
     def __init__(self, weights: Iterable[Any], tokens_key: Sequence[str] | MapFacts, **facts: Any) -> None:
         """Bring everything to its final type and check it once."""

@@ -12,7 +12,7 @@ it belongs to and use it where it acts::
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .capture_options import (
     CACHE,
@@ -42,6 +42,11 @@ LARGEST_WEIGHT = 1e30  # float32, which weights have, ends soon after
 LARGEST_PAGE = 1000  # inches of a side, and points of a letter: past it, no program draws a page
 
 
+def drawn(default: Any, help: str, **more: Any) -> Any:
+    """Declare an option of figures, which has no use where none are written."""
+    return option(default, help, needs="save_fig_path", **more)
+
+
 def read_format(name: object) -> object:
     """Return a figure format's name in lower case, without a dot; ``jpeg`` is ``jpg``."""
     if not isinstance(name, str):
@@ -68,8 +73,8 @@ class CacheOptions(Options):
 class ColormapOptions(Options):
     """Colours."""
 
-    cmap: "str | matplotlib.colors.Colormap | None" = option(
-        None, "a matplotlib colour map; left out, the one of this package", metavar="NAME", needs="save_fig_path"
+    cmap: "str | matplotlib.colors.Colormap | None" = drawn(
+        None, "a matplotlib colour map; left out, the one of this package", metavar="NAME"
     )
 
 
@@ -77,10 +82,8 @@ class ColormapOptions(Options):
 class NormOptions(ColormapOptions):
     """From numbers to colours."""
 
-    norm: "Norm | matplotlib.colors.Normalize" = option(
-        "linear",
-        "scale from numbers to colours; quantile is linear and ends at the 99 % quantile of what is shown",
-        needs="save_fig_path",
+    norm: "Norm | matplotlib.colors.Normalize" = drawn(
+        "linear", "scale from numbers to colours; quantile is linear and ends at the 99 % quantile of what is shown"
     )
 
 
@@ -88,11 +91,10 @@ class NormOptions(ColormapOptions):
 class SinkOptions(Options):
     """The first token."""
 
-    sink: Sink = option(
+    sink: Sink = drawn(
         "keep",
         "what happens to the first token, which often takes most of the weight: nothing; its column and its own row "
         "are left out; the same, and each row is divided by what is left of it",
-        needs="save_fig_path",
     )
 
 
@@ -105,22 +107,14 @@ class ColourOptions(NormOptions, SinkOptions):
 class ScaleOptions(NormOptions):
     """Ends of the scale from numbers to colours."""
 
-    vmin: float = option(
-        0.0,
-        "where the scale begins",
-        metavar="W",
-        at_least=-LARGEST_WEIGHT,
-        at_most=LARGEST_WEIGHT,
-        needs="save_fig_path",
-    )
-    vmax: float | None = option(
+    vmin: float = drawn(0.0, "where the scale begins", metavar="W", at_least=-LARGEST_WEIGHT, at_most=LARGEST_WEIGHT)
+    vmax: float | None = drawn(
         None,
         "where the scale ends; left out, a round number from the largest weight up, not counting queries that see "
         "almost no keys, nor a few weights that would hide all others",
         metavar="W",
         at_least=-LARGEST_WEIGHT,
         at_most=LARGEST_WEIGHT,
-        needs="save_fig_path",
     )
 
 
@@ -128,10 +122,8 @@ class ScaleOptions(NormOptions):
 class MapOptions(ColourOptions, ScaleOptions):
     """How weights are shown."""
 
-    scale: Literal["shared", "panel"] = option(
-        "shared",
-        "one scale for all panels, or one for each with its end in the title",
-        needs="save_fig_path",
+    scale: Literal["shared", "panel"] = drawn(
+        "shared", "one scale for all panels, or one for each with its end in the title"
     )
 
 
@@ -139,14 +131,13 @@ class MapOptions(ColourOptions, ScaleOptions):
 class ColumnOptions(Options):
     """How panels stand."""
 
-    num_figs_per_row: int | Literal["auto"] | None = option(
+    num_figs_per_row: int | Literal["auto"] | None = drawn(
         None,
         "panels side by side, auto for a page without empty places that is about as high as wide; left out, 4, and on "
         "pages of a given width as many as fit them best",
         metavar="N",
         parse=lambda text: text if text == "auto" else int(text),
         at_least=1,
-        needs="save_fig_path",
     )
 
 
@@ -159,12 +150,11 @@ class PanelOptions(MapOptions, ColumnOptions):
 class PresetOptions(Options):
     """The venue that figures are made for."""
 
-    preset: str | None = option(
+    preset: str | None = drawn(
         None,
         "a venue such as icml2024 or neurips2024: figures as wide as its columns and no higher than its pages, in its "
         "fonts and font sizes (needs tueplots)",
         metavar="NAME",
-        needs="save_fig_path",
     )
     columns: Literal[1, 2] = option(1, "columns of the venue's page that a figure spans", needs="preset")
 
@@ -173,18 +163,15 @@ class PresetOptions(Options):
 class VenueOptions(PresetOptions):
     """The format of figures, and the venue they are made for."""
 
-    fig_format: Format = option("jpg", "file format of the figures", read=read_format, needs="save_fig_path")
+    fig_format: Format = drawn("jpg", "file format of the figures", read=read_format)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigurePageOptions(PresetOptions):
     """How the page of a figure looks."""
 
-    title: str | None = option(
-        None,
-        "what a page shows, after the model's name; left out, what is drawn",
-        metavar="TEXT",
-        needs="save_fig_path",
+    title: str | None = drawn(
+        None, "what a page shows, after the model's name; left out, what is drawn", metavar="TEXT"
     )
     heading: bool = option(
         True, "whether model and title stand above a figure; in a paper the caption says them", words=()
@@ -193,22 +180,20 @@ class FigurePageOptions(PresetOptions):
         True, "whether what was done to the data stands above a figure, or phrases to add to it", words=()
     )
     figsize: tuple[float, float] | None = option(None, "width and height of a page in inches", words=(), apart="width")
-    width: float | None = option(
+    width: float | None = drawn(
         None,
         "width of a page in inches; left out, as the venue has it, or what the page needs",
         metavar="INCHES",
         above=0,
         at_most=LARGEST_PAGE,
-        needs="save_fig_path",
     )
-    dark: bool = option(False, "light on dark, as dark presets are anyway", needs="save_fig_path")
-    fontsize: float | None = option(
+    dark: bool = drawn(False, "light on dark, as dark presets are anyway")
+    fontsize: float | None = drawn(
         None,
         "font size of labels in points; everything else grows with it",
         metavar="POINTS",
         above=0,
         at_most=LARGEST_PAGE,
-        needs="save_fig_path",
     )
 
 
@@ -223,12 +208,8 @@ class FigureOptions(VenueOptions):
 class ChosenOptions(Options):
     """Chosen heads."""
 
-    panels: Sequence[tuple[int, int]] | None = option(
-        None,
-        "chosen heads to draw side by side, (layer, head) each",
-        metavar="5.2,18.6",
-        parse=parse_heads,
-        needs="save_fig_path",
+    panels: Sequence[tuple[int, int]] | None = drawn(
+        None, "chosen heads to draw side by side, (layer, head) each", metavar="5.2,18.6", parse=parse_heads
     )
 
 
@@ -236,14 +217,13 @@ class ChosenOptions(Options):
 class LookOptions(PanelOptions, FigurePageOptions, FigureOptions, ChosenOptions):
     """How the figures of a prompt look."""
 
-    group: Grouping | None = option(
+    group: Grouping | None = drawn(
         None,
         "draw the attention between words, sentences, segments or spans of tokens (name, start, stop) in place of "
         "tokens; a cache keeps the tokens",
         words=("group", "spans"),
         metavar="words|sentences|segments|NAME:0:25,…",
         parse=parse_grouping,
-        needs="save_fig_path",
     )
     group_summary: Literal["sum", "max"] = option(
         "sum", "sum over the keys of a group and mean over its queries, or the largest weight", needs="group"
@@ -331,25 +311,23 @@ class RunOptions(CacheOptions, ProgressOptions):
     save_attention_scores_path: FilePath | None = option(
         None, "folder of the cache", metavar="DIR", needs="save_attention_scores"
     )
-    plot_figs_per_head: bool = option(False, "draw a page of all heads for every layer too", needs="save_fig_path")
-    ignore_first_token: bool = option(False, "the same as sink=hide", needs="save_fig_path")
-    figures: str | Collection[str] | None = option(
+    plot_figs_per_head: bool = drawn(False, "draw a page of all heads for every layer too")
+    ignore_first_token: bool = drawn(False, "the same as sink=hide")
+    figures: str | Collection[str] | None = drawn(
         None,
         "registered figure functions to run on the weights of every head, names or glob patterns; they get the "
         "weights as they are, whatever sink and scale",
         metavar="NAME,svd*",
         parse=parse_names,
-        needs="save_fig_path",
     )
     html_path: FilePath | None = option(None, "interactive page to write, one HTML file", words="html", metavar="FILE")
-    parallel: bool | int = option(
+    parallel: bool | int = drawn(
         1,
         "processes that draw the pages of heads, True for one a core; used where that takes less time, and the files "
         "are the same",
         metavar="N",
         parse=int,
         at_least=1,
-        needs="save_fig_path",
     )
 
 

@@ -87,7 +87,7 @@ def parse_numbers(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last > 100_000:
+        if last < first or last > MOST_NUMBERS:
             raise OptionError(f"expected numbers such as 0,4-7, got {text!r}")
         numbers.update(range(first, last + 1))
     return sorted(numbers)

@@ -4,6 +4,7 @@ Labels keep the token's text and make visible what print would hide: a space is 
 a tab ``⇥``, an invisible character its code point, bytes that are no character of their own ``<0xF09F>``.
 """
 
+import contextlib
 import itertools
 import re
 import unicodedata
@@ -52,9 +53,7 @@ def show_text(text: str) -> str:
 
 def _has_picture(character: str) -> bool:
     # Variation selectors are marks (Mn) that only change the look of what stands before them.
-    if "\ufe00" <= character <= "\ufe0f":
-        return False
-    return unicodedata.category(character)[0] not in "CZ"
+    return unicodedata.category(character)[0] not in "CZ" and not "\ufe00" <= character <= "\ufe0f"
 
 
 def show_bytes(data: bytes) -> str:
@@ -150,21 +149,16 @@ def label_tokens(ids: Iterable[int], tokenizer: Any = None) -> list[str]:
     special = set(getattr(tokenizer, "all_special_ids", ()))
     labels = {}
     for i in set(ids):
-        try:
+        raw = None
+        with contextlib.suppress(IndexError, KeyError, OverflowError):
             raw = tokenizer.convert_ids_to_tokens(i)
-        except (IndexError, KeyError, OverflowError) as error:
-            raise PromptError(_outside(i, tokenizer)) from error
         if raw is None:
-            raise PromptError(_outside(i, tokenizer))
+            raise PromptError(
+                f"token id {i} is not in the tokenizer's vocabulary of {len(tokenizer)} tokens; "
+                "use the tokenizer that belongs to the model"
+            )
         labels[i] = _label_token(i, raw, tokenizer, is_special=i in special)
     return [labels[i] for i in ids]
-
-
-def _outside(token_id: int, tokenizer: Any) -> str:
-    return (
-        f"token id {token_id} is not in the tokenizer's vocabulary of {len(tokenizer)} tokens; "
-        "use the tokenizer that belongs to the model"
-    )
 
 
 def _label_token(token_id: int, raw: str | bytes, tokenizer: Any, *, is_special: bool) -> str:

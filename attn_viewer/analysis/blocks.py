@@ -27,11 +27,29 @@ LEAST_QUERIES = 8
 def require_shares(maps: MapFacts, what: str) -> None:
     """Raise `UnsuitableMapsError` unless the weights of a row are shares of one; `what` asks."""
     require_unsigned(maps, what)
-    if maps.weighting != "attention":
-        raise UnsuitableMapsError(
-            f"{what} needs attention weights, whose rows sum to 1, but these maps hold {maps.weighting}; capture with "
+    if obstacle := find_obstacle(maps, shares=True):
+        raise UnsuitableMapsError(f"{what} {obstacle}")
+
+
+def find_obstacle(
+    maps: MapFacts, *, positions: bool = False, all_queries: bool = False, shares: bool = False
+) -> str | None:
+    """Return why maps lack what is needed: queries that are some of the keys, all queries, or shares of a row."""
+    n_query, n_key, stop = len(maps.tokens_query), len(maps.tokens_key), maps.first_query + len(maps.tokens_query)
+    if positions and (maps.kind == "cross" or stop > n_key):
+        return (
+            f"needs queries that are some of the key tokens, but these are {maps.kind} maps of "
+            f"{n_query} queries × {n_key} keys; score self-attention"
+        )
+    is_cut = maps.first_query or maps.queries_after or (maps.kind != "cross" and n_query != n_key)
+    if all_queries and is_cut:
+        return f"needs all query rows, but these maps hold {n_query}; capture without queries="
+    if shares and maps.weighting != "attention":
+        return (
+            f"needs attention weights, whose rows sum to 1, but these maps hold {maps.weighting}; capture with "
             "weighting='attention'"
         )
+    return None
 
 
 def require_unsigned(maps: MapFacts, what: str) -> None:
@@ -73,20 +91,6 @@ class Frame:
     def __post_init__(self) -> None:
         """Check what a person may have chosen."""
         check_limits(self.window, self.epsilon)
-
-    @property
-    def has_positions(self) -> bool:
-        """Whether queries are some of the key tokens, so that one can be before another."""
-        stop = self.maps.first_query + len(self.maps.tokens_query)
-        return self.maps.kind != "cross" and stop <= len(self.maps.tokens_key)
-
-    @property
-    def has_all_queries(self) -> bool:
-        """Whether no query row was left out, as far as maps can tell."""
-        maps = self.maps
-        return maps.first_query == maps.queries_after == 0 and (
-            maps.kind == "cross" or len(maps.tokens_query) == len(maps.tokens_key)
-        )
 
     @functools.cached_property
     def positions(self) -> NDArray[np.int64]:

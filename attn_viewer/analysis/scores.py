@@ -5,7 +5,7 @@ padding count in none. A new score is one function here under `@_register`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,17 @@ from ..errors import OptionError, UnsuitableMapsError
 from ..facts import MapFacts
 from ..long_runs import show_bar
 from ..maps import AttentionMaps, takes_maps
-from .blocks import EPSILON, WINDOW, Frame, HeadBlock, divide, iterate_blocks, require_heads, require_unsigned
+from .blocks import (
+    EPSILON,
+    WINDOW,
+    Frame,
+    HeadBlock,
+    divide,
+    find_obstacle,
+    iterate_blocks,
+    require_heads,
+    require_unsigned,
+)
 from .spectra import compute_effective_rank
 from .table import HeadScores
 
@@ -28,9 +38,7 @@ class Score:
     measure: Measure
     label: str  # what a figure calls it
     upper: float | None  # largest value it can have; None where that depends on the prompt. The smallest is 0
-    needs_positions: bool = False  # queries that are some of the key tokens
-    needs_all_queries: bool = False
-    needs_shares: bool = True  # weights of a row that are shares of one, not scaled by values
+    needs: Mapping[str, bool]  # as `find_obstacle` takes them
 
 
 SCORES: dict[str, Score] = {}
@@ -38,7 +46,7 @@ SCORES: dict[str, Score] = {}
 
 def _register(label: str, *, upper: float | None = None, **needs: bool) -> Callable[[Measure], Measure]:
     def register(measure: Measure) -> Measure:
-        SCORES[measure.__name__.removeprefix("measure_")] = Score(measure, label, upper, **needs)
+        SCORES[measure.__name__.removeprefix("measure_")] = Score(measure, label, upper, {"shares": True} | needs)
         return measure
 
     return register
@@ -85,7 +93,7 @@ def score_heads(
     require_heads(maps, "a score of a head", least_keys=2)
     require_unsigned(maps, "a score of a head")
     frame = Frame(maps, window, epsilon)
-    chosen = _choose_scores(scores, frame)
+    chosen = _choose_scores(scores, maps)
     columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in chosen}
     with show_bar("scoring", "head", progress, total=sum(maps.n_heads)) as bar:
         for block in iterate_blocks(maps, frame):
@@ -118,35 +126,19 @@ def check_scores(names: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _choose_scores(names: str | Sequence[str] | None, frame: Frame) -> list[str]:
+def _choose_scores(names: str | Sequence[str] | None, maps: MapFacts) -> list[str]:
     """Return the names of scores to compute, or raise for one that these maps cannot have."""
+    obstacles = {name: find_obstacle(maps, **score.needs) for name, score in SCORES.items()}
     if names is None:
-        return [name for name, score in SCORES.items() if _find_obstacle(score, frame) is None]
+        return [name for name, obstacle in obstacles.items() if obstacle is None]
     names = check_scores(names)
     for name in names:
-        obstacle = _find_obstacle(SCORES[name], frame)
-        if obstacle is not None:
-            raise UnsuitableMapsError(f"score {name!r} {obstacle}")
+        if obstacles[name] is not None:
+            raise UnsuitableMapsError(f"score {name!r} {obstacles[name]}")
     return names
 
 
-def _find_obstacle(score: Score, frame: Frame) -> str | None:
-    if score.needs_positions and not frame.has_positions:
-        return (
-            f"needs queries that are some of the key tokens, but these are {frame.maps.kind} maps of "
-            f"{len(frame.maps.tokens_query)} queries × {len(frame.maps.tokens_key)} keys; score self-attention"
-        )
-    if score.needs_all_queries and not frame.has_all_queries:
-        return f"needs all query rows, but these maps hold {len(frame.maps.tokens_query)}; capture without queries="
-    if score.needs_shares and frame.maps.weighting != "attention":
-        return (
-            f"needs attention weights, whose rows sum to 1, but these maps hold {frame.maps.weighting}; capture with "
-            "weighting='attention'"
-        )
-    return None
-
-
-@_register("previous token", upper=1, needs_positions=True)
+@_register("previous token", upper=1, positions=True)
 def measure_previous_token(block: HeadBlock) -> NDArray[np.float64]:
     """Mean of A[i, i-1] over the queries from position 1 on.
 
@@ -157,7 +149,7 @@ def measure_previous_token(block: HeadBlock) -> NDArray[np.float64]:
     return block.average(values, positions >= 1)
 
 
-@_register("duplicate token", upper=1, needs_positions=True)
+@_register("duplicate token", upper=1, positions=True)
 def measure_duplicate_token(block: HeadBlock) -> NDArray[np.float64]:
     """Mean weight on all earlier occurrences of the query's own token, over the queries that have one.
 
@@ -167,7 +159,7 @@ def measure_duplicate_token(block: HeadBlock) -> NDArray[np.float64]:
     return block.average(block.sum_over(block.frame.repeats), block.frame.repeats.any(1))
 
 
-@_register("induction", upper=1, needs_positions=True)
+@_register("induction", upper=1, positions=True)
 def measure_induction(block: HeadBlock) -> NDArray[np.float64]:
     """Mean weight on the keys right behind earlier occurrences of the query's token, over the queries that have one.
 
@@ -225,7 +217,7 @@ def measure_relative_entropy(block: HeadBlock) -> NDArray[np.float64]:
     return block.average(block.entropies / np.log(np.maximum(choices, 2)), choices > 1)
 
 
-@_register("mean distance (tokens)", needs_positions=True, needs_shares=False)
+@_register("mean distance (tokens)", positions=True, shares=False)
 def measure_mean_distance(block: HeadBlock) -> NDArray[np.float64]:
     """Σ A[i, j]·|i - j| / Σ A[i, j] over all queries and keys, in tokens.
 
@@ -234,7 +226,7 @@ def measure_mean_distance(block: HeadBlock) -> NDArray[np.float64]:
     return divide(np.einsum("hqk,qk->h", block.weights, block.frame.distances), block.masses.sum(1))
 
 
-@_register("local mass", upper=1, needs_positions=True)
+@_register("local mass", upper=1, positions=True)
 def measure_local_mass(block: HeadBlock) -> NDArray[np.float64]:
     """Mean weight on keys at most `window` tokens away, over the queries that see a key further off.
 
@@ -244,7 +236,7 @@ def measure_local_mass(block: HeadBlock) -> NDArray[np.float64]:
     return block.average(block.sum_over(near), (block.frame.sees & ~near).any(1))
 
 
-@_register("heaviest column", upper=1, needs_shares=False)
+@_register("heaviest column", upper=1, shares=False)
 def measure_heaviest_column(block: HeadBlock) -> NDArray[np.float64]:
     """Share of all weight that falls on the key with the most accumulated weight.
 
@@ -259,7 +251,7 @@ def _measure_keys(block: HeadBlock, share: float) -> NDArray[np.float64]:
     return block.average(short.sum(-1) + 1)
 
 
-@_register("keys for 90 % of mass", needs_shares=False)
+@_register("keys for 90 % of mass", shares=False)
 def measure_keys_90(block: HeadBlock) -> NDArray[np.float64]:
     """Mean number of keys that together hold 90 % of a row's weight, the heaviest first.
 
@@ -268,19 +260,19 @@ def measure_keys_90(block: HeadBlock) -> NDArray[np.float64]:
     return _measure_keys(block, 0.90)
 
 
-@_register("keys for 95 % of mass", needs_shares=False)
+@_register("keys for 95 % of mass", shares=False)
 def measure_keys_95(block: HeadBlock) -> NDArray[np.float64]:
     """As `measure_keys_90`, for 95 %."""
     return _measure_keys(block, 0.95)
 
 
-@_register("keys for 99 % of mass", needs_shares=False)
+@_register("keys for 99 % of mass", shares=False)
 def measure_keys_99(block: HeadBlock) -> NDArray[np.float64]:
     """As `measure_keys_90`, for 99 %."""
     return _measure_keys(block, 0.99)
 
 
-@_register("effective rank", needs_all_queries=True, needs_shares=False)
+@_register("effective rank", all_queries=True, shares=False)
 def measure_effective_rank(block: HeadBlock) -> NDArray[np.float64]:
     """Exponential of the entropy of the singular values, divided by their sum.
 
@@ -289,7 +281,7 @@ def measure_effective_rank(block: HeadBlock) -> NDArray[np.float64]:
     return compute_effective_rank(block.singular_values)
 
 
-@_register("nuclear norm", needs_all_queries=True, needs_shares=False)
+@_register("nuclear norm", all_queries=True, shares=False)
 def measure_nuclear_norm(block: HeadBlock) -> NDArray[np.float64]:
     """Sum of the singular values (Fan 1951)."""
     norms: NDArray[np.float64] = block.singular_values.sum(1)

@@ -6,7 +6,7 @@ from scipy.special import entr
 
 from ..errors import UnsuitableMapsError
 from ..maps import AttentionMaps, takes_maps
-from .blocks import Frame, divide, find_singular_values, require_heads
+from .blocks import divide, find_obstacle, find_singular_values, require_heads
 
 
 @takes_maps
@@ -29,10 +29,8 @@ def compute_singular_values(maps: AttentionMaps) -> tuple[NDArray[np.float64], .
         If the maps are pooled, a mean over heads, or lack query rows.
     """
     require_heads(maps, "a spectrum")
-    if not Frame(maps).has_all_queries:
-        raise UnsuitableMapsError(
-            f"a spectrum needs all query rows, but these maps hold {len(maps.tokens_query)}; capture without queries="
-        )
+    if obstacle := find_obstacle(maps, all_queries=True):
+        raise UnsuitableMapsError(f"a spectrum {obstacle}")
     return tuple(find_singular_values(layer.astype(np.float64)) for layer in maps.weights)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..capture_options import PictureOptions, captured
@@ -69,16 +68,11 @@ def _view(asked: ViewWords) -> int:
         options = dataclasses.replace(options, figures=loaded if asked.figures is None else asked.figures)
     if not asked.save_attention_scores:
         options = dataclasses.replace(options, save_attention_scores_path=None)
-    try:
-        _view_prompt(asked, options)
-    except FigureError as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    return 0
+    return _view_prompt(asked, options)
 
 
-def _view_prompt(asked: Any, options: ViewOptions) -> None:
-    """Call `view_attention` and print what it wrote, also where figure functions failed."""
+def _view_prompt(asked: Any, options: ViewOptions) -> int:
+    """Call `view_attention` and print what it wrote, also where figure functions failed; return the exit status."""
     from ..core import check_view, view_attention
 
     check_view(options, asked.model_id)  # before minutes are spent on loading
@@ -94,16 +88,18 @@ def _view_prompt(asked: Any, options: ViewOptions) -> None:
             options = dataclasses.replace(options, image=read_picture(asked.image))
             default = DEMO_MODELS[1]
         model, tokenizer = load_model(asked, asked.bars, default)
-    paths: list[Path] = []
-    try:
-        with show_messages(asked.quiet):
+    failure = None
+    with show_messages(asked.quiet):
+        try:
             paths = view_attention(model, asked.model_id, tokenizer, prompt, options=options, progress=asked.bars)
-    except FigureError as error:
-        paths = list(error.paths)
-        raise
-    finally:
-        for path in paths:
-            print(path)
+        except FigureError as error:
+            paths, failure = list(error.paths), error
+    for path in paths:
+        print(path)
+    if failure is None:
+        return 0
+    print(failure, file=sys.stderr)
+    return FAILED
 
 
 view = Command(ViewWords, _view)
@@ -116,8 +112,8 @@ class HtmlWords(LoadOptions, PromptOptions, PictureOptions, SamplingOptions, Cac
     output: str = option("attention.html", "the file", metavar="FILE")
 
 
-def _html(asked: HtmlWords) -> None:
-    _view_prompt(asked, dataclasses.replace(ViewOptions.pick(asked), html_path=asked.output))
+def _html(asked: HtmlWords) -> int:
+    return _view_prompt(asked, dataclasses.replace(ViewOptions.pick(asked), html_path=asked.output))
 
 
 html = Command(HtmlWords, _html)

@@ -8,12 +8,13 @@ import numpy as np
 
 from ..errors import OptionError
 from ..maps import AttentionMaps
+from ..options import FilePath
 from .arrays import KEY, Stack
-from .folder import ACTIVATIONS, DATA_DIR, STACKED, DataFolder, PathLike, Prompts
+from .folder import ACTIVATIONS, DATA_DIR, STACKED, DataFolder, Prompts
 
 
 def load_activations(
-    model_name: str, prompt: Prompts, save_path: PathLike = DATA_DIR, return_fmt: str = "numpy"
+    model_name: str, prompt: Prompts, save_path: FilePath = DATA_DIR, return_fmt: str = "numpy"
 ) -> tuple[Path, dict[str, Any]]:
     """Read the attention weights of a prompt.
 
@@ -63,7 +64,7 @@ def load_activations(
 
 
 def load_prompt_maps(
-    model_name: str, prompt: Prompts, save_path: PathLike = DATA_DIR, *, layers: Sequence[int] | None = None
+    model_name: str, prompt: Prompts, save_path: FilePath = DATA_DIR, *, layers: Sequence[int] | None = None
 ) -> AttentionMaps:
     """Read the attention weights of a prompt with all that is known about them.
 

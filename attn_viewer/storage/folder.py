@@ -36,6 +36,8 @@ from ..errors import (
 )
 from ..files import check_model_id, make_folder, open_whole, remove_leftovers, write_whole
 from ..maps import AttentionMaps
+from ..options import FilePath
+from ..selections import MOST_NUMBERS
 from .arrays import KEY, Archive, Stack, write_npz
 from .hashes import augment_prompt_with_hash, compare_prompt_to_loaded
 from .objects import dump_object, parse_object, write_json
@@ -48,19 +50,16 @@ ACTIVATIONS = "activations.npz"
 STACKED = "activations-blocks.-.attn.hook_pattern.npy"
 # The file names of weights, the quicker to read first.
 KINDS: dict[str, type[Archive] | type[Stack]] = {STACKED: Stack, ACTIVATIONS: Archive}
-# No model has more layers, and no layer more heads.
-MOST = 100_000
 # Of a file that is read whole.
 MAX_BYTES = 64 * 2**20
 # Ends the name of a file that says, in place of a figure, why its function failed.
 FAILED = ".error.txt"
 
-PathLike = str | os.PathLike[str]
 Prompts = dict[str, Any]
 Opener = Callable[..., io.BufferedReader]
 
 
-def find_folder(save_path: PathLike) -> Path:
+def find_folder(save_path: FilePath) -> Path:
     """Return the folder that a path or a ``file://`` URL names, which need not exist.
 
     Figures are written and arrays mapped there, so the operating system must know it: `OptionError` for other URLs.
@@ -84,11 +83,11 @@ class DataFolder:
     Each file is read through `opener`: `opening.open_file`, or `opening.open_inside` where strangers ask.
     """
 
-    path: dataclasses.InitVar[PathLike] = DATA_DIR
+    path: dataclasses.InitVar[FilePath] = DATA_DIR
     opener: Opener = open_file
     root: Path = dataclasses.field(init=False)
 
-    def __post_init__(self, path: PathLike) -> None:
+    def __post_init__(self, path: FilePath) -> None:
         object.__setattr__(self, "root", find_folder(path))
 
     def open(self, *parts: str, what: str = "") -> io.BufferedReader:
@@ -149,9 +148,10 @@ class Model:
             there = ", ".join(model.name for model in self.folder.list_models())
             raise ActivationsMissingError(f"{error}; there {f'is {there}' if there else 'is none'}") from error
         counts = [config.get(key) for key in ("n_layers", "n_heads")]
-        if not isinstance(config.get("model_name"), str) or not all(type(c) is int and 0 < c <= MOST for c in counts):
+        are_counts = all(type(count) is int and 0 < count <= MOST_NUMBERS for count in counts)
+        if not isinstance(config.get("model_name"), str) or not are_counts:
             raise ActivationsDamagedError(
-                f"{name!r} must hold model_name, n_layers and n_heads (numbers from 1 to {MOST:,}), got "
+                f"{name!r} must hold model_name, n_layers and n_heads (numbers from 1 to {MOST_NUMBERS:,}), got "
                 f"{shorten({key: config.get(key) for key in ('model_name', 'n_layers', 'n_heads')})}"
             )
         if not isinstance(config.get(EXTRA, {}), dict):

@@ -172,7 +172,7 @@ def score_for_display(maps: AttentionMaps) -> dict[str, list[list[float]]]:
     dict of str to list of list of float
         The scores that such maps can have, one list a layer; none where they are reduced.
     """
-    plain = [name for name in DISPLAY_SCORES if not SCORES[name].needs_positions]
+    plain = [name for name in DISPLAY_SCORES if "positions" not in SCORES[name].needs]
     for names in (DISPLAY_SCORES, plain):
         try:
             table = score_heads(maps, names, progress=False)

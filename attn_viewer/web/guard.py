@@ -93,9 +93,8 @@ def _refuse_post(headers: Sequence[tuple[bytes, bytes]], host: bytes) -> Respons
     found = dict(headers)
     if len(found) < len(headers) or b"transfer-encoding" in found:
         return make_error(400, "a request has each header once, and says how long its body is")
-    if found.get(b"origin") not in (b"http://" + host, b"https://" + host):
-        return make_error(403, "only this server's own page may ask for this")
-    if found.get(b"sec-fetch-site", b"same-origin") != b"same-origin":
+    is_ours = found.get(b"origin") in (b"http://" + host, b"https://" + host)
+    if not is_ours or found.get(b"sec-fetch-site", b"same-origin") != b"same-origin":
         return make_error(403, "only this server's own page may ask for this")
     if found.get(b"content-type") != b"application/json":  # no form of another site can send it
         return make_error(415, "a request is JSON")
