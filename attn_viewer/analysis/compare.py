@@ -29,21 +29,11 @@ class AttentionComparison:
 
 @takes_maps
 def compare_attention(first: AttentionMaps, second: AttentionMaps) -> AttentionComparison:
-    """Compare two attention maps of the same prompt.
+    """Compare two attention maps, A and B, of the same prompt.
 
     The distance of a head is the mean over its queries i of ½ Σ_j ``|B[i, j] − A[i, j]|``, the total variation between
     two distributions over keys (Levin & Peres 2017, "Markov Chains and Mixing Times", proposition 4.2). Rows of
     padding count in no mean; a learned sink counts as one more key.
-
-    Parameters
-    ----------
-    first, second : AttentionMaps
-        A and B, full or the mean over heads.
-
-    Returns
-    -------
-    AttentionComparison
-        Both maps and the distance of every head.
 
     Raises
     ------

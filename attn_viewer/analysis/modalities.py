@@ -38,10 +38,7 @@ class ModalityShares(NamedTuple):
 def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
     """Measure how much each word looked at pictures, at the prompt and at the completion when it was chosen.
 
-    Parameters
-    ----------
-    maps : AttentionMaps
-        Of tokens. A word of the completion counts with the weights of the token before it, which chose it.
+    A word of the completion counts with the weights of the token before it, which chose it.
 
     Returns
     -------

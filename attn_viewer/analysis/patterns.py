@@ -21,14 +21,7 @@ class AttendedToken(NamedTuple):
 
 @takes_maps
 def attention_pattern(maps: AttentionMaps, layer: int, head: int) -> NDArray[Any]:
-    """Return the weights of one head.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        Every weight of each head (``reduction="full"``).
-    layer, head : int
-        True numbers.
+    """Return the weights of one head, by true numbers of its layer and itself.
 
     Returns
     -------
@@ -68,10 +61,8 @@ def top_attended(maps: AttentionMaps, layer: int, head: int, query: int = -1, k:
 
     Raises
     ------
-    OptionError
-        If there is no such layer, head or query, or `k` is not a whole number from 1.
-    UnsuitableMapsError
-        If the maps are pooled or a mean over heads.
+    OptionError, UnsuitableMapsError
+        As `attention_pattern`; also if there is no such query, or `k` is not a whole number from 1.
     """
     check_value("k", k, int, at_least=1)
     pattern = attention_pattern(maps, layer, head)

@@ -58,23 +58,13 @@ def find_sinks(maps: AttentionMaps, *, epsilon: float = EPSILON) -> list[Sink]:
 
 @takes_maps
 def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDArray[np.float64]:
-    """Measure how many heads of each layer have the first token as their sink.
-
-    Parameters
-    ----------
-    maps, epsilon
-        As `find_sinks` takes them.
+    """Measure how many heads of each layer have the first token as their sink; all is as `find_sinks` takes it.
 
     Returns
     -------
     numpy.ndarray
         Share of heads, axes ``(n_layers,)``; the mean over all heads is the sink metric of Gu et al. 2025, "When
         Attention Sink Emerges in Language Models".
-
-    Raises
-    ------
-    UnsuitableMapsError, OptionError
-        As `find_sinks`.
     """
     masses = score_heads(maps, ["sink_mass"], epsilon=epsilon, progress=False)["sink_mass"]
     ends = np.cumsum(maps.n_heads)[:-1]
@@ -85,16 +75,13 @@ def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDAr
 def accumulate_columns(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     """Sum the weight that each key gets from all queries.
 
-    Parameters
-    ----------
-    maps : AttentionMaps
-        Every weight of each head (``reduction="full"``).
+    Zhang et al. 2023, "H2O: Heavy-Hitter Oracle", accumulated attention score. Earlier keys of a causal model are seen
+    by more queries.
 
     Returns
     -------
     tuple of numpy.ndarray
-        One array a layer, axes ``(n_heads, n_key)``, float64, in units of queries: Zhang et al. 2023, "H2O:
-        Heavy-Hitter Oracle", accumulated attention score. Earlier keys of a causal model are seen by more queries.
+        One array a layer, axes ``(n_heads, n_key)``, float64, in units of queries.
 
     Raises
     ------

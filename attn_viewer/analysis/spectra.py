@@ -13,11 +13,6 @@ from .blocks import divide, find_obstacle, find_singular_values, require_heads
 def compute_singular_values(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     """Compute the singular values of every head's pattern.
 
-    Parameters
-    ----------
-    maps : AttentionMaps
-        Every weight of each head (``reduction="full"``), with all query rows.
-
     Returns
     -------
     tuple of numpy.ndarray

@@ -82,19 +82,11 @@ class HeadScores:
     def top(self, name: str, k: int = 5, *, lowest: bool = False) -> list[RankedHead]:
         """Return the heads that score highest, or lowest.
 
-        Parameters
-        ----------
-        name : str
-            A score.
-        k : int
-            Most heads to return.
-        lowest : bool
-            Whether to return the lowest in place of the highest.
-
         Returns
         -------
         list of RankedHead
-            ``(layer, head, value)``, best first, the earlier head first among equals; heads without a value never.
+            At most `k` of ``(layer, head, value)``, best first, the earlier head first among equals; heads without a
+            value never.
 
         Raises
         ------
@@ -144,22 +136,12 @@ def _write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def average_scores(tables: Iterable[HeadScores]) -> HeadScores:
-    """Average the scores of several prompts, which must be of the same heads.
-
-    Parameters
-    ----------
-    tables : iterable of HeadScores
-        A prompt each.
-
-    Returns
-    -------
-    HeadScores
-        Means, prompts without a value for a head left out.
+    """Average the scores of several prompts; of a head, prompts without a value are left out.
 
     Raises
     ------
     OptionError
-        If there are none, or their heads or scores differ.
+        If there are no tables, or their heads or scores differ.
     """
     tables = list(tables)
     if not tables:

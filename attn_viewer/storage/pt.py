@@ -28,21 +28,12 @@ LONGEST_LABEL = 10_000
 
 @takes_maps
 def save_scores(maps: AttentionMaps, folder: str | os.PathLike[str], *, name: str | None = None) -> Path:
-    """Write attention maps as ``{folder}/{model_id}_attn_scores.pt``.
+    """Write attention maps as ``{folder}/{model_id}_attn_scores.pt``; the folder is created if missing.
 
     Parameters
     ----------
-    maps : AttentionMaps
-        What to save.
-    folder : path-like
-        Created if missing.
     name : str, optional
         What the file is called in place of the model.
-
-    Returns
-    -------
-    pathlib.Path
-        The file, complete.
 
     Raises
     ------
@@ -68,16 +59,8 @@ def save_scores(maps: AttentionMaps, folder: str | os.PathLike[str], *, name: st
 def load_scores(path: str | os.PathLike[str]) -> AttentionMaps:
     """Read attention maps from a `.pt` cache, ours or Attention-Viewer's.
 
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    AttentionMaps
-        Its content, checked. Where the file knows no more than scores and tokens, the model's name is taken from
-        the file's, and the maps count as causal if no weight lies above the diagonal.
+    Where the file knows no more than scores and tokens, the model's name is taken from the file's, and the maps count
+    as causal if no weight lies above the diagonal.
 
     Raises
     ------
