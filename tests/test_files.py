@@ -23,7 +23,7 @@ from attn_viewer.files import (
     remove_leftovers,
     write_whole,
 )
-from attn_viewer.storage.objects import write_json
+from attn_viewer.storage.objects import dump_object
 from attn_viewer.storage.pt import SUFFIX
 
 
@@ -151,7 +151,7 @@ WRITERS = {
     "table": save_table,
     "npz": save_prompt,
     "npy": functools.partial(save_prompt, stacked=True),
-    "json": lambda maps, _, folder: write_json(folder / "a.json", {"a": "x" * maps.nbytes}),
+    "json": lambda maps, _, folder: write_whole(folder / "a.json", dump_object({"a": "x" * maps.nbytes})),
     "view": lambda _, cache, folder: view_attention(load_attention_scores_path=cache, save_fig_path=folder),
 }
 

@@ -121,7 +121,7 @@ def draw_prompt(job: FigureJob, prompt_hash: str) -> tuple[int, list[str]]:
         for layer, weights, heads in zip(maps.layers, maps.weights, maps.heads, strict=True):
             for head, pattern in zip(heads, weights, strict=True):
                 place = folder / f"L{layer}" / f"H{head}"
-                names = _list_names(place)
+                names = os.listdir(place) if place.exists() else []
                 todo = [func for func in funcs if job.force or not is_drawn(func, names)]
                 if not todo:
                     continue
@@ -130,13 +130,6 @@ def draw_prompt(job: FigureJob, prompt_hash: str) -> tuple[int, list[str]]:
                 n_drawn += len(todo) - len(failed)
                 failures += failed
     return n_drawn, failures
-
-
-def _list_names(place: Path) -> list[str]:
-    try:
-        return os.listdir(place)
-    except FileNotFoundError:
-        return []
 
 
 def is_drawn(func: Callable[..., Any], names: Collection[str]) -> bool:

@@ -40,7 +40,7 @@ from ..options import FilePath
 from ..selections import MOST_NUMBERS
 from .arrays import KEY, Archive, Stack, write_npz
 from .hashes import augment_prompt_with_hash, compare_prompt_to_loaded
-from .objects import dump_object, parse_object, write_json
+from .objects import dump_object, parse_object
 from .opening import open_file
 from .stored import EXTRA, StoredMaps, get_facts, read_facts
 
@@ -203,8 +203,7 @@ class Model:
             return path
         make_folder(self.path)
         # The name is the one by which pattern-lens goes back to this folder.
-        write_json(path, {"model_name": self.name, **counts, **facts, EXTRA: extra})
-        return path
+        return write_whole(path, dump_object({"model_name": self.name, **counts, **facts, EXTRA: extra}))
 
     def get_prompt(self, prompt: Prompts) -> "Prompt":
         """Return a prompt, which need not be there, by its ``text`` or ``hash``; it gets its hash in place."""

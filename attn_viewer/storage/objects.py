@@ -3,12 +3,10 @@
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import ActivationsDamagedError, InvalidPromptError, shorten
-from ..files import write_whole
 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
@@ -38,11 +36,6 @@ def load_plain(data: bytes | str) -> Any:
 def _read_float(text: str) -> float | None:
     number = float(text)  # 1e999 too is infinite
     return number if math.isfinite(number) else None
-
-
-def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Write a JSON object whole, the same bytes for the same content."""
-    write_whole(path, dump_object(content))
 
 
 def dump_object(content: object) -> bytes:

@@ -93,11 +93,9 @@ class Listing:
 
     def read_functions(self) -> list[dict[str, str]]:
         """Read what ``figures.jsonl`` says of the figure functions, as `parse_functions` returns it."""
-        try:
-            with self.folder.open("figures.jsonl") as file:
-                return parse_functions(file.read(MAX_BYTES))
-        except GetActivationsError:
-            return []
+        with contextlib.suppress(GetActivationsError), self.folder.open("figures.jsonl") as file:
+            return parse_functions(file.read(MAX_BYTES))
+        return []
 
     def list_figures(self, prompt: Prompt) -> list[str]:
         """Return the names of the figures that some head of a prompt has, or failed to get, sorted."""
