@@ -1,6 +1,7 @@
 """``attn-viewer heads``, ``compare`` and ``ablate``: numbers about heads, and changes of model or heads."""
 
 import functools
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -128,9 +129,8 @@ def _write_scores(scores: "HeadScores", asked: HeadsWords) -> Iterator[Any]:
 def _format_table(scores: "HeadScores", rows: Sequence[int]) -> str:
     """Write a table with a row a head; names stand one word a line above their column."""
     columns = {"layer": scores.layer, "head": scores.head} | dict(scores.columns)
-    heads = [name.split("_") for name in columns]
-    depth = max(map(len, heads))
-    lines = [[(["" for _ in range(depth - len(words))] + words)[i] for words in heads] for i in range(depth)]
+    words = (reversed(name.split("_")) for name in columns)
+    lines: list[Sequence[str]] = [*itertools.zip_longest(*words, fillvalue="")][::-1]
     for row in rows:
         values = (column[row] for column in columns.values())
         lines.append([str(v) if i < 2 else "–" if v != v else f"{v:.3f}" for i, v in enumerate(values)])
