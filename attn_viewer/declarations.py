@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from .errors import ArgumentError, OptionError
-from .hints import bind_call, check_argument, check_value, describe_hint, find_nearest, read_hint
+from .errors import ArgumentError, OptionError, find_nearest
+from .hints import bind_call, check_argument, check_value, describe_hint, read_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -28,6 +28,14 @@ def cut(text: str) -> str:
     return text if len(text) <= 160 else f"{text[:150]}…"
 
 
+def find_nearest(name: str, known: Sequence[str]) -> str:
+    """Return ``; did you mean 'x'?``, or nothing where no known name is near."""
+    import difflib  # only for a message
+
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 class AttnViewerError(Exception):
     """Base of all errors of this package; ``except AttnViewerError`` catches them all."""
 

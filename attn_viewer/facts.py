@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InvalidMapsError, shorten
-from .hints import find_nearest
+from .errors import InvalidMapsError, find_nearest, shorten
 from .kinds import Kept, Kind, Pooling
 from .selections import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
 from .spans import Span

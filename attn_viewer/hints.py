@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import lazy_loader
 
-from .errors import ArgumentError, shorten
+from .errors import ArgumentError, find_nearest, shorten
 
 # Elements of a collection that are looked at; the rest are taken to be alike.
 MOST_ELEMENTS = 1000
@@ -171,14 +171,6 @@ def read_hint(hint: Any, scope: Mapping[str, Any]) -> Any:
         return eval(hint, {}, _Namespace(vars(typing) | vars(collections.abc) | dict(scope)))
     except Exception:  # a name that is not loaded, or an attribute that this version lacks
         return Any
-
-
-def find_nearest(name: str, known: Sequence[str]) -> str:
-    """Return ``; did you mean 'x'?``, or nothing where no known name is near."""
-    import difflib  # only for a message
-
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def bind_call(
