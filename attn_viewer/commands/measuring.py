@@ -130,10 +130,10 @@ def _format_table(scores: "HeadScores", rows: Sequence[int]) -> str:
     """Write a table with a row a head; names stand one word a line above their column."""
     columns = {"layer": scores.layer, "head": scores.head} | dict(scores.columns)
     words = (reversed(name.split("_")) for name in columns)
-    lines: list[Sequence[str]] = [*itertools.zip_longest(*words, fillvalue="")][::-1]
+    lines: list[tuple[str, ...]] = [*itertools.zip_longest(*words, fillvalue="")][::-1]
     for row in rows:
         values = (column[row] for column in columns.values())
-        lines.append([str(v) if i < 2 else "–" if v != v else f"{v:.3f}" for i, v in enumerate(values)])
+        lines.append(tuple(str(v) if i < 2 else "–" if v != v else f"{v:.3f}" for i, v in enumerate(values)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         " ".join(f"{text:>{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
