@@ -84,7 +84,8 @@ def test_a_room_imports_downwards_only():
 
 
 def test_there_are_no_circles():
-    graph = nx.DiGraph(pair for pair in find_imports() if pair[0] != pair[1])
+    graph = nx.DiGraph()
+    graph.add_edges_from(pair for pair in find_imports() if pair[0] != pair[1])
     assert [part for part in nx.strongly_connected_components(graph) if len(part) > 1] == []
 
 

@@ -84,7 +84,8 @@ class EagerHooks:
                 f"module {frame.name!r} returns {len(found)} tensors that look like attention weights; "
                 "which of them they are is not known"
             )
-        if found:
+        # Biases of positions may look like it where tokens are few; what values were multiplied with settles it.
+        if found and (_are_normalised(found[0], frame.softmaxes) or not frame.products):
             self._hand_on(frame, module, found[0])
 
     def _hand_on(self, frame: Frame, module: torch.nn.Module, weights: torch.Tensor) -> None:

@@ -291,16 +291,21 @@ class StepReporter:
         self, recorder: StepRecorder, on_step: Callable[[Any], object], n_before: int, write: Callable[[int], str]
     ) -> None:
         self.recorder, self.on_step, self.n_before, self.write = recorder, on_step, n_before, write
-        self.n_told = recorder.n_prompt
+        self.n_told, self.last = recorder.n_prompt, None
 
     def __call__(self, ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
         """Tell of the tokens that are new, and stop nothing."""
+        stops = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        last = self.recorder.passes[-1] if self.recorder.passes else None
+        if last is self.last:  # transformers 4 asks of an assistant's candidates too, before the model has seen them
+            return stops
+        self.last = last
         for place in range(self.n_told, self.n_before + ids.shape[1]):
             token = int(ids[0, place - self.n_before])
             step = place - self.recorder.n_prompt
             self.on_step(AttentionStep(step, token, self.write(token), place - 1, self.recorder.get_row(place - 1)))
         self.n_told = self.n_before + ids.shape[1]
-        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        return stops
 
 
 def _measure(n_tokens: int, size: int) -> Array:
