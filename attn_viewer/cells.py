@@ -17,6 +17,11 @@ def choose_cell(n_query: int, n_key: int, max_cells: int) -> tuple[int, int]:
     return math.ceil(n_query / max_cells), math.ceil(n_key / max_cells)
 
 
+def measure_cells(n_tokens: int, size: int) -> npt.NDArray[np.intp]:
+    """Return how many tokens lie in each cell of `size`; the last may have fewer."""
+    return np.diff([*range(0, n_tokens, size), n_tokens])
+
+
 def pool_cells(weights: npt.NDArray[Any], cell: Sequence[int]) -> npt.NDArray[Any]:
     """Return the largest weight of each cell; where some are below 0, the one that is furthest from 0.
 
@@ -58,11 +63,8 @@ def pool_maps(maps: AttentionMaps, side: int) -> AttentionMaps:
     """Return maps whose cells are `side` × `side` cells of these: the maximum, or the mean where they are means."""
     starts = [range(0, length, side) for length in maps.shape]
     if maps.pooling == "mean":
-        sizes = [
-            np.diff([*range(0, len(tokens), old), len(tokens)])
-            for tokens, old in zip((maps.tokens_query, maps.tokens_key), maps.cell, strict=True)
-        ]
-        area = np.multiply.outer(*sizes).astype(np.float64)
+        tokens = len(maps.tokens_query), len(maps.tokens_key)
+        area = np.multiply.outer(*map(measure_cells, tokens, maps.cell)).astype(np.float64)
         total = merge_groups(np.add, area, *starts)
         weights = [(merge_groups(np.add, w * area, *starts) / total).astype(np.float32) for w in maps.weights]
     else:

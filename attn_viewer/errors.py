@@ -36,6 +36,11 @@ def find_nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def describe_error(error: Exception) -> str:
+    """Write what another library's error says for a message; its type where it says nothing."""
+    return cut(" ".join(str(error).split())) or type(error).__name__
+
+
 class AttnViewerError(Exception):
     """Base of all errors of this package; ``except AttnViewerError`` catches them all."""
 

@@ -31,7 +31,7 @@ def capture_batch(
     model_id: str | None = None,
     options: CaptureOptions,
 ) -> list[AttentionMaps]:
-    """Capture the attention weights of several prompts in one pass.
+    """Capture the attention weights of several prompts in one pass, one map a prompt.
 
     Short prompts leave a processor waiting for the model's weights, which a batch fetches once. Prompts are laid end to
     end in one row, each with positions of its own, and attention is computed for each prompt on its own tokens, in the
@@ -39,28 +39,8 @@ def capture_batch(
     where the library that computes them rounds them alike whatever the number of tokens, as MKL does from 4 on, the
     weights are to the bit those of `capture_attention`. Whether that is so, only comparing tells.
 
-    Parameters
-    ----------
-    model, tokenizer : transformers model and tokenizer
-        A model whose attention all runs on SDPA.
-    texts : sequence of str
-        The prompts.
-    model_id : str, optional
-        As `capture_attention` takes it.
-    **options
-        Fields of `CaptureOptions`, without ``weighting``.
-
-    Returns
-    -------
-    list of AttentionMaps
-        One a prompt.
-
-    Raises
-    ------
-    PromptError
-        If a prompt does not fit tokenizer and model.
-    CaptureError
-        If this model's prompts must run one at a time.
+    Options are those of `CaptureOptions` without ``weighting``. A `CaptureError` says that this model's prompts must
+    run one at a time.
     """
     if getattr(get_config(model), "is_encoder_decoder", False) or list_interventions():
         raise _refuse(model)
@@ -68,14 +48,14 @@ def capture_batch(
     inputs = [prompt.arguments for prompt in prompts]
     tokens = [prompt.prompts[0].sides["self"] for prompt in prompts]
     body = getattr(model, "base_model", model)  # without the head: nobody wants logits
+    if not takes_argument(body, "position_ids"):
+        raise _refuse(model)
     lengths, known = [each["input_ids"].shape[1] for each in inputs], NumberedModules(body)
 
     def make_collector(n: int) -> Collector:
         return Collector(body, options, lambda stack, shape: shape == (n, n), known=known)
 
     collectors = [make_collector(n) for n in lengths]
-    if not takes_argument(body, "position_ids"):
-        raise _refuse(model)
     arguments = {
         name: torch.cat([each[name] for each in inputs], dim=1) for name in inputs[0] if takes_argument(body, name)
     }
@@ -107,17 +87,7 @@ def capture_batch(
 
 
 class BatchWatch(AttentionWatch):
-    """Have each prompt of a row attend on its own, and hand its calls to a collector of its own.
-
-    Parameters
-    ----------
-    stack : ModuleStack
-        Followed at the same time.
-    collectors : sequence of Collector
-        One a prompt.
-    lengths : sequence of int
-        Tokens of each prompt.
-    """
+    """Have each prompt of a row attend on its own, and hand its calls to a collector of its own."""
 
     def __init__(self, stack: ModuleStack, collectors: Sequence[Collector], lengths: Sequence[int]) -> None:
         def refuse(seen: object) -> NoReturn:

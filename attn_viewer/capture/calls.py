@@ -31,17 +31,17 @@ def capture_attention_calls(
 
     Parameters
     ----------
-    run : callable
+    run
         Runs the program; takes nothing. Its result is thrown away.
-    model : torch.nn.Module, optional
+    model
         The module whose parts name the calls; left out, all calls go by one empty name, in order. It is also watched
         for weights that its attention modules hand out.
-    tokens : sequence of str or dict of str to sequence of str, optional
+    tokens
         Labels of the tokens, for attention over as many; other attention is labelled by number. Where two sequences
         have as many tokens, labels by side: ``{"encoder": …, "decoder": …}``, or by the name of a tower's modules.
-    model_id : str, optional
+    model_id
         Name for titles and files; left out, found as in `capture_attention`.
-    batch_index : int, optional
+    batch_index
         Which element of a batch to take; left out, there must be no more than one.
     **options
         What to keep, as `CaptureOptions` declares it.

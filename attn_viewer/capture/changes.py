@@ -16,40 +16,18 @@ class HeadChange(Protocol):
     """What is made of the heads of one attention call."""
 
     def iterate_weights(self, scores: Scores, rows: slice, *, step: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the changed weights in blocks of query rows, as `kernels.iterate_weights` does.
+        """Yield the changed weights of some rows, `step` at a time, as `kernels.iterate_weights` does.
 
-        Parameters
-        ----------
-        scores
-            All heads and rows of a layer, as they would be without the change.
-        rows
-            Those to yield.
-        step
-            Rows a block.
+        `scores` are those of all heads and rows of a layer, as they would be without the change.
         """
 
 
 class HeadIntervention(Protocol):
-    """An intervention that is in force.
+    """An intervention that is in force."""
 
-    Attributes
-    ----------
-    model
-        Whose heads it changes.
-    heads
-        ``(layer, head)`` of each, true numbers.
-    description
-        What it does, in a few words.
-    """
-
-    @property
-    def model(self) -> torch.nn.Module: ...  # noqa: D102 - said above
-
-    @property
-    def heads(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
-
-    @property
-    def description(self) -> str: ...  # noqa: D102
+    model: torch.nn.Module  # whose heads it changes
+    heads: tuple[tuple[int, int], ...]  # layer and number of each
+    description: str  # what it does, in a few words
 
 
 class HeadChanger(Protocol):

@@ -25,17 +25,11 @@ _ROUNDING = 0.02
 
 
 class EagerHooks:
-    """Forward hooks that take attention weights out of the outputs of attention modules.
+    """Forward hooks that take attention weights out of the outputs of attention modules, or out of products.
 
-    Other modules may hand on matrices whose rows sum to 1 that the model goes on to use (DeepSeek V4 mixes its
-    streams with some), so looks alone do not make weights.
-
-    Parameters
-    ----------
-    stack : ModuleStack
-        Followed at the same time, from later on, so that a module is still on it when its hook runs.
-    on_weights : callable
-        Takes a `watch.ModuleWeights`.
+    Other modules may hand on matrices whose rows sum to 1 that the model goes on to use (DeepSeek V4 mixes its streams
+    with some), so looks alone do not make weights. The stack is followed from later on, so that a module is still on it
+    when its hook runs.
     """
 
     def __init__(self, stack: ModuleStack, on_weights: Callable[[ModuleWeights], object]) -> None:
@@ -45,15 +39,7 @@ class EagerHooks:
         self.unclear: set[str] = set()  # modules that multiply scores with values, but not as weights
 
     def install(self, loan: Loan, watch: Watch) -> None:
-        """Look at what attention modules hand out, and at what others compute, as long as a loan is open.
-
-        Parameters
-        ----------
-        loan : Loan
-            Ends it.
-        watch : Watch
-            Sees products and softmaxes for it.
-        """
+        """Look at what modules hand out and, through a watch, at what they compute, as long as a loan is open."""
         for module, names in self.stack.known.items():
             if is_called_attention(self.stack.model, module, names):
                 loan.add_hook(module.register_forward_hook, self._take, prepend=True)

@@ -28,13 +28,8 @@ class SdpaArguments(NamedTuple):
 def attend_with_lse(given: SdpaArguments) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Compute attention as `scaled_dot_product_attention` would, and the log-sum-exp of its rows with it.
 
-    On a CPU torch's fused kernel has computed them anyway. It is reached through a private operator, so only where
-    torch itself would take that kernel; the output is the same to the bit.
-
-    Returns
-    -------
-    tuple of torch.Tensor or None
-        Output and log-sum-exp of axes ``(batch, n_heads, n_query)``; None where there is no such kernel.
+    On a CPU torch's fused kernel has computed them anyway, axes ``(batch, n_heads, n_query)``. It is reached through a
+    private operator, so only where torch itself would take that kernel (else None); the output is the same to the bit.
     """
     query, key, value, mask, dropout, is_causal, scale, enable_gqa = given
     flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)

@@ -69,14 +69,7 @@ class Loan:
     def add_hook(self, register: Callable[..., object], function: Callable[..., object], **options: bool) -> None:
         """Put a forward hook on a module that acts in this thread alone: other threads run the same modules.
 
-        Parameters
-        ----------
-        register : callable
-            ``register_forward_hook`` or ``register_forward_pre_hook`` of the module.
-        function : callable
-            The hook.
-        **options
-            Of `register`.
+        `register` is ``register_forward_hook`` or ``register_forward_pre_hook`` of the module, and takes the options.
         """
         module = register.__self__  # type: ignore[attr-defined]
         if not self._hooked:
@@ -133,10 +126,7 @@ def _set_gradients(is_enabled: bool, thread: int) -> None:
 class Watch(TorchFunctionMode):
     """Sees all torch functions that its thread calls.
 
-    Attributes
-    ----------
-    handlers : dict of callable to callable
-        Takes, for functions that matter, their arguments in the place of those; all others run as they are.
+    `handlers` take, for functions that matter, their arguments in the place of those; all others run as they are.
     """
 
     def __init__(self) -> None:
@@ -182,10 +172,7 @@ class PatientLock:
 class Switch:
     """A setting of the whole process that several passes want changed: the first changes it, the last puts it back.
 
-    Parameters
-    ----------
-    change : callable
-        Makes the change; returns how to undo it.
+    `change` makes the change and returns how to undo it.
     """
 
     def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
@@ -224,25 +211,9 @@ _RECLAIM, _VIEWING = PatientLock(), PatientLock()
 def borrow_model(model: torch.nn.Module, *, keeps_attention: bool = False) -> Iterator[Loan]:
     """Have a model for one pass: in eval mode, without gradients, on attention that can be seen, and put back after.
 
-    Training flags, forward hooks and attention implementations are put back one by one, whatever happens in the
-    block and wherever it is interrupted; what others added meanwhile stays.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    keeps_attention : bool
-        Whether to leave flash and flex attention as they are.
-
-    Yields
-    ------
-    Loan
-        Takes further changes, which end with the block.
-
-    Raises
-    ------
-    CaptureError
-        If another capture is running on this model or on a part of it.
+    Training flags, forward hooks and attention implementations are put back one by one, whatever happens in the block
+    and wherever it is interrupted; what others added meanwhile stays. Further changes can be put on the loan. A
+    `CaptureError` says that another capture is running on this model or on a part of it.
     """
     with Loan() as loan:
         modules = list(model.modules())
@@ -283,18 +254,11 @@ def _set_training(modules: list[torch.nn.Module], is_training: bool) -> None:
 
 
 def use_visible_attention(model: torch.nn.Module, loan: Loan) -> None:
-    """Have this thread compute flash and flex attention of a model as SDPA (eager where it has none).
+    """Have this thread compute flash and flex attention of a model as SDPA, or eager where it has none, on a loan.
 
     Both compute the same weights. Other threads go on with what the model has. A function that somebody registered
     under any name is theirs, and runs as it is. What `torch.compile` made of the model is left aside meanwhile:
     compiled code shows nobody its calls, and tracing it anew takes longer than the pass.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    loan : Loan
-        Ends it.
     """
     fallback = "sdpa" if getattr(model, "_supports_sdpa", True) else "eager"
     for config in find_configs(model.modules()):

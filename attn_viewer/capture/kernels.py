@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..cells import measure_cells
 from .threads import run_parallel
 
 LOG2E = math.log2(math.e)
@@ -20,41 +21,27 @@ ROWS, KEYS = 256, 512
 SMALLEST = -100.0
 # Up to this log-sum-exp float32 rounding changes a weight by less than 1e-4 of it.
 LARGEST_LSE = 512.0
+# A mask that adds so little to a score hides: what is left of a weight is no number any more.
+_HIDES = -1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """What decides the attention weights of one layer.
 
-    The weights are softmax(Q Kᵀ · scale + mask) over the keys (Vaswani et al. 2017, equation 1), with mask, scale
-    and `is_causal` as `torch.nn.functional.scaled_dot_product_attention` defines them. A row whose keys are all
-    masked is padding and has zero weights.
-
-    Parameters
-    ----------
-    query : torch.Tensor
-        Axes ``(n_heads, n_query, d)``.
-    key : torch.Tensor
-        Axes ``(n_kv_heads, n_key, d)``; query head h uses key head ``h // (n_heads // n_kv_heads)``.
-    mask : torch.Tensor, optional
-        Broadcastable to ``(n_heads, n_query, n_key)``: bool keeps where True, float is added to the scores.
-    is_causal : bool
-        Whether row i sees keys 0 to ``first + i`` only, with no mask given.
-    scale : float, optional
-        Factor of the scores; None means ``d ** -0.5``.
-    first : int
-        Position of the first row among all queries.
-    lse : torch.Tensor, optional
-        Natural logarithm of each row's sum of exponentials, axes ``(n_heads, n_query)``, if it is known.
+    The weights are softmax(Q Kᵀ · scale + mask) over the keys (Vaswani et al. 2017, equation 1), with mask, scale and
+    `is_causal` as `torch.nn.functional.scaled_dot_product_attention` defines them. A row whose keys are all masked is
+    padding and has zero weights.
     """
 
-    query: torch.Tensor
-    key: torch.Tensor
+    query: torch.Tensor  # axes (n_heads, n_query, d)
+    key: torch.Tensor  # axes (n_kv_heads, n_key, d); query head h uses key head h // (n_heads // n_kv_heads)
+    # Broadcastable to (n_heads, n_query, n_key): bool keeps where True, float is added to the scores.
     mask: torch.Tensor | None = None
-    is_causal: bool = False
-    scale: float | None = None
-    first: int = 0
-    lse: torch.Tensor | None = None
+    is_causal: bool = False  # without a mask, row i sees keys 0 to first + i only
+    scale: float | None = None  # None means d ** -0.5
+    first: int = 0  # position of the first row among all queries
+    lse: torch.Tensor | None = None  # natural log of each row's sum of exponentials, axes (n_heads, n_query), if known
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,18 +49,7 @@ class Scores:
         return len(self.query), self.query.shape[1], self.key.shape[1]
 
     def slice_keys(self, start: int, stop: int) -> "Scores":
-        """Return the scores of the query heads that use key heads `start` to `stop`.
-
-        Parameters
-        ----------
-        start, stop : int
-            Range of key heads.
-
-        Returns
-        -------
-        Scores
-            On the same memory.
-        """
+        """Return the scores of the query heads that use key heads `start` to `stop`, on the same memory."""
         group = len(self.query) // len(self.key)
         heads = slice(start * group, stop * group)
         mask = None if self.mask is None else self.mask.expand(self.shape)[heads]
@@ -81,20 +57,7 @@ class Scores:
         return dataclasses.replace(self, query=self.query[heads], key=self.key[start:stop], mask=mask, lse=lse)
 
     def select(self, *, heads: Sequence[int] | None = None, rows: slice | None = None) -> "Scores":
-        """Return the scores of some heads and a range of query rows.
-
-        Parameters
-        ----------
-        heads : sequence of int, optional
-            Head numbers; left out, all.
-        rows : slice, optional
-            Range of rows, step 1; left out, all.
-
-        Returns
-        -------
-        Scores
-            With one key head a query head if heads were chosen.
-        """
+        """Return the scores of some heads, each then with a key head of its own, and of a range of query rows."""
         query, key, mask, lse, first = self.query, self.key, self.mask, self.lse, self.first
         if mask is not None:
             mask = mask.expand(self.shape)
@@ -114,21 +77,9 @@ def _pick(tensor: torch.Tensor | None, heads: torch.Tensor) -> torch.Tensor | No
 
 
 def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield attention weights in blocks of query rows.
+    """Yield the first row and the weights of each block of query rows.
 
-    Parameters
-    ----------
-    scores : Scores
-        What decides them.
-    rows : int
-        Rows a block.
-
-    Yields
-    ------
-    start : int
-        Number of the first row of the block.
-    weights : torch.Tensor
-        float32, axes ``(n_heads, rows, n_seen)`` on the device of the inputs; keys from `n_seen` on have no weight.
+    Weights are float32, axes ``(n_heads, rows, n_seen)``; keys from `n_seen` on have no weight.
     """
     n_heads, n_query, _ = scores.shape
     query, key, scale = _prepare(scores)
@@ -153,77 +104,47 @@ def pool_weights(scores: Scores, cell: tuple[int, int], pooling: str) -> torch.T
 
     The largest weight of a cell is the exponential of its largest score minus the row's log-sum-exp, so that the
     exponential is taken once a cell and row group and not once a weight. Keys lie on rows of the product, because a
-    maximum over a leading axis is several times faster than one over a short last axis.
-
-    Parameters
-    ----------
-    scores : Scores
-        What decides the weights.
-    cell : tuple of int
-        Query rows and keys of a cell.
-    pooling : {"max", "mean"}
-        What is taken of a cell.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
+    maximum over a leading axis is several times faster than one over a short last axis. What comes out is float32, axes
+    ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
     """
     n_heads, n_query, n_key = scores.shape
-    scores = _prepare_tiles(scores)
+    parts = _divide_heads(scores)
     shape = n_heads, -(-n_query // cell[0]), -(-n_key // cell[1])
     result = torch.zeros(shape, dtype=torch.float32, device=scores.query.device)
     rows = cell[0] * max(1, ROWS // cell[0])
-    group = n_heads // len(scores.key)
-    step = _choose_step(scores)
-    tasks = []
-    for first in range(0, len(scores.key), step):
-        part, out = scores.slice_keys(first, first + step), result[first * group : (first + step) * group]
-        # Later rows see more keys: the longest tasks first, so that no thread is left with one at the end.
-        tasks += [(part, cell, pooling, start, out) for start in reversed(range(0, n_query, rows))]
+    # Later rows see more keys: the longest tasks first, so that no thread is left with one at the end.
+    tasks = [
+        (part, cell, pooling, start, out)
+        for part, out in zip(parts, result.split([len(part.query) for part in parts]), strict=True)
+        for start in reversed(range(0, n_query, rows))
+    ]
     run_parallel(_pool_block, tasks, device=scores.query.device)
     if pooling == "mean":
-        height, width = (_measure_cells(n, size, result.device) for n, size in zip((n_query, n_key), cell, strict=True))
-        result.div_(height[:, None] * width)
+        height, width = (measure_cells(n, size) for n, size in zip((n_query, n_key), cell, strict=True))
+        result.div_(torch.as_tensor(height[:, None] * width, device=result.device))
     return result
 
 
 def average_heads(scores: Scores, result: torch.Tensor) -> None:
-    """Average attention weights over the heads without ever having those of more than a tile.
+    """Average attention weights over the heads into `result` without ever having those of more than a tile.
 
-    Parameters
-    ----------
-    scores
-        What decides the weights.
-    result
-        Takes the means, axes ``(n_query, n_key)``, of zeros; on any device.
+    `result` is of zeros, axes ``(n_query, n_key)``, on any device.
     """
-    scores = _prepare_tiles(scores)
-    step = _choose_step(scores)
-    parts = [scores.slice_keys(first, first + step) for first in range(0, len(scores.key), step)]
+    parts = _divide_heads(scores)
     tasks = [(parts, start, result) for start in reversed(range(0, scores.shape[1], ROWS))]
     run_parallel(_average_block, tasks, device=scores.query.device)
 
 
-def _prepare_tiles(scores: Scores) -> Scores:
-    """Return the scores in float32, with their log-sum-exp only where it can be trusted."""
+def _divide_heads(scores: Scores) -> list[Scores]:
+    """Return the scores of the key heads of each tile, in float32, with a log-sum-exp only where it can be trusted."""
     # Keys are read again and again.
     query, key = scores.query.detach().float(), scores.key.detach().float().contiguous()
     # A log-sum-exp from elsewhere was rounded elsewhere, which matters where scores are huge.
     is_known = scores.lse is not None and bool((scores.lse[scores.lse.isfinite()].abs() < LARGEST_LSE).all())
-    return dataclasses.replace(scores, query=query, key=key, lse=scores.lse if is_known else None)
-
-
-def _choose_step(scores: Scores) -> int:
-    """Return how many key heads a tile takes: on a CPU one, whose tile stays in a core's cache; a GPU wants all."""
-    return 1 if scores.query.device.type == "cpu" else len(scores.key)
-
-
-def _measure_cells(n_tokens: int, size: int, device: torch.device) -> torch.Tensor:
-    """Return how many tokens lie in each cell of `size`; the last may have fewer."""
-    sizes = torch.full((-(-n_tokens // size),), size, device=device)
-    sizes[-1] = n_tokens - (len(sizes) - 1) * size
-    return sizes
+    scores = dataclasses.replace(scores, query=query, key=key, lse=scores.lse if is_known else None)
+    # On a CPU the tile of one head stays in a core's cache; a GPU wants all.
+    step = 1 if query.device.type == "cpu" else len(key)
+    return [scores.slice_keys(first, first + step) for first in range(0, len(key), step)]
 
 
 def _pool_block(scores: Scores, cell: tuple[int, int], pooling: str, start: int, result: torch.Tensor) -> None:
@@ -288,7 +209,11 @@ def _iterate_tiles(scores: Scores, start: int, stop: int, keys: int) -> Iterator
     n_seen = _count_seen(scores, stop)
     memory = query.new_empty(len(key), min(keys, n_seen), block.shape[2])
     for first, part in zip(range(0, n_seen, keys), key[:, :n_seen].split(keys, 1), strict=True):
-        yield first, _score_tile(scores, part, block, scale, start, stop, first, memory)
+        tile = _multiply(part, block, scale, memory[:, : part.shape[1]])
+        for place, mask in _masks(scores, start, stop, first, first + part.shape[1]):
+            mask = mask.mT if mask.ndim == 2 else mask.unflatten(0, (len(key), -1)).permute(0, 3, 1, 2)
+            _hide(tile.unflatten(2, (-1, stop - start))[:, place], mask[:, None] if mask.ndim == 2 else mask)
+        yield first, tile
 
 
 def _find_lse(scores: Scores, start: int, stop: int, keys: int) -> torch.Tensor:
@@ -362,25 +287,6 @@ def _hide(block: torch.Tensor, mask: torch.Tensor) -> None:
         block.add_(mask, alpha=LOG2E)
 
 
-def _score_tile(
-    scores: Scores,
-    key: torch.Tensor,
-    block: torch.Tensor,
-    scale: float,
-    start: int,
-    stop: int,
-    first: int,
-    memory: torch.Tensor,
-) -> torch.Tensor:
-    """Return the scores of some keys, `first` on, with keys on rows, in `memory`: (n_kv_heads, keys, group * rows)."""
-    tile = memory if key.shape[1] == memory.shape[1] else memory[:, : key.shape[1]]
-    _multiply(key, block, scale, tile)
-    for place, mask in _masks(scores, start, stop, first, first + key.shape[1]):
-        mask = mask.mT if mask.ndim == 2 else mask.unflatten(0, (len(key), -1)).permute(0, 3, 1, 2)
-        _hide(tile.unflatten(2, (-1, stop - start))[:, place], mask[:, None] if mask.ndim == 2 else mask)
-    return tile
-
-
 def _logsumexp2(tile: torch.Tensor) -> torch.Tensor:
     """Return log2 of the sum over keys of 2^tile, axes (n_kv_heads, 1, group * rows)."""
     top = tile.amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
@@ -391,12 +297,10 @@ def _pool_keys(tile: torch.Tensor, across: int, pooling: str, out: torch.Tensor)
     """Pool rows of keys: (n_kv_heads, keys, columns) into `out`, (n_kv_heads, cells, columns)."""
     reduce = torch.amax if pooling == "max" else torch.sum
     whole, rest = divmod(tile.shape[1], across)
-    if not rest:
-        reduce(tile.unflatten(1, (whole, across)), 2, out=out)
-        return
     if whole:
         reduce(tile[:, : whole * across].unflatten(1, (whole, across)), 2, out=out[:, :whole])
-    reduce(tile[:, whole * across :], 1, out=out[:, whole])
+    if rest:
+        reduce(tile[:, whole * across :], 1, out=out[:, whole])
 
 
 def _pool_rows(columns: torch.Tensor, down: int, pooling: str) -> torch.Tensor:
@@ -410,21 +314,9 @@ def _pool_rows(columns: torch.Tensor, down: int, pooling: str) -> torch.Tensor:
 
 
 def blocks_future(mask: torch.Tensor, n_query: int, n_key: int, first: int = 0) -> bool:
-    """Tell whether a mask hides every key after the query's own position.
+    """Tell whether a mask hides every key after the query's own position, which is `first` for the first query.
 
-    Parameters
-    ----------
-    mask : torch.Tensor
-        Bool (True is seen) or float (added), last axes ``(n_query, n_key)`` or broadcastable to them.
-    n_query, n_key : int
-        Numbers of queries and keys.
-    first : int
-        Position of the first query among the keys.
-
-    Returns
-    -------
-    bool
-        True if no query sees a later key; False where queries are no keys too.
+    False where queries are no keys too. The mask's last axes are ``(n_query, n_key)`` or broadcastable to them.
     """
     if first + n_query != n_key:
         return False
@@ -434,4 +326,4 @@ def blocks_future(mask: torch.Tensor, n_query: int, n_key: int, first: int = 0) 
 
 def find_hidden(mask: torch.Tensor) -> torch.Tensor:
     """Return what a mask hides: bool, of its shape."""
-    return ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2
+    return ~mask if mask.dtype == torch.bool else mask <= _HIDES

@@ -38,7 +38,7 @@ def load_model(model_path: FilePath | None = None, *, options: LoadingOptions) -
 
     Parameters
     ----------
-    model_path : str or path-like, optional
+    model_path
         Hub name (``org/name``), folder, ``.gguf`` file, or a model of this package: ``"demo"``, which is taken where
         this is left out, or ``"demo-vision"``, which sees. Also the folder of an adapter (PEFT), which names the model
         that it belongs to.
@@ -140,9 +140,9 @@ def load_image_model(model_path: FilePath, *, progress: bool | None = None) -> t
 
     Parameters
     ----------
-    model_path : str or path-like
+    model_path
         Hub name or folder; of a model of images and texts (CLIP, SigLIP) its vision tower is taken.
-    progress : bool, optional
+    progress
         Whether transformers may show bars and remarks; left out, only when stderr is a terminal.
 
     Returns

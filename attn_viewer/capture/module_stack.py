@@ -12,52 +12,23 @@ from .numbering import is_called_attention
 
 @dataclasses.dataclass
 class Frame:
-    """A module that is running, and what has been seen of attention in it and in its parts.
-
-    Parameters
-    ----------
-    name : str
-        Its qualified name.
-    is_function : bool
-        Whether it has neither parts nor parameters, so that it may do a part of what the module around it does.
-    has_shown : bool
-        Whether its weights have been seen.
-    scores : set of tuple of int
-        ``(n_query, n_key)`` of products that may be scores.
-    softmaxes : list of tuple of int
-        Shapes that came out of a softmax over the last axis.
-    products : list of torch.Tensor
-        What was multiplied with values after scores of that shape.
-    """
+    """A module that is running, and what has been seen of attention in it and in its parts."""
 
     name: str
-    is_function: bool = False
-    has_shown: bool = False
+    is_function: bool = False  # has neither parts nor parameters: may do a part of what the module around it does
+    has_shown: bool = False  # its weights have been seen
+    # (n_query, n_key) of products that may be scores.
     scores: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
+    # Shapes that came out of a softmax over the last axis.
     softmaxes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    # What was multiplied with values after scores of that shape.
     products: list[torch.Tensor] = dataclasses.field(default_factory=list)
 
 
 class ModuleStack:
-    """Which module of a model is running in this thread, kept by forward hooks.
+    """Which modules of a model are running in this thread, kept by forward hooks.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; a module that several others share (Zamba's layers) goes by the name it has in the one that runs.
-
-    Attributes
-    ----------
-    frames : list of Frame
-        The modules that run, the innermost last.
-    seen : set of str
-        Names of all that ran.
-    runs : int
-        How many times an outermost module ran.
-    on_end : list of callable
-        Called after an outermost module has run to its end.
-    on_leave : list of callable
-        Each takes the `Frame` of a module that ends and the module, before the next hook sees it.
+    A module that several others share (Zamba's layers) goes by the name it has in the one that runs.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -69,11 +40,12 @@ class ModuleStack:
         self.functions = {
             module for module in self.known if not [*module.children(), *module.parameters(recurse=False)]
         }
-        self.frames: list[Frame] = []
-        self.seen: set[str] = set()
-        self.runs = 0
+        self.frames: list[Frame] = []  # the modules that run, the innermost last
+        self.seen: set[str] = set()  # names of all that ran
+        self.runs = 0  # how many times an outermost module ran
+        # Takes each module that ends, before the next hook sees it.
         self.on_leave: list[Callable[[Frame, torch.nn.Module], object]] = []
-        self.on_end: list[Callable[[], object]] = []
+        self.on_end: list[Callable[[], object]] = []  # called after an outermost module has run to its end
 
     @property
     def names(self) -> list[str]:
@@ -90,13 +62,13 @@ class ModuleStack:
 
         They are most of a model, and a hook on each costs as much as a layer's weights.
         """
-        return [module for module, names in self.known.items() if not self._is_plain(module, names)]
 
-    def _is_plain(self, module: torch.nn.Module, names: list[str]) -> bool:
-        kind = type(module)
-        is_known = kind.__module__.startswith("torch.nn.modules.") or kind.__name__.endswith("Norm")
-        has_parts = any(True for _ in module.children())
-        return is_known and not has_parts and not is_called_attention(self.model, module, names)
+        def is_plain(module: torch.nn.Module) -> bool:
+            kind = type(module)
+            is_known = kind.__module__.startswith("torch.nn.modules.") or kind.__name__.endswith("Norm")
+            return is_known and not any(True for _ in module.children())
+
+        return [m for m, names in self.known.items() if not is_plain(m) or is_called_attention(self.model, m, names)]
 
     def follow(self, loan: Loan, modules: Iterable[torch.nn.Module] | None = None) -> None:
         """Keep `frames` up to date as long as a loan is open, of all modules or some."""
@@ -108,11 +80,8 @@ class ModuleStack:
         names = self.known[module]
         outer = f"{self.name}." if self.name else ""
         name = next((name for name in names if name.startswith(outer)), names[0])
-        # No module runs inside itself: an interrupt that was caught has ended the one that seems to.
-        for i, frame in enumerate(self.frames):
-            if frame.name == name:
-                del self.frames[i:]
-                break
+        if name in self.names:  # no module runs inside itself: a caught interrupt has ended the one that seems to
+            del self.frames[self.names.index(name) :]
         self.runs += not self.frames
         self.frames.append(Frame(name, is_function=module in self.functions))
         self.seen.add(name)

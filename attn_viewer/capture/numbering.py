@@ -47,21 +47,11 @@ def register_attention(module_class: type[torch.nn.Module], weights_from: Callab
 
 
 def number_modules(model: torch.nn.Module) -> dict[str, tuple[str, int]]:
-    """Give every module of a model its stack and its true layer number.
+    """Return for each qualified module name its stack (the name with ``*`` for indices) and its true layer number.
 
-    Modules whose names differ in nothing but indices form a stack: ``model.layers.*.self_attn``. Where one index
-    varies over the stack, it is the layer number; where none does, the first index is (0 without any); where
-    several do (stages of blocks), the layers are counted in the order of the model's modules.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-
-    Returns
-    -------
-    dict of str to tuple of (str, int)
-        For each qualified module name: the stack (its name with ``*`` for indices) and the layer number.
+    Modules whose names differ in nothing but indices form a stack: ``model.layers.*.self_attn``. Where one index varies
+    over the stack, it is the layer number; where none does, the first index is (0 without any); where several do
+    (stages of blocks), the layers are counted in the order of the model's modules.
     """
     stacks: dict[str, list[str]] = defaultdict(list)
     for name, _ in model.named_modules(remove_duplicate=False):
@@ -71,58 +61,24 @@ def number_modules(model: torch.nn.Module) -> dict[str, tuple[str, int]]:
         indices = [[int(i) for i in _INDEX.findall(name)] for name in names]
         varying = [place for place, column in enumerate(zip(*indices, strict=True)) if len(set(column)) > 1]
         for count, (name, index) in enumerate(zip(names, indices, strict=True)):
-            if len(varying) > 1:
-                number = count
-            elif varying:
-                number = index[varying[0]]
-            else:
-                number = index[0] if index else 0
-            numbers[name] = (stack, number)
+            number = index[varying[0] if varying else 0] if index else 0
+            numbers[name] = stack, count if len(varying) > 1 else number
     return numbers
 
 
 class NumberedModules:
-    """What is known of the modules of a model before it runs, once for all passes.
-
-    Parameters
-    ----------
-    model
-        The model.
-
-    Attributes
-    ----------
-    numbers
-        What `number_modules` says.
-    by_name
-        The modules by qualified name.
-    members
-        How many modules each stack has.
-    own
-        Modules of the language model: whatever a tower does, its own attention is what it is.
-    """
+    """What is known of the modules of a model before it runs, once for all passes."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.numbers = number_modules(model)
         self.by_name = dict(model.named_modules(remove_duplicate=False))
-        self.members = Counter(path for path, _ in self.numbers.values())
+        self.members = Counter(path for path, _ in self.numbers.values())  # how many modules each stack has
+        # Those of the language model: whatever a tower does, its own attention is what it is.
         self.own = {*find_decoder(model).modules()}
 
 
 def is_attention(model: torch.nn.Module, module: torch.nn.Module) -> bool:
-    """Tell by its class name whether a module computes attention weights.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; a prefix that its class and the module's share (``KimiLinear``, ``ConvBert``) rules nothing out.
-    module : torch.nn.Module
-        A module of it.
-
-    Returns
-    -------
-    bool
-        False also for attention without a softmax over keys (linear attention, state spaces, attention residuals).
-    """
+    """Tell by its class name whether a module of a model computes attention weights, from a softmax over keys."""
     name = type(module).__name__.lower()
     is_named = any(word in name for word in ("attention", "attn")) and not has_no_softmax(model, module)
     return type(module) in registered or is_named
@@ -131,17 +87,7 @@ def is_attention(model: torch.nn.Module, module: torch.nn.Module) -> bool:
 def has_no_softmax(model: torch.nn.Module, module: torch.nn.Module) -> bool:
     """Tell by its class name whether a module does another thing in the place of attention (a state space).
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; a prefix that its class and the module's share (``KimiLinear``, ``ConvBert``) counts for nothing.
-    module : torch.nn.Module
-        A module of it.
-
-    Returns
-    -------
-    bool
-        True if the name says so.
+    A prefix that its class and the model's share (``KimiLinear``, ``ConvBert``) counts for nothing.
     """
     name = type(module).__name__
     pairs = zip(name, type(model).__name__, strict=False)
@@ -150,37 +96,14 @@ def has_no_softmax(model: torch.nn.Module, module: torch.nn.Module) -> bool:
 
 
 def is_called_attention(model: torch.nn.Module, module: torch.nn.Module, names: Iterable[str]) -> bool:
-    """Tell by its class or by its own name whether a module may compute attention weights.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    module : torch.nn.Module
-        A module of it.
-    names : iterable of str
-        Its qualified names.
-
-    Returns
-    -------
-    bool
-        True if either says so.
-    """
+    """Tell by its class or by one of its own names whether a module of a model may compute attention weights."""
     return is_attention(model, module) or any(_ATTENTION_NAME.search(name) for name in names)
 
 
 def get_kind(name: str) -> str:
-    """Return the kind of attention of a module, by the names that libraries give it.
+    """Return the kind of attention of a module or a stack, by the names that libraries give it.
 
-    Parameters
-    ----------
-    name : str
-        Qualified name of a module or a stack of them.
-
-    Returns
-    -------
-    {"encoder", "decoder", "cross"}
-        ``"encoder"`` where the name says neither of the others.
+    It is ``"encoder"`` where the name says neither ``"decoder"`` nor ``"cross"``.
     """
     if _CROSS.search(name):
         return "cross"

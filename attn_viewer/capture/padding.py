@@ -8,21 +8,13 @@ from typing import NamedTuple
 import torch
 
 from ..errors import CaptureError
-from .kernels import Scores
+from .kernels import Scores, find_hidden
 
-# A mask that adds so little to a score hides: what is left of a weight is no number any more.
-_HIDES = -1e4
 _LEAST = 1e-6  # weight that counts
 
 
 class Kept(NamedTuple):
-    """The queries and keys that are left in.
-
-    Parameters
-    ----------
-    queries, keys : slice
-        Ranges of tokens.
-    """
+    """The ranges of queries and keys that are left in."""
 
     queries: slice
     keys: slice
@@ -36,27 +28,7 @@ WHOLE = Kept(slice(None), slice(None))
 
 
 def crop_scores(scores: Scores, kept: Kept, name: str) -> Scores:
-    """Leave padding out of what decides the weights of a layer.
-
-    Parameters
-    ----------
-    scores : Scores
-        Of all tokens.
-    kept : Kept
-        Which stay.
-    name : str
-        The module that computes them.
-
-    Returns
-    -------
-    Scores
-        On the same memory.
-
-    Raises
-    ------
-    CaptureError
-        If a token that stays sees padding.
-    """
+    """Leave padding out of what decides a layer's weights; a `CaptureError` where a token that stays sees padding."""
     _, n_query, n_key = scores.shape
     if kept.is_whole((n_query, n_key)):
         return scores
@@ -65,7 +37,7 @@ def crop_scores(scores: Scores, kept: Kept, name: str) -> Scores:
         is_hidden = (scores.is_causal and left == 0 and right >= stop) or (left, right) == (0, n_key)
     else:
         rows = scores.mask.expand(*scores.mask.shape[:-2], n_query, n_key)[..., start:stop, :]
-        hidden = ~rows if rows.dtype == torch.bool else rows <= _HIDES
+        hidden = find_hidden(rows)
         is_hidden = bool(hidden[..., :left].all()) and bool(hidden[..., right:].all())
     if not is_hidden:
         raise _refuse(name)
@@ -75,27 +47,7 @@ def crop_scores(scores: Scores, kept: Kept, name: str) -> Scores:
 
 
 def crop_weights(weights: torch.Tensor, kept: Kept, name: str) -> torch.Tensor:
-    """Leave padding out of weights.
-
-    Parameters
-    ----------
-    weights : torch.Tensor
-        Axes ``(n_heads, n_query, n_key)``.
-    kept : Kept
-        Which tokens stay.
-    name : str
-        The module that computes them.
-
-    Returns
-    -------
-    torch.Tensor
-        On the same memory.
-
-    Raises
-    ------
-    CaptureError
-        If a token that stays sees padding.
-    """
+    """Leave padding out of weights; axes and errors as in `crop_scores`."""
     rows = weights[:, kept.queries]
     left, right, _ = kept.keys.indices(weights.shape[2])
     if any(part.numel() and float(part.max()) > _LEAST for part in (rows[..., :left], rows[..., right:])):

@@ -19,24 +19,12 @@ _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 
 class Positions(NamedTuple):
-    """Where queries and keys lie among all tokens so far.
+    """Where queries and keys lie among all tokens so far."""
 
-    Parameters
-    ----------
-    first : int
-        Position of the first query among the keys.
-    start : int
-        Position of the first key; more than 0 where a sliding cache has dropped earlier ones.
-    n_key : int
-        Keys of the map, from position 0 on: those that were dropped weigh nothing, those not yet written are no keys.
-    continues : bool
-        Whether queries and keys are of one sequence that earlier passes began.
-    """
-
-    first: int
-    start: int
-    n_key: int
-    continues: bool
+    first: int  # of the first query, among the keys
+    start: int  # of the first key; more than 0 where a sliding cache has dropped earlier ones
+    n_key: int  # of the map, from position 0 on: dropped ones weigh nothing, those not yet written are no keys
+    continues: bool  # queries and keys are of one sequence that earlier passes began
 
 
 def find_positions(
@@ -44,31 +32,12 @@ def find_positions(
 ) -> Positions:
     """Find where the queries and keys of self-attention lie.
 
-    Parameters
-    ----------
-    given : sequences.Given
-        What the module was given.
-    module : torch.nn.Module
-        The module, for its window.
-    n_query, n_key : int
-        Queries and keys of its call.
-    visible : torch.Tensor or None
-        Bool, axes ``(…, n_query, n_key)``: which keys each query sees, where that is known; only asked for without a
-        cache and with unlike numbers of queries and keys.
-    batch : int
-        Elements of the batch.
+    They are found from the cache that the module was given (`given.past`); or, where a program has a cache of its own,
+    from which keys each query sees: one more from query to query, or for a single one, all that there are in a module
+    which was given nothing but that query's token. Else the keys are those of another sequence.
 
-    Returns
-    -------
-    Positions
-        From the cache that the module was given; or, where a program has a cache of its own, from what queries see:
-        one key more from query to query, or for a single one, all that there are in a module which was given nothing
-        but that query's token. Else the keys are those of another sequence.
-
-    Raises
-    ------
-    CaptureError
-        If a cache gave fewer keys than there are tokens, and not those of a sliding window.
+    `visible` is bool, axes ``(…, n_query, n_key)``, asked for only without a cache and with unlike numbers of queries
+    and keys; `batch` is the number of batch elements.
     """
     is_given = any(n in (n_key, batch * n_key) for n in given.others)
     if given.past is not None and (not is_given or n_key == given.past + n_query):
@@ -96,25 +65,7 @@ def find_positions(
 
 
 def lay_out_call(call: AttentionCall, positions: Positions) -> AttentionCall:
-    """Return a call whose keys are those of the map.
-
-    Parameters
-    ----------
-    call : watch.AttentionCall
-        The call.
-    positions : Positions
-        Where its queries and keys lie.
-
-    Returns
-    -------
-    watch.AttentionCall
-        The same one where nothing is to be done.
-
-    Raises
-    ------
-    CaptureError
-        If queries see keys that were not written yet.
-    """
+    """Return a call whose keys are those of the map; a `CaptureError` where queries see keys not written yet."""
     n_query, n_key = call.query.shape[-2], call.key.shape[-2]
     dropped, unwritten = positions.start, n_key + positions.start - positions.n_key
     if not dropped and not unwritten:
@@ -133,33 +84,11 @@ def lay_out_call(call: AttentionCall, positions: Positions) -> AttentionCall:
         torch.nn.functional.pad(part[..., : n_key - unwritten, :], (0, 0, dropped, 0))
         for part in (call.key, call.value)
     )
-    return dataclasses.replace(
-        call, key=key, value=value, mask=mask, is_causal=call.is_causal and mask is None, lse=call.lse
-    )
+    return dataclasses.replace(call, key=key, value=value, mask=mask, is_causal=call.is_causal and mask is None)
 
 
 def lay_out_weights(weights: torch.Tensor, positions: Positions, name: str) -> torch.Tensor:
-    """Return weights whose keys are those of the map; see `lay_out_call`.
-
-    Parameters
-    ----------
-    weights : torch.Tensor
-        Axes ``(…, n_query, n_key)``.
-    positions : Positions
-        Where its queries and keys lie.
-    name : str
-        Of the module, for the error.
-
-    Returns
-    -------
-    torch.Tensor
-        The same where nothing is to be done.
-
-    Raises
-    ------
-    CaptureError
-        If there is weight on keys that were not written yet.
-    """
+    """Return weights, axes ``(…, n_query, n_key)``, whose keys are those of the map, as `lay_out_call` does."""
     n_key = weights.shape[-1]
     dropped, unwritten = positions.start, n_key + positions.start - positions.n_key
     if unwritten and bool(weights[..., n_key - unwritten :].any()):

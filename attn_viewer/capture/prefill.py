@@ -37,13 +37,13 @@ def capture_attention(
 ) -> Any:
     """Capture the exact attention weights of every head for a prompt.
 
-    The model runs once, on the attention it was loaded with; its result is bit for bit that of a plain forward
-    pass, and it is left as it was found. Under SDPA each layer's weights are computed from the queries, keys and
-    mask that the layer used, a block at a time; in eager mode they are taken from the layers themselves.
+    The model runs once, on the attention it was loaded with; its result is bit for bit that of a plain forward pass,
+    and it is left as it was found. Under SDPA each layer's weights are computed from the queries, keys and mask that
+    the layer used, a block at a time; in eager mode they are taken from the layers themselves.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A transformers model, one that is called like it, or a wrapper around one.
     tokenizer : transformers tokenizer or processor, optional
         For prompts in words and for readable labels.
@@ -51,8 +51,8 @@ def capture_attention(
         Text; a pair of texts ``(a, b)``; chat messages, whose content is text or a list of parts; token ids as a list,
         array or tensor of axes ``(n,)`` or ``(1, n)``; or model inputs as a tokenizer or processor returned them.
         Padding at the ends, which their mask hides, is left out of the maps.
-    model_id : str, optional
-        Name for titles and files; left out, `get_model_id` finds one.
+    model_id
+        Name for titles and files; left out, that of the folder or hub name that the model came from, or of its class.
     **options
         As `PassOptions` declares them.
 
@@ -87,25 +87,7 @@ def capture_attention(
 
 
 def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
-    """Return the kind of attention that is wanted of a model.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    kind : {"self", "encoder", "decoder", "cross"} or None
-        As `capture_attention` takes it.
-
-    Returns
-    -------
-    str
-        The kind.
-
-    Raises
-    ------
-    OptionError
-        If the model has no attention of that kind.
-    """
+    """Return the kind of attention that is wanted of a model, by default that over the prompt itself."""
     has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
     kinds: tuple[str, ...] = ("encoder", "decoder", "cross")
     if not has_decoder:
@@ -119,26 +101,7 @@ def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
 def capture_inputs(
     model: torch.nn.Module, inputs: ModelInputs, options: CaptureOptions, *, kind: str, model_id: str | None = None
 ) -> list[AttentionMaps]:
-    """Capture the attention weights of model inputs.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    inputs : ModelInputs
-        Of `prepare_inputs`.
-    options : CaptureOptions
-        What to keep.
-    kind : {"self", "encoder", "decoder", "cross"}
-        Which attention.
-    model_id : str, optional
-        As `capture_attention` takes it.
-
-    Returns
-    -------
-    list of AttentionMaps
-        One a prompt of the inputs.
-    """
+    """Capture the attention weights of one kind of model inputs, one map a prompt."""
     known = NumberedModules(model)
     collectors = [_make_collector(model, options, inputs, prompt, kind, known) for prompt in inputs.prompts]
     with explain_refusal(model, inputs.arguments):
@@ -202,29 +165,11 @@ def _make_collector(
 def run_watched(
     model: torch.nn.Module, collectors: Sequence[Collector], inputs: Mapping[str, Any], *, keeps_logits: bool = False
 ) -> Any:
-    """Run a transformers model once and hand its attention to collectors.
+    """Run a transformers model once, hand its attention to collectors, and return what it put out.
 
-    Parameters
-    ----------
-    model
-        The model, left as it was found.
-    collectors
-        Each takes all that is seen; complete afterwards.
-    inputs
-        Arguments of the forward pass. Caches and all but the last logits are left out where the model allows; all
-        logits stay where a hook would miss them.
-    keeps_logits
-        Whether to compute the logits of all positions, not of the last alone.
-
-    Returns
-    -------
-    object
-        What the model put out.
-
-    Raises
-    ------
-    CaptureError
-        If some attention was not seen, or the model is being captured already.
+    Caches and all but the last logits are left out where the model allows; all logits stay where they are wanted
+    (`keeps_logits`), or where a hook would miss them. The collectors are complete afterwards, or it is a
+    `CaptureError`.
     """
     # Whoever listens to the model's head hears what it says in a plain pass.
     keeps_logits = keeps_logits or any(map(has_hooks, {*model.modules()} - {*_get_body(model).modules()}))
@@ -260,21 +205,10 @@ class Passes(Protocol):
 
 @contextlib.contextmanager
 def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Passes | None = None) -> Iterator[Loan]:
-    """Hand all attention that runs in the block to collectors.
+    """Hand all attention that runs in the block to collectors with the same options, complete afterwards.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, left as it was found.
-    *collectors : Collector
-        Each takes what is seen, with the same options; checked to be complete afterwards.
-    passes : Passes, optional
-        In place of collectors: has those of each pass. What runs outside of the model is left out.
-
-    Yields
-    ------
-    Loan
-        Takes further changes, which end with the block.
+    With `passes` in their place, each forward pass has collectors of its own, and what runs outside of the model is
+    left out. Further changes of the model can be put on the loan.
     """
     current, options = [*collectors], (passes or collectors[0]).options
 
@@ -302,7 +236,21 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
         hooks = EagerHooks(stack, take_weights)
         hooks.install(loan, watch)
         if passes is not None:
-            _tell_passes(passes, current, (stack, sequences, watch, hooks, projections))
+
+            def begin(arguments: Mapping[str, Any], past: int | None) -> None:
+                watch.counts.clear()
+                hooks.counts.clear()
+                sequences.forget()
+                current[:] = passes.begin(arguments, past)
+
+            def end() -> None:
+                if projections is not None:
+                    projections.let_go()
+                current.clear()
+                passes.end()
+
+            sequences.on_begin.append(begin)
+            stack.on_end.append(end)
         callers = stack.list_callers()
         sequences.install(loan, callers)
         if projections is not None:
@@ -314,30 +262,6 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
             projections.let_go()
     for collector in collectors if passes is None else passes.list_collectors():
         collector.check_complete(stack.seen, hooks.unclear)
-
-
-def _tell_passes(
-    passes: Passes,
-    current: list[Collector],
-    parts: tuple[ModuleStack, SequenceWatch, AttentionWatch, EagerHooks, ProjectionWatch | None],
-) -> None:
-    """Have `current` be the collectors of the pass that runs."""
-    stack, sequences, watch, hooks, projections = parts
-
-    def begin(arguments: Mapping[str, Any], past: int | None) -> None:
-        watch.counts.clear()
-        hooks.counts.clear()
-        sequences.forget()
-        current[:] = passes.begin(arguments, past)
-
-    def end() -> None:
-        if projections is not None:
-            projections.let_go()
-        current.clear()
-        passes.end()
-
-    sequences.on_begin.append(begin)
-    stack.on_end.append(end)
 
 
 def get_model_id(model: torch.nn.Module) -> str:

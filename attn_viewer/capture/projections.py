@@ -38,12 +38,8 @@ class _Fed:
 class ProjectionWatch:
     """Hold each attention call until the next, to see which projection follows, then hand on both.
 
-    Parameters
-    ----------
-    stack : ModuleStack
-        Followed at the same time, from later on, so that a module is still on it when its hook runs.
-    on_call : callable
-        Takes a `watch.AttentionCall` with its `projection`, or without where there is none that is certain.
+    A call without a projection that is certain is handed on without one. The stack is followed from later on, so that a
+    module is still on it when its hook runs.
     """
 
     def __init__(self, stack: ModuleStack, on_call: Callable[[AttentionCall], None]) -> None:
@@ -138,18 +134,9 @@ def _is_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> boo
 def measure_value_norms(value: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
     """Return how long each value vector is once its head's slice of the output projection has been applied.
 
-    Parameters
-    ----------
-    value : torch.Tensor
-        Axes ``(n_value_heads, n_key, d)``; query head h uses value head ``h // (n_heads // n_value_heads)``.
-    projection : torch.Tensor
-        Axes ``(n_heads * d, d_model)``.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, axes ``(n_heads, n_key)``: ‖v_j^h W_O^h‖, ‖f(x_j)‖ of Kobayashi et al. 2020, "Attention is Not Only a
-        Weight", equation 5. The bias of the output projection belongs to no head and is left out.
+    That is ‖v_j^h W_O^h‖, or ‖f(x_j)‖ of Kobayashi et al. 2020, "Attention is Not Only a Weight", equation 5, float32,
+    axes ``(n_heads, n_key)``, from `value` of axes ``(n_value_heads, n_key, d)`` and `projection` of axes ``(n_heads *
+    d, d_model)``. The bias of the output projection belongs to no head and is left out.
     """
     slices = projection.unflatten(0, (-1, value.shape[-1]))
     group = len(slices) // len(value)

@@ -28,50 +28,27 @@ RELEASE_SIZE = 64 * 2**20
 
 
 class FullReduction:
-    """Keep every weight.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(n_heads, n_query, n_key)`` of what will come.
-    dtype : numpy dtype
-        Type of what is kept.
-    cell : tuple of int
-        Not used.
-    pooling : str
-        Not used.
-    """
+    """Keep every weight; `shape`, ``(n_heads, n_query, n_key)``, is that of what will come."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike, cell: tuple[int, int], pooling: str) -> None:
         self.array = allocate_zeros(shape, dtype)
 
     def take_scores(self, scores: kernels.Scores) -> None:
-        """Take a layer as what decides its weights.
-
-        Parameters
-        ----------
-        scores : kernels.Scores
-            Of the chosen heads and rows.
-        """
+        """Take a layer's chosen heads and rows as what decides their weights."""
         for start, block in kernels.iterate_weights(scores):
             self.take_weights(block, start)
 
     def take_weights(self, weights: torch.Tensor, start: int = 0) -> None:
-        """Take weights.
+        """Take the weights of the chosen heads in some rows, axes ``(n_heads, rows, n_seen)``.
 
-        Parameters
-        ----------
-        weights : torch.Tensor
-            Axes ``(n_heads, rows, n_seen)``, of the chosen heads and some or all of the chosen rows; keys from
-            `n_seen` on have no weight.
-        start : int
-            Number of the first row among those chosen, a whole number of cells.
+        Keys from `n_seen` on have no weight; `start` is the first row's number among those chosen, a whole number of
+        cells.
         """
         self.array[:, start : start + weights.shape[1], : weights.shape[2]] = weights.float().cpu().numpy()
 
 
 class HeadMeanReduction(FullReduction):
-    """Keep the mean over the heads; parameters as `FullReduction`."""
+    """Keep the mean over the heads."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike, cell: tuple[int, int], pooling: str) -> None:
         super().__init__((1, *shape[1:]), dtype, cell, pooling)
@@ -89,19 +66,7 @@ class HeadMeanReduction(FullReduction):
 
 
 class PooledReduction(FullReduction):
-    """Keep each head on a coarse grid.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(n_heads, n_query, n_key)`` of what will come.
-    dtype : numpy dtype
-        Type of what is kept.
-    cell : tuple of int
-        Query rows and keys of a cell; the last ones may be smaller.
-    pooling : {"max", "mean"}
-        What is kept of a cell.
-    """
+    """Keep each head on a coarse grid, whose last cells may be smaller."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike, cell: tuple[int, int], pooling: str) -> None:
         rows, columns = (math.ceil(side / tokens) for side, tokens in zip(shape[1:], cell, strict=True))
@@ -125,21 +90,9 @@ REDUCTIONS: dict[str, type[FullReduction]] = {
 
 
 def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return an array of zeros, in pages of its own where it is large.
+    """Return a writable array of zeros, in pages of its own where it is large.
 
     What stays of each layer must not lie between what the model frees: the heap would grow by several times as much.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Its axes.
-    dtype : numpy dtype
-        Its type.
-
-    Returns
-    -------
-    numpy.ndarray
-        Writable.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if n_bytes < MAPPED_SIZE:
@@ -152,19 +105,8 @@ def release_freed(query: torch.Tensor, passed: int) -> int:
 
     glibc keeps what was freed, and what lives on between it stops it from being used again: at 8,192 tokens the heap
     came to hold twice what the plain pass needs. What it leaves grows by about the size of the queries a layer; to
-    touch given-back memory again costs, so that it is not done every layer.
-
-    Parameters
-    ----------
-    query : torch.Tensor
-        Queries of the layer; nothing is done if they are not on the CPU.
-    passed : int
-        Bytes of the queries since memory was last given back.
-
-    Returns
-    -------
-    int
-        The same with this layer.
+    touch given-back memory again costs, so that it is not done every layer. `passed`, which is returned with this
+    layer, is how many bytes of queries there were since.
     """
     if query.device.type != "cpu":
         return passed
@@ -185,22 +127,7 @@ def _find_trim() -> Callable[[int], object]:
 
 
 def pool_matrix(weights: torch.Tensor, cell: tuple[int, int], pooling: str) -> torch.Tensor:
-    """Pool weights that are there into cells.
-
-    Parameters
-    ----------
-    weights : torch.Tensor
-        Axes ``(n_heads, n_query, n_key)``.
-    cell : tuple of int
-        Query rows and keys of a cell; the last ones may be smaller.
-    pooling : {"max", "mean"}
-        What is taken of a cell.
-
-    Returns
-    -------
-    torch.Tensor
-        Axes ``(n_heads, ceil(n_query / cell[0]), ceil(n_key / cell[1]))``.
-    """
+    """Pool weights that are there, axes ``(n_heads, n_query, n_key)``, into cells."""
     if pooling == "max":
         return torch.nn.functional.max_pool2d(weights[None], cell, cell, ceil_mode=True)[0]
     # Cells that hang over the edge count only the weights that are there.

@@ -15,25 +15,13 @@ if TYPE_CHECKING:
 
 
 class Given(NamedTuple):
-    """What an attention module was given for the run that it is in.
+    """What an attention module was given for the run that it is in."""
 
-    Parameters
-    ----------
-    own : int or None
-        Tokens of all batch elements in the first tensor that the module got; None where it got no rows of numbers.
-    others : tuple of int
-        The same of the other tensors: an encoder's output, or one that only looks like a sequence.
-    past : int or None
-        Tokens that a key-value cache held before this pass; None where the module got no cache.
-    follows : bool
-        False where this is a second run of the module, or of one around it, and on something else than what the first
-        put out.
-    """
-
+    # Tokens of all batch elements in the first tensor that the module got; None where it got no rows of numbers.
     own: int | None = None
-    others: tuple[int, ...] = ()
-    past: int | None = None
-    follows: bool = True
+    others: tuple[int, ...] = ()  # of the other tensors: an encoder's output, or one that only looks like a sequence
+    past: int | None = None  # tokens that a key-value cache held before this pass; None without a cache
+    follows: bool = True  # False for another run of the module, or of one around it, on other than its own output
 
 
 UNKNOWN = Given()
@@ -45,15 +33,7 @@ class SequenceWatch:
     Shapes of attention calls alone do not tell what they are about: heads that share keys are packed as queries, a step
     over a cache has more keys than queries as cross-attention has, weights of a band have as many axes as a map.
 
-    Parameters
-    ----------
-    stack : ModuleStack
-        Followed at the same time, from earlier on, so that a module is on it when its hook runs.
-
-    Attributes
-    ----------
-    on_begin : list of callable
-        Each takes what an outermost module that begins was given by name, and how many tokens its cache holds.
+    The stack is followed from earlier on, so that a module is on it when its hook runs.
     """
 
     def __init__(self, stack: ModuleStack) -> None:
@@ -61,6 +41,7 @@ class SequenceWatch:
         self.given: dict[str, tuple[torch.nn.Module, tuple[Any, ...]]] = {}  # each running module, and all that it got
         self.runs: Counter[str] = Counter()
         self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
+        # Each takes what an outermost module that begins was given by name, and how many tokens its cache holds.
         self.on_begin: list[Callable[[Mapping[str, Any], int | None], object]] = []
         self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
 
@@ -105,7 +86,8 @@ class SequenceWatch:
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         # Modules that convolve, as SqueezeBert's, have a token's numbers on axis 1.
         channels = 1 if any(isinstance(part, torch.nn.Conv1d) for part in module.children()) else -1
-        rows = [part.numel() // part.shape[channels] for part in tensors if part.ndim in (2, 3) and _is_vectors(part)]
+        vectors = (part for part in tensors if part.ndim in (2, 3) and part.is_floating_point() and part.numel())
+        rows = [part.numel() // part.shape[channels] for part in vectors]
         return Given(
             rows[0] if rows and tensors[0].ndim in (2, 3) else None,
             tuple(rows[1:]),
@@ -128,10 +110,6 @@ def is_cache(value: object) -> bool:
     """Tell a key-value cache of transformers, whichever class it is of."""
     kind = type(value)
     return callable(getattr(kind, "get_seq_length", None)) and callable(getattr(kind, "update", None))
-
-
-def _is_vectors(part: torch.Tensor) -> bool:
-    return part.is_floating_point() and part.numel() > 0
 
 
 def iterate_tensors(output: Any) -> Iterator[torch.Tensor]:

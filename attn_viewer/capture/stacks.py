@@ -18,21 +18,11 @@ Inputs = tuple["weakref.ref[torch.Tensor]", ...]
 
 @dataclasses.dataclass
 class Stack:
-    """The layers of one kind of attention in a model, as far as they were seen.
+    """The layers of one kind of attention in a model, as far as they were seen."""
 
-    Parameters
-    ----------
-    name
-        Qualified name of its modules with ``*`` for indices.
-    shape
-        Query and key tokens of every layer.
-    n_layers
-        How many layers the model seems to have there.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    n_layers: int
+    name: str  # of its modules, qualified, with * for indices
+    shape: tuple[int, int]  # query and key tokens of every layer
+    n_layers: int  # how many layers the model seems to have there
     first: int = 0  # position of its first query among the keys
     continues: bool = False  # whether earlier passes made some of the keys
     kept_tokens: Kept = WHOLE  # without padding

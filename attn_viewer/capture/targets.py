@@ -21,27 +21,13 @@ _COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_he
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The attention modules of one kind in a model.
+    """The attention modules of one kind in a model."""
 
-    Parameters
-    ----------
-    path : str
-        Their qualified name with ``*`` for indices.
-    kind : {"self", "encoder", "decoder", "cross"}
-        Which attention they are.
-    modules : dict of str to int
-        Layer number of each, by qualified name.
-    layers : tuple of int
-        True numbers of the layers; more than there are modules where one serves them all (ALBERT).
-    n_heads : int or None
-        Heads a layer, where modules or config tell.
-    """
-
-    path: str
+    path: str  # their qualified name with * for indices
     kind: str
-    modules: dict[str, int]
-    layers: tuple[int, ...]
-    n_heads: int | None
+    modules: dict[str, int]  # layer number of each, by qualified name
+    layers: tuple[int, ...]  # true numbers; more than there are modules where one serves them all (ALBERT)
+    n_heads: int | None  # heads a layer, where modules or config tell
 
     @property
     def is_shared(self) -> bool:
@@ -49,18 +35,7 @@ class Target:
         return len(self.layers) > len(self.modules)
 
     def check_head(self, layer: int, head: int) -> None:
-        """Raise for a head that is not there.
-
-        Parameters
-        ----------
-        layer, head : int
-            True numbers.
-
-        Raises
-        ------
-        OptionError
-            If the layer has no such head.
-        """
+        """Raise an `OptionError` for a head that is not there, by true numbers."""
         if head < 0 or head >= (self.n_heads or head + 1):
             there = f"there are {describe_numbers(range(self.n_heads))}" if self.n_heads else "heads count from 0"
             raise OptionError(f"there is no head of layer {layer} {head}; {there}")
@@ -69,24 +44,7 @@ class Target:
 def find_target(model: torch.nn.Module, kind: str | None = None) -> Target:
     """Find the attention modules of a model whose heads can be chosen.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    kind : {"self", "encoder", "decoder", "cross"}, optional
-        Which attention; left out, that over the prompt itself, as in `capture_attention`.
-
-    Returns
-    -------
-    Target
-        The deepest stack of that kind, towers for images and sound last.
-
-    Raises
-    ------
-    OptionError
-        If the model has no attention of that kind.
-    CaptureError
-        If it has no attention modules at all.
+    They are the deepest stack of a kind, towers for images and sound last.
     """
     has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)

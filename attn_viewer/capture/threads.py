@@ -13,15 +13,7 @@ def run_parallel(function: Callable[..., object], tasks: Sequence[tuple[Any, ...
     """Call a function with each tuple of arguments, in as many threads as torch uses, each computing on its own.
 
     What comes out does not depend on how many there are, and a matrix stays in the cache of the core that made it.
-
-    Parameters
-    ----------
-    function
-        Runs without gradients.
-    tasks
-        Arguments of the calls, the longest first.
-    device
-        Where their tensors are; what is not on a CPU runs in this thread.
+    Tasks on a `device` that is no CPU run in this thread. Give the longest tasks first.
     """
     n_threads = torch.get_num_threads() if device.type == "cpu" else 1
 

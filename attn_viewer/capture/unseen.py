@@ -15,20 +15,9 @@ def find_unseen(
     ran: Collection[str],
     unclear: Collection[str],
 ) -> list[str]:
-    """Return the attention modules among those that ran whose weights were not seen, in them or around them.
+    """Return the attention modules among those that ran whose weights were not shown, in them or around them.
 
-    Parameters
-    ----------
-    model
-        The model.
-    numbers
-        What `number_modules` says of it.
-    shown
-        Names of the modules whose weights were seen.
-    ran
-        Names of all that ran.
-    unclear
-        Names of those that multiply scores with values, but in a way that does not tell the weights.
+    Those that are `unclear` multiply scores with values, but in a way that does not tell the weights.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     unseen = {name for name in ran if name and is_attention(model, modules[name])}

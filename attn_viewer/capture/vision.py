@@ -28,14 +28,14 @@ def capture_image_attention(
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A vision encoder of transformers that takes ``pixel_values`` (ViT, DINOv2, SigLIP, CLIP's vision tower, …).
     image : PIL.Image.Image, numpy.ndarray or torch.Tensor
         What the processor takes, put upright as its EXIF data say; or, without one, pixel values of axes
         ``(1, channels, height, width)``.
     processor : transformers image processor, optional
         Turns the image into pixel values.
-    model_id : str, optional
+    model_id
         Name for titles and files; left out, found as in `capture_attention`.
     **options
         What to keep, as `CaptureOptions` declares it.

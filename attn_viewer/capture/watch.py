@@ -16,87 +16,39 @@ from .sequences import UNKNOWN, Given
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
-    """One call of `torch.nn.functional.scaled_dot_product_attention`, with the inputs the model really used.
+    """One call of `torch.nn.functional.scaled_dot_product_attention`, with the inputs the model really used."""
 
-    Parameters
-    ----------
-    name : str
-        Qualified name of the innermost module that was running.
-    ordinal : int
-        How many times that module had made such a call before, in this pass.
-    query, key, value : torch.Tensor
-        Axes ``(batch, n_heads, n_query | n_key, d)``; key and value may have fewer heads.
-    output : torch.Tensor
-        What the call returns, axes ``(batch, n_heads, n_query, d)``.
-    mask : torch.Tensor or None
-        Bool (True is seen) or float (added to the scores).
-    is_causal : bool
-        Whether query i sees keys 0 to i only.
-    scale : float or None
-        Factor of the scores; None means ``d ** -0.5``.
-    lse : torch.Tensor or None
-        Log-sum-exp of the rows, axes ``(batch, n_heads, n_query)``, where it fell off with the output.
-    change : changes.HeadChange or None
-        What interventions made of its heads.
-    projection : torch.Tensor or None
-        Weights of the output projection, where it was looked for and found, axes ``(n_heads * d, d_model)``.
-    given : sequences.Given
-        What the module was given, where that was looked for.
-    """
-
-    name: str
-    ordinal: int
-    query: torch.Tensor
-    key: torch.Tensor
+    name: str  # of the innermost module that was running, qualified
+    ordinal: int  # how many times that module had made such a call before, in this pass
+    query: torch.Tensor  # axes (batch, n_heads, n_query, d)
+    key: torch.Tensor  # axes (batch, n_heads or fewer, n_key, d)
     value: torch.Tensor
-    output: torch.Tensor
-    mask: torch.Tensor | None
-    is_causal: bool
-    scale: float | None
-    lse: torch.Tensor | None = None
-    change: HeadChange | None = None
-    projection: torch.Tensor | None = None
-    given: Given = UNKNOWN
+    output: torch.Tensor  # what the call returns, axes (batch, n_heads, n_query, d)
+    mask: torch.Tensor | None  # bool (True is seen) or float (added to the scores)
+    is_causal: bool  # query i sees keys 0 to i only
+    scale: float | None  # factor of the scores; None means d ** -0.5
+    lse: torch.Tensor | None = None  # log-sum-exp of the rows, axes (batch, n_heads, n_query), if it was free
+    change: HeadChange | None = None  # what interventions made of its heads
+    projection: torch.Tensor | None = None  # weights of the output projection, axes (n_heads * d, d_model), if found
+    given: Given = UNKNOWN  # what the module was given, where that was looked for
 
 
 @dataclasses.dataclass(frozen=True)
 class ModuleWeights:
-    """Weights that one attention module computed itself.
+    """Weights that one attention module computed itself."""
 
-    Parameters
-    ----------
-    name : str
-        Qualified name of the module.
-    ordinal : int
-        How many times that module had shown weights before, in this pass.
-    weights : torch.Tensor
-        Axes ``(batch, n_heads, n_query, n_key)``; the model's own, to be read only.
-    module : torch.nn.Module
-        The module, for what it knows of sinks and soft caps.
-    given : sequences.Given
-        What the module was given, where that was looked for.
-    """
-
-    name: str
-    ordinal: int
-    weights: torch.Tensor
-    module: torch.nn.Module
-    given: Given = UNKNOWN
+    name: str  # of the module, qualified
+    ordinal: int  # how many times that module had shown weights before, in this pass
+    weights: torch.Tensor  # axes (batch, n_heads, n_query, n_key); the model's own, to be read only
+    module: torch.nn.Module  # for what it knows of sinks and soft caps
+    given: Given = UNKNOWN  # what the module was given, where that was looked for
 
 
 class AttentionWatch(Watch):
     """Hand every scaled_dot_product_attention call to a function; the call's result is what it always is.
 
-    Parameters
-    ----------
-    stack : ModuleStack
-        Followed at the same time; tells which module calls.
-    on_call : callable
-        Takes an `AttentionCall`, after the model's own computation.
-    on_weights : callable
-        Takes the `ModuleWeights` of a call of `torch.nn.functional.multi_head_attention_forward`.
-    wants_lse : bool
-        Whether to get the log-sum-exp of rows where it comes for free.
+    Weights of `torch.nn.functional.multi_head_attention_forward` go to `on_weights`. With `wants_lse`, calls come with
+    the log-sum-exp of their rows where it costs nothing.
     """
 
     def __init__(

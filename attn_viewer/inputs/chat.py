@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PromptError
+from ..errors import PromptError, describe_error
 from ..spans import SENSES
 
 if TYPE_CHECKING:
@@ -17,25 +17,10 @@ ANSWER = "assistant"
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.Tensor]:
-    """Turn chat messages into model inputs.
+    """Turn chat messages into model inputs through a chat template.
 
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer or processor
-        With the chat template.
-    messages : sequence of mapping
-        ``role`` and ``content``: text, or parts ``{"type": "text", "text": …}``, ``{"type": "image", …}`` and so on,
-        for which a processor is needed.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        Batch axis first. What the template adds for an answer is in it unless the last message is the assistant's.
-
-    Raises
-    ------
-    PromptError
-        If these are no messages, there is no template, or it refuses them or leaves a text out.
+    What the template adds for an answer is in it unless the last message is the assistant's. Contents are text, or
+    parts ``{"type": "text", "text": …}``, ``{"type": "image", …}`` and so on, for which a processor is needed.
     """
     _check_messages(messages)
     senses = {str(part["type"]) for message in messages for part in _get_parts(message) if _is_seen_or_heard(part)}
@@ -82,8 +67,7 @@ def _apply(tokenizer: Any, messages: Sequence[Message], *, is_whole: bool, token
             **options,
         )
     except Exception as error:  # templates are programs of the model's authors and raise what they like
-        reason = " ".join(str(error).split())[:200]
-        raise PromptError(f"the chat template refuses these messages: {reason}") from error
+        raise PromptError(f"the chat template refuses these messages: {describe_error(error)}") from error
 
 
 def _get_parts(message: Message) -> Sequence[Any]:
@@ -138,23 +122,11 @@ def _shows_texts(text: str, messages: Sequence[Message]) -> bool:
 
 
 def find_turns(tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> list[tuple[str, int, int]]:
-    """Find which tokens of a chat prompt belong to which message.
+    """Find which tokens of a chat prompt belong to which message: ``(role, start, stop)`` a message.
 
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer or processor
-        With the chat template.
-    messages : sequence of mapping
-        As `encode_chat` takes them.
-    ids : sequence of int
-        What it made of them.
-
-    Returns
-    -------
-    list of (str, int, int)
-        ``(role, start, stop)`` a message. What the template adds for the answer is the assistant's; a system turn that
-        it adds before the first message is the system's; special tokens before that are nobody's. Empty where the
-        beginning of a conversation is not how the template begins the whole.
+    What the template adds for the answer is the assistant's; a system turn that it adds before the first message is the
+    system's; special tokens before that are nobody's. There are none where the beginning of a conversation is not how
+    the template begins the whole.
     """
     messages = _fit_contents(tokenizer, messages)
     turns, start, before = [], _find_first_turn(tokenizer, messages, ids), 0

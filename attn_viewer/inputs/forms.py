@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import PromptError
+from ..errors import PromptError, describe_error
 from ..facts import PAIR
 from .chat import encode_chat, find_turns
 from .pictures import read_message_pictures
@@ -21,18 +21,10 @@ _FORMS = (
 
 
 class Encoded(NamedTuple):
-    """A prompt as a tokenizer made it, or as it came.
+    """A prompt as a tokenizer made it, or as it came."""
 
-    Parameters
-    ----------
-    inputs : dict of str to torch.Tensor
-        Arguments of a forward pass, batch axis first.
-    find_segments : callable
-        Takes the number of a row of the batch, returns ``(name, start, stop)`` of its parts, padding counted.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    find_segments: Callable[[int], Segments]
+    inputs: dict[str, torch.Tensor]  # arguments of a forward pass, batch axis first
+    find_segments: Callable[[int], Segments]  # (name, start, stop) of the parts of a row, padding counted
 
 
 def get_text_tokenizer(tokenizer: Any) -> Any:
@@ -44,24 +36,7 @@ def get_text_tokenizer(tokenizer: Any) -> Any:
 def encode_form(tokenizer: Any, prompt: Any, *, wants_types: bool = False) -> Encoded:
     """Turn a prompt in any form into tensors.
 
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer or processor or None
-        Not needed for token ids and model inputs.
-    prompt : str, tuple, list, array, tensor or mapping
-        The prompt.
-    wants_types : bool
-        Whether the model was trained with segment ids, which some tokenizers give only when asked.
-
-    Returns
-    -------
-    Encoded
-        Tensors and segments.
-
-    Raises
-    ------
-    PromptError
-        If the prompt is empty, of another form, or refused by the tokenizer.
+    With `wants_types`, the model was trained with segment ids, which some tokenizers give only when asked.
     """
     if isinstance(prompt, Mapping):
         inputs = _read_inputs(prompt)
@@ -107,9 +82,7 @@ def _run_tokenizer(tokenizer: Any, *texts: str, **options: Any) -> Any:
             return dict(tokenizer(text=texts[0], return_tensors="pt"))
         return tokenizer(*texts, return_tensors="pt", verbose=False, **options)
     except Exception as error:  # of as many types as there are tokenizers
-        raise PromptError(
-            f"{type(tokenizer).__name__} refuses this prompt: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise PromptError(f"{type(tokenizer).__name__} refuses this prompt: {describe_error(error)}") from error
 
 
 def _encode_pair(tokenizer: Any, pair: tuple[str, str], wants_types: bool) -> Encoded:
@@ -142,23 +115,7 @@ def _find_sentences(encoded: Any, inputs: Mapping[str, torch.Tensor], row: int) 
 
 
 def read_ids(prompt: Any) -> torch.Tensor:
-    """Read token ids, as they are.
-
-    Parameters
-    ----------
-    prompt : list of int, numpy.ndarray or torch.Tensor
-        Whole numbers, axes ``(n,)`` or ``(batch, n)``.
-
-    Returns
-    -------
-    torch.Tensor
-        int64, axes ``(batch, n)``.
-
-    Raises
-    ------
-    PromptError
-        For anything else, none at all included.
-    """
+    """Read token ids of axes ``(n,)`` or ``(batch, n)`` as int64 of axes ``(batch, n)``."""
     import torch
 
     ids = read_tensor("token ids", prompt)
@@ -172,25 +129,7 @@ def read_ids(prompt: Any) -> torch.Tensor:
 
 
 def read_tensor(name: str, value: Any) -> torch.Tensor:
-    """Turn a tensor, array or list of numbers, however deep, into a tensor whose numbers are there.
-
-    Parameters
-    ----------
-    name : str
-        What it is, for the error message.
-    value : torch.Tensor, numpy.ndarray or list
-        The numbers.
-
-    Returns
-    -------
-    torch.Tensor
-        On the device it came on.
-
-    Raises
-    ------
-    PromptError
-        If these are no numbers, or a ragged list of them, or a tensor without storage.
-    """
+    """Turn a tensor, array or list of numbers, however deep, into a tensor whose numbers are there, where it lies."""
     import numpy as np
     import torch
 
@@ -274,25 +213,7 @@ def _check_lengths(tensors: dict[str, torch.Tensor], shape: Sequence[int]) -> No
 
 
 def read_row(batch_index: Any, n_rows: int) -> list[int]:
-    """Read which rows of a batch are wanted.
-
-    Parameters
-    ----------
-    batch_index : int, "all" or None
-        A number from 0, negative ones from the end; all; or nothing, where there is one prompt.
-    n_rows : int
-        Prompts there are.
-
-    Returns
-    -------
-    list of int
-        Their numbers.
-
-    Raises
-    ------
-    PromptError
-        If there are several and none is chosen, or there is none of that number.
-    """
+    """Return the numbers of the rows of a batch that are wanted; negative ones count from the end."""
     if batch_index is None:
         if n_rows > 1:
             raise PromptError(

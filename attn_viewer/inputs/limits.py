@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import AttnViewerError, PromptError, cut
+from ..errors import AttnViewerError, PromptError, describe_error
 from .signature import call_model, find_inner, get_config
 
 _WORDS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -19,22 +19,7 @@ _REFUSALS = (IndexError, KeyError, ValueError, TypeError, RuntimeError, Attribut
 
 
 def check_vocabulary(model: torch.nn.Module, ids: torch.Tensor, *, is_decoder: bool = False) -> None:
-    """Refuse token ids that the model has no embedding of.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    ids : torch.Tensor
-        Token ids.
-    is_decoder : bool
-        Whether they are those of the decoder of an encoder-decoder, which may have a vocabulary of its own.
-
-    Raises
-    ------
-    PromptError
-        If one is outside.
-    """
+    """Refuse token ids that the model has no embedding of; the decoder may have a vocabulary of its own."""
     inner = find_inner(model)
     owner: Any = inner
     if is_decoder and callable(getattr(inner, "get_decoder", None)):
@@ -62,19 +47,7 @@ def explain_refusal(
     kind the model runs, and whether it has a table, or its config a number, of just that length. Anything else in the
     inputs: whether they alone, in a plain pass, raise the same.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    arguments : mapping of str
-        Arguments of the forward pass that runs in the block.
-    n_tokens : int, optional
-        Most tokens that the block comes to; left out, those of the arguments.
-
-    Raises
-    ------
-    PromptError
-        In place of the model's own error.
+    The block comes to `n_tokens` at most; left out, those of the arguments.
     """
     names = [name for name in ("input_ids", "decoder_input_ids") if isinstance(arguments.get(name), torch.Tensor)]
     try:
@@ -95,7 +68,7 @@ def explain_refusal(
             raise
         raise PromptError(
             f"{type(model).__name__} cannot take these inputs ({', '.join(arguments)}): it raises "
-            f"{type(error).__name__}: {cut(' '.join(str(error).split()))}; "
+            f"{type(error).__name__}: {describe_error(error)}; "
             "give model inputs as the tokenizer or processor that belongs to the model returned them"
         ) from error
 

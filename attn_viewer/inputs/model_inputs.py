@@ -23,27 +23,13 @@ _NEARLY = 0.92
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """The tokens of one prompt on one side of a model.
+    """The tokens of one prompt on one side of a model."""
 
-    Parameters
-    ----------
-    kept : slice
-        Which of the model's tokens they are: padding at both ends is left out.
-    total : int, optional
-        How many tokens the model has there; None where it makes its own of sound or pictures.
-    ids : tuple of int, optional
-        Token ids, where these are words.
-    labels : tuple of str, optional
-        One a token; left out, tokens go by number.
-    spans : tuple of Span
-        The patches of pictures and the frames of sound among them, padding not counted.
-    """
-
-    kept: slice
-    total: int | None = None
-    ids: tuple[int, ...] | None = None
-    labels: tuple[str, ...] | None = None
-    spans: tuple[Span, ...] = ()
+    kept: slice  # which of the model's tokens they are: padding at both ends is left out
+    total: int | None = None  # tokens that the model has there; None where it makes its own of sound or pictures
+    ids: tuple[int, ...] | None = None  # where these are words
+    labels: tuple[str, ...] | None = None  # one a token; left out, tokens go by number
+    spans: tuple[Span, ...] = ()  # patches of pictures and frames of sound among them, padding not counted
 
     def write_labels(self, count: int) -> tuple[str, ...]:
         """Return a label for each of `count` tokens."""
@@ -52,22 +38,12 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One prompt of a batch.
+    """One prompt of a batch."""
 
-    Parameters
-    ----------
-    row : int
-        Its number in the batch.
-    sides : dict of str to Tokens
-        ``"self"``, or ``"encoder"`` and ``"decoder"``; beside ``"self"`` an ``"encoder"`` of pictures that the
-        model attends to.
-    segments : sequence of (str, int, int)
-        Named parts of the prompt, padding not counted.
-    """
-
-    row: int
+    row: int  # its number in the batch
+    # "self", or "encoder" and "decoder"; beside "self" an "encoder" of pictures that the model attends to.
     sides: Mapping[str, Tokens]
-    segments: Segments
+    segments: Segments  # named parts of the prompt, padding not counted
 
     def get_sides(self, kind: str) -> tuple[Tokens, Tokens]:
         """Return the tokens of queries and of keys of a kind of attention."""
@@ -77,24 +53,12 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInputs:
-    """What a model is called with, and the prompts that are wanted of it.
+    """What a model is called with, and the prompts that are wanted of it."""
 
-    Parameters
-    ----------
-    arguments : dict of str to torch.Tensor
-        Of the forward pass, on the model's device, batch axis first. Padding that came is in it.
-    prompts : tuple of Prompt
-        One, or all of a batch.
-    n_rows : int
-        Prompts in the arguments.
-    is_batch : bool
-        Whether all of a batch were asked for.
-    """
-
-    arguments: dict[str, torch.Tensor]
-    prompts: tuple[Prompt, ...]
-    n_rows: int = 1
-    is_batch: bool = False
+    arguments: dict[str, torch.Tensor]  # on the model's device, batch axis first, with padding that came
+    prompts: tuple[Prompt, ...]  # one, or all of a batch
+    n_rows: int = 1  # prompts in the arguments
+    is_batch: bool = False  # all of a batch were asked for
 
     @property
     def ids(self) -> torch.Tensor:
@@ -114,35 +78,9 @@ def prepare_inputs(
     decoder_tokenizer: Any = None,
     batch_index: int | str | None = None,
 ) -> ModelInputs:
-    """Turn a prompt in any form into what a model is called with.
+    """Turn a prompt in any form, as `capture_attention` takes it, into what a model is called with.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, for the inputs that it takes and where it wants them.
-    tokenizer : transformers tokenizer or processor or None
-        For prompts in words, and for labels.
-    prompt : object
-        Text; a pair of texts as a tuple; chat messages (a list of ``role`` and ``content``, which is text or a list
-        of parts); token ids as a list, array or tensor, taken as they are; or model inputs as a tokenizer or processor
-        returned them.
-    decoder_prompt : str, token ids or None
-        What an encoder-decoder has said so far: token ids are taken as they are, before text goes the token with which
-        the decoder starts, which also stands in for nothing.
-    decoder_tokenizer : transformers tokenizer, optional
-        That of the decoder, where it has its own.
-    batch_index : int or "all", optional
-        Which prompt of a batch; left out, there must be one.
-
-    Returns
-    -------
-    ModelInputs
-        Arguments and prompts.
-
-    Raises
-    ------
-    PromptError
-        If the prompt is empty, of another form, or does not fit tokenizer and model.
+    `decoder_prompt` is what an encoder-decoder has said so far, and `decoder_tokenizer` that of a decoder with its own.
     """
     config = get_config(model)
     wants_types = takes_argument(model, "token_type_ids") and (getattr(config, "type_vocab_size", None) or 0) > 1
@@ -271,28 +209,10 @@ def _move(part: torch.Tensor, device: torch.device, model: torch.nn.Module) -> t
 def encode_decoder_prompt(
     model: torch.nn.Module, tokenizer: Any, prompt: Any, *, names_start: bool = False
 ) -> torch.Tensor:
-    """Turn what an encoder-decoder has said so far into token ids.
+    """Turn what an encoder-decoder has said so far into token ids, axes ``(batch, n_tokens)``.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, for the token with which its decoder starts.
-    tokenizer : transformers tokenizer or None
-        Needed for text.
-    prompt : str, token ids or None
-        Text; token ids, taken as they are; or nothing.
-    names_start : bool
-        Whether the tokenizer is the decoder's own, so that it knows the first token where the model does not.
-
-    Returns
-    -------
-    torch.Tensor
-        Axes ``(batch, n_tokens)``, at least the start token.
-
-    Raises
-    ------
-    PromptError
-        If text comes without a tokenizer or nothing names a start token.
+    Token ids are taken as they are; before text goes the token with which the decoder starts, which also stands in for
+    nothing. Where the tokenizer is the decoder's own (`names_start`), it knows that token if the model does not.
     """
     if prompt is not None and not isinstance(prompt, str):
         return read_ids(prompt)

@@ -10,30 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import PromptError, shorten
+from ..errors import PromptError, describe_error, shorten
 
 # No model sees more of a picture, and one of so many takes 200 MB while it is read.
 MOST_PIXELS = 50_000_000
 
 
 def read_picture(source: Any) -> Image.Image:
-    """Read a picture.
+    """Read a picture of 8 bits a channel as RGB, upright as its EXIF data says; what is transparent stands on white.
 
-    Parameters
-    ----------
-    source : path-like, PIL.Image.Image or array_like
-        A file that Pillow reads; or a picture of axes ``(height, width)`` or ``(height, width, 3 or 4)``, 8-bit.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, upright as its EXIF data says; what is transparent stands on white.
-
-    Raises
-    ------
-    PromptError
-        If it is no picture of 8 bits a channel, is damaged, or has more than `MOST_PIXELS`, which is found out before
-        it is decoded.
+    It comes as a file that Pillow reads, as a PIL image, or as an array of axes ``(height, width)`` or ``(height,
+    width, 3 or 4)``. One of more than `MOST_PIXELS` is refused before it is decoded.
     """
     what = f"image {str(source)!r:.200}" if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
     try:
@@ -46,8 +33,7 @@ def read_picture(source: Any) -> Image.Image:
     except PromptError:
         raise
     except Exception as error:  # as many types as Pillow has readers
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise PromptError(f"cannot read {what} as a picture: {reason}; give a PNG or JPEG file") from error
+        raise PromptError(f"cannot read {what} as a picture: {describe_error(error)}; give a PNG or JPEG") from error
 
 
 def _read_bytes(source: Any) -> Any:
@@ -76,13 +62,7 @@ def _convert(picture: Image.Image) -> Image.Image:
 
 
 def ask_about(picture: Image.Image, prompt: Any) -> list[Mapping[str, Any]]:
-    """Return the chat message of a user who shows a picture and asks about it.
-
-    Raises
-    ------
-    PromptError
-        If the prompt is no text.
-    """
+    """Return the chat message of a user who shows a picture and asks about it."""
     if not isinstance(prompt, str) or not prompt:
         raise PromptError(
             f"image goes with a prompt that is text, got {shorten(prompt)}; in chat messages a picture is a part of a "

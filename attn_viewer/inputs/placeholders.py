@@ -57,20 +57,7 @@ _Rule = Callable[[Any, Inputs, Sequence[_Run]], Sequence[_Piece] | None]
 
 
 def check_placeholders(config: Any, inputs: Inputs) -> None:
-    """Refuse tokens that stand for pictures or sound where none goes in: the model would read them as words.
-
-    Parameters
-    ----------
-    config : transformers config or None
-        The model's, which names such tokens.
-    inputs : mapping of str to torch.Tensor
-        Arguments of the forward pass.
-
-    Raises
-    ------
-    PromptError
-        If there is one.
-    """
+    """Refuse tokens that stand for pictures or sound where none goes in: the model would read them as words."""
     ids = inputs.get("input_ids")
     if ids is None or any(part.is_floating_point() for part in inputs.values()):
         return
@@ -91,26 +78,9 @@ def list_placeholders(config: Any) -> dict[str, int]:
 def find_spans(
     config: Any, inputs: Inputs, write_labels: Callable[[Sequence[int]], Sequence[str]]
 ) -> list[tuple[Span, ...]]:
-    """Find which placeholders stand for which patches of which pictures.
+    """Find which placeholders stand for which patches of which pictures, in each prompt of a batch, padding counted.
 
-    Parameters
-    ----------
-    config : transformers config or None
-        The model's.
-    inputs : mapping of str to torch.Tensor
-        Arguments of the forward pass.
-    write_labels : callable
-        Returns the words that token ids are; some families mark tiles by words.
-
-    Returns
-    -------
-    list of tuple of Span
-        Those of each prompt of the batch, padding counted; none of a model that no rule is known for.
-
-    Raises
-    ------
-    PromptError
-        If there are more or fewer placeholders than patches.
+    There are none of a model that no rule is known for. Some families mark tiles by words, for which labels are needed.
     """
     ids = inputs.get("input_ids")
     if ids is None:

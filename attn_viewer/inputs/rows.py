@@ -17,25 +17,7 @@ from .signature import find_inner
 
 
 def take_prompt(inputs: ModelInputs, prompt: Prompt) -> ModelInputs:
-    """Take one prompt out of model inputs, without its padding.
-
-    Parameters
-    ----------
-    inputs : ModelInputs
-        Of one prompt or a batch.
-    prompt : Prompt
-        One of its prompts.
-
-    Returns
-    -------
-    ModelInputs
-        Of that prompt alone.
-
-    Raises
-    ------
-    PromptError
-        If it is not known which part of an argument is this prompt's.
-    """
+    """Take one prompt out of model inputs, without its padding."""
     arguments = {}
     for name, part in inputs.arguments.items():
         side = _get_side(prompt, name)
@@ -79,24 +61,7 @@ def _goes_with_tokens(part: torch.Tensor, n_tokens: int | None) -> bool:
 
 
 def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, ids: torch.Tensor) -> ModelInputs:
-    """Put tokens behind a prompt.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, for the embeddings of the tokens where the prompt came as such.
-    tokenizer : transformers tokenizer or processor or None
-        For labels.
-    inputs : ModelInputs
-        Of one prompt without padding.
-    ids : torch.Tensor
-        The tokens, axes ``(1, n)``.
-
-    Returns
-    -------
-    ModelInputs
-        Of prompt and tokens.
-    """
+    """Put tokens, axes ``(1, n)``, behind a prompt without padding."""
     (prompt,), count = inputs.prompts, ids.shape[1]
     name, side = next(iter(prompt.sides.items()))
     n_tokens = side.total
@@ -128,22 +93,7 @@ def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, i
 
 
 def replace_decoder_tokens(inputs: ModelInputs, tokenizer: Any, ids: torch.Tensor) -> ModelInputs:
-    """Put other tokens in the place of a decoder's.
-
-    Parameters
-    ----------
-    inputs : ModelInputs
-        Of one prompt of an encoder-decoder.
-    tokenizer : transformers tokenizer or processor or None
-        The decoder's, for labels.
-    ids : torch.Tensor
-        The tokens, axes ``(1, n)``.
-
-    Returns
-    -------
-    ModelInputs
-        The same for the encoder.
-    """
+    """Put other tokens, axes ``(1, n)``, in the place of a decoder's."""
     (prompt,), own = inputs.prompts, tuple(ids[0].tolist())
     kept = {name: part for name, part in inputs.arguments.items() if not name.startswith("decoder_")}
     labels = tuple(label_tokens(own, get_text_tokenizer(tokenizer)))

@@ -15,16 +15,8 @@ _SEQUENCES = ("input_ids", "inputs_embeds")
 def find_inner(model: torch.nn.Module) -> torch.nn.Module:
     """Find the model inside of wrappers (`torch.compile`, `DataParallel`, adapters, a module around a model).
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A model or a wrapper around one.
-
-    Returns
-    -------
-    torch.nn.Module
-        The outermost transformers model that takes tokens; else the outermost module that says in its signature that it
-        takes some; else `model`.
+    It is the outermost transformers model that takes tokens; else the outermost module that says in its signature that
+    it takes some; else `model`.
     """
     named, level = None, [model]
     while level:
@@ -65,25 +57,12 @@ def find_decoder(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def takes_argument(model: torch.nn.Module, name: str) -> bool:
-    """Tell whether the model's forward pass names this argument.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; a wrapper whose forward takes anything takes what the model inside does.
-    name : str
-        Argument name.
-
-    Returns
-    -------
-    bool
-        True if the argument is in the signature of `forward`.
-    """
+    """Tell whether the model's forward pass names this argument."""
     return name in list_arguments(model)
 
 
 def list_arguments(model: torch.nn.Module) -> set[str]:
-    """Return the names of all arguments that `takes_argument` finds."""
+    """Return what the forward pass takes; a wrapper that takes anything takes what the model inside does."""
     names = _read_parameters(model)
     if _takes_ids_first(model, names):
         return {"input_ids", *names}
@@ -110,20 +89,7 @@ def _takes_ids_first(model: torch.nn.Module, names: Mapping[str, inspect.Paramet
 
 
 def call_model(model: torch.nn.Module, arguments: Mapping[str, Any]) -> Any:
-    """Run a model.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; a wrapper that takes all inputs as one (SentenceTransformer) gets them as a dictionary.
-    arguments : mapping of str
-        Arguments of the forward pass, by name.
-
-    Returns
-    -------
-    object
-        What it put out.
-    """
+    """Run a model with arguments by name; a wrapper that takes all as one (SentenceTransformer) gets a dictionary."""
     names, inner = _read_parameters(model), find_inner(model)
     if _takes_ids_first(model, names):
         others = {name: value for name, value in arguments.items() if name != "input_ids"}
@@ -136,15 +102,8 @@ def call_model(model: torch.nn.Module, arguments: Mapping[str, Any]) -> Any:
 def find_device(model: torch.nn.Module) -> torch.device:
     """Find the device on which a model wants its inputs.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; parameters that accelerate has offloaded are nowhere, and its hooks say where they will be.
-
-    Returns
-    -------
-    torch.device
-        That of the first parameter that is anywhere, or the one that a hook moves parameters to; else the CPU.
+    It is that of the first parameter that is anywhere; else the one to which a hook of accelerate moves offloaded ones;
+    else the CPU.
     """
     import torch
 

@@ -25,23 +25,17 @@ _active_lock = PatientLock()
 class Intervention:
     """A change of some heads' attention patterns, in force inside a ``with`` block.
 
-    Made by `ablate_heads` and `merge_heads`. It can be entered again after it ended, and inside others, which then
-    act first.
+    Made by `ablate_heads` and `merge_heads`. It can be entered again after it ended, and inside others, which then act
+    first.
 
-    Parameters
+    Attributes
     ----------
     model
         Whose heads they are.
     heads
         ``(layer, head)`` of those that change, true numbers.
-    change
-        What becomes of each.
     description
         What it does, in a few words for figures and tables.
-    kind
-        Which attention of an encoder-decoder.
-    rows
-        Element of the batch in which each of `heads` changes; left out, all.
     """
 
     def __init__(
@@ -119,9 +113,7 @@ def _refuse_overlap(model: torch.nn.Module) -> None:
 def ablate_heads(
     model: torch.nn.Module, heads: Iterable[Sequence[int]], mode: AblationMode = "zero", *, kind: Kind | None = None
 ) -> Intervention:
-    """Take heads out of a model while a ``with`` block runs.
-
-    ``with ablate_heads(model, [(5, 3)]): …``
+    """Take heads out of a model while a ``with`` block runs: ``with ablate_heads(model, [(5, 3)]): …``.
 
     Parameters
     ----------
@@ -137,7 +129,7 @@ def ablate_heads(
         ``"uniform"``: the same weight on every key that the query sees; ``"bos"``: all weight on the first of
         these, where it rests when it looks for nothing (with a sliding window, the oldest in the window).
     kind
-        Which attention of an encoder-decoder; left out, the encoder's.
+        Which attention; left out, that over the prompt itself.
 
     Returns
     -------
@@ -150,9 +142,8 @@ def ablate_heads(
         If a head is not there.
     CaptureError
         On entering, if another thread has changed this model's heads, or heads of a part of it or of what it is a part
-        of are changed already; in the forward pass, if the model computes
-        attention where nobody sees it, or for ``"mean"`` with a key-value cache, which knows no earlier outputs
-        (generate with ``use_cache=False``).
+        of are changed already; in the forward pass, if the model computes attention where nobody sees it, or for
+        ``"mean"`` with a key-value cache, which knows no earlier outputs (generate with ``use_cache=False``).
 
     Notes
     -----
@@ -170,30 +161,8 @@ def merge_heads(
 ) -> Intervention:
     """Let two heads of a layer share one pattern while a ``with`` block runs.
 
-    Both attend with α·A1 + (1 - α)·A2, each to its own values.
-
-    Parameters
-    ----------
-    model
-        As in `ablate_heads`.
-    layer, head1, head2
-        True numbers.
-    alpha
-        Share of the first head's pattern, 0 to 1.
-    kind
-        Which attention of an encoder-decoder; left out, the encoder's.
-
-    Returns
-    -------
-    Intervention
-        To be entered. Captured weights are those with the change.
-
-    Raises
-    ------
-    OptionError
-        If a head is not there, both are the same, or `alpha` is not from 0 to 1.
-    CaptureError
-        As in `ablate_heads`.
+    Both attend with α·A1 + (1 - α)·A2, α from 0 to 1, each to its own values. `model`, `kind`, what is returned and the
+    errors are as in `ablate_heads`; it is an `OptionError` too to merge a head with itself.
     """
     (_, head1), (_, head2) = pairs = _read_heads([(layer, head1), (layer, head2)])
     if head1 == head2:

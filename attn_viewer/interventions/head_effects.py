@@ -91,7 +91,7 @@ def measure_effect(
 ) -> HeadEffect:
     """Measure what an intervention does to a prompt's predictions and to the patterns of all heads.
 
-    Two passes of the model, without and with it.
+    The model runs twice, without and with it; `plot_effect` draws what comes out.
 
     Parameters
     ----------
@@ -107,11 +107,6 @@ def measure_effect(
         How many of the likeliest next tokens to keep.
     model_id
         Name for figures; left out, the model's.
-
-    Returns
-    -------
-    HeadEffect
-        The measurements; `plot_effect` draws them.
 
     Raises
     ------
@@ -180,24 +175,17 @@ def rank_heads_by_effect(
 ) -> HeadScores:
     """Measure what the model loses without each head in turn.
 
-    The layers below the ablated head are computed once for all; the heads of a layer run together as a batch.
+    The layers below the ablated head are computed once for all; the heads of a layer run together as a batch. `model`,
+    `tokenizer`, `prompt`, `model_id` and errors are as in `measure_effect`.
 
     Parameters
     ----------
-    model
-        A causal language model with its head.
-    tokenizer : transformers tokenizer or None
-        For prompts in words.
-    prompt : str, tuple of str, list of dict, token ids or mapping
-        As `capture_attention` takes it, at least two tokens.
     mode
         As `ablate_heads` takes it.
     layers
         True numbers of those whose heads are ablated; left out, all.
     batch_size
         Most heads in one pass; fewer take less memory.
-    model_id
-        Name for figures; left out, the model's.
     progress
         Whether to show a bar on stderr; left out, only when stderr is a terminal.
 
@@ -207,13 +195,6 @@ def rank_heads_by_effect(
         Column ``"loss_change"``: mean cross-entropy of the prompt's tokens from the second on without the head, less
         that of the whole model, nats. An atlas of it: ``plot_atlas(scores.make_grid("loss_change"),
         diverging=True)``.
-
-    Raises
-    ------
-    OptionError
-        If the model is not a causal language model, or an option cannot be used.
-    PromptError
-        If the prompt has fewer than two tokens.
 
     Notes
     -----

@@ -16,21 +16,12 @@ from ..capture.kernels import Scores, find_hidden, iterate_weights
 
 
 class Term(NamedTuple):
-    """A pattern that mixtures are made of.
+    """A pattern that mixtures are made of."""
 
-    Parameters
-    ----------
-    kind
-        What the head computes; the same weight on all keys that a query sees; all weight on the first of them.
-    head
-        The head whose pattern, or whose view of the keys, it is.
-    is_mean
-        Whether each row is the mean over the rows up to it (over all rows where queries see later keys).
-    """
-
+    # What the head computes; the same weight on all keys that a query sees; all weight on the first of them.
     kind: Literal["own", "uniform", "first"]
-    head: int
-    is_mean: bool = False
+    head: int  # whose pattern, or whose view of the keys, it is
+    is_mean: bool = False  # each row is the mean over those up to it (over all where queries see later keys)
 
 
 # What a head's pattern is made of, and that of each changed head.
@@ -39,18 +30,10 @@ Mixtures = dict[int, Mixture]
 
 
 class Queries(NamedTuple):
-    """What the mean over the rows of an attention call must know of them.
+    """What the mean over the rows of an attention call must know of them."""
 
-    Parameters
-    ----------
-    are_causal
-        Whether means run over earlier rows only.
-    are_keys
-        Whether query i is key i too, as in self-attention: a query that does not see itself is padding.
-    """
-
-    are_causal: bool
-    are_keys: bool
+    are_causal: bool  # means run over earlier rows only
+    are_keys: bool  # query i is key i too, as in self-attention: a query that does not see itself is padding
 
 
 class PatternChange(NamedTuple):
@@ -60,15 +43,7 @@ class PatternChange(NamedTuple):
     queries: Queries
 
     def iterate_weights(self, scores: Scores, rows: slice, *, step: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the weights that the heads have then, in blocks of query rows.
-
-        Yields
-        ------
-        start : int
-            Number of the first row of the block, counted from the first of `rows`.
-        weights : torch.Tensor
-            float32, axes ``(n_heads, rows, n_key)``.
-        """
+        """Yield the weights that the heads have then, as `capture.changes.HeadChange` says, over all keys."""
         mixtures, (are_causal, are_keys) = self
         device = scores.query.device
         terms = {term for mixture in mixtures.values() for term in mixture if term.is_mean}
@@ -104,22 +79,9 @@ class PatternChange(NamedTuple):
 
 
 def mix_outputs(given: SdpaArguments, output: torch.Tensor, change: PatternChange) -> torch.Tensor:
-    """Return the output of an attention call whose heads have other patterns.
+    """Return the output of an attention call, axes ``(batch, n_heads, n_query, d)``, whose heads have other patterns.
 
-    Parameters
-    ----------
-    given
-        What the call was given, of axes ``(batch, n_heads, n, d)``, the mask's possibly 1; one key and value head a
-        query head, or fewer.
-    output
-        What it put out, axes ``(batch, n_heads, n_query, d)``.
-    change
-        What is made of the heads.
-
-    Returns
-    -------
-    torch.Tensor
-        Of the shape of `output`.
+    A mask has four axes, some possibly 1; key and value may have fewer heads.
     """
     heads = list(output.unbind(1))
     for head, mixture in change.mixtures.items():
@@ -158,21 +120,9 @@ def _attend(given: SdpaArguments, output: torch.Tensor, term: Term, head: int, q
 
 
 def mix_weights(weights: torch.Tensor, visible: torch.Tensor, change: PatternChange) -> torch.Tensor:
-    """Return attention weights in which heads have other patterns.
+    """Return attention weights, axes ``(batch, n_heads, n_query, n_key)``, in which heads have other patterns.
 
-    Parameters
-    ----------
-    weights
-        Axes ``(batch, n_heads, n_query, n_key)``.
-    visible
-        Bool, the same axes: the keys that each query sees; no sinks, which come after the keys.
-    change
-        What is made of the heads.
-
-    Returns
-    -------
-    torch.Tensor
-        Of the shape of `weights`.
+    `visible` has the same axes: the keys that each query sees; no sinks, which come after the keys.
     """
     heads, queries = list(weights.unbind(1)), change.queries
     for head, mixture in change.mixtures.items():

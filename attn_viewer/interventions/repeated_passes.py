@@ -28,22 +28,7 @@ _SEES_LATER = "{} sees later tokens, which it would predict; use a causal model"
 
 
 def encode_text(model: torch.nn.Module, tokenizer: Any, prompt: Any) -> Inputs:
-    """Turn a prompt into inputs of a causal language model whose loss can be measured.
-
-    Tokenizer and prompt are as `capture_attention` takes them.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        Arguments of the forward pass.
-
-    Raises
-    ------
-    OptionError
-        If the model is an encoder-decoder or has no language model's head.
-    PromptError
-        If the prompt has one token, which predicts nothing.
-    """
+    """Turn a prompt into inputs of a causal language model whose loss can be measured."""
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise OptionError(f"{type(model).__name__} is an encoder-decoder; effects are measured on causal models")
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
@@ -60,20 +45,7 @@ def encode_text(model: torch.nn.Module, tokenizer: Any, prompt: Any) -> Inputs:
 def run_with_maps(
     model: torch.nn.Module, inputs: Inputs, tokens: Sequence[str], *, model_id: str
 ) -> tuple[torch.Tensor, AttentionMaps]:
-    """Run a causal language model once for its predictions and its attention together.
-
-    Returns
-    -------
-    logits : torch.Tensor
-        float32 on the CPU, axes ``(n_tokens, n_vocabulary)``.
-    maps : AttentionMaps
-        Every weight.
-
-    Raises
-    ------
-    OptionError
-        If the model sees later tokens, so that there is no loss of the next.
-    """
+    """Run a causal language model once for its logits, float32, axes ``(n_tokens, n_vocabulary)``, and every weight."""
     collector = Collector(model, CaptureOptions(), lambda stack, shape: shape == (len(tokens), len(tokens)))
     output = run_watched(model, [collector], inputs, keeps_logits=True)
     maps = collector.make_maps(collector.find_main(), tokens, tokens, model_id=model_id)
@@ -85,12 +57,7 @@ def run_with_maps(
 def measure_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy of each token given those before it, float32, nats, axes ``(batch, n_tokens - 1)``.
 
-    Parameters
-    ----------
-    logits
-        Axes ``(batch, n_tokens, n_vocabulary)``.
-    ids
-        Axes ``(n_tokens,)``.
+    Logits have the axes ``(batch, n_tokens, n_vocabulary)``, ids ``(n_tokens,)``.
     """
     chosen = logits[:, :-1].gather(2, ids[1:].expand(len(logits), -1)[..., None])[..., 0]
     return logits[:, :-1].logsumexp(-1).float() - chosen.float()
@@ -99,37 +66,12 @@ def measure_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def iterate_loss_changes(
     model: torch.nn.Module, inputs: Inputs, *, mode: AblationMode, layers: Iterable[int], n_heads: int, batch_size: int
 ) -> Iterator[tuple[int, list[int], NDArray[np.float32]]]:
-    """Measure what the loss grows by without each head in turn.
+    """Yield layer, some of its heads, and by how much the loss of each token grows without each of these.
 
-    One pass keeps what each layer put out. The passes without a layer's heads go as a batch and start at that layer:
-    the layers below hand out what they did before, in models where nothing else passes between layers.
-
-    Parameters
-    ----------
-    model
-        A causal language model.
-    inputs
-        Of `encode_text`.
-    mode
-        As in `ablate_heads`.
-    layers, n_heads
-        Whose heads, and how many each has.
-    batch_size
-        Most heads in one pass.
-
-    Yields
-    ------
-    layer : int
-        Its number.
-    heads : list of int
-        Some of its heads.
-    changes : numpy.ndarray
-        Loss without each less that of the whole model, nats, axes ``(len(heads), n_tokens - 1)``.
-
-    Raises
-    ------
-    OptionError
-        If another last token changes what the model says before it.
+    Changes are in nats, axes ``(len(heads), n_tokens - 1)``. One pass keeps what each layer put out. The passes without
+    a layer's heads go as a batch and start at that layer: the layers below hand out what they did before, in models
+    where nothing else passes between layers. It is an `OptionError` if another last token changes what the model says
+    before it.
     """
     ids = inputs["input_ids"][0]
     arguments: dict[str, Any] = {"use_cache": False} if takes_argument(model, "use_cache") else {}

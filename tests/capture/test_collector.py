@@ -109,8 +109,8 @@ def test_no_full_tensor_exists_when_pooling(monkeypatch):
     from attn_viewer.capture import kernels
 
     sizes = []
-    score = kernels._score_tile
-    monkeypatch.setattr(kernels, "_score_tile", lambda *a: sizes.append((tile := score(*a)).numel()) or tile)
+    multiply = kernels._multiply
+    monkeypatch.setattr(kernels, "_multiply", lambda *a: sizes.append((tile := multiply(*a)).numel()) or tile)
     model = build_model("llama")
     model.config.max_position_embeddings = 4096
     n = 3000
