@@ -10,7 +10,7 @@ from ..capture_options import CaptureOptions
 from ..declarations import takes_options
 from ..errors import CaptureError
 from ..inputs.model_inputs import prepare_inputs
-from ..inputs.signature import find_device, get_config, takes_argument
+from ..inputs.signature import find_device, has_decoder, takes_argument
 from ..maps import AttentionMaps
 from .changes import list_interventions
 from .collector import Collector
@@ -18,7 +18,7 @@ from .fused import SdpaArguments
 from .guard import borrow_model, list_implementations
 from .module_stack import ModuleStack
 from .numbering import NumberedModules
-from .prefill import get_model_id
+from .prefill import get_model_id, label_stack
 from .watch import AttentionWatch
 
 
@@ -42,11 +42,10 @@ def capture_batch(
     Options are those of `CaptureOptions` without ``weighting``. A `CaptureError` says that this model's prompts must
     run one at a time.
     """
-    if getattr(get_config(model), "is_encoder_decoder", False) or list_interventions():
+    if has_decoder(model) or list_interventions():
         raise _refuse(model)
     prompts = [prepare_inputs(model, tokenizer, text) for text in texts]
     inputs = [prompt.arguments for prompt in prompts]
-    tokens = [prompt.prompts[0].sides["self"] for prompt in prompts]
     body = getattr(model, "base_model", model)  # without the head: nobody wants logits
     if not takes_argument(body, "position_ids"):
         raise _refuse(model)
@@ -74,15 +73,8 @@ def capture_batch(
         body(**arguments, **settings)
     collectors[0].check_complete(stack.seen)  # the others saw the same modules
     return [
-        collector.make_maps(
-            collector.find_main(),
-            labels := each.write_labels(n),
-            labels,
-            ids_key=each.ids,
-            kind="self",
-            model_id=model_id or get_model_id(model),
-        )
-        for collector, each, n in zip(collectors, tokens, lengths, strict=True)
+        label_stack(collector, collector.find_main(), prompt.prompts[0], "self", model_id or get_model_id(model))
+        for collector, prompt in zip(collectors, prompts, strict=True)
     ]
 
 

@@ -16,6 +16,8 @@ from .prefill import get_model_id, watch_attention
 from .stacks import Stack
 from .targets import is_tower
 
+_Side = tuple[str, int]  # a sequence that tokens are of: its name and its number of tokens
+
 
 @takes_options(CaptureOptions)
 def capture_attention_calls(
@@ -74,44 +76,37 @@ def capture_attention_calls(
     for path, stack in collector.stacks.items():
         is_self = stack.continues or stack.shape[0] == stack.shape[1]
         kinds[path] = get_kind(stack.name) if is_self else "cross"
-        sides[path] = _name_sides(stack, kinds[path] if has_sides else "encoder")
-    labels = _label_sides(tokens, collector.stacks, sides)
+        sides[path] = _find_sides(stack, kinds[path] if has_sides else "encoder")
+    labels = _label_sides(tokens, {side for both in sides.values() for side in both})
     maps = {}
     for path, stack in collector.stacks.items():
-        query, key = (labels[side, n] for side, n in zip(sides[path], _count_tokens(stack), strict=True))
-        kind = "self" if kinds[path] == "encoder" or (kinds[path] == "decoder" and not has_sides) else kinds[path]
+        query, key = (labels[side] for side in sides[path])
         maps[path] = collector.make_maps(
             stack,
             query[stack.first :][: stack.shape[0]],
             key,
             model_id=model_id or get_model_id(model),
-            kind=kind,
+            kind="self" if kinds[path] == "encoder" or (kinds[path] == "decoder" and not has_sides) else kinds[path],
         )
     return maps
 
 
-def _name_sides(stack: Stack, kind: str) -> tuple[str, str]:
-    """Return the names of the sequences that queries and keys of a stack are of."""
+def _find_sides(stack: Stack, kind: str) -> tuple[_Side, _Side]:
+    """Return which sequences queries and keys of a stack are of."""
+    names = (kind, kind)
     if is_tower(stack.name):
-        return stack.name, stack.name
-    if kind == "cross":  # of a decoder, if the queries are one's
-        return ("decoder" if "decoder" in stack.name else "encoder"), "encoder"
-    return kind, kind
-
-
-def _count_tokens(stack: Stack) -> tuple[int, int]:
-    """Return the tokens of the sequences that queries and keys of a stack are of."""
-    return (stack.shape[1] if stack.continues else stack.shape[0]), stack.shape[1]
+        names = stack.name, stack.name
+    elif kind == "cross":  # of a decoder, if the queries are one's
+        names = ("decoder" if "decoder" in stack.name else "encoder"), "encoder"
+    n_query, n_key = stack.shape
+    return (names[0], n_key if stack.continues else n_query), (names[1], n_key)
 
 
 def _label_sides(
-    tokens: Sequence[str] | Mapping[str, Sequence[str]] | None,
-    stacks: Mapping[str, Stack],
-    sides: Mapping[str, tuple[str, str]],
-) -> dict[tuple[str, int], Sequence[str]]:
-    """Return labels for each side and number of tokens."""
-    places = {place for path in stacks for place in zip(sides[path], _count_tokens(stacks[path]), strict=True)}
-    labels: dict[tuple[str, int], Sequence[str]] = {place: [str(i) for i in range(place[1])] for place in places}
+    tokens: Sequence[str] | Mapping[str, Sequence[str]] | None, places: set[_Side]
+) -> dict[_Side, Sequence[str]]:
+    """Return the labels of each sequence."""
+    labels: dict[_Side, Sequence[str]] = {place: [str(i) for i in range(place[1])] for place in places}
     if isinstance(tokens, Mapping):
         known = sorted({side for side, _ in places})
         if not tokens.keys() <= set(known):

@@ -161,23 +161,24 @@ def _add_axes(weights: torch.Tensor, softmaxes: Sequence[tuple[int, ...]], n_hea
     return weights.flatten(1, -3) if weights.ndim > 3 else None  # groups of heads that share keys
 
 
-def _are_weights(part: Any, may_be_zero: bool) -> bool:
-    """Tell attention weights from position biases and cached keys by what rows sum to.
-
-    An intervention can zero all heads of a layer.
-    """
+def _sum_rows(part: Any) -> torch.Tensor | None:
+    """Return what the rows of numbers that may be weights, axes (batch, n_heads, n_query, n_key), sum to."""
     if not isinstance(part, torch.Tensor) or part.ndim != 4 or not part.is_floating_point() or part.numel() == 0:
-        return False
-    sums = part.sum(dim=-1, dtype=torch.float32)
-    return bool(part.min() >= 0 and sums.max() <= 1.01 and (sums.max() > 1e-6 or may_be_zero))
+        return None
+    return part.sum(dim=-1, dtype=torch.float32) if part.min() >= 0 else None
+
+
+def _are_weights(part: Any, may_be_zero: bool) -> bool:
+    """Tell attention weights from position biases and cached keys; an intervention can zero all heads of a layer."""
+    sums = _sum_rows(part)
+    return sums is not None and bool(sums.max() <= 1.01 and (sums.max() > 1e-6 or may_be_zero))
 
 
 def _are_normalised(weights: torch.Tensor, softmaxes: Sequence[tuple[int, ...]]) -> bool:
     """Tell whether each row sums to 1, to 0 (padding, a head taken out) or, beside a sink, to less."""
-    if not weights.is_floating_point() or weights.numel() == 0:
+    sums = _sum_rows(weights)
+    if sums is None:
         return False
-    sums = weights.sum(dim=-1, dtype=torch.float32)
     has_sinks = any(shape[-1] == weights.shape[-1] + 1 for shape in softmaxes)
-    are_whole = (sums - 1).abs() < _ROUNDING
-    are_right = (are_whole | (sums == 0) | (has_sinks & (sums < 1))).all() and (sums > 0).any()
-    return bool(weights.min() >= 0 and are_right)
+    are_right = ((sums - 1).abs() < _ROUNDING) | (sums == 0) | (has_sinks & (sums < 1))
+    return bool(are_right.all() and (sums > 0).any())

@@ -197,11 +197,7 @@ class Switch:
                 self._undo = None
 
 
-def _leave_compiled_aside() -> Callable[[], object]:
-    return partial(torch.compiler.set_stance("force_eager").__exit__, None, None, None)
-
-
-_EAGER_STANCE = Switch(_leave_compiled_aside)
+_EAGER_STANCE = Switch(lambda: partial(torch.compiler.set_stance("force_eager").__exit__, None, None, None))
 # Modules that are on loan, by id: who has them.
 _HOLDERS: "dict[int, weakref.ref[Loan]]" = {}
 _RECLAIM, _VIEWING = PatientLock(), PatientLock()
@@ -276,26 +272,23 @@ def use_visible_attention(model: torch.nn.Module, loan: Loan) -> None:
 
 def _is_fused(name: str | None) -> bool:
     """Tell whether an implementation is transformers' own flash or flex attention, under whichever name."""
-    functions = AttentionInterface()
-    if name is not None and name not in functions:
+    if name is not None and name not in AttentionInterface():
         name = name.removeprefix("paged|")
-    function = functions.get(name)
-    return getattr(_unwrap(function), "__module__", None) in _FUSED and _is_of_transformers(name)
+    return _find_source(AttentionInterface, name) in _FUSED and _is_of_transformers(name)
 
 
 def _is_of_transformers(name: str | None) -> bool:
     """Tell whether nobody has put functions of their own behind the name of an implementation."""
-    functions = (interface().get(name) for interface in (AttentionInterface, AttentionMaskInterface))
-    return all(
-        function is None or getattr(_unwrap(function), "__module__", "").startswith("transformers.")
-        for function in functions
-    )
+    sources = (_find_source(interface, name) for interface in (AttentionInterface, AttentionMaskInterface))
+    return all(source is None or source.startswith("transformers.") for source in sources)
 
 
-def _unwrap(function: Any) -> Any:
+def _find_source(interface: Any, name: str | None) -> str | None:
+    """Return the module of the function behind a name, None where there is no function."""
+    function = interface().get(name)
     while isinstance(function, partial):  # a kernel is bound to transformers' function
         function = function.func
-    return function
+    return None if function is None else getattr(function, "__module__", "")
 
 
 def _view_as(config: Any, name: str, loan: Loan) -> None:

@@ -60,25 +60,20 @@ def load_model(model_path: FilePath | None = None, *, options: LoadingOptions) -
     """
     adapter = _find_adapter(model_path)
     if adapter is not None:
-        base = load_model(_read_base(adapter), options=options)
-        return _put_adapter(*base, adapter)
+        return _put_adapter(*load_model(_read_base(adapter), options=options), adapter, options.progress)
     where, arguments = _locate(model_path)
     import transformers
 
     arguments |= {"revision": options.revision or "main", "trust_remote_code": options.trust_remote_code}
     chosen = {"device_map": options.device_map, "attn_implementation": options.attn_implementation}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    try:
-        with _hush_transformers(not (sys.stderr.isatty() if options.progress is None else options.progress)):
-            config = transformers.AutoConfig.from_pretrained(where, **arguments)
-            names = getattr(config, "architectures", None) or ()
-            # A GGUF file names no architecture; what it holds is a language model.
-            is_unnamed = not names and "gguf_file" in arguments
-            name = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
-            tokenizer = _load_tokenizer(where, arguments, may_see=name.endswith("ForConditionalGeneration"))
-            model = getattr(transformers, name).from_pretrained(where, dtype=options.dtype, **arguments, **chosen)
-    except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
-        raise ModelLoadError(f"cannot load {str(model_path)!r}: {_explain(error)}") from error
+    with _report_loading(f"{str(model_path)!r}", options.progress):
+        config = transformers.AutoConfig.from_pretrained(where, **arguments)
+        # A GGUF file names no architecture; what it holds is a language model.
+        is_unnamed = not getattr(config, "architectures", None) and "gguf_file" in arguments
+        name = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
+        tokenizer = _load_tokenizer(where, arguments, may_see=name.endswith("ForConditionalGeneration"))
+        model = getattr(transformers, name).from_pretrained(where, dtype=options.dtype, **arguments, **chosen)
     return model.eval(), tokenizer
 
 
@@ -96,9 +91,9 @@ def _load_tokenizer(where: str, arguments: dict[str, Any], *, may_see: bool) -> 
 
 def _find_adapter(model_path: str | os.PathLike[str] | None) -> Path | None:
     """Return the folder of an adapter; None where the path is something else."""
-    folder = Path(os.path.expanduser(model_path or ""))
-    is_adapter = (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").exists()
-    return folder if model_path is not None and is_adapter else None
+    folder = None if model_path is None else Path(os.path.expanduser(model_path))
+    is_adapter = folder and (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").exists()
+    return folder if is_adapter else None
 
 
 def _read_base(adapter: Path) -> str:
@@ -116,7 +111,7 @@ def _read_base(adapter: Path) -> str:
     return base
 
 
-def _put_adapter(model: Any, tokenizer: Any, adapter: Path) -> tuple[Any, Any]:
+def _put_adapter(model: Any, tokenizer: Any, adapter: Path, progress: bool | None) -> tuple[Any, Any]:
     """Put an adapter into its model, which has as many words as the adapter was trained on."""
     try:
         import peft
@@ -125,14 +120,12 @@ def _put_adapter(model: Any, tokenizer: Any, adapter: Path) -> tuple[Any, Any]:
         raise ModelLoadError(
             f"{str(adapter)!r} is an adapter, which peft loads: pip install 'attn-viewer[adapters]'"
         ) from error
-    try:
+    with _report_loading(f"adapter {str(adapter)!r}", progress):
         if (adapter / "tokenizer_config.json").is_file():
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(adapter))
             if len(tokenizer) > model.get_input_embeddings().num_embeddings:
                 model.resize_token_embeddings(len(tokenizer))
         return peft.PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer
-    except Exception as error:  # as many types as `load_model` meets
-        raise ModelLoadError(f"cannot load adapter {str(adapter)!r}: {_explain(error)}") from error
 
 
 def load_image_model(model_path: FilePath, *, progress: bool | None = None) -> tuple[Any, Any]:
@@ -160,12 +153,9 @@ def load_image_model(model_path: FilePath, *, progress: bool | None = None) -> t
     where, arguments = _locate(model_path)
     import transformers
 
-    try:
-        with _hush_transformers(not (sys.stderr.isatty() if progress is None else progress)):
-            processor = transformers.AutoImageProcessor.from_pretrained(where, **arguments)
-            model = transformers.AutoModel.from_pretrained(where, **arguments)
-    except Exception as error:  # as many types as `load_model` meets
-        raise ModelLoadError(f"cannot load vision model {str(model_path)!r}: {_explain(error)}") from error
+    with _report_loading(f"vision model {str(model_path)!r}", progress):
+        processor = transformers.AutoImageProcessor.from_pretrained(where, **arguments)
+        model = transformers.AutoModel.from_pretrained(where, **arguments)
     return getattr(model, "vision_model", model).eval(), processor
 
 
@@ -209,11 +199,12 @@ def _locate(model_path: FilePath | None) -> tuple[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _hush_transformers(is_quiet: bool) -> Iterator[None]:
-    """Keep transformers' bars and remarks off stderr; its settings are back afterwards."""
+def _report_loading(what: str, progress: bool | None) -> Iterator[None]:
+    """Turn what the block raises into one error; keep transformers' bars and remarks off stderr unless wanted."""
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    is_quiet = not (sys.stderr.isatty() if progress is None else progress)
     # The bar over the tensors of a GGUF file listens to neither setting.
     stderr = contextlib.redirect_stderr(io.StringIO()) if is_quiet else contextlib.nullcontext()
     if is_quiet:
@@ -222,6 +213,8 @@ def _hush_transformers(is_quiet: bool) -> Iterator[None]:
     try:
         with stderr:
             yield
+    except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, RuntimeError, …
+        raise ModelLoadError(f"cannot load {what}: {_explain(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if had_bars:
@@ -237,9 +230,8 @@ def choose_class(config: Any) -> str:
         return "AutoModelForCausalLM"
     # No Auto class knows all of these: they write text after text, images, sound or several. A class of that name may
     # also come with the checkpoint.
-    if architecture.endswith("ForConditionalGeneration"):
-        own = getattr(getattr(transformers, architecture, None), "config_class", None)
-        if own is type(config):
-            return architecture
-        return "AutoModelForSeq2SeqLM" if getattr(config, "is_encoder_decoder", False) else "AutoModel"
-    return "AutoModel"
+    if not architecture.endswith("ForConditionalGeneration"):
+        return "AutoModel"
+    if getattr(getattr(transformers, architecture, None), "config_class", None) is type(config):
+        return architecture
+    return "AutoModelForSeq2SeqLM" if getattr(config, "is_encoder_decoder", False) else "AutoModel"

@@ -12,7 +12,7 @@ from ..declarations import takes_options
 from ..errors import OptionError
 from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
-from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
+from ..inputs.signature import call_model, find_device, find_inner, get_config, has_decoder, takes_argument
 from ..maps import AttentionMaps
 from .collector import Collector
 from .eager import EagerHooks
@@ -88,9 +88,8 @@ def capture_attention(
 
 def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
     """Return the kind of attention that is wanted of a model, by default that over the prompt itself."""
-    has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
     kinds: tuple[str, ...] = ("encoder", "decoder", "cross")
-    if not has_decoder:
+    if not has_decoder(model):
         looks = any(get_kind(name) == "cross" and is_attention(model, part) for name, part in model.named_modules())
         kinds = ("self", "cross") if looks else ("self",)
     if (kind or kinds[0]) not in kinds:
@@ -106,10 +105,10 @@ def capture_inputs(
     collectors = [_make_collector(model, options, inputs, prompt, kind, known) for prompt in inputs.prompts]
     with explain_refusal(model, inputs.arguments):
         run_watched(model, collectors, inputs.arguments)
-    maps = []
-    for collector, prompt in zip(collectors, inputs.prompts, strict=True):
-        maps.append(label_stack(collector, collector.find_main(kind), prompt, kind, model_id or get_model_id(model)))
-    return maps
+    return [
+        label_stack(collector, collector.find_main(kind), prompt, kind, model_id or get_model_id(model))
+        for collector, prompt in zip(collectors, inputs.prompts, strict=True)
+    ]
 
 
 def label_stack(collector: Collector, stack: Stack, prompt: Prompt, kind: str, model_id: str) -> AttentionMaps:
@@ -236,21 +235,7 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
         hooks = EagerHooks(stack, take_weights)
         hooks.install(loan, watch)
         if passes is not None:
-
-            def begin(arguments: Mapping[str, Any], past: int | None) -> None:
-                watch.counts.clear()
-                hooks.counts.clear()
-                sequences.forget()
-                current[:] = passes.begin(arguments, past)
-
-            def end() -> None:
-                if projections is not None:
-                    projections.let_go()
-                current.clear()
-                passes.end()
-
-            sequences.on_begin.append(begin)
-            stack.on_end.append(end)
+            _tell_passes(passes, current, (stack, sequences, watch, hooks, projections))
         callers = stack.list_callers()
         sequences.install(loan, callers)
         if projections is not None:
@@ -262,6 +247,30 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
             projections.let_go()
     for collector in collectors if passes is None else passes.list_collectors():
         collector.check_complete(stack.seen, hooks.unclear)
+
+
+def _tell_passes(
+    passes: Passes,
+    current: list[Collector],
+    parts: tuple[ModuleStack, SequenceWatch, AttentionWatch, EagerHooks, ProjectionWatch | None],
+) -> None:
+    """Have `current` be the collectors of the pass that runs."""
+    stack, sequences, watch, hooks, projections = parts
+
+    def begin(arguments: Mapping[str, Any], past: int | None) -> None:
+        watch.counts.clear()
+        hooks.counts.clear()
+        sequences.forget()
+        current[:] = passes.begin(arguments, past)
+
+    def end() -> None:
+        if projections is not None:
+            projections.let_go()
+        current.clear()
+        passes.end()
+
+    sequences.on_begin.append(begin)
+    stack.on_end.append(end)
 
 
 def get_model_id(model: torch.nn.Module) -> str:

@@ -118,12 +118,11 @@ def _is_joined(output: torch.Tensor, given: torch.Tensor) -> bool:
 
 def _get_weight(module: torch.nn.Module) -> torch.Tensor | None:
     """Return the weights of a plain linear module, axes ``(n_in, n_out)``; None of a quantised or offloaded one."""
-    weight = module.weight if isinstance(module, (torch.nn.Linear, Conv1D)) else None
-    if not isinstance(weight, torch.Tensor) or type(weight) not in (torch.Tensor, torch.nn.Parameter):
+    weight: Any = module.weight if isinstance(module, (torch.nn.Linear, Conv1D)) else None
+    if type(weight) not in (torch.Tensor, torch.nn.Parameter) or weight.is_meta or not weight.is_floating_point():
         return None
-    if weight.is_meta or not weight.is_floating_point():
-        return None
-    return weight.detach() if isinstance(module, Conv1D) else weight.detach().T
+    made: torch.Tensor = weight.detach()
+    return made if isinstance(module, Conv1D) else made.T
 
 
 def _is_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:

@@ -22,7 +22,12 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
     What the template adds for an answer is in it unless the last message is the assistant's. Contents are text, or
     parts ``{"type": "text", "text": …}``, ``{"type": "image", …}`` and so on, for which a processor is needed.
     """
-    _check_messages(messages)
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise PromptError(
+                f"a chat prompt is a list of {{'role': …, 'content': …}}, got {message!r:.200} in it; "
+                "text goes in as one str, token ids as a list of int"
+            )
     senses = {str(part["type"]) for message in messages for part in _get_parts(message) if _is_seen_or_heard(part)}
     if senses and _get_tokenizer(tokenizer) is tokenizer:
         raise PromptError(
@@ -45,15 +50,6 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
 
 def _is_seen_or_heard(part: Any) -> bool:
     return isinstance(part, Mapping) and str(part.get("type")).partition("_")[0] in SENSES
-
-
-def _check_messages(messages: Sequence[Message]) -> None:
-    for message in messages:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise PromptError(
-                f"a chat prompt is a list of {{'role': …, 'content': …}}, got {message!r:.200} in it; "
-                "text goes in as one str, token ids as a list of int"
-            )
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message], *, is_whole: bool, tokenize: bool) -> Any:

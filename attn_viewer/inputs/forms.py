@@ -56,7 +56,12 @@ def encode_form(tokenizer: Any, prompt: Any, *, wants_types: bool = False) -> En
         return Encoded(inputs, lambda row: find_turns(tokenizer, messages, ids))
     if isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(part, str) for part in prompt):
         check_tokenizer(tokenizer)
-        return _encode_pair(get_text_tokenizer(tokenizer), prompt, wants_types)
+        if not all(prompt):
+            raise PromptError(f"a pair is two texts that are not empty, got {prompt!r:.80}")
+        types = {"return_token_type_ids": True} if wants_types else {}
+        encoded = _run_tokenizer(get_text_tokenizer(tokenizer), *prompt, **types)
+        pair = dict(encoded)
+        return Encoded(pair, lambda row: _find_sentences(encoded, pair, row))
     what = f"a {type(prompt).__name__}"
     if is_list:
         what += f" with a {type(next(part for part in prompt if isinstance(part, str))).__name__} in it"
@@ -76,38 +81,23 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 def _run_tokenizer(tokenizer: Any, *texts: str, **options: Any) -> Any:
     """Call a tokenizer, or a processor, on one text or a pair."""
-    is_processor = get_text_tokenizer(tokenizer) is not tokenizer
     try:
-        if is_processor:
+        if get_text_tokenizer(tokenizer) is not tokenizer:
             return dict(tokenizer(text=texts[0], return_tensors="pt"))
         return tokenizer(*texts, return_tensors="pt", verbose=False, **options)
     except Exception as error:  # of as many types as there are tokenizers
         raise PromptError(f"{type(tokenizer).__name__} refuses this prompt: {describe_error(error)}") from error
 
 
-def _encode_pair(tokenizer: Any, pair: tuple[str, str], wants_types: bool) -> Encoded:
-    if not all(pair):
-        raise PromptError(f"a pair is two texts that are not empty, got {pair!r:.80}")
-    encoded = _run_tokenizer(tokenizer, *pair, **({"return_token_type_ids": True} if wants_types else {}))
-    inputs = dict(encoded)
-    return Encoded(inputs, lambda row: _find_sentences(encoded, inputs, row))
-
-
 def _find_sentences(encoded: Any, inputs: Mapping[str, torch.Tensor], row: int) -> Segments:
     """Find both texts of a pair: by what the tokenizer says of each token, or by the segment ids."""
-    mask = inputs.get("attention_mask")
-    numbers: Any = None
-    if getattr(encoded, "is_fast", False):
-        numbers = encoded.sequence_ids(row)
-    elif "token_type_ids" in inputs:
-        numbers = inputs["token_type_ids"][row].tolist()
-        if set(numbers) - {0, 1}:
-            return ()
-    if numbers is None or 1 not in numbers:
+    mask, types = inputs.get("attention_mask"), inputs.get("token_type_ids")
+    is_fast = getattr(encoded, "is_fast", False)
+    numbers = encoded.sequence_ids(row) if is_fast else [] if types is None else types[row].tolist()
+    if 1 not in numbers or not {0, 1, None}.issuperset(numbers):
         return ()
-    n_tokens = len(numbers)
-    seen = [True] * n_tokens if mask is None or mask.ndim != 2 else mask[row].bool().tolist()
-    first, stop = seen.index(True), n_tokens - seen[::-1].index(True)
+    seen = [True] * len(numbers) if mask is None or mask.ndim != 2 else mask[row].bool().tolist()
+    first, stop = seen.index(True), len(numbers) - seen[::-1].index(True)
     second = next((i for i in range(first, stop) if numbers[i] == 1), stop)
     if not first < second < stop or 0 in numbers[second:stop]:
         return ()
@@ -116,16 +106,21 @@ def _find_sentences(encoded: Any, inputs: Mapping[str, torch.Tensor], row: int) 
 
 def read_ids(prompt: Any) -> torch.Tensor:
     """Read token ids of axes ``(n,)`` or ``(batch, n)`` as int64 of axes ``(batch, n)``."""
-    import torch
-
-    ids = read_tensor("token ids", prompt)
-    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
-        raise PromptError(f"token ids are whole numbers, got {ids.dtype}; convert them: ids.long()")
+    ids = _read_whole("token ids", read_tensor("token ids", prompt))
     if ids.ndim not in (1, 2):
         raise PromptError(f"token ids have axes (n,) or (batch, n), got shape {tuple(ids.shape)}")
     if ids.numel() == 0:
         raise PromptError("the prompt has no tokens; give at least one token")
-    return ids.long().reshape(-1, ids.shape[-1])
+    return ids.reshape(-1, ids.shape[-1])
+
+
+def _read_whole(name: str, numbers: torch.Tensor) -> torch.Tensor:
+    """Return whole numbers as int64."""
+    import torch
+
+    if numbers.dtype.is_floating_point or numbers.dtype.is_complex or numbers.dtype == torch.bool:
+        raise PromptError(f"{name} are whole numbers, got {numbers.dtype}; convert them: .long()")
+    return numbers.long()
 
 
 def read_tensor(name: str, value: Any) -> torch.Tensor:
@@ -172,12 +167,8 @@ def _read_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             )
         tensors["inputs_embeds"] = embeds.reshape(-1, *embeds.shape[-2:])
     for name, value in inputs.items():
-        if value is None or name in tensors:
-            continue
-        if name == "decoder_input_ids":
-            tensors[name] = read_ids(value)
-        else:
-            tensors[name] = read_tensor(name, value)
+        if value is not None and name not in tensors:
+            tensors[name] = read_ids(value) if name == "decoder_input_ids" else read_tensor(name, value)
     if ids is not None or embeds is not None:
         _check_lengths(tensors, next(iter(tensors.values())).shape[:2])
     return tensors
@@ -185,18 +176,12 @@ def _read_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def _check_lengths(tensors: dict[str, torch.Tensor], shape: Sequence[int]) -> None:
     """Check what goes with the tokens one by one, and give it the batch axis."""
-    import torch
-
     for name in ("attention_mask", "token_type_ids", "position_ids"):
         part = tensors.get(name)
         if part is None:
             continue
-        if name != "attention_mask":
-            if part.dtype.is_floating_point or part.dtype.is_complex or part.dtype == torch.bool:
-                raise PromptError(f"{name} are whole numbers, got {part.dtype}; convert them: {name}.long()")
-            tensors[name] = part = part.long()
-        if part.ndim == 1:
-            tensors[name] = part = part[None]
+        part = part if name == "attention_mask" else _read_whole(name, part)
+        tensors[name] = part = part[None] if part.ndim == 1 else part
         is_wide = name != "token_type_ids" and part.ndim > 2  # masks by query and key, positions of several axes
         is_wide = is_wide or (name == "position_ids" and len(part) == 1)
         if part.shape[-1] != shape[1] or (not is_wide and part.shape != tuple(shape)):

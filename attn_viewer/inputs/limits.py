@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import threading
 import traceback
@@ -114,15 +115,13 @@ def _watch_tables(model: torch.nn.Module) -> Iterator[None]:
 def _find_longest(model: torch.nn.Module, arguments: Mapping[str, Any], name: str, n_tokens: int) -> int | None:
     """Return with how many tokens the model runs at most, where it has a table or a number of just that length."""
     ids = arguments[name][:, -1:]
-    aligned = {part for part in _WORDS if part in arguments} if name == "input_ids" else {name}
-    kept = {part: value for part, value in arguments.items() if part not in {*_WORDS, name}}
+    kept = {part: value for part, value in arguments.items() if part != name}
     if name == "input_ids":  # without pictures and sound, whose placeholders are not in it
-        kept = {part: value for part, value in kept.items() if not value.is_floating_point()}
-    else:
-        kept |= {part: arguments[part] for part in _WORDS if part in arguments}
+        kept = {part: value for part, value in kept.items() if part not in _WORDS and not value.is_floating_point()}
+    has_mask = name == "input_ids" and "attention_mask" in arguments
 
     def runs(count: int) -> bool:
-        words = {part: torch.ones_like(ids).expand(-1, count) for part in aligned & {"attention_mask"}}
+        words = {"attention_mask": torch.ones_like(ids).expand(-1, count)} if has_mask else {}
         try:
             with torch.no_grad(), _watch_tables(model):
                 call_model(model, {**kept, **words, name: ids.expand(-1, count).contiguous()})
@@ -132,14 +131,8 @@ def _find_longest(model: torch.nn.Module, arguments: Mapping[str, Any], name: st
 
     if n_tokens < 2 or not runs(1) or runs(n_tokens):
         return None
-    low, high = 1, 2
-    while high < n_tokens and runs(high):
-        low, high = high, 2 * high
-    high = min(high, n_tokens)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if runs(middle) else (low, middle)
-    return low if _has_length(model, low) else None
+    longest = 1 + bisect.bisect_left(range(2, n_tokens), True, key=lambda count: not runs(count))
+    return longest if _has_length(model, longest) else None
 
 
 def _has_length(model: torch.nn.Module, length: int) -> bool:

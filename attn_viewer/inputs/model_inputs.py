@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from ..tokens import label_tokens
 from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
 from .limits import check_vocabulary
 from .placeholders import check_placeholders, find_cross_spans, find_spans
-from .signature import find_device, find_inner, get_config, list_arguments, takes_argument
+from .signature import find_device, find_inner, get_config, has_decoder, list_arguments, takes_argument
 
 # How alike a misspelt name is: token_type_ids and mm_token_type_ids are less.
 _NEARLY = 0.92
@@ -30,6 +32,11 @@ class Tokens:
     ids: tuple[int, ...] | None = None  # where these are words
     labels: tuple[str, ...] | None = None  # one a token; left out, tokens go by number
     spans: tuple[Span, ...] = ()  # patches of pictures and frames of sound among them, padding not counted
+
+    @property
+    def count(self) -> int | None:
+        """How many tokens are no padding, where that is known."""
+        return None if self.total is None else len(range(self.total)[self.kept])
 
     def write_labels(self, count: int) -> tuple[str, ...]:
         """Return a label for each of `count` tokens."""
@@ -85,8 +92,8 @@ def prepare_inputs(
     config = get_config(model)
     wants_types = takes_argument(model, "token_type_ids") and (getattr(config, "type_vocab_size", None) or 0) > 1
     encoded = encode_form(tokenizer, prompt, wants_types=wants_types)
-    has_decoder = bool(getattr(config, "is_encoder_decoder", False))
-    side = "encoder" if has_decoder else "self"
+    is_pair = has_decoder(model)
+    side = "encoder" if is_pair else "self"
     # Labels are for a loss, which nobody asks for.
     inputs = {name: part for name, part in encoded.inputs.items() if name != "labels" and takes_argument(model, name)}
     _check_names(model, {*encoded.inputs})
@@ -96,71 +103,61 @@ def prepare_inputs(
         # Without a mask, and without the cache that a plain call makes, positions that fall are taken for the
         # beginnings of other prompts.
         inputs.setdefault("attention_mask", torch.ones(inputs[main].shape[:2], dtype=torch.long))
-    sides = {side: _Side(inputs.get("input_ids"), inputs[main], inputs.get("attention_mask"), main, tokenizer)}
-    if has_decoder:
-        given = decoder_prompt is None and "decoder_input_ids" in inputs
-        if not given:
-            if "decoder_input_ids" in inputs:
-                raise PromptError("the model inputs hold decoder_input_ids already; leave out decoder_prompt")
-            own = decoder_tokenizer or tokenizer
+    mask = inputs.get("attention_mask")
+    sides: dict[str, Callable[[int], Tokens]] = {side: partial(_read_tokens, main, inputs[main], mask, tokenizer)}
+    if is_pair:
+        own = decoder_tokenizer or tokenizer
+        if "decoder_input_ids" not in inputs:
             ids = encode_decoder_prompt(model, own, decoder_prompt, names_start=decoder_tokenizer is not None)
             inputs["decoder_input_ids"] = ids.expand(n_rows, -1) if len(ids) == 1 else ids
-        ids = inputs["decoder_input_ids"]
+        elif decoder_prompt is not None:
+            raise PromptError("the model inputs hold decoder_input_ids already; leave out decoder_prompt")
+        ids, mask = inputs["decoder_input_ids"], inputs.get("decoder_attention_mask")
         if len(ids) != n_rows:
             raise PromptError(f"there are {len(ids)} decoder prompts for {n_rows} prompts; give one for each")
-        mask = inputs.get("decoder_attention_mask")
-        sides["decoder"] = _Side(ids, ids, mask, "decoder_input_ids", decoder_tokenizer or tokenizer)
-    for name, part in (("encoder", inputs.get("input_ids")), ("decoder", inputs.get("decoder_input_ids"))):
-        if part is not None:
-            check_vocabulary(model, part, is_decoder=has_decoder and name == "decoder")
+        sides["decoder"] = partial(_read_tokens, "input_ids", ids, mask, own)
+    for name in ("input_ids", "decoder_input_ids"):
+        if name in inputs:
+            check_vocabulary(model, inputs[name], is_decoder=is_pair and name == "decoder_input_ids")
     check_placeholders(config, inputs)
-    rows = read_row(batch_index, n_rows)
-    found = {side: find_spans(config, inputs, lambda ids: label_tokens(ids, get_text_tokenizer(tokenizer)))}
-    if spans := find_cross_spans(config, inputs):
-        found["encoder"] = spans
-    prompts = tuple(Prompt(row, _read_sides(sides, found, row), ()) for row in rows)
-    prompts = tuple(dataclasses.replace(p, segments=_crop(encoded, p.row, p.sides[side].kept)) for p in prompts)
+    spans = {side: find_spans(config, inputs, lambda ids: label_tokens(ids, get_text_tokenizer(tokenizer)))}
+    if found := find_cross_spans(config, inputs):
+        spans["encoder"] = found
+    prompts = tuple(_read_prompt(row, sides, spans, encoded) for row in read_row(batch_index, n_rows))
     device = find_device(model)
     arguments = {name: _move(part, device, model) for name, part in inputs.items()}
     return ModelInputs(arguments, prompts, n_rows, batch_index == "all")
 
 
-def _read_sides(
-    sides: Mapping[str, _Side], found: Mapping[str, Sequence[tuple[Span, ...]]], row: int
-) -> dict[str, Tokens]:
-    """Return the tokens of a prompt on every side, and what pictures or sound stand there."""
-    read = {name: side.read(row) for name, side in sides.items()}
-    for name, spans in found.items():
-        if spans:
+def _read_prompt(
+    row: int,
+    sides: Mapping[str, Callable[[int], Tokens]],
+    spans: Mapping[str, Sequence[tuple[Span, ...]]],
+    encoded: Encoded,
+) -> Prompt:
+    """Return a prompt of a batch: its tokens on every side, what pictures or sound stand there, and its segments."""
+    read = {name: read_tokens(row) for name, read_tokens in sides.items()}
+    kept = next(iter(read.values())).kept
+    for name, found in spans.items():
+        if found:
             own = read.get(name, Tokens(slice(0, None)))
-            count = None if own.total is None else len(range(own.total)[own.kept])
-            read[name] = dataclasses.replace(own, spans=shift_spans(spans[row], own.kept.start, count))
-    return read
+            read[name] = dataclasses.replace(own, spans=shift_spans(found[row], own.kept.start, own.count))
+    return Prompt(row, read, _crop(encoded.find_segments(row), kept))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """A batch on one side of a model."""
-
-    ids: torch.Tensor | None
-    main: torch.Tensor
-    mask: torch.Tensor | None
-    name: str
-    tokenizer: Any
-
-    def read(self, row: int) -> Tokens:
-        is_words = self.ids is not None or self.name == "inputs_embeds"
-        if not is_words:
-            return Tokens(slice(0, None))
-        n_tokens = self.main.shape[1]
-        kept = slice(0, n_tokens)
-        if self.mask is not None and self.mask.shape == self.main.shape[:2]:
-            seen = self.mask[row].nonzero()[:, 0]
-            kept = slice(int(seen[0]), int(seen[-1]) + 1)
-        if self.ids is None:
-            return Tokens(kept, n_tokens)
-        ids = tuple(self.ids[row, kept].tolist())
-        return Tokens(kept, n_tokens, ids, tuple(label_tokens(ids, get_text_tokenizer(self.tokenizer))))
+def _read_tokens(name: str, batch: torch.Tensor, mask: torch.Tensor | None, tokenizer: Any, row: int) -> Tokens:
+    """Return the tokens of a row of a batch, which goes in by a name."""
+    if name not in ("input_ids", "inputs_embeds"):
+        return Tokens(slice(0, None))
+    n_tokens = batch.shape[1]
+    kept = slice(0, n_tokens)
+    if mask is not None and mask.shape == batch.shape[:2]:
+        seen = mask[row].nonzero()[:, 0]
+        kept = slice(int(seen[0]), int(seen[-1]) + 1)
+    if name == "inputs_embeds":
+        return Tokens(kept, n_tokens)
+    ids = tuple(batch[row, kept].tolist())
+    return Tokens(kept, n_tokens, ids, tuple(label_tokens(ids, get_text_tokenizer(tokenizer))))
 
 
 def _find_main(model: torch.nn.Module, came: Mapping[str, Any], taken: Mapping[str, torch.Tensor]) -> str:
@@ -187,15 +184,11 @@ def _check_names(model: torch.nn.Module, given: set[str]) -> None:
             raise PromptError(f"{type(model).__name__} takes no {name!r}; did you mean {near[0]!r}?")
 
 
-def _crop(encoded: Encoded, row: int, kept: slice) -> Segments:
-    """Return a row's segments within the tokens that are kept, counted from the first of these."""
-    start, stop = kept.start, kept.stop
-    segments = []
-    for name, first, last in encoded.find_segments(row):
-        first, last = max(first, start), last if stop is None else min(last, stop)
-        if first < last:
-            segments.append((name, first - start, last - start))
-    return tuple(segments)
+def _crop(segments: Segments, kept: slice) -> Segments:
+    """Return segments within the tokens that are kept, counted from the first of these."""
+    start, stop = kept.start, math.inf if kept.stop is None else kept.stop
+    inside = ((name, max(first, start), min(last, stop)) for name, first, last in segments)
+    return tuple((name, first - start, int(last) - start) for name, first, last in inside if first < last)
 
 
 def _move(part: torch.Tensor, device: torch.device, model: torch.nn.Module) -> torch.Tensor:
@@ -227,9 +220,6 @@ def encode_decoder_prompt(
     start = next((token for token in starts if token is not None), None)
     if start is None:
         raise PromptError("decoder_prompt needs a model that names its start token; pass token ids")
-    text: Sequence[int] = ()
-    if prompt and names_start:
-        text = own(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-    elif prompt:
-        text = own(text_target=prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    given = {"text" if names_start else "text_target": prompt}
+    text = own(**given, add_special_tokens=False, verbose=False)["input_ids"] if prompt else ()
     return torch.tensor([[start, *text]])

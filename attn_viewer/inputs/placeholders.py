@@ -164,14 +164,14 @@ def _read_tower(config: Any, inputs: Inputs, runs: Sequence[_Run]) -> Sequence[_
     """Read every picture as one grid of all patches, after the class token where that is kept."""
     if "image_sizes" in inputs and config.vision_config.model_type == "pixtral":
         return _read_sizes(config, inputs, runs)
-    before = int(getattr(config, "vision_feature_select_strategy", None) == "full" and _has_class(config))
-    pixels = inputs["pixel_values"]
-    count = len(pixels.flatten(0, -4))
-    return [_Piece(number, "whole", *_measure_tower(config), before=before) for number in range(count)]
+    rows, columns = _measure_tower(config)
+    before, count = _count_class_tokens(config), len(inputs["pixel_values"].flatten(0, -4))
+    return [_Piece(number, "whole", rows, columns, before=before) for number in range(count)]
 
 
-def _has_class(config: Any) -> bool:
-    return "siglip" not in config.vision_config.model_type
+def _count_class_tokens(config: Any) -> int:
+    keeps_all = getattr(config, "vision_feature_select_strategy", None) == "full"
+    return int(keeps_all and "siglip" not in config.vision_config.model_type)
 
 
 def _read_gemma(config: Any, inputs: Inputs, runs: Sequence[_Run]) -> Sequence[_Piece]:
@@ -209,7 +209,7 @@ def _read_anyres(config: Any, inputs: Inputs, runs: Sequence[_Run]) -> Sequence[
     from transformers.image_processing_utils import select_best_resolution
 
     rows, columns = _measure_tower(config)
-    before = int(getattr(config, "vision_feature_select_strategy", None) == "full" and _has_class(config))
+    before = _count_class_tokens(config)
     sizes, size = inputs["image_sizes"].tolist(), config.vision_config.image_size
     counts = inputs.get("batch_num_images")
     alone = [True] * len(sizes) if counts is None else [n == 1 for n in counts.flatten().tolist() for _ in range(n)]

@@ -20,20 +20,15 @@ def take_prompt(inputs: ModelInputs, prompt: Prompt) -> ModelInputs:
     """Take one prompt out of model inputs, without its padding."""
     arguments = {}
     for name, part in inputs.arguments.items():
-        side = _get_side(prompt, name)
+        # The tokens that an argument goes with, if it is not about something else.
+        side = prompt.sides.get("decoder") if name.startswith("decoder_") else next(iter(prompt.sides.values()))
         own = _take_row(name, part, prompt.row, inputs.n_rows)
-        arguments[name] = own if side is None else _keep_tokens(name, own, side)
-    sides = {}
-    for name, side in prompt.sides.items():
-        count = None if side.total is None else len(range(side.total)[side.kept])
-        sides[name] = dataclasses.replace(side, kept=slice(0, count), total=count)
+        arguments[name] = own if side is None or side.total is None else _keep_tokens(name, own, side)
+    sides = {
+        name: dataclasses.replace(side, kept=slice(0, side.count), total=side.count)
+        for name, side in prompt.sides.items()
+    }
     return ModelInputs(arguments, (dataclasses.replace(prompt, row=0, sides=sides),))
-
-
-def _get_side(prompt: Prompt, name: str) -> Tokens | None:
-    """Return the tokens that an argument goes with; None where it is about something else."""
-    side = prompt.sides.get("decoder") if name.startswith("decoder_") else next(iter(prompt.sides.values()))
-    return None if side is None or side.total is None else side
 
 
 def _take_row(name: str, part: torch.Tensor, row: int, n_rows: int) -> torch.Tensor:

@@ -41,12 +41,17 @@ def get_config(model: torch.nn.Module) -> Any:
     return getattr(find_inner(model), "config", None) if own is None else own
 
 
+def has_decoder(model: torch.nn.Module) -> bool:
+    """Tell an encoder-decoder, by its config."""
+    return bool(getattr(get_config(model), "is_encoder_decoder", False))
+
+
 def find_decoder(model: torch.nn.Module) -> torch.nn.Module:
     """Return the language model inside of one that sees or hears, whose prompts hold placeholders; else `model`."""
     from .placeholders import list_placeholders
 
     inner: Any = find_inner(model)
-    if not list_placeholders(getattr(inner, "config", None)) or getattr(inner.config, "is_encoder_decoder", False):
+    if not list_placeholders(getattr(inner, "config", None)) or has_decoder(inner):
         return model
     # transformers before 5 hands out the whole model as the decoder of some.
     named = (getattr(getattr(inner, "model", inner), name, None) for name in ("language_model", "text_model"))

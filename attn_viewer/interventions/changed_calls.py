@@ -79,9 +79,10 @@ class ChangingWatch(Watch):
         if not self.interventions:
             self._open()
         self.interventions.append(intervention)
+        names = [name for name, _ in self.model.named_modules(remove_duplicate=False)]
         for module in intervention.target.modules:
-            for name in self._names_below(module):
-                self.places[name] = module, intervention.target
+            below = (name for name in names if name == module or name.startswith(f"{module}."))
+            self.places |= dict.fromkeys(below, (module, intervention.target))
 
     def remove(self, intervention: Change) -> bool:
         """End an intervention, where it is in force; tell whether none is left."""
@@ -90,10 +91,6 @@ class ChangingWatch(Watch):
         if not self.interventions:
             self.loan.close()
         return not self.interventions
-
-    def _names_below(self, module: str) -> list[str]:
-        names = (name for name, _ in self.model.named_modules(remove_duplicate=False))
-        return [name for name in names if name == module or name.startswith(f"{module}.")]
 
     def _open(self) -> None:
         self.stack = ModuleStack(self.model)
@@ -119,10 +116,10 @@ class ChangingWatch(Watch):
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         name = self.stack.name
-        place = self.places.get(name)
-        if place is None or place[0] != name:
+        owner, target = self.places.get(name, ("", None))
+        if target is None or owner != name:
             return
-        is_changed = bool(self._fold(name, place[1]))
+        is_changed = bool(self._fold(name, target))
         self.runs[name] += 1
         if is_changed and name not in self.touched:
             raise self._refuse(name)
@@ -167,19 +164,8 @@ class ChangingWatch(Watch):
     @staticmethod
     def _look_at(given: SdpaArguments, target: Target) -> Queries:
         is_cross, mask = target.kind == "cross", given.attn_mask
-        is_ordered = is_cross or given.is_causal
-        is_ordered = is_ordered or (
-            mask is not None and blocks_future(mask, given.query.shape[-2], given.key.shape[-2])
-        )
-        return Queries(is_ordered, not is_cross)
-
-    def _see_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute an attention call, that of changed heads otherwise."""
-        place = self._find_place()
-        if place is None:
-            return SDPA(*args, **kwargs)
-        self.touched.add(place.name)
-        return self._change_call(place, SdpaArguments(*args, **kwargs))
+        is_ordered = mask is not None and blocks_future(mask, given.query.shape[-2], given.key.shape[-2])
+        return Queries(is_ordered or is_cross or given.is_causal, not is_cross)
 
     def _see_join(self, function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Note where a column of sinks is put beside scores."""
@@ -215,7 +201,13 @@ class ChangingWatch(Watch):
                 "keep; pass use_cache=False"
             )
 
-    def _change_call(self, place: _Place, given: SdpaArguments) -> torch.Tensor:
+    def _see_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute an attention call, that of changed heads otherwise."""
+        place = self._find_place()
+        if place is None:
+            return SDPA(*args, **kwargs)
+        self.touched.add(place.name)
+        given = SdpaArguments(*args, **kwargs)
         queries = self._look_at(given, place.target)
         output, query, mask = given.compute(), given.query, given.attn_mask
         shape, n_heads = output.shape, place.target.n_heads or query.shape[1]

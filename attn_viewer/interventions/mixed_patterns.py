@@ -54,27 +54,25 @@ class PatternChange(NamedTuple):
             if part.start == part.stop:
                 continue
             for start, block in iterate_weights(scores.select(rows=part), rows=step):
-                visible = _find_block_view(scores, part.start + start, block)
-                real = _find_real_rows(visible, part.start + start, are_keys)
-                means = {}
-                if terms and (are_causal or not is_wanted):
+                visible, n_seen = _find_block_view(scores, part.start + start, block), block.shape[2]
+                if are_causal or not is_wanted:
+                    real = _find_real_rows(visible, part.start + start, are_keys)
                     counts = count + real.cumsum(0)
-                    count = counts[-1]
-                for term in terms:
-                    if are_causal or not is_wanted:
+                    count, means = counts[-1], {}
+                    for term in terms:
                         pattern = _make_pattern(term, block[None], visible)[0]
-                        total = (pattern * real[:, None]).cumsum(0) + sums[term][: block.shape[2]]
-                        sums[term][: block.shape[2]] = total[-1]
+                        total = (pattern * real[:, None]).cumsum(0) + sums[term][:n_seen]
+                        sums[term][:n_seen] = total[-1]
                         means[term] = total / counts.clamp(min=1)[:, None]
-                    else:
-                        means[term] = (sums[term] / count).expand(block.shape[1], -1)
+                else:
+                    means = {term: (sums[term] / count).expand(block.shape[1], -1) for term in terms}
                 if is_wanted:
-                    mixed = torch.nn.functional.pad(block, (0, scores.shape[2] - block.shape[2]))
+                    mixed = torch.nn.functional.pad(block, (0, scores.shape[2] - n_seen))
                     for head, mixture in mixtures.items():
                         mixed[head] = 0
                         for term, share in mixture.items():
                             pattern = means[term] if term.is_mean else _make_pattern(term, block[None], visible)[0]
-                            mixed[head, :, : block.shape[2]] += share * pattern
+                            mixed[head, :, :n_seen] += share * pattern
                     yield start, mixed
 
 

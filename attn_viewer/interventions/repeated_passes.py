@@ -18,7 +18,7 @@ from ..capture_options import CaptureOptions
 from ..errors import OptionError, PromptError
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.rows import take_prompt
-from ..inputs.signature import takes_argument
+from ..inputs.signature import has_decoder, takes_argument
 from ..maps import AttentionMaps
 from ..options import AblationMode
 from .changed_heads import ablate_rows
@@ -29,7 +29,7 @@ _SEES_LATER = "{} sees later tokens, which it would predict; use a causal model"
 
 def encode_text(model: torch.nn.Module, tokenizer: Any, prompt: Any) -> Inputs:
     """Turn a prompt into inputs of a causal language model whose loss can be measured."""
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    if has_decoder(model):
         raise OptionError(f"{type(model).__name__} is an encoder-decoder; effects are measured on causal models")
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise OptionError(f"{type(model).__name__} predicts no tokens; load a causal language model with its head")
