@@ -45,7 +45,7 @@ class _InForce(threading.local):
     """What changes heads in this thread."""
 
     def __init__(self) -> None:
-        self.changers: list[HeadChanger] = []
+        self.changers: dict[HeadChanger, None] = {}  # in the order in which they began
 
 
 _IN_FORCE = _InForce()
@@ -54,13 +54,8 @@ _IN_FORCE = _InForce()
 def announce_changer(changer: HeadChanger, loan: Loan) -> None:
     """Have captures of this thread ask what changes heads, as long as a loan is open."""
     changers = _IN_FORCE.changers
-    loan.note(partial(_take_off, changers, changer))
-    changers.append(changer)
-
-
-def _take_off(changers: list[HeadChanger], changer: HeadChanger) -> None:
-    if changer in changers:
-        changers.remove(changer)
+    loan.note(partial(changers.pop, changer, None))
+    changers[changer] = None
 
 
 def list_interventions() -> list[HeadIntervention]:

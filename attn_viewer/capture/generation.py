@@ -18,8 +18,9 @@ from ..inputs.signature import call_model, find_inner, get_config
 from ..maps import AttentionMaps
 from ..tokens import label_tokens
 from .guard import borrow_model
-from .prefill import capture_inputs, choose_kind, get_model_id, label_stack, watch_attention
+from .prefill import capture_inputs, get_model_id, label_stack, watch_attention
 from .steps import StepRecorder, StepReporter
+from .targets import choose_kind
 
 
 @takes_options(GenerationOptions)
@@ -68,14 +69,7 @@ def capture_generation(
         raise OptionError("capture_generation needs max_new_tokens, the most tokens to generate")
     has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
     kind = choose_kind(model, options.kind or ("cross" if has_decoder else None))
-    batch = prepare_inputs(
-        model,
-        tokenizer,
-        prompt,
-        decoder_prompt=options.decoder_prompt,
-        decoder_tokenizer=options.decoder_tokenizer,
-        batch_index=options.batch_index,
-    )
+    batch = prepare_inputs(model, tokenizer, prompt, options)
     has_begun = options.decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
     arguments = {"max_new_tokens": options.max_new_tokens, **(options.generate_options or {})}
     maps = []

@@ -9,20 +9,20 @@ import torch
 
 from ..capture_options import CaptureOptions, PassOptions
 from ..declarations import takes_options
-from ..errors import OptionError
 from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, Prompt, prepare_inputs
-from ..inputs.signature import call_model, find_device, find_inner, get_config, has_decoder, takes_argument
+from ..inputs.signature import call_model, find_device, find_inner, get_config, takes_argument
 from ..maps import AttentionMaps
 from .collector import Collector
 from .eager import EagerHooks
 from .guard import Loan, borrow_model, has_hooks
 from .module_stack import ModuleStack
-from .numbering import NumberedModules, get_kind, is_attention
+from .numbering import NumberedModules, get_kind
 from .padding import WHOLE, Kept
 from .projections import ProjectionWatch
 from .sequences import SequenceWatch
 from .stacks import Stack
+from .targets import choose_kind
 from .watch import AttentionCall, AttentionWatch, ModuleWeights
 
 
@@ -74,27 +74,9 @@ def capture_attention(
         the model is being captured already.
     """
     kind = choose_kind(model, options.kind)
-    inputs = prepare_inputs(
-        model,
-        tokenizer,
-        prompt,
-        decoder_prompt=options.decoder_prompt,
-        decoder_tokenizer=options.decoder_tokenizer,
-        batch_index=options.batch_index,
-    )
+    inputs = prepare_inputs(model, tokenizer, prompt, options)
     maps = capture_inputs(model, inputs, options, kind=kind, model_id=model_id)
     return maps if inputs.is_batch else maps[0]
-
-
-def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
-    """Return the kind of attention that is wanted of a model, by default that over the prompt itself."""
-    kinds: tuple[str, ...] = ("encoder", "decoder", "cross")
-    if not has_decoder(model):
-        looks = any(get_kind(name) == "cross" and is_attention(model, part) for name, part in model.named_modules())
-        kinds = ("self", "cross") if looks else ("self",)
-    if (kind or kinds[0]) not in kinds:
-        raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
-    return kind or kinds[0]
 
 
 def capture_inputs(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import CaptureError, OptionError
+from ..inputs.signature import has_decoder
 from ..selections import describe_numbers
 from .numbering import get_kind, is_attention, is_called_attention, number_modules
 
@@ -41,16 +42,23 @@ class Target:
             raise OptionError(f"there is no head of layer {layer} {head}; {there}")
 
 
+def choose_kind(model: torch.nn.Module, kind: str | None) -> str:
+    """Return the kind of attention that is wanted of a model, by default that over the prompt itself."""
+    kinds: tuple[str, ...] = ("encoder", "decoder", "cross")
+    if not has_decoder(model):
+        looks = any(get_kind(name) == "cross" and is_attention(model, part) for name, part in model.named_modules())
+        kinds = ("self", "cross") if looks else ("self",)
+    if (kind or kinds[0]) not in kinds:
+        raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
+    return kind or kinds[0]
+
+
 def find_target(model: torch.nn.Module, kind: str | None = None) -> Target:
     """Find the attention modules of a model whose heads can be chosen.
 
     They are the deepest stack of a kind, towers for images and sound last.
     """
-    has_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    kinds = ("encoder", "decoder", "cross") if has_decoder else ("self",)
-    if (kind or kinds[0]) not in kinds:
-        raise OptionError(f"{type(model).__name__} has {', '.join(kinds)} attention, not {kind!r}")
-    kind = kind or kinds[0]
+    kind = choose_kind(model, kind)
     named = dict(model.named_modules(remove_duplicate=False))
     attention = [name for name, module in named.items() if name and _has_heads(model, module, name)]
     outer = {name[:i] for name in attention for i, c in enumerate(name) if c == "."}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..capture_options import PassOptions
 from ..errors import PromptError
 from ..spans import Span, shift_spans
 from ..tokens import label_tokens
@@ -77,18 +78,10 @@ class ModelInputs:
 
 
 def prepare_inputs(
-    model: torch.nn.Module,
-    tokenizer: Any,
-    prompt: Any,
-    *,
-    decoder_prompt: Any = None,
-    decoder_tokenizer: Any = None,
-    batch_index: int | str | None = None,
+    model: torch.nn.Module, tokenizer: Any, prompt: Any, options: PassOptions | None = None
 ) -> ModelInputs:
-    """Turn a prompt in any form, as `capture_attention` takes it, into what a model is called with.
-
-    `decoder_prompt` is what an encoder-decoder has said so far, and `decoder_tokenizer` that of a decoder with its own.
-    """
+    """Turn a prompt in any form, as `capture_attention` takes it, into what a model is called with."""
+    options = options or PassOptions()
     config = get_config(model)
     wants_types = takes_argument(model, "token_type_ids") and (getattr(config, "type_vocab_size", None) or 0) > 1
     encoded = encode_form(tokenizer, prompt, wants_types=wants_types)
@@ -106,11 +99,12 @@ def prepare_inputs(
     mask = inputs.get("attention_mask")
     sides: dict[str, Callable[[int], Tokens]] = {side: partial(_read_tokens, main, inputs[main], mask, tokenizer)}
     if is_pair:
-        own = decoder_tokenizer or tokenizer
+        own = options.decoder_tokenizer or tokenizer
         if "decoder_input_ids" not in inputs:
-            ids = encode_decoder_prompt(model, own, decoder_prompt, names_start=decoder_tokenizer is not None)
+            names_start = options.decoder_tokenizer is not None
+            ids = encode_decoder_prompt(model, own, options.decoder_prompt, names_start=names_start)
             inputs["decoder_input_ids"] = ids.expand(n_rows, -1) if len(ids) == 1 else ids
-        elif decoder_prompt is not None:
+        elif options.decoder_prompt is not None:
             raise PromptError("the model inputs hold decoder_input_ids already; leave out decoder_prompt")
         ids, mask = inputs["decoder_input_ids"], inputs.get("decoder_attention_mask")
         if len(ids) != n_rows:
@@ -123,10 +117,10 @@ def prepare_inputs(
     spans = {side: find_spans(config, inputs, lambda ids: label_tokens(ids, get_text_tokenizer(tokenizer)))}
     if found := find_cross_spans(config, inputs):
         spans["encoder"] = found
-    prompts = tuple(_read_prompt(row, sides, spans, encoded) for row in read_row(batch_index, n_rows))
+    prompts = tuple(_read_prompt(row, sides, spans, encoded) for row in read_row(options.batch_index, n_rows))
     device = find_device(model)
     arguments = {name: _move(part, device, model) for name, part in inputs.items()}
-    return ModelInputs(arguments, prompts, n_rows, batch_index == "all")
+    return ModelInputs(arguments, prompts, n_rows, options.batch_index == "all")
 
 
 def _read_prompt(

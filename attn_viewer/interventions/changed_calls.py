@@ -6,11 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ..capture.changes import HeadIntervention, announce_changer
+from ..capture.changes import announce_changer
 from ..capture.eager import SOFTMAX
 from ..capture.fused import SDPA, SdpaArguments
 from ..capture.guard import Loan, Watch, use_visible_attention
@@ -22,20 +22,11 @@ from .mixed_patterns import Mixtures, PatternChange, Queries, mix_outputs, mix_w
 
 if TYPE_CHECKING:
     from ..capture.targets import Target
+    from .changed_heads import Intervention
 
 _JOINS = (torch.cat, torch.concat)
 # Scores so far below the largest of their row are masked, whichever number the model masks with.
 _MASKED_BY = 5000.0
-
-
-class Change(HeadIntervention, Protocol):
-    """What an `Intervention` is to the calls that it changes."""
-
-    target: Target
-    rows: tuple[int | None, ...]
-
-    def fold(self, layer: int, mixtures: Mixtures, row: int | None) -> Mixtures:
-        """Return mixtures of a layer with its own on top, for an element of the batch."""
 
 
 class _Place(NamedTuple):
@@ -58,7 +49,7 @@ class ChangingWatch(Watch):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.interventions: list[Change] = []
+        self.interventions: list[Intervention] = []
         self.thread = threading.get_ident()
         self.loan = Loan()
         self.places: dict[str, tuple[str, Target]] = {}  # name of a module -> (attention module it belongs to, target)
@@ -70,7 +61,7 @@ class ChangingWatch(Watch):
         self.handlers |= {function: partial(self._see_softmax, function) for function in SOFTMAX}
         self.handlers |= {function: partial(self._see_join, function) for function in _JOINS}
 
-    def add(self, intervention: Change) -> None:
+    def add(self, intervention: Intervention) -> None:
         """Put an intervention in force, on top of the others."""
         if self.thread != threading.get_ident():
             raise CaptureError(
@@ -84,7 +75,7 @@ class ChangingWatch(Watch):
             below = (name for name in names if name == module or name.startswith(f"{module}."))
             self.places |= dict.fromkeys(below, (module, intervention.target))
 
-    def remove(self, intervention: Change) -> bool:
+    def remove(self, intervention: Intervention) -> bool:
         """End an intervention, where it is in force; tell whether none is left."""
         if intervention in self.interventions:
             self.interventions.remove(intervention)

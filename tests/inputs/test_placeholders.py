@@ -8,7 +8,7 @@ import transformers
 from families import FAMILIES, TEXT, make_clip
 from PIL import Image
 
-from attn_viewer import capture_attention, capture_generation
+from attn_viewer import ablate_heads, capture_attention, capture_generation
 from attn_viewer.errors import PromptError
 from attn_viewer.inputs.placeholders import find_spans
 from attn_viewer.spans import Span
@@ -283,3 +283,13 @@ def test_a_family_without_a_rule_has_labels_and_no_spans():
 
     ids = torch.tensor([[1, 3, 3]])
     assert find_spans(Config, {"input_ids": ids, "pixel_values": torch.rand(1, 3, 8, 8)}, list) == [()]
+
+
+def test_heads_that_look_at_pictures_from_beside_the_text_can_be_taken_out():
+    family = make("mllama")
+    inputs = family.encode(draw(*family.size))
+    with ablate_heads(family.model, [(1, 0)], kind="cross"):
+        maps = capture_attention(family.model, family.processor.tokenizer, inputs, kind="cross")
+    plain = capture("mllama", inputs)
+    assert not maps.weights[0][0].any()
+    np.testing.assert_allclose(maps.weights[0][1:], plain.weights[0][1:], atol=1e-6)

@@ -5,6 +5,7 @@ import transformers
 from small import A, B, make_gpt2, make_tokenizer, make_twins, measure_difference, run_eager
 
 from attn_viewer import capture_attention, capture_generation
+from attn_viewer.capture_options import PassOptions
 from attn_viewer.errors import PromptError
 from attn_viewer.inputs.model_inputs import prepare_inputs
 from attn_viewer.inputs.rows import append_tokens, take_prompt
@@ -92,7 +93,7 @@ def test_a_decoder_prompt_is_kept():
 def test_one_prompt_of_a_batch_stands_alone(gpt2, tokenizer):
     batch = tokenizer([A, B], padding=True, return_tensors="pt")
     positions = torch.arange(8).expand(2, 8)
-    inputs = prepare_inputs(gpt2[0], tokenizer, {**batch, "position_ids": positions}, batch_index=1)
+    inputs = prepare_inputs(gpt2[0], tokenizer, {**batch, "position_ids": positions}, PassOptions(batch_index=1))
     alone = take_prompt(inputs, inputs.prompts[0])
     assert alone.arguments["input_ids"].tolist() == [tokenizer(B)["input_ids"]]
     assert alone.arguments["position_ids"].tolist() == [[2, 3, 4, 5, 6, 7]]
