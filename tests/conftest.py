@@ -30,6 +30,12 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
     "--no-first-run",
     "--disable-sync",
+    # One process for all pages, and none for what stands around them in a window.
+    "--in-process-gpu",
+    "--renderer-process-limit=1",
+    "--disable-site-isolation-trials",
+    "--disable-features=PreloadTopChromeWebUI,TopChromeWebUI",
+    "--disable-extensions",
 ]
 PROMPT = "Summer is warm. Winter is cold.\n"
 

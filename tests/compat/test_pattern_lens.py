@@ -144,6 +144,9 @@ def test_a_model_of_transformer_lens_is_a_model(tmp_path):
     assert maps.causal
     config = json.loads((path.parents[2] / "model_cfg.json").read_text())
     assert (config["n_layers"], config["n_heads"], config["dtype"]) == (2, 3, "torch.float32")
+    local = _Lens()
+    local.cfg.model_name = str(tmp_path / "models" / "local")  # as a bridge of a model from a folder has it
+    assert activations.compute_activations(prompt, local, tmp_path)[0].parts[-4] == "local"
     with pytest.raises(OptionError, match="hook_z"):
         activations.compute_activations(prompt, _Lens(), tmp_path, lambda name: True)
 

@@ -5,7 +5,6 @@ captures any transformers model under its fast attention, a prompt at a time. `n
 through alone. Stacked heads lie in their file with axes ``(n_layers, n_heads, n_ctx, n_ctx)``.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ import numpy as np
 
 from ...errors import ActivationsDamagedError, ActivationsMissingError, OptionError
 from ...maps import AttentionMaps
+from ...pipeline.activations import name_model
 from ...pipeline.prompts import take_samples
 from ...storage.folder import ACTIVATIONS, DataFolder
 from ...storage.objects import dump_object, load_plain
@@ -100,7 +100,7 @@ def _store(prompt: dict[str, Any], model: Any, save_path: Path, weights: dict[st
     n = arrays[0].shape[-1]
     starts = ["<bos>"] * (n - len(tokens))
     labels = [*starts, *tokens] if len(starts) < 2 and len(tokens) <= n else [str(i) for i in range(n)]
-    name = os.fspath(model.cfg.model_name)
+    name = name_model(model.cfg.model_name)
     layers = [int(re.findall(r"\d+", key)[0]) for key in weights]
     maps = AttentionMaps(arrays, labels, layers=layers, model_id=name)
     place = DataFolder(save_path).get_model(name)
@@ -126,7 +126,7 @@ def get_activations(
     return_cache: ReturnCache = "numpy",
 ) -> tuple[Path, Any]:
     """Read a prompt's weights, or compute and store them; `model` may be what `HookedTransformer` loads one from."""
-    name = model if isinstance(model, str) else os.fspath(model.cfg.model_name)
+    name = name_model(model if isinstance(model, str) else model.cfg.model_name)
     augment_prompt_with_hash(prompt)
     if allow_disk_cache and return_cache is None and activations_exist(name, prompt, save_path):
         return DataFolder(save_path).get_model(name).get_prompt(prompt).path / ACTIVATIONS, None
@@ -156,7 +156,7 @@ def activations_main(
 ) -> None:
     """Compute and store the weights of many prompts, the longest first."""
     model = HookedTransformer.from_pretrained(model_name, device=device)
-    root, name = Path(save_path), os.fspath(model.cfg.model_name)
+    root, name = Path(save_path), name_model(model.cfg.model_name)
     place = DataFolder(root).get_model(name)
     sizes = (min_chars, max_chars, shuffle)
     prompts = load_text_data(Path(prompts_path), *sizes) if raw_prompts else place.list_prompts()[0]
