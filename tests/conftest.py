@@ -1,11 +1,10 @@
 """Real models for the tests: the demo model of the package and SmolLM2-135M-Instruct."""
 
-import contextlib
 import functools
 import importlib.util
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import matplotlib as mpl
@@ -169,36 +168,61 @@ def browser():
         browser.close()
 
 
+class WatchedPage:
+    """A page of a context of its own, and what it did since it was opened that no test allows."""
+
+    def __init__(self, context):
+        self.page = context.new_page()
+        self.seen, self.allowed = [], ()
+        # The tests themselves read canvases back.
+        self.page.on("console", lambda message: "willReadFrequently" in message.text or self.add(message.type, message))
+        self.page.on("pageerror", lambda error: self.seen.append(f"error: {error}"))
+        self.page.on("dialog", lambda dialog: self.add("dialog", dialog.message) or dialog.dismiss())
+        self.page.on("request", lambda asked: asked.url.startswith(self.allowed) or self.add("to", asked.url))
+
+    def add(self, kind, what):
+        self.seen.append(f"{kind}: {getattr(what, 'text', what)}")
+
+    def leave(self, size):
+        """Show nothing, and be as a new page is."""
+        self.page.mouse.move(0, 0)
+        self.page.goto("about:blank")
+        self.page.set_viewport_size(size)
+        self.page.emulate_media(media="null")
+        self.page.context.clear_permissions()
+
+
+@pytest.fixture(scope="session")
+def free_pages(browser):
+    """Pages that no test uses, by their options: one that is there costs half as much as a new one."""
+    return defaultdict(list)
+
+
 @pytest.fixture
-def open_page(browser):
+def open_page(browser, free_pages):
     """Open a file and return its page; at the end no error and no request but for the file may have been seen."""
-    with contextlib.ExitStack() as stack:
-        seen = []
+    used = []
 
-        def open_page(path, state="", *, width=1280, height=860, scheme="light", allow_data=False, **options):
-            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
-            stack.callback(context.close)
-            page = context.new_page()
-            # The tests themselves read canvases back.
-            page.on(
-                "console",
-                lambda message: "willReadFrequently" in message.text or seen.append(f"{message.type}: {message.text}"),
-            )
-            page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-            page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}") or dialog.dismiss())
-            url = path.as_uri()
-            allowed = ("about:srcdoc", "data:" if allow_data else url)
+    def open_page(path, state="", *, width=1280, height=860, scheme="light", allow_data=False, **options):
+        size = {"width": width, "height": height}
+        key = (width, height, scheme, *options.items())
+        free = free_pages[key]
+        watched = (
+            free.pop() if free else WatchedPage(browser.new_context(viewport=size, color_scheme=scheme, **options))
+        )
+        used.append((free, watched, size))
+        url = path.as_uri()
+        watched.seen.clear()
+        watched.allowed = (url, "about:", "data:") if allow_data else (url, "about:")
+        watched.page.goto(f"{url}#{state}")
+        return watched.page
 
-            def judge(request):
-                if not request.url.startswith((url, *allowed)):
-                    seen.append(f"to {request.url}")
-
-            page.on("request", judge)
-            page.goto(f"{url}#{state}")
-            return page
-
-        yield open_page
-        assert seen == []
+    yield open_page
+    seen = [one for _, watched, _ in used for one in watched.seen]
+    for free, watched, size in used:
+        watched.leave(size)
+        free.append(watched)
+    assert seen == []
 
 
 def wait_until(page, expression):

@@ -172,6 +172,7 @@ def test_help_loads_nothing_heavy():
     assert not {"torch", "matplotlib", "transformers", "numpy"} & set(out.split())
 
 
+@pytest.mark.slow
 def test_all_names_come_without_the_extras():
     extras = "anywidget starlette uvicorn dask distributed datasets tueplots peft accelerate gguf traitlets httpx"
     code = (
@@ -181,6 +182,7 @@ def test_all_names_come_without_the_extras():
     assert (out, err) == ("fine\n", "")
 
 
+@pytest.mark.slow
 def test_interruption_leaves_no_partial_file(tmp_path):
     cache = save_scores(make_maps(300, 12, 40), tmp_path)
     folder = tmp_path / "vis"
@@ -200,6 +202,7 @@ def test_interruption_leaves_no_partial_file(tmp_path):
     assert {path.suffix for path in files} == {".jpg"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGHUP is posix's")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_it_ends_its_workers(tmp_path, number):

@@ -1,7 +1,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_capture_stands_without_interventions():
     """They are the floor beside it: what changes heads says so to the capture, which knows none by name."""
     code = (

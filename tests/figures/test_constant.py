@@ -38,7 +38,10 @@ MATRICES = {
     "token": np.ones((1, 1)),
     "zero-token": np.zeros((1, 1)),
 }
-EACH = pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+EACH = pytest.mark.parametrize(
+    "matrix",
+    [pytest.param(m, id=n, marks=[pytest.mark.slow] if n in ("sink", "identity") else []) for n, m in MATRICES.items()],
+)
 BUILT_IN = {name for name in get_all_figure_names() if hasattr(builtin, name)}
 
 

@@ -9,6 +9,7 @@ from data_folder import EVIL, HOSTILE, make_data_folder, name_prompt, run_server
 
 from attn_viewer import score_heads
 
+pytestmark = pytest.mark.slow
 FIRST = name_prompt(PROMPT)
 
 

@@ -7,6 +7,7 @@ from conftest import PROMPT, wait_until
 from data_folder import TEXTS, make_data_folder, name_prompt, run_server, write_model
 from test_browser import names
 
+pytestmark = pytest.mark.slow
 FIRST, _, THIRD = map(name_prompt, TEXTS)
 HTML = "<!doctype html><p style='color: rgb(0, 128, 0)'>a page</p><script>parent.document.title = 'owned'</script>"
 

@@ -368,6 +368,7 @@ def test_without_induction_heads_the_page_says_that_the_word_does_not_come_back(
     assert page.get_by_role("button", name="Side by side").is_visible()
 
 
+@pytest.mark.slow
 def test_a_tab_that_is_left_cancels_its_job(open_live, url, monkeypatch):
     cancelled = threading.Event()
 
