@@ -100,11 +100,6 @@ def attention_by_distance(pattern: np.ndarray, ax: Axes) -> None:
 
     Distance 0 is the query itself, and a key before it is at a positive distance. Each mean is over the queries that
     have a key at that distance.
-
-    Raises
-    ------
-    OptionError
-        If there are more queries than keys, which then are not the same tokens.
     """
     n_query, n_key = pattern.shape
     if n_query > n_key:

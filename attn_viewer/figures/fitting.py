@@ -99,38 +99,21 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridFitter:
-    """What is to be fitted on a page.
-
-    Parameters
-    ----------
-    sides
-        Each kind of sides that panels have.
-    wish
-        Panels side by side, `fewest` at least.
-    title_width, beside
-        Points of the widest title of a panel, and for bands between panels and labels.
-    measure_head
-        Takes whether numbers label the axes and tokens from label to label; returns the height above the panels.
-    """
+    """What is to be fitted on a page."""
 
     style: PageStyle
-    sides: Sequence[Sides]
+    sides: Sequence[Sides]  # each kind that panels have
     n_panels: int
-    wish: int | str | None
-    title_width: float
+    wish: int | str | None  # panels side by side, `fewest` at least
+    title_width: float  # points of the widest title of a panel
+    # Takes whether numbers label the axes, and tokens from label to label; returns the height above the panels.
     measure_head: Callable[[bool, int], float]
     fewest: int
-    beside: float
+    beside: float  # points for bands between panels and labels
     is_outer: bool
 
     def fit(self) -> Grid:
-        """Find how many panels stand side by side, how large they are, and what labels they have.
-
-        Raises
-        ------
-        PageSizeError
-            If they do not fit the page.
-        """
+        """Find how many panels stand side by side, how large they are, and what labels they have."""
         return self._fit_free() if self.style.width is None else self._fit_page(self.style.width)
 
     @functools.cached_property

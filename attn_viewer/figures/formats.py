@@ -22,13 +22,7 @@ _METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {
 
 
 def check_format(fmt: str) -> str:
-    """Return a format's name in lower case, without a dot; ``jpeg`` is ``jpg``.
-
-    Raises
-    ------
-    OptionError
-        If it is unknown.
-    """
+    """Return a format's name in lower case, without a dot; ``jpeg`` is ``jpg``."""
     name = read_format(fmt)
     if not isinstance(name, str) or name not in FORMATS:
         raise OptionError(f"figure format must be one of {', '.join(FORMATS)}, got {fmt!r}")

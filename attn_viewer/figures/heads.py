@@ -27,19 +27,9 @@ MEANS_WIDTH = 44.0
 
 
 def arrange_scores(values: Any, look: AtlasLook) -> tuple[np.ma.MaskedArray, tuple[int, ...], tuple[int, ...]]:
-    """Put scores of heads on a grid, layers down and heads across; as `draw_atlas` takes them.
+    """Put scores of heads on a grid, masked where there is none; return it with the numbers of its layers and heads.
 
-    Returns
-    -------
-    grid : numpy.ma.MaskedArray
-        Axes ``(n_layers, n_columns)``; masked where there is no head or no score.
-    rows, columns : tuple of int
-        Layer number of each row and head number of each column.
-
-    Raises
-    ------
-    OptionError
-        If the values are not finite real numbers or NaN, or numbers and values do not fit together.
+    Layers go down and heads across; scores are as `draw_atlas` takes them.
     """
     try:
         scores = [np.asarray(layer, np.float64) for layer in values]

@@ -212,14 +212,8 @@ def describe_data(
 ) -> Iterator[str]:
     """Yield what a reader must know about the data of a page, in phrases.
 
-    Parameters
-    ----------
-    pooling
-        Rows and columns of the maps that were drawn as one cell.
-    has_indices, step
-        Whether token indices label the axes, or tokens from one label to the next.
-    has_lines
-        Whether dashed lines mark where the completion begins.
+    `pooling` is rows and columns of the maps drawn as one cell; with `has_indices`, token indices label the axes, else
+    tokens, `step` from one label to the next; with `has_lines`, dashed lines mark where the completion begins.
     """
     n_query, n_key, unit = len(maps.tokens_query), len(maps.tokens_key), maps.unit
     if n_query != n_key:

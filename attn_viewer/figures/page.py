@@ -49,19 +49,7 @@ class PageFigure(Figure):
     """A figure that shows itself in notebooks, is saved as the command line saves it, and may be drawn many times.
 
     Raster renderers draw what stays once and copy its pixels from then on, until one of its artists is stale; vector
-    formats are drawn as ever. The pixels are those of a figure drawn for the first time.
-
-    Parameters
-    ----------
-    rc : dict, optional
-        The rcParams that it is drawn under.
-    *args, **kwargs
-        As `matplotlib.figure.Figure` takes them.
-
-    Attributes
-    ----------
-    changing : list of matplotlib.artist.Artist
-        What may change, in the order of drawing; it lies on top of all that stays.
+    formats are drawn as ever. The pixels are those of a figure drawn for the first time, under the rcParams `rc`.
     """
 
     def __init__(self, *args: Any, rc: dict[Any, Any] | None = None, **kwargs: Any) -> None:
@@ -69,7 +57,7 @@ class PageFigure(Figure):
         # Put together, the cells of all panels would be resampled once more.
         self.suppressComposite = True
         self.rc = rc or {}
-        self.changing: list[Artist] = []
+        self.changing: list[Artist] = []  # what may change, in the order of drawing; it lies on top of all that stays
         self._kept: tuple[Any, Any] | None = None
 
     def _repr_png_(self) -> bytes:
@@ -79,12 +67,8 @@ class PageFigure(Figure):
     def savefig(self, fname: str | os.PathLike[str] | IO[bytes], **options: Any) -> None:
         """Save the figure as the command line does: text as text in SVG, TrueType in PDF, the same bytes each time.
 
-        Parameters
-        ----------
-        fname : path-like or binary file
-            Where to; its ending is the format unless `format` says another.
-        **options
-            As `matplotlib.figure.Figure.savefig` takes them.
+        The format is the ending of `fname` unless `format` says another; options are those of
+        `matplotlib.figure.Figure.savefig`.
         """
         path = os.fspath(fname) if isinstance(fname, (str, os.PathLike)) else ""
         ending = os.path.splitext(path)[1]
@@ -260,36 +244,7 @@ class Page:
     """A page measured in points: heading, notes and colour bars on top, room for what it shows below them.
 
     The room is ``width`` × ``height`` points with its lower left corner at ``(MARGIN, MARGIN)``; the page is as large
-    as that and the heading need. Fill it under `rc`.
-
-    Parameters
-    ----------
-    style : PageStyle
-        The look of the page, with fonts for all that it says.
-    width, height : float
-        Room for what the page shows, in points.
-    caption : Caption
-        What it says about its data.
-
-    Attributes
-    ----------
-    figure : PageFigure
-        The page.
-    axes : matplotlib.axes.Axes
-        The whole page, in points from the lower left corner.
-    headings : list of LineText
-        The lines of the heading.
-    colorbars : list of matplotlib.colorbar.Colorbar
-        One a bar.
-    rc : dict
-        The rcParams that it is drawn under.
-
-    Raises
-    ------
-    OptionError
-        If the page of the style is too narrow.
-    PageSizeError
-        If it is too low.
+    as that and the heading need. `axes` is the whole page, in points from the lower left corner. Fill it under `rc`.
     """
 
     def __init__(self, style: PageStyle, width: float, height: float, caption: Caption) -> None:
@@ -357,13 +312,7 @@ class Page:
 
 
 def choose_width(style: PageStyle, width: float) -> float:
-    """Return the width of a page with so much on it, in points: that of the style where it has one.
-
-    Raises
-    ------
-    OptionError
-        If that is too narrow.
-    """
+    """Return the width of a page with so much on it, in points: that of the style where it has one."""
     needed, given = width + 2 * MARGIN, style.width
     if given is not None and needed > given + 1e-6:
         raise OptionError(
@@ -374,13 +323,7 @@ def choose_width(style: PageStyle, width: float) -> float:
 
 
 def check_height(style: PageStyle, needed: float) -> None:
-    """Refuse a page that is higher than the style allows.
-
-    Raises
-    ------
-    PageSizeError
-        If it is.
-    """
+    """Refuse a page that is higher than the style allows."""
     if style.height is not None and needed > style.height + PIXEL:
         raise PageSizeError(
             f"this figure is {needed / 72:.2f} inches high and the page has {style.height / 72:.2f}; choose fewer "

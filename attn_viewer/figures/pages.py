@@ -46,17 +46,11 @@ def render_pages(
     parallel: bool | int = 1,
     progress: bool | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """Draw the pages of a prompt one after another: `panels` as `plot_panels` takes them, layer averages, heads.
+    """Yield the names and bytes of a prompt's pages: `panels` as `plot_panels` takes them, layer averages, heads.
 
     Processes draw the pages of heads, `parallel` of them, True for one a core, where the first of these pages shows
-    that the time saved is more than their start costs; the files are the same in any case.
-
-    Yields
-    ------
-    name : str
-        Name of the file, without its ending; what does not fit one page is on several, numbered from 1.
-    data : bytes
-        Its content.
+    that the time saved is more than their start costs; the files are the same in any case. A name has no ending; what
+    does not fit one page is on several, numbered from 1.
     """
     render = functools.partial(render_figure, fmt=fmt, text_as_path=text_as_path)
     count = 1 + len(maps.layers) * has_heads

@@ -27,27 +27,10 @@ OWN_SCALE = "   (to {:.2g})"
 class PanelPage(Page):
     """A page of equally large heatmaps; `set_panel` puts numbers in, so that thirty pages cost one layout.
 
-    One `Axes`, measured in points, holds the whole page: thirty of them take longer to make than all the rest.
-
-    Parameters
-    ----------
-    style : PageStyle
-        The look of the page.
-    sides : sequence of Sides
-        What stands along the sides of each panel, as `Sides.pool` returns them.
-    titles : iterable of str
-        Titles of panels, the widest among them.
-    make_caption : callable
-        Takes whether token numbers label the axes, and tokens from one label to the next; returns the caption.
-    wish, fewest
-        Panels side by side.
-    is_outer
-        Whether labels stand beside the outer panels alone; left out, on a page of a given width where all are alike.
-
-    Raises
-    ------
-    PageSizeError
-        If the panels do not fit the page.
+    One `Axes`, measured in points, holds the whole page: thirty of them take longer to make than all the rest. `sides`
+    are those of each panel, as `Sides.pool` returns them; `wish` and `fewest` are panels side by side; `make_caption`
+    takes whether token numbers label the axes, and tokens from one label to the next. Labels stand beside the outer
+    panels alone where `is_outer`; left out, on a page of a given width where all are alike.
     """
 
     def __init__(

@@ -28,13 +28,7 @@ Way = Callable[[int, tuple[float, float], float], contextlib.AbstractContextMana
 
 @contextlib.contextmanager
 def open_figures(count: int, size: tuple[float, float], dpi: float, sides: dict[str, float]) -> Iterator[list[Figure]]:
-    """Make figures of `size` inches with one axes each, the first of them the current one of pyplot inside the block.
-
-    Raises
-    ------
-    OptionError
-        If the block drew into a figure of its own alone.
-    """
+    """Make figures of `size` inches with one axes each; the first of them is pyplot's current one in the block."""
     way: Way = _make if Gcf is None else _lend
     with way(count, size, dpi) as figures:
         for figure in figures:

@@ -75,13 +75,7 @@ def register_attn_figure_multifunc(names: str | Iterable[str]) -> Callable[[_F],
 
 
 def check_figure_names(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names of the figures of one function, distinct and fit for files.
-
-    Raises
-    ------
-    OptionError
-        If they are not.
-    """
+    """Return names of the figures of one function, distinct and fit for files."""
     names = (names,) if isinstance(names, str) else tuple(names)
     if not names or len(set(names)) < len(names) or not all(map(_is_file_name, names)):
         raise OptionError(

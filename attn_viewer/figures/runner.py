@@ -93,13 +93,7 @@ def run_figure_funcs(
 
 
 def check_full(reduction: str, weighting: str = "attention") -> None:
-    """Check that maps hold whole attention patterns.
-
-    Raises
-    ------
-    OptionError
-        If they are means over heads or pooled, or no attention weights as they are.
-    """
+    """Check that maps hold whole attention patterns."""
     if weighting != "attention":
         raise OptionError(
             f"figure functions take attention patterns and these maps hold {weighting}; capture them with "
@@ -123,17 +117,7 @@ def run_on_head(
 ) -> tuple[list[Path], list[FigureFailure]]:
     """Run figure functions on the pattern of one head; each gets a float32 copy and writes into ``L{layer}/H{head}``.
 
-    Returns
-    -------
-    paths, failures
-        Files written, and functions that raised or wrote nothing.
-
-    Raises
-    ------
-    OptionError
-        If the pattern is no matrix.
-    OutputError
-        If the folder or a file cannot be written.
+    What is returned are the files written, and the functions that raised or wrote nothing.
     """
     if np.ndim(pattern) != 2 or np.size(pattern) == 0:
         raise OptionError(f"an attention pattern has axes (n_query, n_key), got shape {np.shape(pattern)}")

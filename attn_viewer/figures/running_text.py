@@ -186,14 +186,9 @@ def measure_line(style: PageStyle) -> float:
 def flow_words(
     widths: Sequence[float], room: float, breaks: Collection[int] = ()
 ) -> tuple[list[tuple[int, float]], int]:
-    """Set words of these widths in lines, each as full as it gets; a line ends after `breaks`, or a word too long.
+    """Return line and left end of each word, set as full as it gets, and the number of lines.
 
-    Returns
-    -------
-    places : list of (int, float)
-        Line and left end of each word.
-    n_lines : int
-        Number of lines.
+    A line ends after `breaks`, or a word that is too long.
     """
     places: list[tuple[int, float]] = []
     line, x = 0, 0.0

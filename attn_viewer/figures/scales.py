@@ -82,11 +82,6 @@ def get_colormap(name: str | Colormap | None = None, *, diverging: bool = False,
 
     Ours is sequential, even in CIELAB lightness and readable in grey, on dark pages palest where largest; or diverging:
     red below 0, blue above, each side as even as the other, and 0 the colour of the page.
-
-    Raises
-    ------
-    OptionError
-        If there is no map of that name.
     """
     if isinstance(name, Colormap):
         return name.with_extremes(bad=palette.masked)
@@ -132,11 +127,6 @@ def make_norm(name: str | Normalize, vmin: float, vmax: float) -> Normalize:
 
     ``"power"`` is the square root, which shows small weights beside large ones; ``"log"`` ends at `LOG_FLOOR` of the
     largest weight when `vmin` is 0; ``"quantile"`` is linear.
-
-    Raises
-    ------
-    OptionError
-        If the name is unknown or the ends do not make a scale.
     """
     if isinstance(name, Normalize):
         return name
@@ -222,13 +212,7 @@ def make_scale(
     palette: Palette = LIGHT,
     label: str = "",
 ) -> Scale:
-    """Return the scale of weights; `vmax` left out is the round number from the end of `extent` up.
-
-    Raises
-    ------
-    OptionError
-        If the ends make no scale, or numbers with a sign are wanted on a curved one.
-    """
+    """Return the scale of weights; `vmax` left out is the round number from the end of `extent` up."""
     if extent.is_signed and vmin == 0 and not isinstance(norm, Normalize):
         if norm not in ("linear", "quantile"):
             raise OptionError(f"numbers below 0 are drawn on a linear scale around 0, got norm={norm!r}")

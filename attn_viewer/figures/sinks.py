@@ -9,13 +9,7 @@ SINKS = ("keep", "hide", "renormalise")
 
 
 def count_hidden(maps: AttentionMaps, sink: str) -> tuple[int, int]:
-    """Return rows and columns of cells that are left out: the first token's column, and its row if that is its own.
-
-    Raises
-    ------
-    OptionError
-        If the wish is unknown, or cannot be had from pooled maps.
-    """
+    """Return rows and columns of cells that are left out: the first token's column, and its row if that is its own."""
     if sink not in SINKS:
         raise OptionError(f"sink must be one of {', '.join(SINKS)}, got {sink!r}")
     if sink == "keep":

@@ -56,13 +56,7 @@ def use_style(style: PageStyle) -> Iterator[None]:
 
 
 def find_venue(preset: str, *, columns: int = 1) -> PageStyle:
-    """Look up a venue; ticks of `tueplots` size labels, its legend notes, and presets for dark slides are dark.
-
-    Raises
-    ------
-    OptionError
-        If `tueplots` is not installed, or has no such preset, or the venue has not so many columns.
-    """
+    """Look up a venue; ticks of `tueplots` size labels, its legend notes, and presets for dark slides are dark."""
     try:
         from tueplots import bundles
     except ImportError as error:
