@@ -79,6 +79,10 @@ class CaptureError(AttnViewerError, RuntimeError):
     """A forward pass did not give the attention weights of every layer."""
 
 
+class CircuitError(AttnViewerError, ValueError):
+    """A model's heads have no query–key and output–value products that are fixed matrices."""
+
+
 class CacheError(AttnViewerError, ValueError):
     """A cache file is missing, damaged, unsafe or not what it claims to be."""
 

@@ -40,23 +40,33 @@ class SiteOptions(WorkerOptions, ProgressOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationsOptions(FolderOptions, WorkerOptions):
-    """The prompts, and what is stored of them."""
+class PromptsOptions(FolderOptions, WorkerOptions):
+    """The prompts, and the model that runs on them."""
 
     prompts_path: FilePath | None = option(
-        None, "JSON lines with 'text'; left out, the prompts of the data folder", words="prompts", metavar="FILE"
+        None,
+        "texts: JSON lines or Parquet with 'text', or a folder of such files or of a Hugging Face data set; left out, "
+        "the prompts of the data folder",
+        words="prompts",
+        metavar="FILE",
     )
     raw_prompts: bool = option(False, "bring texts to size, by the next two", needs="prompts_path")
     min_chars: int = option(100, "leave out shorter ones", metavar="N", at_least=0, needs="raw_prompts")
     max_chars: int = option(1000, "split longer ones", metavar="N", at_least=1, needs="raw_prompts")
     shuffle: bool = option(False, "shuffle the prompts")
     seed: int = option(0, "of the shuffle", metavar="N", needs="shuffle")
-    stacked_heads: bool = option(
-        False, "one .npy a prompt, which can be memory-mapped: axes (n_layers, n_heads, n_query, n_key)"
-    )
     device: str | None = option(None, "where the model runs, such as cpu or cuda:0", metavar="NAME")
     force: bool = option(False, "compute what is there already")
     model_id: str | None = option(None, "name of the model in the folder; left out, its own", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationsOptions(PromptsOptions):
+    """The prompts, and what is stored of them."""
+
+    stacked_heads: bool = option(
+        False, "one .npy a prompt, which can be memory-mapped: axes (n_layers, n_heads, n_query, n_key)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +87,25 @@ class FolderFiguresOptions(FolderOptions, WorkerOptions, parallel=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtlasOptions(FolderOptions, WorkerOptions, VenueOptions, fig_format="png"):
+class AtlasOptions(PromptsOptions, VenueOptions, fig_format="png"):
     """The scores."""
 
     scores: str | Sequence[str] | None = option(
-        None, "names of scores; left out, all that these weights can have", metavar="entropy,…", parse=parse_names
+        None,
+        "names of scores; left out, all that these weights can have but the slow effective_rank and nuclear_norm",
+        metavar="entropy,…",
+        parse=parse_names,
     )
     mean_maps: int | None = option(
         None,
         "also average the attention by position, over the first so many tokens of each prompt that has them",
         metavar="TOKENS",
         at_least=1,
+        apart="prompts_path",
     )
+
+    def check_use(self, given: Collection[str]) -> None:
+        """Refuse where to run a model that does not run."""
+        super().check_use(given)
+        if "device" in given and self.prompts_path is None:
+            raise OptionError("device has no use without prompts: the weights of the data folder are read")

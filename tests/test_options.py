@@ -189,6 +189,8 @@ TYPED = {
     ),
     "atlas": (
         RUN + "--model demo --scores entropy --mean_maps 2 --fig_format svg --preset icml2024 --columns 2",
+        RUN + "--prompts p.jsonl --raw_prompts --min_chars 1 --max_chars 50 --shuffle --seed 1 --device cpu --force "
+        "--model_id m --scores entropy",
         "--scheduler none --save_path d --scores entropy",
     ),
     "serve": (

@@ -39,14 +39,18 @@ class Score:
     label: str  # what a figure calls it
     upper: float | None  # largest value it can have; None where that depends on the prompt. The smallest is 0
     needs: Mapping[str, bool]  # as `find_obstacle` takes them
+    is_slow: bool  # takes singular values, and with them longer than a capture
 
 
 SCORES: dict[str, Score] = {}
 
 
-def _register(label: str, *, upper: float | None = None, **needs: bool) -> Callable[[Measure], Measure]:
+def _register(
+    label: str, *, upper: float | None = None, is_slow: bool = False, **needs: bool
+) -> Callable[[Measure], Measure]:
     def register(measure: Measure) -> Measure:
-        SCORES[measure.__name__.removeprefix("measure_")] = Score(measure, label, upper, {"shares": True} | needs)
+        name = measure.__name__.removeprefix("measure_")
+        SCORES[name] = Score(measure, label, upper, {"shares": True} | needs, is_slow)
         return measure
 
     return register
@@ -138,15 +142,31 @@ def _choose_scores(names: str | Sequence[str] | None, maps: MapFacts) -> list[st
     return names
 
 
+def _weigh_previous(block: HeadBlock) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    positions: NDArray[np.int64] = block.frame.positions[:, 0]
+    values = np.take_along_axis(block.weights, np.maximum(positions - 1, 0)[None, :, None], axis=2)[..., 0]
+    return values, positions >= 1
+
+
+def _weigh_followers(block: HeadBlock) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    return block.sum_over(block.frame.followers), np.asarray(block.frame.followers.any(1))
+
+
+def _weigh_first(block: HeadBlock) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    return block.weights[:, :, 0], np.ones(block.weights.shape[1], np.bool_)
+
+
+# Scores that are means over queries of what these return: a weight each, axes (n_heads, n_query), and which count.
+CURVES = {"previous_token": _weigh_previous, "induction": _weigh_followers, "sink_mass": _weigh_first}
+
+
 @_register("previous token", upper=1, positions=True)
 def measure_previous_token(block: HeadBlock) -> NDArray[np.float64]:
     """Mean of A[i, i-1] over the queries from position 1 on.
 
     Voita et al. 2019, "Analyzing Multi-Head Self-Attention", call a head positional that does so.
     """
-    positions = block.frame.positions[:, 0]
-    values = np.take_along_axis(block.weights, np.maximum(positions - 1, 0)[None, :, None], axis=2)[..., 0]
-    return block.average(values, positions >= 1)
+    return block.average(*_weigh_previous(block))
 
 
 @_register("duplicate token", upper=1, positions=True)
@@ -167,7 +187,7 @@ def measure_induction(block: HeadBlock) -> NDArray[np.float64]:
     tokens said twice (`repeated_tokens_prompt`); on text, tokens are matched as for duplicates. A query right behind
     its own duplicate does not count as what followed it.
     """
-    return block.average(block.sum_over(block.frame.followers), block.frame.followers.any(1))
+    return block.average(*_weigh_followers(block))
 
 
 @_register("first-token sink, mass", upper=1)
@@ -178,7 +198,7 @@ def measure_sink_mass(block: HeadBlock) -> NDArray[np.float64]:
     sink metric is the share of heads where it passes 0.3, see `measure_sink_heads`). A causal model's first query sees
     nothing else and counts with weight 1, as it does there.
     """
-    return block.average(block.weights[:, :, 0])
+    return block.average(*_weigh_first(block))
 
 
 @_register("first-token sink, rate", upper=1)
@@ -272,7 +292,7 @@ def measure_keys_99(block: HeadBlock) -> NDArray[np.float64]:
     return _measure_keys(block, 0.99)
 
 
-@_register("effective rank", all_queries=True, shares=False)
+@_register("effective rank", all_queries=True, shares=False, is_slow=True)
 def measure_effective_rank(block: HeadBlock) -> NDArray[np.float64]:
     """Exponential of the entropy of the singular values, divided by their sum.
 
@@ -281,7 +301,7 @@ def measure_effective_rank(block: HeadBlock) -> NDArray[np.float64]:
     return compute_effective_rank(block.singular_values)
 
 
-@_register("nuclear norm", all_queries=True, shares=False)
+@_register("nuclear norm", all_queries=True, shares=False, is_slow=True)
 def measure_nuclear_norm(block: HeadBlock) -> NDArray[np.float64]:
     """Sum of the singular values (Fan 1951)."""
     norms: NDArray[np.float64] = block.singular_values.sum(1)

@@ -94,7 +94,7 @@ class ProjectionWatch:
         else:
             made = self.fed[outer[0]].output if len(outer) == 1 else None
         for fed in self.fed.values():
-            weight = _get_weight(fed.module)
+            weight = get_weight(fed.module)
             if made is None or weight is None or fed.output is None or fed.output.numel() != made.numel():
                 continue
             bias = getattr(fed.module, "bias", None)
@@ -116,7 +116,7 @@ def _is_joined(output: torch.Tensor, given: torch.Tensor) -> bool:
     return torch.equal(joined.reshape(given.shape), given)
 
 
-def _get_weight(module: torch.nn.Module) -> torch.Tensor | None:
+def get_weight(module: torch.nn.Module) -> torch.Tensor | None:
     """Return the weights of a plain linear module, axes ``(n_in, n_out)``; None of a quantised or offloaded one."""
     weight: Any = module.weight if isinstance(module, (torch.nn.Linear, Conv1D)) else None
     if type(weight) not in (torch.Tensor, torch.nn.Parameter) or weight.is_meta or not weight.is_floating_point():

@@ -58,14 +58,16 @@ figures = Command(FiguresWords, _figures)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtlasWords(AtlasOptions, StoredOptions):
+class AtlasWords(AtlasOptions, QuietOptions):
     """Which scores."""
+
+    model: str = option("demo", "its name in the data folder; with prompts as activations takes it", metavar="NAME")
 
 
 def _atlas(asked: AtlasWords) -> int:
     from ..pipeline.atlas import atlas_main
 
-    report, paths = atlas_main(asked.name, options=AtlasOptions.pick(asked), progress=asked.bars)
+    report, paths = atlas_main(asked.model, options=AtlasOptions.pick(asked), progress=asked.bars)
     for path in paths:
         print(path)
     return report_run(report, "prompts")

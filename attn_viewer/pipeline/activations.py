@@ -16,7 +16,7 @@ from typing import Any
 from ..declarations import takes_options
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
 from ..files import check_folder, check_model_id, make_folder, remove_leftovers
-from ..folder_options import ActivationsOptions
+from ..folder_options import ActivationsOptions, PromptsOptions
 from ..maps import AttentionMaps
 from ..options import FilePath
 from ..storage.dataset import load_activations
@@ -82,16 +82,10 @@ def activations_main(model_name: FilePath, *, options: ActivationsOptions) -> Ru
     if there and not todo and not (model.path / CONFIG).exists():
         todo.append(there.pop())  # with which it is written again
     report.skipped = len(there)
-    place = (name, str(folder.absolute()), options.stacked_heads)
-    compute = functools.partial(_compute_batch, str(model_name), options.device, place)
     if todo:
         make_folder(folder)
-        if options.parallel in (1, False) and options.scheduler is None:
-            load_model(str(model_name), options.device)  # what is wrong with the model is not wrong with each prompt
-    # How many workers a cluster has is not known.
-    n_workers = count_workers(options.parallel) if options.scheduler is None else 8
-    groups = group_prompts(todo, 2 * n_workers if n_workers > 1 else 1)
-    outcomes = run_batches(compute, groups, options, options.progress, "activations")
+    store = functools.partial(_store_part, str(folder.absolute()), options.stacked_heads)
+    outcomes = capture_prompts(str(model_name), name, store, todo, options, "activations")
     with clear_when_stopped(model.get_prompt(prompt).path for prompt in todo):
         for outcome in note_untried(report, outcomes, len(todo)):
             if outcome.error is None:
@@ -106,6 +100,20 @@ def _choose_prompts(
     model: Model, options: ActivationsOptions, report: RunReport
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the prompts to do, and those that are there and whole; what is wrong with others goes into the report."""
+    todo: list[dict[str, Any]] = []
+    there: list[dict[str, Any]] = []
+    for prompt in choose_prompts(model, options, report):
+        try:
+            is_there = model.get_prompt(prompt).is_whole(stacked=options.stacked_heads) and not options.force
+        except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
+            report.failures.append(str(error))
+        else:
+            (there if is_there else todo).append(prompt)
+    return todo, there
+
+
+def choose_prompts(model: Model, options: PromptsOptions, report: RunReport) -> list[dict[str, Any]]:
+    """Return the prompts that are asked for, each once; what is wrong with others goes into the report."""
     if options.prompts_path is not None:
         errors: list[AttnViewerError] = []
         sizes = {"min_chars": options.min_chars, "max_chars": options.max_chars} if options.raw_prompts else {}
@@ -120,17 +128,7 @@ def _choose_prompts(
             random.Random(options.seed).shuffle(prompts)
         hint = f"{str(model.folder.root)!r} has none of model {model.name!r}; give a file (--prompts)"
     report.failures += map(str, errors)
-    again = options.force
-    todo: list[dict[str, Any]] = []
-    there: list[dict[str, Any]] = []
-    for prompt in _drop_repeats(take_samples(prompts, options.n_samples, errors, hint), report):
-        try:
-            is_there = model.get_prompt(prompt).is_whole(stacked=options.stacked_heads) and not again
-        except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
-            report.failures.append(str(error))
-        else:
-            (there if is_there else todo).append(prompt)
-    return todo, there
+    return _drop_repeats(take_samples(prompts, options.n_samples, errors, hint), report)
 
 
 def update_indexes(model: Model, report: RunReport, funcs: Sequence[Callable[..., Any]] = ()) -> None:
@@ -173,34 +171,62 @@ def load_model(model_path: str, device: str | None) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-_Place = tuple[str, str, bool]  # name of the model in the folder, the folder, whether heads are stacked
+# Takes what was captured of a prompt, the prompt, model and tokenizer.
+_Use = Callable[[AttentionMaps, dict[str, Any], Any, Any], Any]
 
 
-def _compute_batch(model_path: str, device: str | None, place: _Place, prompts: list[dict[str, Any]]) -> list[Outcome]:
+def capture_prompts(
+    model_path: str, name: str, use: _Use, prompts: list[dict[str, Any]], options: PromptsOptions, desc: str
+) -> Iterator[Outcome]:
+    """Capture prompts, in as many processes as there are, and yield what became of each as `run_batches` does.
+
+    `use` is called in the process that captured, with what it is to take; its value is the outcome's.
+    """
+    if prompts and options.parallel in (1, False) and options.scheduler is None:
+        load_model(model_path, options.device)  # what is wrong with the model is not wrong with each prompt
+    # How many workers a cluster has is not known.
+    n_workers = count_workers(options.parallel) if options.scheduler is None else 8
+    groups = group_prompts(prompts, 2 * n_workers if n_workers > 1 else 1)
+    capture = functools.partial(_capture_batch, model_path, options.device, name, use)
+    return run_batches(capture, groups, options, options.progress, desc)
+
+
+def _capture_batch(
+    model_path: str, device: str | None, name: str, use: _Use, prompts: list[dict[str, Any]]
+) -> list[Outcome]:
     with _one_at_a_time:  # workers of a cluster may have threads, and a model is captured once at a time
         model, tokenizer = load_model(model_path, device)
         with _one_thread():
-            known = capture_together(prompts, model, tokenizer, place[0])
-            compute = functools.partial(_compute_part, model, tokenizer, place, known)
+            known = capture_together(prompts, model, tokenizer, name)
+
+            def capture(prompt: dict[str, Any]) -> Any:
+                maps = known.pop(prompt["hash"], None) or _capture_alone(prompt, model, tokenizer, name)
+                return use(maps, prompt, model, tokenizer)
+
             outcomes = []
             for prompt in prompts:
-                outcomes.append(attempt(compute, prompt))
+                outcomes.append(attempt(capture, prompt))
                 if outcomes[-1].is_final:
                     break
             return outcomes
 
 
-def _compute_part(
-    model: Any, tokenizer: Any, place: _Place, known: dict[str, AttentionMaps], prompt: dict[str, Any]
+def _capture_alone(
+    prompt: dict[str, Any], model: Any, tokenizer: Any, name: str | None, **options: Any
+) -> AttentionMaps:
+    from ..capture.prefill import capture_attention
+
+    encode_text(prompt, model, tokenizer)
+    maps: AttentionMaps = capture_attention(model, tokenizer, prompt["text"], model_id=name, **KEPT | options)
+    return maps
+
+
+def _store_part(
+    save_path: str, stacked: bool, maps: AttentionMaps, prompt: dict[str, Any], model: Any, tokenizer: Any
 ) -> None:
-    name, save_path, stacked = place
     # Of a worker that was killed over this very prompt.
-    remove_leftovers(DataFolder(save_path).get_model(name).get_prompt(prompt).path)
-    maps = known.pop(prompt["hash"], None)
-    if maps is None:
-        compute_activations(prompt, model, tokenizer, save_path, model_name=name, stacked_heads=stacked)
-    else:
-        _store(maps, prompt, model, tokenizer, save_path, stacked)
+    remove_leftovers(DataFolder(save_path).get_model(maps.model_id).get_prompt(prompt).path)
+    _store(maps, prompt, model, tokenizer, save_path, stacked)
 
 
 @contextlib.contextmanager
@@ -270,10 +296,7 @@ def compute_activations(
             "a model and its tokenizer, as load_model returns them, are needed to compute activations, "
             f"got {type(model).__name__} and {type(tokenizer).__name__}"
         )
-    from ..capture.prefill import capture_attention
-
-    encode_text(prompt, model, tokenizer)
-    maps = capture_attention(model, tokenizer, prompt["text"], model_id=model_name, **KEPT | options)
+    maps = _capture_alone(prompt, model, tokenizer, model_name, **options)
     path = _store(maps, prompt, model, tokenizer, save_path, stacked_heads)
     if return_cache is None:
         return path, None
@@ -283,15 +306,21 @@ def compute_activations(
 def _store(
     maps: AttentionMaps, prompt: dict[str, Any], model: Any, tokenizer: Any, save_path: FilePath, stacked: bool
 ) -> Path:
-    d_model = getattr(model.config, "hidden_size", None)
-    place = DataFolder(save_path).get_model(maps.model_id)
-    place.save_config(maps, **({"d_model": d_model} if d_model else {}))
+    place = save_model_config(maps, model, save_path)
     # pattern-lens counts tokens without the one that a model puts before the text.
     tokens = tokenizer.convert_ids_to_tokens(list(maps.ids_key or ()))
     starts = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
     tokens = tokens[1:] if tokens[:1] and tokens[0] in starts and len(tokens) > 1 else tokens
     # A prompt may come with tokens that another model made of it.
     return place.get_prompt({"tokens": tokens} | prompt | {"tokens": tokens}).save(maps, stacked=stacked)
+
+
+def save_model_config(maps: AttentionMaps, model: Any, save_path: FilePath) -> Model:
+    """Write what the folder must know about a model, once, and return its place."""
+    d_model = getattr(model.config, "hidden_size", None)
+    place = DataFolder(save_path).get_model(maps.model_id)
+    place.save_config(maps, **({"d_model": d_model} if d_model else {}))
+    return place
 
 
 def get_activations(

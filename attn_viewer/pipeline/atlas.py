@@ -1,43 +1,50 @@
-"""Scores of heads over all prompts of a data folder."""
+"""Atlas: what the heads of a model do over many prompts, of a data folder or read from files."""
 
+import contextlib
 import functools
-import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..analysis.census import Census, take_census
 from ..analysis.compare import average_maps
-from ..analysis.scores import SCORES, check_scores, score_heads
-from ..analysis.table import HeadScores, average_scores
+from ..analysis.scores import SCORES, check_scores
+from ..analysis.table import HeadScores
 from ..declarations import takes_options
-from ..errors import ActivationsMissingError
-from ..files import check_folder, make_folder, write_whole
+from ..errors import ActivationsMissingError, CircuitError
+from ..files import check_folder, check_model_id, make_folder, write_whole
 from ..folder_options import AtlasOptions
 from ..maps import AttentionMaps
+from ..options import FilePath
+from ..storage.atlas_files import ATLAS
 from ..storage.dataset import load_prompt_maps
-from ..storage.folder import DataFolder
+from ..storage.folder import DataFolder, Model
+from ..storage.objects import write_json
 from ..storage.pt import save_scores
-from .prompts import sample_hashes
-from .work import RunReport, run_parts
+from .activations import capture_prompts, choose_prompts, load_model, name_model, save_model_config, update_indexes
+from .entries import CENSUS, load_census, make_entries, round_all, save_census
+from .work import Outcome, RunReport, note_untried, run_parts
 
-STRONGEST = 5
+# Seconds of work that a run which is killed may lose, and how much longer than writing the census that is at least.
+LOSS, SHARE = 30, 20
 
 
 @takes_options(AtlasOptions, "save_path", "n_samples", "scores")
-def atlas_main(model_name: str, *, options: AtlasOptions) -> tuple[RunReport, list[Path]]:
-    """Average scores of heads over prompts; write a table and a layer × head figure of each score.
+def atlas_main(model_name: FilePath, *, options: AtlasOptions) -> tuple[RunReport, list[Path]]:
+    """Count what heads do over prompts; write tables, a layer × head figure of each score, and what a page shows.
 
-    Into ``{model}/atlas``: ``scores.csv`` and ``scores.json`` (means over prompts), ``strongest.json`` (for each score
-    and head the prompts where it is strongest, and in each the query and key token of the largest weight), and
-    ``{score}.{format}``. With `mean_maps` also ``mean_maps_attn_scores.pt``, which every command reads, and
-    ``mean_maps.{format}``, in which shorter prompts have no part.
+    Prompts are those of the data folder, whose weights are read; with `prompts_path` a model runs on them, and its
+    weights are kept nowhere. A run that was stopped, by whatever, goes on where it was; how it shares the work changes
+    no byte. Into ``{model}/atlas``: ``census.npz`` (`analysis.census.Census`: scores of each prompt and head, where
+    each looks hardest, sums over tokens and positions), ``scores.csv`` and ``scores.json`` (means over prompts),
+    ``{score}.{format}``, and what `storage.atlas_files` declares. With `mean_maps` also ``mean_maps_attn_scores.pt``,
+    which every command reads, and ``mean_maps.{format}``, in which shorter prompts have no part.
 
     Parameters
     ----------
-    model_name : str
-        Name of the model in the data folder.
+    model_name : path-like
+        Name of the model in the data folder; with `prompts_path` hub name, folder or GGUF file, or ``"demo"``.
     **options
         As `AtlasOptions` declares them.
 
@@ -46,63 +53,143 @@ def atlas_main(model_name: str, *, options: AtlasOptions) -> tuple[RunReport, li
     report : RunReport
         What was done.
     paths : list of pathlib.Path
-        Files written.
+        Files written, without those for the page.
 
     Raises
     ------
     AttnViewerError
         If nothing can be done.
     """
-    from ..figures.venues import use_preset
-
     scores = None if options.scores is None else check_scores(options.scores)
-    model = DataFolder(options.save_path).get_model(model_name)
+    model = DataFolder(options.save_path).get_model(check_model_id(options.model_id or name_model(model_name)))
     folder = check_folder(model.folder.root)
-    _ = model.config  # or an error that says that the model is not there
+    is_stored = options.prompts_path is None
+    if is_stored:
+        _ = model.config  # or an error that says that the model is not there
     report = RunReport()
-    hashes = sample_hashes(model, options.n_samples, report)
-    by_hash = _score_prompts(model_name, str(folder.absolute()), scores, hashes, options, report)
-    if not by_hash:
-        reason = f": {report.failures[0]}" if report.failures else ""
-        raise ActivationsMissingError(f"no prompt of {model_name!r} in {str(folder)!r} can be scored{reason}")
-    mean = average_scores([table for table, _ in by_hash.values()])
-    target = make_folder(model.path / "atlas")
-    paths = [mean.to_csv(target / "scores.csv"), mean.to_json(target / "scores.json")]
-    text = json.dumps(_find_strongest(by_hash, mean), ensure_ascii=False, indent=1) + "\n"
-    paths.append(write_whole(target / "strongest.json", text.encode()))
-    with use_preset(options.preset, columns=options.columns):
-        paths += _draw_scores(mean, len(by_hash), target, options.fig_format)
-        if options.mean_maps is not None:
-            paths += _save_mean(model_name, folder, by_hash, options.mean_maps, target, options.fig_format)
-    return report, paths
+    prompts = choose_prompts(model, options, report)
+    gathering = _Gathering(model, scores, {prompt["hash"] for prompt in prompts}, is_anew=options.force)
+    todo = [prompt for prompt in prompts if prompt["hash"] not in gathering.there]
+    report.skipped = len(prompts) - len(todo)
+    place = str(folder.absolute())
+    if is_stored:
+        read = functools.partial(_read_part, place, model.name, scores)
+        outcomes = run_parts(read, [{"hash": prompt["hash"]} for prompt in todo], options, options.progress, "scores")
+    else:
+        observe = functools.partial(_observe_part, place, scores)
+        outcomes = capture_prompts(str(model_name), model.name, observe, todo, options, "scores")
+    census = gathering.gather(note_untried(report, outcomes, len(todo)), report)
+    circuits = (str(model_name), options.device) if not is_stored else None
+    return report, _write_atlas(model, census, circuits, report, options)
 
 
-def _score_prompts(
-    model_name: str,
+class _Gathering:
+    """A census that grows on disk.
+
+    Weights of another kind have fewer scores, and those of other numbers: they are counted apart, and the census is
+    that with the most scores.
+    """
+
+    def __init__(self, model: Model, scores: Sequence[str] | None, hashes: set[str], *, is_anew: bool) -> None:
+        self.model, self.parts = model, list[Census]()
+        self.saved, self.cost = time.monotonic(), 0.0
+        if not is_anew:
+            with contextlib.suppress(ActivationsMissingError):
+                found = load_census(model)
+                if found.asked == scores and found.prompts.keys() <= hashes:
+                    self.parts.append(found)
+        self.there = set(self.parts[0].prompts) if self.parts else set()
+
+    def gather(self, outcomes: Iterable[Outcome], report: RunReport) -> Census:
+        """Add what comes, and return all, or raise `ActivationsMissingError` where nothing came."""
+        try:
+            for outcome in outcomes:
+                if outcome.error is None:
+                    self._add(outcome.value)
+                    report.done += 1
+                else:
+                    report.failures.append(f"prompt {outcome.item['hash']}: {outcome.error}")
+        finally:
+            self._save()
+        if not self.parts:
+            reason = f": {report.failures[0]}" if report.failures else ""
+            name, root = self.model.name, str(self.model.folder.root)
+            raise ActivationsMissingError(f"no prompt of {name!r} in {root!r} can be scored{reason}")
+        for part in self.parts[1:]:
+            lacking = ", ".join(name for name in self.parts[0].names if name not in part.names)
+            report.done -= len(part.prompts)
+            report.failures += [
+                f"prompt {name}: its weights lack {lacking or 'heads'}, which those of others have; compute it again"
+                for name in part.prompts
+            ]
+        return self.parts[0]
+
+    def _add(self, census: Census) -> None:
+        for part in self.parts:
+            if (part.names, part.heads) == (census.names, census.heads):
+                part.add(census)
+                break
+        else:
+            self.parts.append(census)
+        if time.monotonic() - self.saved > max(LOSS, SHARE * self.cost):
+            self._save()
+
+    def _save(self) -> None:
+        start = time.monotonic()
+        self.parts.sort(key=lambda part: (-len(part.names), -len(part.prompts), part.names))
+        if self.parts:
+            make_folder(self.model.path / ATLAS)
+            save_census(self.parts[0], self.model)
+        self.saved = time.monotonic()
+        self.cost = self.saved - start
+
+
+def _read_part(save_path: str, name: str, scores: Sequence[str] | None, prompt: dict[str, Any]) -> Census:
+    return take_census(load_prompt_maps(name, prompt, save_path), prompt["hash"], scores)
+
+
+def _observe_part(
     save_path: str,
     scores: Sequence[str] | None,
-    hashes: Sequence[str],
-    options: AtlasOptions,
-    report: RunReport,
-) -> dict[str, tuple[HeadScores, list[dict[str, Any]]]]:
-    """Return what `score_prompt` does for each prompt, in the order of the hashes, so that sums round the same way."""
-    score = functools.partial(score_prompt, model_name, save_path, scores)
-    by_hash: dict[str, tuple[HeadScores, list[dict[str, Any]]]] = {}
-    for outcome in run_parts(score, hashes, options, options.progress, "scores"):
-        if outcome.error is None:
-            by_hash[outcome.item] = outcome.value
-        else:
-            report.failures.append(f"prompt {outcome.item}: {outcome.error}")
-    # Weights of another kind have fewer scores, and those of other numbers.
-    columns = max((list(table.columns) for table, _ in by_hash.values()), key=len, default=[])
-    for name in [name for name, (table, _) in by_hash.items() if list(table.columns) != columns]:
-        table = by_hash.pop(name)[0]
-        lacking = ", ".join(score for score in columns if score not in table.columns)
-        report.failures.append(
-            f"prompt {name}: its weights ({table.about}) have no {lacking}, as those of others have; compute it again"
-        )
-    report.done = len(by_hash)
-    return dict(sorted(by_hash.items()))
+    maps: AttentionMaps,
+    prompt: dict[str, Any],
+    model: Any,
+    _tokenizer: Any,
+) -> Census:
+    census = take_census(maps, prompt["hash"], scores)
+    save_model_config(maps, model, save_path)
+    return census
+
+
+def _write_atlas(
+    model: Model, census: Census, circuits: tuple[str, str | None] | None, report: RunReport, options: AtlasOptions
+) -> list[Path]:
+    """Write all that is made from a census, and return the files that are for people."""
+    from ..figures.venues import use_preset
+
+    target, mean = model.path / ATLAS, census.average()
+    paths = [mean.to_csv(target / "scores.csv"), mean.to_json(target / "scores.json"), target / CENSUS]
+    found, remark = _find_circuits(*circuits) if circuits else ({}, "made from stored weights, without the model")
+    for name, content in make_entries(census, is_stored=circuits is None, circuits=found, remark=remark):
+        write_json(target / f"{name}.json", content)
+    with use_preset(options.preset, columns=options.columns):
+        paths += _draw_scores(mean, len(census.prompts), target, options.fig_format)
+        if options.mean_maps is not None:
+            paths += _save_mean(model, sorted(census.prompts), options.mean_maps, target, options.fig_format)
+    if circuits:
+        update_indexes(model, report)
+    return paths
+
+
+def _find_circuits(model_path: str, device: str | None) -> tuple[dict[tuple[int, int], Any], str]:
+    from ..capture.circuits import measure_circuits
+
+    try:
+        found = measure_circuits(*load_model(model_path, device))
+    except CircuitError as error:
+        return {}, str(error)
+    plain = {place: [(c.kind, round_all(c.values), c.directions) for c in each] for place, each in found.items()}
+    return plain, "of queries and keys at distance 0, without biases"
 
 
 def _draw_scores(mean: HeadScores, n_prompts: int, target: Path, fmt: str) -> Iterator[Path]:
@@ -122,14 +209,14 @@ def _draw_scores(mean: HeadScores, n_prompts: int, target: Path, fmt: str) -> It
         yield write_whole(target / f"{name}.{fmt}", render_figure(figure, fmt))
 
 
-def _save_mean(model_name: str, folder: Path, hashes: Iterable[str], length: int, target: Path, fmt: str) -> list[Path]:
+def _save_mean(model: Model, hashes: Iterable[str], length: int, target: Path, fmt: str) -> list[Path]:
     """Average the attention of the prompts that are long enough, draw it, and return the files."""
     from ..figures.formats import render_figure
     from ..figures.grids import plot_layer_averages
 
     def read() -> Iterator[AttentionMaps]:
         for prompt_hash in hashes:
-            maps = load_prompt_maps(model_name, {"hash": prompt_hash}, folder)
+            maps = load_prompt_maps(model.name, {"hash": prompt_hash}, model.folder.root)
             if len(maps.tokens_key) >= length:
                 yield maps
 
@@ -137,67 +224,3 @@ def _save_mean(model_name: str, folder: Path, hashes: Iterable[str], length: int
     figure = plot_layer_averages(mean, title="layer averages by position")
     drawing = write_whole(target / f"mean_maps.{fmt}", render_figure(figure, fmt))
     return [save_scores(mean, target, name="mean_maps"), drawing]
-
-
-def score_prompt(
-    model_name: str, save_path: str, scores: Sequence[str] | None, prompt_hash: str
-) -> tuple[HeadScores, list[dict[str, Any]]]:
-    """Score the heads of one prompt, and find where each looks hardest.
-
-    Parameters
-    ----------
-    model_name, save_path : str
-        Where the weights are.
-    scores : sequence of str or None
-        Names of scores.
-    prompt_hash : str
-        Of the prompt.
-
-    Returns
-    -------
-    table : HeadScores
-        The scores.
-    peaks : list of dict
-        For each row of the table ``query``, ``key`` (positions), ``query_token``, ``key_token`` and ``weight`` of the
-        largest weight past the first query and the first key, whose weights say nothing or only that it is a sink.
-    """
-    maps = load_prompt_maps(model_name, {"hash": prompt_hash}, save_path)
-    table = score_heads(maps, scores, progress=False)
-    peaks = []
-    for weights in maps.weights:
-        start = 1 if min(weights.shape[1:]) > 1 else 0
-        inner = weights[:, start:, start:]
-        places = inner.reshape(len(inner), -1).argmax(1)
-        for head, (row, column) in enumerate(zip(*np.unravel_index(places, inner.shape[1:]), strict=True)):
-            peaks.append(
-                {
-                    "query": int(row) + start + maps.first_query,
-                    "key": int(column) + start,
-                    "query_token": maps.tokens_query[row + start],
-                    "key_token": maps.tokens_key[column + start],
-                    "weight": float(inner[head, row, column]),
-                }
-            )
-    return table, peaks
-
-
-def _find_strongest(by_hash: "dict[str, tuple[HeadScores, list[dict[str, Any]]]]", mean: HeadScores) -> dict[str, Any]:
-    """Return, by score, for each head the prompts where it scores highest, with their peaks."""
-    hashes = list(by_hash)
-    strongest = {}
-    for name in mean.columns:
-        values = np.stack([table[name] for table, _ in by_hash.values()])
-        order = np.argsort(-values, axis=0, kind="stable")[:STRONGEST]
-        strongest[name] = [
-            {
-                "layer": int(mean.layer[head]),
-                "head": int(mean.head[head]),
-                "prompts": [
-                    {"hash": hashes[i], "value": float(values[i, head]), **by_hash[hashes[i]][1][head]}
-                    for i in order[:, head]
-                    if not np.isnan(values[i, head])
-                ],
-            }
-            for head in range(len(mean))
-        ]
-    return strongest

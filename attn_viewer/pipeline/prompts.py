@@ -1,4 +1,4 @@
-"""Prompts from JSON lines."""
+"""Prompts from JSON lines, Parquet, and data sets of Hugging Face."""
 
 import numbers
 import random
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ActivationsMissingError, InvalidPromptError, OptionError, shorten
+from ..errors import ActivationsMissingError, AttnViewerError, InvalidPromptError, OptionError, shorten
 from ..options import FilePath
 from ..storage.folder import Model
 from ..storage.hashes import augment_prompt_with_hash
@@ -16,6 +16,9 @@ from .work import RunReport
 
 # Where a text may be cut, best first; a cut comes after the match.
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))
+
+# What a folder that datasets saved holds.
+_SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 def load_text_data(
@@ -33,7 +36,8 @@ def load_text_data(
     ----------
     fname : path-like
         A JSON object a line, with ``text`` and any metadata; empty lines are passed over, and numbers that JSON does
-        not have (NaN, infinities) are null.
+        not have (NaN, infinities) are null. Or a ``.parquet`` file, a data set that ``save_to_disk`` of `datasets`
+        made, or a folder of any of these, of whose rows plain numbers and texts are read.
     min_chars, max_chars : int, optional
         Longer texts are cut into pieces, at the last paragraph, sentence, line or word that ends in the second half of
         a piece; shorter texts and pieces are left out.
@@ -47,14 +51,14 @@ def load_text_data(
     Returns
     -------
     list of dict
-        Prompts in the file's order unless shuffled, with ``text``, their metadata, ``source_fname`` and ``hash``.
+        Prompts in the order of the files unless shuffled, with ``text``, their metadata, ``source_fname`` and ``hash``.
 
     Raises
     ------
     InvalidPromptError
         If the file cannot be read, or a line is no JSON object with a text.
     OptionError
-        If no length fits.
+        If no length fits, or the extra ``datasets`` is needed and not there.
     """
     for name, value in (("min_chars", min_chars), ("max_chars", max_chars)):
         if value is not None and not isinstance(value, numbers.Integral):
@@ -62,11 +66,9 @@ def load_text_data(
     if max_chars is not None and max_chars < max(1, min_chars or 0):
         raise OptionError(f"max_chars must be at least 1 and min_chars, got {max_chars} with min_chars {min_chars}")
     prompts = []
-    for number, line in enumerate(_read_lines(fname), 1):
-        if not line.strip():
-            continue
+    for where, row in _read_rows(Path(fname)):
         try:
-            prompt = _read_line(line, f"line {number} of {str(fname)!r}")
+            prompt = _check_row(row, where)
         except InvalidPromptError as error:
             if errors is None:
                 raise
@@ -83,20 +85,54 @@ def load_text_data(
     return prompts
 
 
-def _read_lines(fname: FilePath) -> Iterator[bytes]:
+def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield each row of a file, or of the files of a folder, a line yet to be parsed, and the words for where it is."""
     try:
-        with open(fname, "rb") as file:
-            yield from file
-    except (OSError, ValueError) as error:  # the latter from a name with a NUL byte
+        if path.is_dir() and not any((path / name).exists() for name in _SAVED):
+            for file in sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".parquet")):
+                yield from _read_rows(file)
+        elif path.is_dir() or path.suffix == ".parquet":
+            for number, row in enumerate(_read_columns(path), 1):
+                yield f"row {number} of {str(path)!r}", row
+        else:
+            with open(path, "rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield f"line {number} of {str(path)!r}", line
+    except AttnViewerError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from a name with a NUL byte, and what a damaged table raises
         reason = getattr(error, "strerror", None) or error
-        raise InvalidPromptError(f"cannot read prompts from {str(fname)!r}: {reason}; give a JSONL file") from error
+        raise InvalidPromptError(
+            f"cannot read prompts from {str(path)!r}: {reason}; give JSON lines, Parquet or a folder of these"
+        ) from error
 
 
-def _read_line(line: bytes, where: str) -> dict[str, Any]:
+def _read_columns(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, or of all splits of a saved data set; nothing but plain columns is decoded."""
     try:
-        prompt = load_plain(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPromptError(f"{where} is no JSON ({error}): {shorten(line)}") from error
+        import datasets
+        from pyarrow import parquet, types
+    except ImportError as error:
+        raise OptionError(f"{str(path)!r} needs the package datasets: pip install 'attn-viewer[datasets]'") from error
+    if path.suffix == ".parquet" and path.is_file():
+        with parquet.ParquetFile(path) as table:
+            plain = [field.name for field in table.schema_arrow if not types.is_nested(field.type)]
+            for batch in table.iter_batches(columns=plain):
+                yield from batch.to_pylist()
+        return
+    saved = datasets.load_from_disk(str(path), keep_in_memory=False)
+    for split in saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]:
+        plain = [name for name, feature in split.features.items() if isinstance(feature, datasets.Value)]
+        yield from split.select_columns(plain)
+
+
+def _check_row(prompt: Any, where: str) -> dict[str, Any]:
+    if isinstance(prompt, bytes):
+        try:
+            prompt = load_plain(prompt)
+        except (ValueError, RecursionError) as error:
+            raise InvalidPromptError(f"{where} is no JSON ({error}): {shorten(prompt)}") from error
     if not isinstance(prompt, dict) or not isinstance(prompt.get("text"), str) or not prompt["text"]:
         raise InvalidPromptError(f"{where} must be an object with a 'text' that is not empty, got {shorten(prompt)}")
     try:

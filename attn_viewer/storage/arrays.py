@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -40,6 +40,32 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any
                 # times as fast. zipfile has no word for it; were the attribute gone, its own deflate would stay.
                 cast(Any, member)._compressor = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_RLE)
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def read_npz(file: IO[bytes], name: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an open ``.npz``, by name.
+
+    Raises
+    ------
+    ActivationsDamagedError
+        If it is none, or holds objects or more than its size makes likely; `name` is what the error calls it.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_size(archive.infolist(), file)
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # whatever a damaged file makes numpy and zipfile raise
+        raise ActivationsDamagedError(
+            f"{name} cannot be read: {error or type(error).__name__}; delete it or compute it again (--force)"
+        ) from error
+
+
+def _check_size(members: Iterable[zipfile.ZipInfo], file: IO[bytes]) -> None:
+    unpacked, size = sum(member.file_size for member in members), os.fstat(file.fileno()).st_size
+    if unpacked > max(SPARE, TIMES * size):
+        raise ValueError(f"{size:,} bytes claim to be {unpacked:,}")
 
 
 def _report_damage(method: Callable[..., _Read]) -> Callable[..., _Read]:
@@ -99,9 +125,7 @@ class Archive(_Weights):
             raise ActivationsDamagedError(f"{self.name} holds no {KEY.format(0)}; it is no file of attention weights")
         if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos.values()):
             raise zipfile.BadZipFile("it is compressed in a way that numpy does not use")
-        unpacked, size = sum(info.file_size for info in infos.values()), os.fstat(self.file.fileno()).st_size
-        if unpacked > max(SPARE, TIMES * size):
-            raise ValueError(f"{size:,} bytes claim to be {unpacked:,}")
+        _check_size(infos.values(), self.file)
         return {layer: self._describe(infos[layer]) for layer in sorted(infos)}
 
     def _describe(self, info: zipfile.ZipInfo) -> "_Member":

@@ -11,6 +11,7 @@ from ..cells import pool_cells
 from ..errors import GetActivationsError
 from ..figures.style import DARK, LIGHT
 from ..maps import AttentionMaps
+from ..storage.atlas_files import ATLAS
 from ..storage.folder import Prompt
 from ..storage.stored import StoredMaps
 from .encode import DISPLAY_SCORES, Meta, describe_facts, encode_head, round_scores, score_for_display, spell_palette
@@ -31,6 +32,7 @@ def describe_folder(listing: Listing) -> dict[str, Any]:
             "title": model.title,
             "heads": [[layer, heads] for layer, heads in model.heads.items()],
             "n_prompts": len(listing.read_prompts(model)),
+            "atlas": (model.path / ATLAS / "atlas.json").is_file(),
         }
         for model in listing.list_models()
     ]

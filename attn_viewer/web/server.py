@@ -20,6 +20,7 @@ from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsErr
 from ..figures.images import encode_indices, index_matrix, make_palette
 from ..figures.scales import get_colormap
 from ..figures.style import DARK, LIGHT
+from ..storage.atlas_files import read_entry
 from ..storage.folder import MAX_BYTES
 from .listing import FIGURE_TYPES, Listing, open_figure
 from .replies import describe_folder, describe_prompt, describe_weights, encode_stored, find_side, score_layer
@@ -97,6 +98,7 @@ def make_app(path: str | os.PathLike[str], *, allowed_hosts: Sequence[str] = ())
                 _list_prompts, models=_read_list, q=_read_any, sort=_read_text, offset=_read_number, limit=_read_number
             ),
         ),
+        Route("/api/atlas", answer(_send_entry, model=_read_text, name=_read_text)),
         Route("/api/prompt", answer(_describe_prompt, **prompt)),
         Route("/api/scores", answer(_score_layer, **prompt, layer=_read_number)),
         Route("/api/weights", answer(_send_weights, **head)),
@@ -200,6 +202,10 @@ def _list_prompts(
     found.sort(key=lambda row: (row[key], row["hash"]), reverse=sort.startswith("-"))
     page = [{**row, "text": row["text"][:TEXT_LENGTH]} for row in found[offset : offset + limit]]
     return send_json({"total": len(found), "of": len(rows), "offset": offset, "prompts": page})
+
+
+def _send_entry(listing: Listing, _request: Request, model: str, name: str) -> Response:
+    return send_json(read_entry(listing.get_model(model), name).to_plain())
 
 
 def _describe_prompt(listing: Listing, _request: Request, model: str, prompt: str) -> Response:

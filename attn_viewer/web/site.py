@@ -6,6 +6,7 @@
       index.html  static/…
       data/folder.json
       data/{model}/prompts-{n}.json    so many prompts each, sorted by text
+      data/{model}/atlas/…             as `storage.atlas_files` declares them
       data/{model}/{hash}/prompt.json  scores.json  figures.json  L{l}.bin  L{l}/H{h}/{figure}.{format}
 
 What ends in ``.bin`` is deflated: the heads of a layer one after another, each as `encode` has it, and figures that a
@@ -28,6 +29,7 @@ from ..files import check_folder, make_folder, name_temporary, write_whole
 from ..folder_options import SiteOptions
 from ..options import FilePath
 from ..pipeline.work import RunReport, note_untried, run_parts
+from ..storage.atlas_files import ATLAS, list_entries, read_entry
 from ..storage.folder import MAX_BYTES, Prompt
 from .encode import Meta
 from .listing import Listing, open_figure
@@ -145,6 +147,9 @@ def _write_frame(listing: Listing, site: Path) -> None:
         place = make_folder(data / model.name)
         for number, start in enumerate(range(0, len(rows), PART)):
             _write_json(place / f"prompts-{number}.json", rows[start : start + PART])
+        for name in list_entries(model):
+            with contextlib.suppress(GetActivationsError):
+                _write_json(make_folder(place / ATLAS) / f"{name}.json", read_entry(model, name).to_plain())
 
 
 def _write_prompt(path: str, site: Path, item: tuple[str, str]) -> str | None:

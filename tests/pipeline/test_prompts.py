@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -94,3 +95,41 @@ def test_a_run_without_prompts_does_not_look_like_one_that_did_all(tmp_path):
     with pytest.raises(ActivationsMissingError, match="none of model 'demo'"):
         activations_main("demo", tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+ROWS = {"text": ["One here.", "", "Three there."], "number": [1, 2, 3], "nested": [[1], [2], [3]]}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved", "splits", "folder"])
+def test_tables_and_data_sets(tmp_path, kind):
+    datasets = pytest.importorskip("datasets")
+    table, place = datasets.Dataset.from_dict(ROWS), tmp_path / ("t.parquet" if kind == "parquet" else "t")
+    if kind == "parquet":
+        table.to_parquet(place)
+    elif kind == "folder":
+        (place / "train").mkdir(parents=True)
+        table.to_parquet(place / "train" / "b.parquet")
+        (place / "a.jsonl").write_text('{"text": "Zero."}\n')
+    else:
+        (table if kind == "saved" else datasets.DatasetDict(train=table)).save_to_disk(place)
+    errors = []
+    found = load_text_data(place, errors=errors)
+    texts = ["One here.", "Three there."]
+    assert [prompt["text"] for prompt in found] == (["Zero."] if kind == "folder" else []) + texts
+    assert found[-1]["number"] == 3
+    assert "nested" not in found[-1]
+    assert len(errors) == 1
+    assert "row 2 of" in str(errors[0])
+
+
+def test_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(OptionError, match=r"attn-viewer\[datasets\]"):
+        load_text_data(tmp_path / "x.parquet")
+
+
+def test_a_damaged_table(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InvalidPromptError, match="cannot read prompts"):
+        load_text_data(tmp_path / "x.parquet")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from attn_viewer import capture_attention, load_scores
+from attn_viewer import capture_attention
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError, PromptError
 from attn_viewer.folder_options import WorkerOptions
@@ -31,7 +31,6 @@ from attn_viewer.pipeline.work import run_parts
 from attn_viewer.storage import folder as data_folder
 from attn_viewer.storage import load_prompt_maps
 from attn_viewer.storage.arrays import write_npz
-from attn_viewer.storage.hashes import augment_prompt_with_hash
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ("Summer is warm.", "Winter is cold.", "The sea is deep and the sky is high.", "One day a dog came home.")
@@ -280,7 +279,7 @@ def test_weights_of_several_kinds_in_one_folder(copy, demo):
     report, _ = atlas_main("demo", copy)
     assert (report.done, len(report.failures)) == (4, 2)
     assert "pooled" in report.failures[0]
-    assert "norm of its projected value) have no previous_token" in report.failures[1]
+    assert "its weights lack previous_token" in report.failures[1]
     report = figures_main("demo", copy, figure_funcs_select="raw", parallel=1)
     assert (report.skipped, len(report.failures)) == (4, 2)
     assert any("split its text" in failure for failure in report.failures)
@@ -352,39 +351,6 @@ def test_weights_that_are_not_whole_are_computed(copy):
     assert again.keys() == whole.keys()
     for name, array in again.items():  # by as many threads as there are, where runs use one
         np.testing.assert_allclose(array, whole[name], atol=1e-6)
-
-
-def test_atlas_averages_maps_by_position(copy, capsys):
-    words = ["atlas", "--save-path", str(copy), "--scores", "entropy", "--mean-maps", "6", "--quiet"]
-    assert main(words) == 0
-    target = copy / "demo" / "atlas"
-    assert f"{target / 'mean_maps_attn_scores.pt'}\n{target / 'mean_maps.png'}\n" in capsys.readouterr().out
-    mean = load_scores(target / "mean_maps_attn_scores.pt")
-    maps = [load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
-    long = [one for one in maps if len(one.tokens_key) >= 6]
-    assert (mean.n_prompts, mean.shape) == (len(long), (6, 6))
-    for number, layer in enumerate(mean.weights):
-        np.testing.assert_allclose(layer, np.mean([one.weights[number][:, :6, :6] for one in long], 0), atol=1e-6)
-        np.testing.assert_allclose(layer.sum(-1), 1, atol=1e-5)
-    with pytest.raises(OptionError, match="no maps to average"):
-        atlas_main("demo", copy, scores=["entropy"], mean_maps=4000)
-
-
-def test_atlas_is_the_mean_over_prompts(copy):
-    report, paths = atlas_main("demo", copy, scores=["entropy", "sink_mass"])
-    assert report.done == 4
-    assert [p.name for p in paths] == ["scores.csv", "scores.json", "strongest.json", "entropy.png", "sink_mass.png"]
-    from attn_viewer import score_heads
-
-    maps = [load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
-    expected = np.mean([score_heads(m, ["entropy"])["entropy"] for m in maps], axis=0)
-    table = json.loads((copy / "demo" / "atlas" / "scores.json").read_text())
-    np.testing.assert_allclose(table["scores"]["entropy"], expected, rtol=1e-12)
-    first = json.loads((copy / "demo" / "atlas" / "strongest.json").read_text())["entropy"][0]["prompts"][0]
-    best = max(maps, key=lambda m: score_heads(m, ["entropy"])["entropy"][0])
-    assert first["hash"] == augment_prompt_with_hash({"text": TEXTS[maps.index(best)]})["hash"]
-    assert best.weights[0][0, first["query"], first["key"]] == pytest.approx(first["weight"])
-    assert best.tokens_key[first["key"]] == first["key_token"]
 
 
 def fail_on_two(item):

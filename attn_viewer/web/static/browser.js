@@ -1,5 +1,6 @@
 /** The browser over a data folder: choices at the side, a grid of figures, and the viewer for one pattern. */
 
+import { createAtlas } from "./browser_atlas.js";
 import { PATTERN_FUNCTION, createFigures, createHeads, createModels } from "./browser_choices.js";
 import { createGallery } from "./browser_gallery.js";
 import { createPrompts, listPrompts } from "./browser_prompts.js";
@@ -108,6 +109,8 @@ async function start() {
   const figures = createFigures(context);
   const gallery = createGallery(context);
   const single = createSingle(context);
+  const atlas = createAtlas(context);
+  const overPrompts = make("button", { class: "ab-small", onclick: () => update({ atlas: state.atlas ? "" : atlas.first, open: null, profile: "" }) });
   const side = make(
     "details",
     { class: "ab-side", open: innerWidth > 760 },
@@ -118,8 +121,8 @@ async function start() {
     figures.element,
   );
   const frame = make("div", { class: "ab-frame" }, side, gallery.element);
-  header.append(theme);
-  root.append(frame, single.element);
+  header.append(make("div", {}, ...(atlas.isThere ? [overPrompts] : []), theme));
+  root.append(frame, single.element, atlas.element);
 
   function settle() {
     const known = folder.models.map(({ name }) => name);
@@ -136,7 +139,7 @@ async function start() {
   function update(patch, isStep = true) {
     const next = { ...state, ...patch };
     if (JSON.stringify(next) === JSON.stringify(state)) return;
-    const isNew = isStep && ("open" in patch || "page" in patch);
+    const isNew = isStep && ["open", "page", "atlas", "profile"].some((name) => name in patch);
     if (isNew) keepPlace();
     if (next.open && !state.open) left = scrollY;
     const isBack = state.open && !next.open;
@@ -156,9 +159,11 @@ async function start() {
     error.hidden = true;
     showTheme(state.theme);
     theme.textContent = `Theme: ${state.theme}`;
-    frame.hidden = state.open !== null;
+    frame.hidden = state.open !== null || state.atlas !== "";
+    overPrompts.textContent = state.atlas ? "Figures" : "Heads over all prompts";
     single.show();
-    if (state.open) return;
+    atlas.show();
+    if (frame.hidden) return;
     if (state.prompts === "*") {
       everything = null;
       const found = await listPrompts(context);

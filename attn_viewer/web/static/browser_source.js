@@ -4,6 +4,7 @@
  *   getFolder()  {name, models, functions}
  *   listPrompts({models, search, table, offset, limit})  {total, of, prompts}; `table` is text, n_tokens or hash, or -text …
  *   getPrompt({model, prompt})  {text, figures, meta, error}
+ *   getAtlas({model, name})  a file of an atlas, as storage/atlas_files.py declares it
  *   getHead(item), getScores(item)  what a `source` of viewer.js answers for a head, and for a layer
  *   getPicture(item, theme)  {url, isPage}: what an image shows, or a frame where nothing runs
  *   recheck(url)  whether a picture that is no image is a page; it rejects with why there is none
@@ -47,6 +48,7 @@ export function createServer() {
       for (const model of models) words.append("models", model);
       return getJson(`api/prompts?${words}`);
     },
+    getAtlas: ({ model, name }) => getJson(`api/atlas?${spell({ model, name })}`),
     getPrompt: ({ model, prompt }) => getJson(`api/prompt?${spell({ model, prompt })}`),
     async getHead({ model, prompt, layer, head }) {
       return new Uint8Array(await (await request(`api/weights?${spell({ model, prompt, layer, head })}`)).arrayBuffer());
@@ -140,6 +142,8 @@ export function createFiles(root) {
     });
   }
 
+  const getAtlas = ({ model, name }) => getJson(model, "atlas", `${name}.json`);
+
   async function getHead(item) {
     const { meta } = await getPrompt(item);
     const heads = meta.heads[meta.layers.indexOf(item.layer)];
@@ -180,5 +184,5 @@ export function createFiles(root) {
   const recheck = async () => {
     throw new Error("this figure is damaged");
   };
-  return { getFolder, listPrompts, getPrompt, getHead, getScores, getPicture, recheck };
+  return { getFolder, listPrompts, getAtlas, getPrompt, getHead, getScores, getPicture, recheck };
 }

@@ -24,6 +24,11 @@ const START = {
   open: null,
   beside: null,
   view: "",
+  atlas: "",
+  axes: "",
+  brush: "",
+  profile: "",
+  score: "",
   theme: "auto",
 };
 
@@ -55,13 +60,14 @@ export function readState(text) {
   const words = new URLSearchParams(text);
   const state = startState();
   for (const name of ["models", "figures"]) if (words.has(name)) state[name] = words.getAll(name);
-  for (const name of ["search", "heads", "view"]) if (words.has(name)) state[name] = words.get(name);
+  for (const name of ["search", "heads", "view", "atlas", "axes", "brush", "score"]) if (words.has(name)) state[name] = words.get(name);
   if (/^-?(text|n_tokens|hash)$/.test(words.get("table") ?? "")) state.table = words.get("table");
   if (SORTS.includes((words.get("sort") ?? "").replace("-", ""))) state.sort = words.get("sort");
   if (BORDERS.includes(words.get("border"))) state.border = words.get("border");
   if (/^\d{1,2}$/.test(words.get("row") ?? "")) state.row = Math.min(MOST_IN_ROW, Number(words.get("row")));
   if (["light", "dark"].includes(words.get("theme"))) state.theme = words.get("theme");
   if (/^\d{1,6}$/.test(words.get("page") ?? "")) state.page = Number(words.get("page"));
+  if (/^\d{1,6}\.\d{1,6}$/.test(words.get("profile") ?? "")) state.profile = words.get("profile");
   const prompts = words.get("prompts") ?? "";
   if (prompts === "*") state.prompts = "*";
   else state.prompts = prompts.split(",").filter((part) => /^[\w-]{1,100}$/.test(part));

@@ -1,0 +1,215 @@
+"""Census of heads: what each does over many prompts, kept small.
+
+Sums are whole numbers, so that prompts and workers in any order give the same bits.
+"""
+
+import dataclasses
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UnsuitableMapsError
+from ..maps import AttentionMaps
+from ..tokens import read_label
+from .blocks import Frame, HeadBlock, find_obstacle, iterate_blocks, require_heads
+from .scores import CURVES, SCORES, score_heads
+from .table import HeadScores, average_scores
+
+# What sums count in: weights are rounded to whole multiples of this.
+UNIT = 2.0**-20
+# Keys that are kept of a head's strongest query.
+N_KEYS = 3
+# Classes that a token's text alone decides; the others are "first token", "repeated" and "other".
+_CLASSES: dict[str, Callable[[str], bool]] = {
+    "newline": lambda text: "\n" in text,
+    "punctuation": lambda text: bool(text.strip()) and all(unicodedata.category(c)[0] in "PS" for c in text.strip()),
+    "digits": lambda text: text.strip().isdigit(),
+    "capitalised": lambda text: text.strip()[:1].isupper(),
+}
+CLASSES = (*_CLASSES, "first token", "repeated", "other")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptRecord:
+    """What is kept of one prompt.
+
+    Attributes
+    ----------
+    tokens
+        Labels of all tokens.
+    scores
+        float32, axes ``(n_scores, n_heads)``.
+    peaks
+        A query of each head, and the `N_KEYS` keys that it looks at most, -1 where there are fewer. First the one with
+        the largest weight past the first key, then for each of `scores.CURVES` the one where that is largest, each
+        times the logarithm of how many keys the query sees. int32, axes ``(1 + n_curves, n_heads, 1 + N_KEYS)``.
+    weights
+        Of these keys, float32, axes ``(1 + n_curves, n_heads, N_KEYS)``.
+    """
+
+    tokens: tuple[str, ...]
+    scores: NDArray[np.float32]
+    peaks: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+@dataclasses.dataclass
+class Census:
+    """What heads do over some prompts.
+
+    Tallies hold in column 0 how often something occurs and then a sum of weights a head, in `UNIT`.
+
+    Attributes
+    ----------
+    model_id
+    heads
+        True numbers ``(layer, head)``.
+    names
+        Of the scores.
+    asked
+        Those that were named; None means all.
+    prompts
+        By hash.
+    tokens
+        By label, the first token of a prompt not counted: tallies of the weight that queries with this token put on
+        keys past the first, and of the weight that keys with it get; int64, axes ``(2, 1 + n_heads)``.
+    classes
+        The same by class; the first token of a prompt counts.
+    curves
+        By name of a score of `scores.CURVES`: tallies by position of the query, axes ``(1 + n_heads, n_positions)``.
+    """
+
+    model_id: str
+    heads: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+    asked: list[str] | None = None
+    prompts: dict[str, PromptRecord] = dataclasses.field(default_factory=dict)
+    tokens: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+    classes: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+    curves: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+
+    def add(self, other: "Census") -> None:
+        """Add other prompts of the same heads and scores."""
+        self.prompts |= other.prompts
+        for mine, theirs in ((self.tokens, other.tokens), (self.classes, other.classes), (self.curves, other.curves)):
+            for name, tally in theirs.items():
+                mine[name] = _add_padded(mine[name], tally) if name in mine else tally
+
+    def average(self) -> HeadScores:
+        """Return the mean of each score over prompts."""
+        layer, head = np.array(self.heads).T
+        return average_scores(
+            HeadScores(layer, head, dict(zip(self.names, record.scores.astype(np.float64), strict=True)), self.model_id)
+            for _, record in sorted(self.prompts.items())
+        )
+
+
+def _add_padded(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    long, short = (first, second) if first.shape[-1] >= second.shape[-1] else (second, first)
+    total: NDArray[np.int64] = long.copy()
+    total[..., : short.shape[-1]] += short
+    return total
+
+
+def take_census(maps: AttentionMaps, name: str, scores: Sequence[str] | None = None) -> Census:
+    """Measure what heads do on one prompt.
+
+    Parameters
+    ----------
+    maps
+        Every weight of each head, of self-attention.
+    name
+        Hash of the prompt.
+    scores
+        Names of scores; left out, all that these maps can have but those of singular values, which take longer than
+        the capture.
+
+    Raises
+    ------
+    UnsuitableMapsError
+        If the maps are pooled, a mean over heads, or their queries are none of the keys.
+    """
+    require_heads(maps, "a census of heads", least_keys=2)
+    frame, obstacle = Frame(maps), find_obstacle(maps, positions=True)
+    if obstacle is not None:
+        raise UnsuitableMapsError(f"a census of heads {obstacle}")
+    asked = None if scores is None else list(scores)
+    if scores is None:
+        scores = [
+            name for name, score in SCORES.items() if not score.is_slow and find_obstacle(maps, **score.needs) is None
+        ]
+    table = score_heads(maps, scores, progress=False)
+    blocks = [_Observed(block) for block in iterate_blocks(maps, frame)]
+    sent, received = (np.concatenate([getattr(b, each) for b in blocks]) for each in ("sent", "received"))
+    peaks, weights = (np.concatenate([getattr(b, each) for b in blocks], 1) for each in ("peaks", "weights"))
+    columns = np.array(list(table.columns.values()), np.float32)
+    tokens: dict[str, list[int]] = {}
+    for place, label in enumerate(maps.tokens_key[1:], 1):
+        tokens.setdefault(label, []).append(place)
+    return Census(
+        maps.model_id,
+        tuple(zip(table.layer.tolist(), table.head.tolist(), strict=True)),
+        tuple(table.columns),
+        asked,
+        {name: PromptRecord(maps.tokens_key, columns, peaks, weights)},
+        _tally(tokens, maps.first_query, sent, received),
+        _tally(classify_tokens(frame), maps.first_query, sent, received),
+        {curve: np.concatenate([blocks[0].counts[curve], *(b.curves[curve] for b in blocks)]) for curve in CURVES},
+    )
+
+
+class _Observed:
+    """What is kept of some heads of a prompt, sums in `UNIT`, a row a head."""
+
+    def __init__(self, block: HeadBlock) -> None:
+        frame, weights = block.frame, block.weights
+        first = frame.maps.first_query
+        self.sent = count_units(block.masses - weights[:, :, 0])
+        self.received = count_units(weights).sum(1)
+        surprise = np.log(np.maximum(frame.sees.sum(1), 1))
+        found = [weights[:, :, 1:].max(-1) * surprise]
+        self.counts, self.curves = {}, {}
+        for curve, weigh in CURVES.items():
+            values, counted = weigh(block)
+            values = np.where(counted, values, 0)
+            found.append(values * surprise)
+            self.counts[curve] = np.pad(counted.astype(np.int64), (first, 0))[None]
+            self.curves[curve] = np.pad(count_units(values), ((0, 0), (first, 0)))
+        queries = np.stack(found).argmax(-1)
+        rows = weights[np.arange(len(weights)), queries]
+        keys = np.argsort(-rows, axis=-1, kind="stable")[..., :N_KEYS]
+        largest = np.take_along_axis(rows, keys, -1)
+        keys = np.concatenate([queries[..., None] + first, np.where(largest > 0, keys, -1)], axis=-1)
+        missing = (*[(0, 0)] * 2, (0, N_KEYS - largest.shape[-1]))
+        self.peaks = np.pad(keys.astype(np.int32), missing, constant_values=-1)
+        self.weights = np.pad(largest.astype(np.float32), missing)
+
+
+def count_units(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Round weights to whole numbers of `UNIT`."""
+    units: NDArray[np.int64] = np.rint(values / UNIT).astype(np.int64)
+    return units
+
+
+def _tally(
+    groups: Mapping[str, Iterable[int]], first: int, sent: NDArray[np.int64], received: NDArray[np.int64]
+) -> dict[str, NDArray[np.int64]]:
+    """Sum what is sent by queries, which begin at position `first`, and received by keys, over groups of positions."""
+    tallies = {}
+    for name, positions in groups.items():
+        keys = np.fromiter(positions, np.int64)
+        queries = keys[(keys >= first) & (keys < first + sent.shape[1])] - first
+        sums = [np.append(len(places), of[:, places].sum(1)) for places, of in ((queries, sent), (keys, received))]
+        tallies[name] = np.array(sums, np.int64)
+    return tallies
+
+
+def classify_tokens(frame: Frame) -> dict[str, list[int]]:
+    """Return the positions of the tokens of each class of `CLASSES`; a token may be in several."""
+    texts = [read_label(label).decode("utf-8", "replace") for label in frame.maps.tokens_key]
+    found = {name: [i for i, text in enumerate(texts) if fits(text)] for name, fits in _CLASSES.items()}
+    found |= {"first token": [0], "repeated": frame.positions[frame.repeats.any(1), 0].tolist()}
+    known = {place for places in found.values() for place in places}
+    return found | {"other": [i for i in range(len(texts)) if i not in known]}
