@@ -20,7 +20,7 @@ from ..options import FilePath
 from ..storage.atlas_files import ATLAS
 from ..storage.dataset import load_prompt_maps
 from ..storage.folder import DataFolder, Model
-from ..storage.objects import write_json
+from ..storage.objects import dump_object
 from ..storage.pt import save_scores
 from .activations import capture_prompts, choose_prompts, load_model, name_model, save_model_config, update_indexes
 from .entries import CENSUS, load_census, make_entries, round_all, save_census
@@ -171,7 +171,7 @@ def _write_atlas(
     paths = [mean.to_csv(target / "scores.csv"), mean.to_json(target / "scores.json"), target / CENSUS]
     found, remark = _find_circuits(*circuits) if circuits else ({}, "made from stored weights, without the model")
     for name, content in make_entries(census, is_stored=circuits is None, circuits=found, remark=remark):
-        write_json(target / f"{name}.json", content)
+        write_whole(target / f"{name}.json", dump_object(content))
     with use_preset(options.preset, columns=options.columns):
         paths += _draw_scores(mean, len(census.prompts), target, options.fig_format)
         if options.mean_maps is not None:

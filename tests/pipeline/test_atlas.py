@@ -147,6 +147,7 @@ def test_an_atlas_goes_on_and_gives_the_same_bytes(made, prompts, tmp_path):
     assert load_census(DataFolder(tmp_path).get_model("demo")).names == ("entropy",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [{"parallel": 2}, {"scheduler": "local", "parallel": 2}])
 @pytest.mark.filterwarnings("ignore")
 def test_workers_give_the_same_bytes(made, prompts, tmp_path, workers):
@@ -157,9 +158,10 @@ def test_workers_give_the_same_bytes(made, prompts, tmp_path, workers):
     assert read_tree(tmp_path / "demo") == read_tree(made / "captured" / "demo")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_keeps_what_it_has(made, tmp_path):
     path = tmp_path / "many.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{text} {i}"}) + "\n" for i in range(100) for text in TEXTS))
+    path.write_text("".join(json.dumps({"text": f"{text} {i}"}) + "\n" for i in range(40) for text in TEXTS))
     words = ["atlas", "--prompts", str(path), "--save-path", str(tmp_path / "d"), "--scores", "entropy", "--quiet"]
     code = (
         "import sys, attn_viewer.pipeline.atlas as atlas; atlas.LOSS = atlas.SHARE = 0; "
@@ -173,9 +175,9 @@ def test_a_run_that_is_stopped_keeps_what_it_has(made, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = len(load_census(DataFolder(tmp_path / "d").get_model("demo")).prompts)
-    assert 0 < there < 400
+    assert 0 < there < 160
     report, _ = atlas_main("demo", tmp_path / "d", prompts_path=path, scores=["entropy"], progress=False)
-    assert (report.done, report.skipped) == (400 - there, there)
+    assert (report.done, report.skipped) == (160 - there, there)
     atlas_main("demo", tmp_path / "e", prompts_path=path, scores=["entropy"], progress=False)
     assert read_tree(tmp_path / "d" / "demo" / "atlas") == read_tree(tmp_path / "e" / "demo" / "atlas")
 
