@@ -103,9 +103,3 @@ class AtlasOptions(PromptsOptions, VenueOptions, fig_format="png"):
         at_least=1,
         apart="prompts_path",
     )
-
-    def check_use(self, given: Collection[str]) -> None:
-        """Refuse where to run a model that does not run."""
-        super().check_use(given)
-        if "device" in given and self.prompts_path is None:
-            raise OptionError("device has no use without prompts: the weights of the data folder are read")

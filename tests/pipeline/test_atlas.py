@@ -208,7 +208,6 @@ def test_entries_of_strangers(copy):
         read_entry(model, "L0H0")
 
 
-def test_what_has_no_use_is_refused(prompts, tmp_path, capsys):
-    for words in (["--device", "cpu"], ["--prompts", str(prompts), "--mean-maps", "3"]):
-        assert main(["atlas", "--save-path", str(tmp_path / "x"), "--quiet", *words]) == 2
-        assert "has no use" in capsys.readouterr().err or "mean_maps" in capsys.readouterr().err
+def test_a_mean_map_needs_stored_weights(prompts, tmp_path):
+    with pytest.raises(OptionError, match="mean_maps"):
+        atlas_main("demo", tmp_path, prompts_path=prompts, mean_maps=3)
