@@ -107,6 +107,12 @@ class MapFacts:
         (),
         low=-1,
     )
+    spans_query: tuple[Span, ...] = _declare(
+        "Patches of a picture among the query tokens of cross-attention: those of a diffusion model look at words.",
+        (),
+        low=-1,
+    )
+    step: int | None = _declare("Which pass of several that a program makes, counted from 0.", None)
     model_id: str = _declare("Name of the model, for titles and file names.", "model")
     reduction: str = _declare("What was kept of the weights.", "full", choices=get_args(Kept), is_compared=True)
     cell: tuple[int, int] = _declare(
@@ -209,6 +215,10 @@ class MapFacts:
                 f"spans must be patches or frames among {n_key} key tokens, got {shorten(self.spans)}",
             ),
             (
+                all(span.is_within(self.first_query + n_query + self.queries_after) for span in self.spans_query),
+                f"spans_query must be patches among the query tokens, got {shorten(self.spans_query)}",
+            ),
+            (
                 not self.causal or last < n_key,
                 f"causal queries {self.first_query} to {last} must be among the {n_key} key tokens",
             ),
@@ -294,7 +304,8 @@ class MapFacts:
         """Phrases that every figure and page must carry, beside those about tokens and reduction."""
         scaled = ("each weight times the norm of its projected value",) * (self.weighting == "value_norm")
         averaged = (f"mean over {self.n_prompts} prompts",) * (self.n_prompts > 1)
-        return (*averaged, *scaled, *(f"changed: {words}" for words in self.interventions))
+        step = () if self.step is None else (f"pass {self.step}",)
+        return (*step, *averaged, *scaled, *(f"changed: {words}" for words in self.interventions))
 
     def find_difference(self, other: "MapFacts") -> str | None:
         """Return the name of the first fact in which maps must agree to be compared and do not; None if they do."""

@@ -32,6 +32,8 @@ SAID = {
     "segments": [("user", 0, 2)],
     "grouping": ("words", "max"),
     "spans": [("image", 0, "whole", 2, 2, 2, 2, 0.0)],
+    "spans_query": [("image", 0, "whole", 1, 2, 2, 2, 0.0)],
+    "step": 4,
     "model_id": "org/name",
     "reduction": "pooled",
     "cell": (2, 3),

@@ -2,24 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
-from ..capture_options import CaptureOptions
+from ..capture_options import CaptureOptions, StepOptions
 from ..declarations import takes_options
-from ..errors import OptionError
+from ..errors import CaptureError, OptionError
 from ..maps import AttentionMaps
+from ..spans import Span
 from .collector import Collector
 from .guard import Switch
-from .numbering import get_kind
+from .numbering import NumberedModules, get_kind
 from .prefill import get_model_id, watch_attention
 from .stacks import Stack
 from .targets import is_tower
+from .watch import AttentionCall
 
 _Side = tuple[str, int]  # a sequence that tokens are of: its name and its number of tokens
 
 
-@takes_options(CaptureOptions)
+@takes_options(StepOptions)
 def capture_attention_calls(
     run: Callable[[], object],
     *,
@@ -27,8 +30,9 @@ def capture_attention_calls(
     tokens: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     model_id: str | None = None,
     batch_index: int | None = None,
-    options: CaptureOptions,
-) -> dict[str, AttentionMaps]:
+    grid: tuple[int, int] | None = None,
+    options: StepOptions,
+) -> Any:
     """Capture every scaled_dot_product_attention call that a program makes.
 
     Parameters
@@ -45,33 +49,99 @@ def capture_attention_calls(
         Name for titles and files; left out, found as in `capture_attention`.
     batch_index
         Which element of a batch to take; left out, there must be no more than one.
+    grid : tuple of int, optional
+        Rows and columns of the picture (latents) that the model works on. Tokens that are as many as its patches, or
+        as those of it halved, are its patches, which `overlay_attention` lays over a picture.
     **options
-        What to keep, as `CaptureOptions` declares it.
+        What to keep, as `StepOptions` declares it.
 
     Returns
     -------
-    dict of str to AttentionMaps
-        One for each kind of attention, by the name of its modules with ``*`` for indices, in the order of the calls.
+    dict of str to AttentionMaps, or to list of AttentionMaps for ``when="steps"``
+        One for each kind of attention, by the name of its modules with ``*`` for indices, in the order of the calls;
+        where layers differ in their tokens, one for each size. With ``when="steps"``, one a pass of the model (a step
+        of denoising), whose number is the fact `step`.
 
     Raises
     ------
     CaptureError
         If no attention was seen, or some module's was not.
     OptionError
-        If `run` cannot be called, or `tokens` may be those of either of two sequences.
+        If `run` cannot be called, `tokens` may be those of either of two sequences, or there are no passes to tell
+        apart without a model.
 
     Notes
     -----
     `torch.nn.MultiheadAttention` is computed a second time for the weights of each head. Its fused inference path,
     which shows nothing, is off while the program runs; results may then differ from it by rounding.
     """
+    is_stepped = options.when == "steps"
+    if is_stepped and model is None:
+        raise OptionError("when='steps' tells passes by the model that runs; pass model=")
     model = torch.nn.Identity() if model is None else model
-    collector = Collector(model, options, batch_index=batch_index)
-    with watch_attention(model, collector) as loan:
+    known = NumberedModules(model)
+    passes = EveryPass(options, lambda: Collector(model, options, batch_index=batch_index, known=known))
+    if not is_stepped:
+        passes.begin({}, None)
+    with watch_attention(model, *passes.collectors, passes=passes if is_stepped else None) as loan:
         _SLOW_PATH.turn(loan)
         run()
+    name = model_id or get_model_id(model)
+    if not is_stepped:
+        return _make_maps(passes.collectors[0], tokens, grid, model_id=name)
+    found: dict[str, list[AttentionMaps]] = {}
+    for step, collector in enumerate(one for one in passes.collectors if one.stacks):
+        for path, maps in _make_maps(collector, tokens, grid, model_id=name, step=step).items():
+            found.setdefault(path, []).append(maps)
+    if not found:
+        raise CaptureError(f"{type(model).__name__} ran no pass in which attention was seen")
+    return found
+
+
+class EveryPass:
+    """Keeps each pass of a model apart.
+
+    Parameters
+    ----------
+    options
+        What to keep.
+    make
+        Gives the collector of a pass.
+    """
+
+    single: tuple[str, ...] = ()
+
+    def __init__(self, options: CaptureOptions, make: Callable[[], Collector]) -> None:
+        self.options, self.make = options, make
+        self.collectors: list[Collector] = []
+
+    def begin(self, arguments: Mapping[str, Any], past: int | None) -> Sequence[Collector]:
+        """Return the collector of a pass."""
+        self.collectors.append(self.make())
+        self.collectors[-1].follow(self.collectors[0])
+        return self.collectors[-1:]
+
+    def take_row(self, call: AttentionCall) -> bool:
+        """Take nothing: passes need not be steps of one text."""
+        return False
+
+    def end(self) -> None:
+        """Do nothing: its collector keeps what it has."""
+
+    def list_collectors(self) -> Sequence[Collector]:
+        """Return the first, which notes what all have seen."""
+        return self.collectors[:1]
+
+
+def _make_maps(
+    collector: Collector,
+    tokens: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    grid: tuple[int, int] | None,
+    **facts: Any,
+) -> dict[str, AttentionMaps]:
+    """Return the maps of all stacks of a pass."""
     # A decoder alone is named so, but is no side of two.
-    has_sides = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
+    has_sides = getattr(getattr(collector.model, "config", None), "is_encoder_decoder", True)
     kinds, sides = {}, {}
     for path, stack in collector.stacks.items():
         is_self = stack.continues or stack.shape[0] == stack.shape[1]
@@ -81,14 +151,25 @@ def capture_attention_calls(
     maps = {}
     for path, stack in collector.stacks.items():
         query, key = (labels[side] for side in sides[path])
+        kind = "self" if kinds[path] == "encoder" or (kinds[path] == "decoder" and not has_sides) else kinds[path]
         maps[path] = collector.make_maps(
             stack,
             query[stack.first :][: stack.shape[0]],
             key,
-            model_id=model_id or get_model_id(model),
-            kind="self" if kinds[path] == "encoder" or (kinds[path] == "decoder" and not has_sides) else kinds[path],
+            kind=kind,
+            spans=_find_patches(grid, stack.shape[1]),
+            spans_query=_find_patches(grid, stack.shape[0]) if kind == "cross" else (),
+            **facts,
         )
     return maps
+
+
+def _find_patches(grid: tuple[int, int] | None, n_tokens: int) -> list[Span]:
+    """Return the patches of a picture of `grid` rows and columns, or of one that was halved, where tokens are those."""
+    rows, columns = grid or (0, 0)
+    while rows * columns > n_tokens and rows % 2 == columns % 2 == 0:
+        rows, columns = rows // 2, columns // 2
+    return [Span("image", 0, "whole", 0, rows, columns, columns, 0.0)] if rows * columns == n_tokens else []
 
 
 def _find_sides(stack: Stack, kind: str) -> tuple[_Side, _Side]:

@@ -15,7 +15,7 @@ from ..errors import CaptureError
 from ..maps import AttentionMaps
 from ..selections import choose_numbers
 from .changes import HeadChange, HeadIntervention, list_interventions
-from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights
+from .kernels import ROWS, Scores, blocks_future, compute_row, find_hidden, iterate_weights
 from .numbering import NumberedModules, get_kind
 from .padding import Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
@@ -56,7 +56,7 @@ class Collector:
         What to keep.
     fits
         Tells for a stack and ``(n_query, n_key)`` whether attention over so many tokens can be labelled; left out, all
-        can.
+        can, and layers over other tokens than those before them make a stack of their own.
     batch_index
         Which element of a batch to take; left out, there must be no more than one.
     batch_size
@@ -75,7 +75,7 @@ class Collector:
         self,
         model: torch.nn.Module,
         options: CaptureOptions,
-        fits: Callable[[Stack, tuple[int, int]], bool] = lambda stack, shape: True,
+        fits: Callable[[Stack, tuple[int, int]], bool] | None = None,
         *,
         batch_index: int | None = None,
         batch_size: int | None = None,
@@ -93,10 +93,15 @@ class Collector:
         self.refused: dict[str, str] = {}  # towers, and why they cannot be shown
         self.stacks: dict[str, Stack] = {}
         self.accounted: set[str] = set()
+        self.single: dict[str, int] = {}  # modules whose one call was watched, and their heads
         self.passed = 0
         self.interventions: dict[HeadIntervention, None] = {}  # those in force while attention ran, in order
         self.wants_projections = options.weighting == "value_norm"
         self.wants_lse = options.reduction != "full" and not self.wants_projections
+
+    def follow(self, first: "Collector") -> None:
+        """Note what is seen where the collector of the first pass does."""
+        self.accounted, self.interventions = first.accounted, first.interventions
 
     def take_call(self, call: AttentionCall) -> None:
         """Take a call of scaled_dot_product_attention."""
@@ -107,6 +112,10 @@ class Collector:
     def _take_call(self, call: AttentionCall) -> None:
         inputs = call.query, call.key
         call = self._unpack_heads(call)
+        if call.ordinal:
+            self.single.pop(call.name, None)
+        else:
+            self.single[call.name] = call.query.shape[-3]
         positions = self._locate_call(call)
         call = lay_out_call(call, positions)
         n_query, n_key = call.query.shape[-2], call.key.shape[-2]
@@ -133,6 +142,33 @@ class Collector:
         if opened is not None:
             self._reduce(stack, call, scores, *opened)
             self.passed = release_freed(call.query, self.passed)
+
+    def take_row(self, call: AttentionCall, n_heads: int, first: int) -> bool:
+        """Take the call of a module of `n_heads` heads that runs on the token at position `first` alone.
+
+        Returns
+        -------
+        bool
+            False, and nothing is taken, where it is not sure that this token attends to all tokens up to it.
+        """
+        query, key = call.query, call.key
+        is_plain = call.mask is None and not call.is_causal and call.change is None and not call.ordinal
+        is_one = query.ndim == key.ndim == 4 and len(query) == len(key) == 1 and key.shape[2] == first + 1
+        # Heads that share keys may be packed as queries.
+        if not (is_plain and is_one and query.shape[1] * query.shape[2] == n_heads and n_heads % key.shape[1] == 0):
+            return False
+        self._note(call.name)
+        path, layer = self.numbers[call.name]
+        if path not in self.stacks:
+            self.stacks[path] = Stack(path, (1, first + 1), self.members[path], first, True, sources={"sdpa"})
+        stack = self.stacks[path]
+        stack.calls.add(layer)
+        opened = self._open(stack, layer, n_heads)
+        if opened is not None:
+            heads, reduction = opened
+            row = compute_row(query[0].flatten(0, 1), key[0], call.scale)
+            reduction.take_weights((row if len(heads) == n_heads else row[list(heads)])[:, None])
+        return True
 
     def _reduce(
         self, stack: Stack, call: AttentionCall, scores: Scores, heads: tuple[int, ...], reduction: FullReduction
@@ -314,7 +350,10 @@ class Collector:
             depth = getattr(getattr(self.model, "config", None), "num_hidden_layers", None) or 1
             self.stacks[path] = Stack(path, shape, max(members, depth if members == 1 else 1))
         stack = self.stacks[path]
-        if not self.fits(stack, shape):
+        if self.fits is None and stack.calls and (stack.shape, stack.first) != (shape, positions.first):
+            path = f"{path}, {shape[0]} × {shape[1]}"
+            stack = self.stacks.setdefault(path, Stack(path, shape, stack.n_layers))
+        elif self.fits is not None and not self.fits(stack, shape):
             stack.elsewhere[number + ordinal] = shape
             return None
         if not stack.calls:
@@ -324,8 +363,8 @@ class Collector:
         if (stack.shape, stack.first) != (shape, positions.first):
             raise CaptureError(
                 f"module {name!r} attends over {shape[0]} × {shape[1]} tokens where others of its kind, or an earlier "
-                f"pass, had {stack.shape[0]} × {stack.shape[1]}; capture passes one by one; layers that differ in "
-                "their tokens cannot be shown together"
+                f"pass, had {stack.shape[0]} × {stack.shape[1]}; capture_attention_calls shows layers that differ in "
+                "their tokens, and with when='steps' each pass"
             )
         if ordinal > 0:
             if _is_repeated(stack, number, inputs):
@@ -333,7 +372,7 @@ class Collector:
             if members > 1 or not seen.given.follows:
                 raise CaptureError(
                     f"module {name!r} computes attention more than once, and not as one layer after another: the model "
-                    "runs more than once (capture passes one by one), or its layers each run several times in a pass, "
+                    "runs more than once (when='steps' keeps each pass), or its layers each run several times in one, "
                     "which cannot be shown"
                 )
             number += ordinal  # one module that serves all layers (ALBERT)

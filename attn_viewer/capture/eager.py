@@ -5,7 +5,7 @@ the outputs of a caller who asked for them all have what they always have.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,11 +38,14 @@ class EagerHooks:
         self.counts: Counter[str] = Counter()
         self.unclear: set[str] = set()  # modules that multiply scores with values, but not as weights
 
-    def install(self, loan: Loan, watch: Watch) -> None:
-        """Look at what modules hand out and, through a watch, at what they compute, as long as a loan is open."""
-        for module, names in self.stack.known.items():
-            if is_called_attention(self.stack.model, module, names):
+    def install(self, loan: Loan, modules: Iterable[torch.nn.Module]) -> None:
+        """Look at what those modules that are called attention hand out, as long as a loan is open."""
+        for module in modules:
+            if is_called_attention(self.stack.model, module, self.stack.known[module]):
                 loan.add_hook(module.register_forward_hook, self._take, prepend=True)
+
+    def look_through(self, watch: Watch) -> None:
+        """Look at the products and softmaxes that a watch sees."""
         self.stack.on_leave.append(self._settle)
         watch.handlers |= {function: self._make_product(function) for function in _PRODUCTS}
         watch.handlers |= {torch.einsum: self._see_einsum, torch.baddbmm: self._make_product(torch.baddbmm, 1)}

@@ -5,11 +5,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..capture_options import GenerationOptions
 from ..declarations import takes_options
-from ..errors import OptionError, PromptError
+from ..errors import CaptureError, OptionError, PromptError
 from ..inputs.forms import get_text_tokenizer
 from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
@@ -88,6 +89,7 @@ def capture_generation(
             whole = append_tokens(model, tokenizer, inputs, new)
         found = capture_inputs(model, whole, options, kind=kind, model_id=model_id)[0]
         maps.append(_note_prompt(found, kind, side.total))
+        _check_order(maps[-1])
     return maps if batch.is_batch else maps[0]
 
 
@@ -95,6 +97,20 @@ def _note_prompt(maps: AttentionMaps, kind: str, n_prompt: int | None) -> Attent
     if kind in ("encoder", "cross") or n_prompt is None:
         return maps
     return dataclasses.replace(maps, prompt_length=n_prompt)
+
+
+def _check_order(maps: AttentionMaps) -> None:
+    """Refuse weights of one pass in which tokens see others that were generated after them."""
+    if maps.kind in ("encoder", "cross") or maps.causal:
+        return
+    height, width = maps.cell
+    lasts = maps.first_query + np.arange(1, maps.shape[0] + 1) * height - 1
+    hidden = np.arange(maps.shape[1]) * width > np.maximum(lasts, maps.prompt_length - 1)[:, None]
+    if any(layer[:, hidden].any() for layer in maps.weights):
+        raise CaptureError(
+            "the model lets tokens of the prompt look at each other and takes all tokens of one pass for a prompt, so "
+            "that weights of a pass over the completion are not those that chose it; pass when='steps'"
+        )
 
 
 def _capture_steps(
@@ -113,13 +129,14 @@ def _capture_steps(
     if n_beams > 1 and options.on_step is not None:
         raise OptionError("on_step cannot tell which beam wins before the end; leave it out, or num_beams")
     prompt = inputs.prompts[0]
-    side = prompt.sides["self" if kind == "self" else "decoder"]
-    n_prompt = 1 if side.total is None or (kind != "self" and not has_begun) else side.total
+    has_decoder = "decoder" in prompt.sides
+    side = prompt.sides["decoder" if has_decoder else "self"]
+    n_prompt = 1 if side.total is None or (has_decoder and not has_begun) else side.total
     recorder = StepRecorder(
         generator, options, kind=kind, n_prompt=n_prompt, most=n_prompt + (options.max_new_tokens or 0) - 1
     )
-    n_before = 0 if kind != "self" or "input_ids" in inputs.arguments else n_prompt
-    own = options.decoder_tokenizer or tokenizer if kind != "self" else tokenizer
+    n_before = 0 if has_decoder or "input_ids" in inputs.arguments else n_prompt
+    own = options.decoder_tokenizer or tokenizer if has_decoder else tokenizer
     criteria = [*arguments.get("stopping_criteria", ())]
     if options.on_step is not None:
 
@@ -136,7 +153,7 @@ def _capture_steps(
         ids = ids[:, : n_prompt - n_before + len(beams)]
     n_rows = n_before + ids.shape[1] - 1
     stack = recorder.join(None if n_before else ids[0], n_rows, beams)
-    if kind == "self":
+    if not has_decoder:
         new = ids[:, n_prompt - n_before : -1]
         whole = append_tokens(model, tokenizer, inputs, new) if new.shape[1] else inputs
     else:

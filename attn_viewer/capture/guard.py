@@ -48,6 +48,11 @@ class Loan:
             traceback.clear_frames(trace)
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to undo."""
+        return bool(self._undoings)
+
     def close(self) -> None:
         """Undo what has not been undone."""
         while self._undoings:
@@ -81,7 +86,7 @@ class Loan:
     def enter_mode(self, mode: "Watch") -> None:
         """Have a watch see all torch functions of this thread."""
         self.note(mode.take_off)
-        mode.__enter__()  # type: ignore[no-untyped-call] # torch has no hints there
+        mode.put_on()
 
     def stop_gradients(self) -> None:
         """Compute without gradients in this thread."""
@@ -145,13 +150,20 @@ class Watch(TorchFunctionMode):
         self._was_probed = True
         return tensor.is_neg()
 
-    def take_off(self) -> None:
-        """Stop watching; nothing happens where an interrupt came before the watch began, or after it ended."""
-        if threading.get_ident() != self._thread:
-            return
+    def _is_on(self) -> bool:
+        """Tell whether it sees what this thread calls, however an interrupt left it."""
         self._was_probed = False
         self._probe.is_neg()
-        if self._was_probed:
+        return self._was_probed
+
+    def put_on(self, *hooked: object) -> None:
+        """Begin to watch, also as a hook; nothing happens where it watches already."""
+        if not self._is_on():
+            self.__enter__()  # type: ignore[no-untyped-call] # torch has no hints there
+
+    def take_off(self, *hooked: object) -> None:
+        """Stop watching, also as a hook; nothing happens where it does not, or in another thread."""
+        if threading.get_ident() == self._thread and self._is_on():
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call] # nor there
 
 

@@ -99,6 +99,28 @@ def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, 
         yield start, block
 
 
+def compute_row(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Return the attention weights of one query that sees all keys.
+
+    Parameters
+    ----------
+    query
+        Axes ``(n_heads, d)``.
+    key
+        Axes ``(n_kv_heads, n_key, d)``, as in `Scores`.
+    scale
+        Factor of the scores; None means ``d ** -0.5``.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, axes ``(n_heads, n_key)``.
+    """
+    block = query.float().unflatten(0, (len(key), -1))
+    scores = _multiply(block, key.float().mT, query.shape[-1] ** -0.5 if scale is None else scale)
+    return scores.softmax(-1).flatten(0, 1)
+
+
 def pool_weights(scores: Scores, cell: tuple[int, int], pooling: str) -> torch.Tensor:
     """Pool attention weights into cells without ever having all of them.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class ModuleStack:
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
         self.known: dict[torch.nn.Module, list[str]] = {}
-        for name, module in model.named_modules(remove_duplicate=False):
+        self.by_name = dict(model.named_modules(remove_duplicate=False))
+        for name, module in self.by_name.items():
             self.known.setdefault(module, []).append(name)
         # Modules that only call a function, as SqueezeBert's MatMulWrapper does.
         self.functions = {
@@ -56,6 +58,12 @@ class ModuleStack:
     def name(self) -> str:
         """Name of the innermost module that runs; empty for the model itself and outside of it."""
         return self.frames[-1].name if self.frames else ""
+
+    def list_around(self, names: Iterable[str]) -> list[torch.nn.Module]:
+        """Return the modules around all of those with some names, from the outermost on."""
+        columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+        shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+        return [self.by_name[".".join(shared[:i])] for i in range(len(shared) + 1)]
 
     def list_callers(self) -> list[torch.nn.Module]:
         """Return all modules but those that call no attention: torch's own plain ones, and norms.

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -174,8 +174,15 @@ class Passes(Protocol):
 
     options: CaptureOptions
 
+    @property
+    def single(self) -> Collection[str]:
+        """Modules that alone attend, each in one call a pass; empty where that is not known."""
+
     def begin(self, arguments: Mapping[str, Any], past: int | None) -> Sequence[Collector]:
         """Return the collectors of a pass that begins on `arguments` and a cache of `past` tokens."""
+
+    def take_row(self, call: AttentionCall) -> bool:
+        """Take a call at once, where it is sure what it is about; tell whether it is."""
 
     def end(self) -> None:
         """Take what the collectors of a pass have."""
@@ -208,22 +215,25 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
             for collector in current:
                 collector.take_weights(placed)
 
-        watch = AttentionWatch(
-            stack,
-            lambda call: on_call(dataclasses.replace(call, given=sequences.find())),
-            take_weights,
-            wants_lse=options.reduction != "full" and projections is None,
-        )
+        def place_call(call: AttentionCall) -> None:
+            if passes is None or not passes.take_row(call):
+                on_call(dataclasses.replace(call, given=sequences.find()))
+
+        wants_lse = options.reduction != "full" and projections is None
+        watch = AttentionWatch(stack, place_call, take_weights, wants_lse=wants_lse)
         hooks = EagerHooks(stack, take_weights)
-        hooks.install(loan, watch)
-        if passes is not None:
-            _tell_passes(passes, current, (stack, sequences, watch, hooks, projections))
-        callers = stack.list_callers()
-        sequences.install(loan, callers)
-        if projections is not None:
-            projections.install(loan)
-        stack.follow(loan, callers if projections is None else None)
-        loan.enter_mode(watch)
+        hooks.look_through(watch)
+        parts = stack, sequences, watch, hooks, projections
+        following = Loan()
+        loan.note(following.close)
+        _follow(following, parts, stack.list_callers())
+        if passes is None:
+            loan.enter_mode(watch)
+        else:
+            narrowed = Loan()
+            loan.note(narrowed.close)
+            loan.note(watch.take_off)
+            _tell_passes(passes, current, parts, following, narrowed)
         yield loan
         if projections is not None:
             projections.let_go()
@@ -231,12 +241,24 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
         collector.check_complete(stack.seen, hooks.unclear)
 
 
-def _tell_passes(
-    passes: Passes,
-    current: list[Collector],
-    parts: tuple[ModuleStack, SequenceWatch, AttentionWatch, EagerHooks, ProjectionWatch | None],
-) -> None:
-    """Have `current` be the collectors of the pass that runs."""
+_Parts = tuple[ModuleStack, SequenceWatch, AttentionWatch, EagerHooks, ProjectionWatch | None]
+
+
+def _follow(loan: Loan, parts: _Parts, modules: Sequence[torch.nn.Module]) -> None:
+    """Have what watches a pass follow some modules, and values through all, as long as a loan is open."""
+    stack, sequences, _, hooks, projections = parts
+    hooks.install(loan, modules)
+    sequences.install(loan, modules)
+    if projections is not None:
+        projections.install(loan)
+    stack.follow(loan, modules if projections is None else None)
+
+
+def _tell_passes(passes: Passes, current: list[Collector], parts: _Parts, following: Loan, narrowed: Loan) -> None:
+    """Have `current` be the collectors of the pass that runs; watch no more, of later passes, than has to be.
+
+    To see each function that a model calls, and each module, costs as much as the weights of a step.
+    """
     stack, sequences, watch, hooks, projections = parts
 
     def begin(arguments: Mapping[str, Any], past: int | None) -> None:
@@ -244,11 +266,21 @@ def _tell_passes(
         hooks.counts.clear()
         sequences.forget()
         current[:] = passes.begin(arguments, past)
+        if passes.single and following.is_open:
+            following.close()
+            modules = [stack.by_name[name] for name in passes.single]
+            _follow(narrowed, parts, [*stack.list_around(passes.single), *modules])
+            for module in modules:
+                narrowed.add_hook(module.register_forward_pre_hook, watch.put_on)
+                narrowed.add_hook(module.register_forward_hook, watch.take_off, always_call=True)
+        if following.is_open:
+            watch.put_on()
 
     def end() -> None:
         if projections is not None:
             projections.let_go()
         current.clear()
+        watch.take_off()
         passes.end()
 
     sequences.on_begin.append(begin)

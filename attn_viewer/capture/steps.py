@@ -12,10 +12,12 @@ import torch
 
 from ..capture_options import CaptureOptions
 from ..errors import CaptureError, OptionError
+from ..inputs.signature import get_config
 from .collector import Collector, Extent
-from .numbering import NumberedModules, get_kind
+from .numbering import NumberedModules, get_kind, is_called_attention
 from .reduction import FullReduction
 from .stacks import Stack
+from .watch import AttentionCall
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +85,7 @@ class StepRecorder:
             raise OptionError("queries cannot be chosen before they are pooled as they come; leave out queries")
         kept = "full" if options.queries is not None and options.reduction == "auto" else options.reduction
         self._plain = dataclasses.replace(options, queries=None, reduction=kept)
-        prefix = "decoder_" if kind in ("decoder", "cross") else ""
+        prefix = "decoder_" if getattr(get_config(model), "is_encoder_decoder", False) else ""
         self._names = (f"{prefix}input_ids", f"{prefix}inputs_embeds")
         self._known = NumberedModules(model)
         self._collectors: list[Collector] = []
@@ -91,6 +93,7 @@ class StepRecorder:
         self.passes: list[_Pass] = []
         self.first: Collector | None = None  # of the first pass, which knows what all have shown
         self.stack: Stack | None = None
+        self.single: dict[str, int] = {}  # modules that are all that attend, once a pass, and their heads
         self.heads: dict[int, tuple[int, ...]] = {}
 
     def begin(self, arguments: Mapping[str, Any], past: int | None) -> Sequence[Collector]:
@@ -139,12 +142,17 @@ class StepRecorder:
         self._note(self._collectors[0])
         return self._collectors
 
+    def take_row(self, call: AttentionCall) -> bool:
+        """Take the call of a step at once, where it is sure what it is about; tell whether it is."""
+        is_step = self._begun.n_rows == 1 and len(self._collectors) == 1 and call.name in self.single
+        return is_step and self._collectors[0].take_row(call, self.single[call.name], self._begun.first)
+
     def _note(self, collector: Collector) -> Collector:
         """Have a collector note what it sees where all have."""
         if self.first is None:
             self.first = collector
         else:
-            collector.accounted, collector.interventions = self.first.accounted, self.first.interventions
+            collector.follow(self.first)
         return collector
 
     def list_collectors(self) -> Sequence[Collector]:
@@ -166,6 +174,7 @@ class StepRecorder:
         if self.stack is None or self.stack.calls < stack.calls:
             self.passes, self.stack = [], stack
             self.heads = {layer: heads for layer, (heads, _) in stack.kept.items()}
+            self.single = self._find_single(self._collectors[0], stack)
             stack.kept = {}
         elif self.stack.calls != stack.calls or self.stack.name != stack.name:
             raise CaptureError(f"passes attend in other layers: {sorted(self.stack.calls ^ stack.calls)}")
@@ -176,6 +185,20 @@ class StepRecorder:
             self.stack.unscaled = self.stack.unscaled or stack.unscaled
         self._drop_rows(begun.first)
         self.passes.append(begun)
+
+    def _find_single(self, collector: Collector, stack: Stack) -> dict[str, int]:
+        """Return the modules of a stack, where each made one call that was watched and no other module may attend."""
+        single = {name: n for name, n in collector.single.items() if self._known.numbers[name][0] == stack.name}
+        others = [
+            name
+            for name, module in self._known.by_name.items()
+            if module in self._known.own
+            and is_called_attention(self.model, module, [name])
+            and not any(f"{one}.".startswith(f"{name}.") or name.startswith(f"{one}.") for one in single)
+        ]
+        has_parts = any(one.startswith(f"{other}.") for one in single for other in single)
+        is_known = self.kind != "cross" and self.options.weighting == "attention"
+        return single if is_known and not others and not has_parts else {}
 
     def _sum_cells(self, stack: Stack, array: Array) -> Array:
         """Return sums in the place of means, whose cells are not complete yet."""

@@ -60,7 +60,7 @@ def capture_image_attention(
         raise PromptError(
             f"an image must be pixel values (1, channels, height, width) or come with a processor, got {came}"
         )
-    collector = Collector(model, options)
+    collector = Collector(model, options, lambda stack, shape: True)
     first = next(model.parameters())
     run_watched(model, [collector], {"pixel_values": pixels.to(first.device, first.dtype)})
     stack = collector.find_main()

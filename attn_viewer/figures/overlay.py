@@ -1,9 +1,9 @@
 """Attention over the patches of an image, laid over the image."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -19,7 +19,7 @@ from ..facts import WEIGHTINGS
 from ..inputs.pictures import read_picture
 from ..maps import AttentionMaps, takes_maps
 from ..options import OverlayOptions
-from ..spans import Span
+from ..spans import Span, shift_spans
 from ..tokens import join_labels
 from .options import FIGS_PER_ROW, PageLook, ScaleLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
@@ -40,7 +40,7 @@ class _Panel(NamedTuple):
     weights: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OverlayLook(OverlayOptions, ScaleLook, PageLook):
     """What is laid over a picture, and how it looks."""
 
@@ -80,6 +80,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     PromptError
         If a file or a PIL image cannot be read.
     """
+    maps, looks = _turn_words(maps)
     spans = _choose_spans(maps, options)
     picture = _read_image(image)
     panels, who, patch = _list_panels(maps, spans, options)
@@ -93,7 +94,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         label=WEIGHTINGS[maps.weighting],
     )  # fmt: skip
     notes = [
-        *_describe(maps, spans, options, who),
+        *_describe(maps, spans, options, looks + who),
         *_describe_image(picture, spans),
         *maps.remarks,
         *options.describe(),
@@ -123,7 +124,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
                 continue
             page.axes.add_collection(_cover_patches(cells, patches, place, scale, options.cover))
             page.write(x, y + high + 3.5, style.spell(title), size=style.title)
-            share = f"{cells.sum():.0%}" if maps.weighting == "attention" and not maps.signed else ""
+            share = f"{cells.sum():.0%}" if maps.weighting == "attention" and not (maps.signed or looks) else ""
             page.write(x + wide, y + high + 3.5, share, size=style.title, ha="right", color=style.palette.muted)
             if patch is not None:
                 page.axes.add_patch(
@@ -162,6 +163,26 @@ def _describe_image(picture: np.ndarray, spans: Sequence[Span]) -> Iterator[str]
     wide, high = across * spans[0].columns, down * spans[0].rows
     if not 0.8 < picture.shape[1] / picture.shape[0] / (wide / high) < 1.25:
         yield f"its {picture.shape[1]} × {picture.shape[0]} pixels stretched over {wide} × {high} patches"
+
+
+def _turn_words(maps: AttentionMaps) -> tuple[AttentionMaps, str]:
+    """Return maps of words over the patches that look at them, and a word for that; others as they are."""
+    if maps.spans or not maps.spans_query:
+        return maps, ""
+    turned = dataclasses.replace(
+        maps,
+        weights=tuple(weights.swapaxes(1, 2) for weights in maps.weights),
+        tokens_key=maps.tokens_query,
+        tokens_query=maps.tokens_key,
+        spans=shift_spans(maps.spans_query, maps.first_query, len(maps.tokens_query)),
+        spans_query=(),
+        first_query=0,
+        queries_after=0,
+        ids_key=None,
+        prompt_length=len(maps.tokens_query),
+        segments=(),
+    )
+    return turned, "patches on "
 
 
 def _choose_spans(maps: AttentionMaps, options: OverlayOptions) -> Sequence[Span]:

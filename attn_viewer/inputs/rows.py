@@ -69,6 +69,8 @@ def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, i
                 inner: Any = find_inner(model)
                 more = inner.get_input_embeddings()(ids.to(part.device))
             part = torch.cat([part, more.to(part.dtype)], 1)
+        elif key == "cross_attention_mask":  # axes (batch, token, picture, tile)
+            part = torch.cat([part, part[:, -1:].expand(-1, count, -1, -1)], 1)
         elif _goes_with_tokens(part, n_tokens):
             steps = torch.arange(1, count + 1, device=part.device) * (key == "position_ids")
             part = torch.cat([part, part[..., -1:] + steps.to(part.dtype)], -1)

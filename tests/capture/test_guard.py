@@ -12,7 +12,7 @@ import transformers
 from architectures import build_model, make_ids
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from attn_viewer import ablate_heads, capture_attention, capture_attention_calls
+from attn_viewer import ablate_heads, capture_attention, capture_attention_calls, capture_generation
 from attn_viewer.capture.guard import Loan, Switch, borrow_model
 from attn_viewer.errors import CaptureError
 
@@ -57,6 +57,7 @@ WAYS = {
     "eager": lambda model, ids: capture_attention(model, prompt=ids),
     "flash_attention_2": lambda model, ids: capture_attention(model, prompt=ids, layers=[1], reduction="head_mean"),
     "value_norm": lambda model, ids: capture_attention(model, prompt=ids, weighting="value_norm"),
+    "steps": lambda model, ids: capture_generation(model, None, ids, max_new_tokens=3, when="steps"),
     "ablated": lambda model, ids: capture_ablated(model, ids),
 }
 

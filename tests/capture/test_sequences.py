@@ -43,10 +43,10 @@ def test_passes_of_one_layer_are_not_shown_as_layers():
         (twin := Twin(), lambda: twin(X)),
         (bert := build_model("bert"), lambda: [bert(torch.tensor([make_ids(n)])) for n in (5, 5)]),
     ):
-        with pytest.raises(CaptureError, match="passes one by one"):
+        with pytest.raises(CaptureError, match="'steps' keeps each pass"):
             capture_attention_calls(run, model=model)
     llama = build_model("llama")
-    with pytest.raises(CaptureError, match="passes one by one"):
+    with pytest.raises(CaptureError, match="'steps' keeps each pass"):
         capture_attention_calls(lambda: llama.generate(torch.tensor([make_ids(4)]), max_new_tokens=3), model=llama)
 
 

@@ -23,6 +23,7 @@ WAYS = {
     "beams that end early": {"num_beams": 3, "eos_token_id": list(range(40)), "length_penalty": -2.0},
     "sampled beams": {"num_beams": 3, "do_sample": True},
     "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "early exit": {"assistant_early_exit": 1},
 }
 
 
@@ -139,6 +140,26 @@ def test_each_token_is_told_as_it_comes(options):
         for layer, row in one.weights.items():
             np.testing.assert_array_equal(row, steps.get_layer(layer)[:, one.position, : row.shape[1]])
             assert not steps.get_layer(layer)[:, one.position, row.shape[1] :].any()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_oss", "gemma2"])
+def test_only_modules_that_attend_are_watched_once_they_are_known(name):
+    """The first pass shows which; of a model that runs eager, any module may compute weights."""
+    model, watched = build_model(name), []
+
+    def look(step):
+        watched.append({path for path, module in model.named_modules() if module._forward_hooks})
+        assert torch.overrides._len_torch_function_stack() == 0
+
+    model.generation_config.cache_implementation = "dynamic"
+    capture_generation(model, None, IDS, max_new_tokens=4, when="steps", on_step=look)
+    if name in ("gpt_oss", "gemma2"):
+        assert watched[2] == watched[0]
+    else:
+        attention = {path for path in watched[0] if path.endswith(("self_attn", ".attn"))}
+        around = {path for path in watched[0] if all(one.startswith(path) for one in attention)}
+        assert len(attention) == 3
+        assert watched[2] == attention | around
 
 
 def test_a_function_that_raises_ends_the_generation(demo):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import FAMILIES, TEXT, make_clip
+from families import FAMILIES, TEXT, WORDS, make_clip
 from PIL import Image
 
 from attn_viewer import ablate_heads, capture_attention, capture_generation
-from attn_viewer.errors import PromptError
+from attn_viewer.errors import CaptureError, PromptError
 from attn_viewer.inputs.placeholders import find_spans
 from attn_viewer.spans import Span
 
@@ -99,6 +99,28 @@ def test_weights_are_those_of_eager_attention(name):
     layers = output.attentions if hasattr(output, "attentions") else output[-1]
     for layer, weights in zip(maps.layers, maps.weights, strict=True):
         np.testing.assert_allclose(weights, layers[layer][0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_steps_of_a_generation_are_rows_of_one_pass(name):
+    family = make(name)
+    inputs = {key: part for key, part in family.encode(draw(*family.size)).items() if key != "labels"}
+    words = range(3, len(WORDS))
+    arguments = {"min_new_tokens": 4, "suppress_tokens": [token for token in range(96) if token not in words]}
+    capture = functools.partial(capture_generation, family.model, family.processor.tokenizer, dict(inputs),
+                                max_new_tokens=4, kind="cross" if name == "mllama" else None,
+                                generate_options=arguments)  # fmt: skip
+    steps = capture(when="steps")
+    if name == "paligemma":
+        assert not any(weights[:, : steps.prompt_length, steps.prompt_length :].any() for weights in steps.weights)
+        with pytest.raises(CaptureError, match="when='steps'"):
+            capture()
+        return
+    whole = capture()
+    assert steps.spans == whole.spans != ()
+    for ours, theirs in zip(steps.weights, whole.weights, strict=True):
+        n_query, n_key = ours.shape[1:]
+        np.testing.assert_allclose(ours, theirs[:, :n_query, :n_key], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_vl", "internvl", "idefics3", "mistral3"])

@@ -1,0 +1,134 @@
+"""Passes of a model that a program runs several times: a denoiser that looks at words, and agents that take turns."""
+
+import numpy as np
+import pytest
+import torch
+from architectures import build_model, make_ids
+
+from attn_viewer import capture_attention, capture_attention_calls, capture_generation, overlay_attention
+from attn_viewer.errors import CaptureError, OptionError
+from attn_viewer.storage.pt import load_scores, save_scores
+
+SDPA = torch.nn.functional.scaled_dot_product_attention
+WORDS = ["a", "red", "cat"]
+
+
+class Attention(torch.nn.Module):
+    """Patches of axes (batch, n, width) look at `other`; the weights are put by as they are computed eagerly."""
+
+    def __init__(self, width, heads=2):
+        super().__init__()
+        self.heads, self.expected = heads, []
+        self.to_q, self.to_k, self.to_v = (torch.nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x, other):
+        split = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in
+                 (self.to_q(x), self.to_k(other), self.to_v(other)))  # fmt: skip
+        q, k, v = split
+        self.expected.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)[0].detach().numpy())
+        return x + SDPA(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.attn1, self.attn2 = Attention(width), Attention(width)
+
+    def forward(self, latents, words):
+        x = latents.flatten(2).mT
+        x = self.attn2(self.attn1(x, x), words)
+        return x.mT.unflatten(2, latents.shape[2:])
+
+
+class Denoiser(torch.nn.Module):
+    """A U-Net: one block on the whole grid, one on that halved, and back."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Block(width) for _ in range(3)])
+
+    def forward(self, latents, words):
+        first = self.blocks[0](latents, words)
+        half = self.blocks[1](torch.nn.functional.avg_pool2d(first, 2), words)
+        return self.blocks[2](first + torch.nn.functional.interpolate(half, scale_factor=2.0), words)
+
+
+@pytest.fixture
+def denoiser():
+    torch.manual_seed(0)
+    return Denoiser().eval()
+
+
+def run_denoiser(model, n_steps=4):
+    latents, words = torch.randn(1, 8, 4, 6, generator=torch.Generator().manual_seed(1)), torch.eye(3, 8)[None] * 4
+
+    def run():
+        x = latents
+        for _ in range(n_steps):
+            x = x - 0.3 * model(x, words)
+
+    return run
+
+
+def test_each_step_of_denoising_has_maps_of_its_own(denoiser):
+    found = capture_attention_calls(
+        run_denoiser(denoiser), model=denoiser, when="steps", tokens={"encoder": WORDS}, grid=(4, 6)
+    )
+    assert {path: (len(steps), steps[0].layers, steps[0].weights[0].shape) for path, steps in found.items()} == {
+        "blocks.*.attn1": (4, (0, 2), (2, 24, 24)),
+        "blocks.*.attn2": (4, (0, 2), (2, 24, 3)),
+        "blocks.*.attn1, 6 × 6": (4, (1,), (2, 6, 6)),
+        "blocks.*.attn2, 6 × 3": (4, (1,), (2, 6, 3)),
+    }
+    for path, steps in found.items():
+        assert [maps.step for maps in steps] == [0, 1, 2, 3]
+        for maps in steps:
+            for layer, weights in zip(maps.layers, maps.weights, strict=True):
+                attention = getattr(denoiser.blocks[layer], path[9:14])
+                np.testing.assert_allclose(weights, attention.expected[maps.step], atol=1e-6)
+    cross = found["blocks.*.attn2"][3]
+    assert (cross.kind, cross.tokens_key) == ("cross", tuple(WORDS))
+    assert "pass 3" in cross.remarks
+    assert [(span.rows, span.columns) for span in found["blocks.*.attn2, 6 × 3"][0].spans_query] == [(2, 3)]
+    assert [(span.rows, span.columns) for span in found["blocks.*.attn1"][0].spans] == [(4, 6)]
+
+
+def test_words_are_laid_over_the_grid_of_patches_that_look_at_them(denoiser, tmp_path):
+    cross = capture_attention_calls(
+        run_denoiser(denoiser), model=denoiser, when="steps", tokens={"encoder": WORDS}, grid=(4, 6)
+    )["blocks.*.attn2"][1]
+    for maps in (cross, load_scores(save_scores(cross, tmp_path))):
+        axes = overlay_attention(maps, np.zeros((40, 60), np.uint8), query="cat").axes[0]
+        for squares, weights in zip(axes.collections, cross.weights, strict=True):
+            np.testing.assert_allclose(squares.get_array(), weights[:, :, 2].mean(0))
+        said = " ".join(text.get_text() for text in axes.texts)
+        assert "weights of patches on cat" in said.replace("\n", " ")
+        assert "%" not in said  # a column sums to no share
+    with pytest.raises(OptionError, match="no such text among 3 tokens"):
+        overlay_attention(cross, np.zeros((40, 60), np.uint8), query="dog")
+
+
+def test_turns_of_a_language_model_are_passes():
+    model = build_model("llama")
+    prompts = [make_ids(5), make_ids(8)]
+    run = lambda: [model(torch.tensor([ids]), use_cache=False) for ids in prompts]  # noqa: E731
+    (turns,) = capture_attention_calls(run, model=model, when="steps").values()
+    for turn, ids in zip(turns, prompts, strict=True):
+        for ours, theirs in zip(turn.weights, capture_attention(model, prompt=ids).weights, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    # A generation is the rows of its steps.
+    (steps,) = capture_attention_calls(
+        lambda: model.generate(torch.tensor([prompts[0]]), max_new_tokens=4, do_sample=False), model=model, when="steps"
+    ).values()
+    whole = capture_generation(model, None, prompts[0], max_new_tokens=4, when="steps")
+    assert [maps.first_query for maps in steps] == [0, 5, 6, 7]
+    for maps in steps:
+        rows = whole.weights[1][:, maps.first_query :][:, : maps.shape[0], : maps.shape[1]]
+        np.testing.assert_allclose(maps.weights[1], rows, atol=1e-6)
+
+
+def test_passes_are_those_of_a_model(denoiser):
+    with pytest.raises(OptionError, match="pass model="):
+        capture_attention_calls(run_denoiser(denoiser), when="steps")
+    with pytest.raises(CaptureError, match="ran no pass"):
+        capture_attention_calls(lambda: None, model=denoiser, when="steps")
