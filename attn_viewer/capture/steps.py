@@ -314,7 +314,8 @@ class StepReporter:
         self, recorder: StepRecorder, on_step: Callable[[Any], object], n_before: int, write: Callable[[int], str]
     ) -> None:
         self.recorder, self.on_step, self.n_before, self.write = recorder, on_step, n_before, write
-        self.n_told, self.last = recorder.n_prompt, None
+        self.n_told = recorder.n_prompt
+        self.last: _Pass | None = None
 
     def __call__(self, ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
         """Tell of the tokens that are new, and stop nothing."""
