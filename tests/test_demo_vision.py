@@ -29,6 +29,7 @@ def test_it_is_small():
     assert sum(path.stat().st_size for path in get_demo_path("demo-vision").iterdir()) <= 3e6
 
 
+@pytest.mark.slow
 def test_it_answers_questions_about_unseen_scenes(demo_vision, scenes):
     """An answer is right where each of its words, and that nothing follows, is the likeliest."""
     model, processor = demo_vision

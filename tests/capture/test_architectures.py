@@ -50,7 +50,45 @@ def get_attentions(model, layers):
     return [part[0].numpy() for part in attentions]
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_AS_EAGER])
+# One of each way to compute attention, and what most people run; the others are slow only because they are so many.
+QUICK = {
+    *(
+        "albert",
+        "bamba",
+        "bert",
+        "big_bird",
+        "bloom",
+        "codegen",
+        "deberta-v2",
+        "deepseek_v2",
+        "deepseek_v32",
+        "diffllama",
+    ),
+    *(
+        "distilbert",
+        "doge",
+        "falcon",
+        "falcon (grouped)",
+        "gemma2",
+        "gemma3_text",
+        "glm4",
+        "gpt2",
+        "gpt_neo",
+        "gpt_neox",
+    ),
+    *("gpt_oss", "gptj", "llama", "mistral", "mixtral", "modernbert", "mpnet", "mpt", "olmo2", "opt", "phi3", "qwen2"),
+    *("qwen3", "qwen3_next", "roberta", "xglm", "xlnet"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in ARCHITECTURES
+        if name not in NOT_AS_EAGER
+    ],
+)
 def test_weights_equal_those_of_eager_attention(name):
     model, reference = build_model(name), build_model(name, attn_implementation="eager")
     expected = run(model)[0].clone()

@@ -40,7 +40,10 @@ MATRICES = {
 }
 EACH = pytest.mark.parametrize(
     "matrix",
-    [pytest.param(m, id=n, marks=[pytest.mark.slow] if n in ("sink", "identity") else []) for n, m in MATRICES.items()],
+    [
+        pytest.param(m, id=n, marks=[pytest.mark.slow] if n in ("sink", "identity", "token") else [])
+        for n, m in MATRICES.items()
+    ],
 )
 BUILT_IN = {name for name in get_all_figure_names() if hasattr(builtin, name)}
 

@@ -25,7 +25,7 @@ def get_pixels(figure):
     return np.asarray(Image.open(io.BytesIO(render_figure(figure, "png"))))
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", [pytest.param(fmt, marks=[pytest.mark.slow] * (fmt == "pdf")) for fmt in FORMATS])
 @pytest.mark.parametrize("scale", ["shared", "panel"])
 def test_a_page_drawn_after_others_has_the_bytes_of_a_fresh_one(demo_maps, fmt, scale):
     options = {"scale": scale, "sink": "hide", "vmax": 0.8}
@@ -94,7 +94,9 @@ def test_a_figure_of_nothing_that_changes_is_a_figure():
     assert (get_pixels(figure) < 128).any()
 
 
-@pytest.mark.parametrize("width", [10, 130, 200, 450])
+@pytest.mark.parametrize(
+    "width", [10, pytest.param(130, marks=pytest.mark.slow), 200, pytest.param(450, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("n_bars", [0, 1, 2])
 @pytest.mark.parametrize("shown", [(True, True), (False, True), (True, False), (False, False)])
 def test_nothing_overlaps_and_nothing_leaves_the_page(width, n_bars, shown):

@@ -31,13 +31,14 @@ from attn_viewer.figures.venues import find_venue, get_style, use_preset, use_st
 from attn_viewer.tokens import show_text
 
 WIDTHS = {("icml2024", 1): 3.25, ("icml2024", 2): 6.75, ("neurips2024", 1): 5.5, ("aaai2024", 1): 3.3}
+VENUES = [pytest.param(*venue, marks=[] if venue[0] == "icml2024" else [pytest.mark.slow]) for venue in WIDTHS]
 
 
 def get_sizes(figure):
     return {text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()}
 
 
-@pytest.mark.parametrize(("preset", "columns"), WIDTHS)
+@pytest.mark.parametrize(("preset", "columns"), VENUES)
 def test_figures_are_as_wide_as_the_columns(preset, columns, demo):
     from attn_viewer import capture_attention
 
@@ -71,7 +72,7 @@ def test_a_page_for_a_venue_says_the_sizes_that_the_venue_wants():
     assert find_venue("aistats2023").family == (STIX,)
 
 
-@pytest.mark.parametrize(("preset", "columns"), WIDTHS)
+@pytest.mark.parametrize(("preset", "columns"), VENUES)
 @pytest.mark.parametrize("n_tokens", [3, 9, 40, 700])
 def test_a_comparison_keeps_three_panels_a_row(preset, columns, n_tokens):
     maps = make_maps(2, 2, n_tokens, layers=[8, 29])
@@ -84,7 +85,7 @@ def test_a_comparison_keeps_three_panels_a_row(preset, columns, n_tokens):
     check_boxes(boxes, figure.bbox)
 
 
-@pytest.mark.parametrize(("preset", "columns"), WIDTHS)
+@pytest.mark.parametrize(("preset", "columns"), VENUES)
 @pytest.mark.parametrize("n_tokens", [4, 90])
 def test_an_effect_fits_a_column(preset, columns, n_tokens, demo):
     from attn_viewer import ablate_heads, measure_effect, plot_effect
@@ -209,7 +210,7 @@ def test_figure_functions_are_for_the_venue_too(tmp_path):
     assert "9px" in text
 
 
-@pytest.mark.parametrize(("preset", "columns"), [*WIDTHS, ("jmlr2001", 1), ("beamer_moml", 1)])
+@pytest.mark.parametrize(("preset", "columns"), [*VENUES, ("jmlr2001", 1), ("beamer_moml", 1)])
 @pytest.mark.parametrize("n_tokens", [5, 35, 300])
 @pytest.mark.parametrize("n_heads", [1, 9, 32])
 def test_pages_are_no_higher_than_the_venues(preset, columns, n_tokens, n_heads):
