@@ -110,3 +110,9 @@ def test_the_guide_has_the_rooms_as_they_are():
         pytest.skip("installed without CONTRIBUTING")
     tree = draw_tree()
     assert tree in GUIDE.read_text(encoding="utf-8"), f"CONTRIBUTING must hold:\n{tree}"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports each from its own folder, so that processes of a pool find them too."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py")]
+    assert [name for name in names if names.count(name) > 1] == []
