@@ -60,28 +60,12 @@ def describe_facts(
     scores: Scores | None = None,
     notes: Sequence[str] = (),
 ) -> Meta:
-    """Describe weights that need not be in memory, as the front end's ``source.meta``.
+    """Describe weights that need not be in memory, as the front end's ``source.meta``: plain types that `json` writes.
 
-    Parameters
-    ----------
-    facts : MapFacts
-        What is known of the weights; whatever labels hold is only ever shown as text.
-    scale : float
-        No weight is larger than this.
-    exact : bool
-        Whether weights are stored as float32; else as 8-bit codes.
-    maxima : sequence of sequence of (float, float), optional
-        The largest weight of each head, with the first token and without it; left out, the front end finds them as it
-        loads heads, and the scale that heads share ends at `scale`.
-    scores : mapping of str to sequence of sequence of float, optional
-        Numbers about heads by name, shaped like the heads of `facts`; NaN where a head has none.
-    notes : sequence of str
-        Sentences that a reader must see.
-
-    Returns
-    -------
-    dict
-        Plain types that `json` writes: all facts by name, and how their weights are stored.
+    No weight is larger than `scale`. They are stored as float32 if `exact`, else as 8-bit codes. `maxima` are the
+    largest weight of each head, with the first token and without it; left out, the front end finds them as it loads
+    heads, and the scale that heads share ends at `scale`. `scores` are numbers about heads by name, one list a layer,
+    NaN where a head has none. `notes` are sentences that a reader must see. Labels are only ever shown as text.
     """
     plain = facts.to_plain()
     labels = {name: [show_text(token) for token in plain[name]] for name in LABELS if name in plain}
@@ -132,20 +116,7 @@ def spell_palette(is_signed: bool, palette: Any) -> str:
 def describe_maps(
     maps: AttentionMaps, *, exact: bool = False, scores: Scores | None = None, notes: Sequence[str] = ()
 ) -> Meta:
-    """Describe attention maps as the front end's ``source.meta``.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    exact, scores, notes
-        As `describe_facts` takes them.
-
-    Returns
-    -------
-    dict
-        Plain types that `json` writes.
-    """
+    """Describe attention maps as `describe_facts` does, which takes the options."""
     maxima = [[find_maxima(head, maps) for head in weights] for weights in maps.weights]
     scale = max(kept for layer in maxima for kept, _ in layer) or 1.0
     return describe_facts(maps, scale=scale, exact=exact, maxima=maxima, scores=scores, notes=notes)
@@ -160,18 +131,7 @@ def find_maxima(head: NDArray[Any], facts: MapFacts) -> tuple[float, float]:
 
 
 def score_for_display(maps: AttentionMaps) -> dict[str, list[list[float]]]:
-    """Measure what the front end sorts heads by.
-
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-
-    Returns
-    -------
-    dict of str to list of list of float
-        The scores that such maps can have, one list a layer; none where they are reduced.
-    """
+    """Measure what the front end sorts heads by: the scores that such maps can have, one list a layer."""
     plain = [name for name in DISPLAY_SCORES if "positions" not in SCORES[name].needs]
     for names in (DISPLAY_SCORES, plain):
         try:
@@ -189,10 +149,10 @@ def count_hidden(maps: MapFacts) -> tuple[int, int]:
 
 def count_cells(meta: Meta) -> int:
     """Return the number of cells of a head that the causal mask leaves."""
-    return int((meta["rows"] - _find_first_rows(meta)).sum())
+    return int((meta["rows"] - find_first_rows(meta)).sum())
 
 
-def _find_first_rows(meta: Meta) -> NDArray[np.int64]:
+def find_first_rows(meta: Meta) -> NDArray[np.int64]:
     """Return the first row that sees each column, `rows` where none does; axes ``(columns,)``."""
     columns = np.arange(meta["columns"])
     if not meta["causal"]:
@@ -204,29 +164,15 @@ def _find_first_rows(meta: Meta) -> NDArray[np.int64]:
 
 
 def encode_head(weights: NDArray[Any], meta: Meta) -> bytes:
-    """Return the bytes of one head.
+    """Return the bytes of one head, axes ``(rows, columns)``, as `meta` of `describe_facts` says.
 
-    Parameters
-    ----------
-    weights : numpy.ndarray
-        Axes ``(rows, columns)``, any floating type.
-    meta : dict
-        From `describe_facts` or `describe_maps`.
-
-    Returns
-    -------
-    bytes
-        Little-endian float32 or one byte a cell, column by column, without what the causal mask hides.
-
-    Raises
-    ------
-    InvalidMapsError
-        If the shape or the numbers are not what `meta` says.
+    Little-endian float32 or one byte a cell, column by column, without what the causal mask hides. Raises
+    `InvalidMapsError` if the shape or the numbers are not what `meta` says.
     """
     rows, columns = meta["rows"], meta["columns"]
     if weights.shape != (rows, columns):
         raise InvalidMapsError(f"a head has {weights.shape} weights where its tokens make ({rows}, {columns})")
-    seen = np.arange(rows) >= _find_first_rows(meta)[:, None]
+    seen = np.arange(rows) >= find_first_rows(meta)[:, None]
     cells = np.asarray(weights, np.float32).T[seen]
     if not np.isfinite(cells).all():
         raise InvalidMapsError("a head has weights that are not finite, which no page shows")
@@ -239,31 +185,3 @@ def encode_head(weights: NDArray[Any], meta: Meta) -> bytes:
         raise InvalidMapsError(f"weights must be from {low:g} to {scale:g}, got {cells.min():g} to {cells.max():g}")
     steps = np.rint((np.minimum(np.abs(cells), scale) / scale) ** (1 / POWER) * (zero or 255))
     return bytes((zero + np.copysign(steps, cells)).astype(np.uint8))
-
-
-def decode_head(data: bytes, meta: Meta) -> NDArray[np.float32]:
-    """Return the weights that the front end shows for the bytes of a head.
-
-    Parameters
-    ----------
-    data : bytes
-        From `encode_head`.
-    meta : dict
-        The same as there.
-
-    Returns
-    -------
-    numpy.ndarray
-        Axes ``(rows, columns)``, float32; 0 where the causal mask hides a cell.
-    """
-    encoding = meta["encoding"]
-    if encoding["type"] == "float32":
-        cells = np.frombuffer(data, "<f4")
-    else:
-        steps = (np.arange(256) - encoding["zero"]) / (encoding["zero"] or 255)
-        table = encoding["scale"] * np.copysign(np.abs(steps) ** encoding["power"], steps)
-        cells = table[np.frombuffer(data, np.uint8)]
-    weights = np.zeros((meta["columns"], meta["rows"]), np.float32)
-    weights[np.arange(meta["rows"]) >= _find_first_rows(meta)[:, None]] = cells
-    head: NDArray[np.float32] = weights.T
-    return head

@@ -163,21 +163,9 @@ def show_attention(maps: AttentionMaps, *, state: str = "", theme: Theme = "auto
 
 
 def render_frame(maps: AttentionMaps, *, max_mb: float = 2.0, height: int = 680) -> str:
-    """Render maps as an element for other pages, such as the output of a notebook.
+    """Render maps as an ``iframe`` for other pages, such as a notebook's output, that may do nothing but run its own.
 
-    Parameters
-    ----------
-    maps : AttentionMaps
-        The weights.
-    max_mb : float
-        Most megabytes of the page inside; past that its cells are pooled, and the page says so.
-    height : int
-        Height in CSS pixels.
-
-    Returns
-    -------
-    str
-        An ``iframe`` that holds the page and may do nothing but run it.
+    Past `max_mb` megabytes its cells are pooled, and it says so; `height` is in CSS pixels.
     """
     scores = [score_for_display(maps)]
     opening = _Opening(ExportOptions(progress=False), use_hash=False)

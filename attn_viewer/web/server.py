@@ -58,25 +58,10 @@ _NAME = re.compile(r"[a-zA-Z0-9.-]{1,253}")
 
 
 def make_app(path: str | os.PathLike[str], *, allowed_hosts: Sequence[str] = ()) -> Guard:
-    """Make the web application over a data folder.
+    """Make the web application, ASGI, over a data folder; `OptionError` if that is none.
 
-    Parameters
-    ----------
-    path : path-like
-        The data folder.
-    allowed_hosts : sequence of str
-        Names by which browsers may address the server. ``localhost`` and plain addresses always may; other names are
-        refused, since a page of a stranger can point a name of its own at this machine (DNS rebinding).
-
-    Returns
-    -------
-    callable
-        An ASGI application.
-
-    Raises
-    ------
-    OptionError
-        If the path is no folder.
+    Browsers may address the server by ``localhost``, plain addresses and the names `allowed_hosts`; others are refused,
+    since a page of a stranger can point a name of its own at this machine (DNS rebinding).
     """
     listing = Listing(path)
 
@@ -263,23 +248,9 @@ def serve(
 ) -> None:
     """Serve a browser over a data folder until interrupted.
 
-    Parameters
-    ----------
-    path : path-like
-        The data folder.
-    host : str
-        Address to listen on; other machines reach only what listens on theirs, such as ``"0.0.0.0"``.
-    port : int
-        Port; 0 takes a free one.
-    allowed_hosts : sequence of str
-        More names by which browsers may address the server.
-    ready : callable, optional
-        Called with the server's URL once it listens.
-
-    Raises
-    ------
-    OptionError
-        If the path is no folder, or the address cannot be listened on.
+    Other machines reach only a `host` of theirs, such as ``"0.0.0.0"``, by its address or `allowed_hosts`. `port` 0
+    takes a free one. `ready` is called with the server's URL once it listens. Raises `OptionError` if there is no such
+    folder, or the address cannot be listened on.
     """
     check_address(port, allowed_hosts)
     run_app(make_app(path, allowed_hosts=allowed_hosts), host, port, ready)
