@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from .errors import ArgumentError, OptionError, find_nearest
-from .hints import bind_call, check_argument, check_value, describe_hint, read_hint
+from .errors import ArgumentError, OptionError
+from .hints import bind_call, check_argument, check_names, check_value, describe_hint, read_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -117,7 +117,7 @@ class Options:
 
     def __new__(cls, *args: Any, **given: Any) -> "Self":
         """Refuse names that are no options, before Python does in its own words."""
-        cls.check_names(given)
+        check_names(cls.__name__, given, cls._fields)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -132,23 +132,14 @@ class Options:
                 declared.check(name, value, read_type(field))
 
     @classmethod
-    def check_names(cls, names: Collection[str], also: Collection[str] = (), caller: str | None = None) -> None:
-        """Refuse names that are neither options nor among `also`, and suggest the nearest."""
-        known = [*also, *cls._fields]
-        for name in names:
-            if name not in known:
-                raise ArgumentError(f"{caller or cls.__name__} has no option {name!r}{find_nearest(name, known)}")
-
-    @classmethod
     def collect(cls, given: Mapping[str, Any], options: "Options | None" = None, caller: str | None = None) -> "Self":
         """Make options from values by name over stored ones, and refuse what would do nothing.
 
         Of stored `options`, those that are not a default count as given. Errors name the `caller`.
         """
-        cls.check_names(given, caller=caller)
         stored = {} if options is None else options.as_dict()
         chosen = {} if options is None else options.changes()
-        cls.check_names(chosen, caller=caller)
+        check_names(caller or cls.__name__, [*given, *chosen], cls._fields)
         values = cls(**{name: value for name, value in stored.items() if name in cls._fields} | dict(given))
         values.check_use({*given, *chosen})
         return values
@@ -242,7 +233,7 @@ def takes_options(kind: type[Options], *places: str) -> Callable[[Callable[..., 
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> _R:
-            kind.check_names(kwargs, own, function.__name__)
+            check_names(function.__name__, kwargs, [*own, *kind._fields])
             given = bind_call(function.__name__, signature, args, kwargs)
             options = given.pop("options", None)
             known = options is None or (

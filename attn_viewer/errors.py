@@ -4,7 +4,7 @@ A message names what came, what was expected and what to do.
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ def cut(text: str) -> str:
     return text if len(text) <= 160 else f"{text[:150]}…"
 
 
-def find_nearest(name: str, known: Sequence[str]) -> str:
+def find_nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?``, or nothing where no known name is near."""
     import difflib  # only for a message
 
-    close = difflib.get_close_matches(name, known, 1, 0.6)
+    close = difflib.get_close_matches(name, list(known), 1, 0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -168,7 +168,7 @@ class MapFacts:
             first = len(facts["tokens_key"]) - rows * columns
             facts["spans"] = [Span("image", 0, "whole", max(first, -1), rows, columns, columns, 0.0)]
         for name in facts.keys() - declared.keys():
-            near = find_nearest(name, list(declared)) or f"; there are {', '.join(declared)}"
+            near = find_nearest(name, declared) or f"; there are {', '.join(declared)}"
             raise InvalidMapsError(f"there is no fact {shorten(name)} of attention maps{near}")
         for name, field in declared.items():
             value, same_as = facts.get(name), field.metadata["same_as"]

@@ -13,7 +13,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import lazy_loader
@@ -173,6 +173,13 @@ def read_hint(hint: Any, scope: Mapping[str, Any]) -> Any:
         return Any
 
 
+def check_names(caller: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise `ArgumentError` for a name that is not known, and suggest the nearest."""
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"{caller} has no option {name!r}{find_nearest(name, known)}")
+
+
 def bind_call(
     name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -210,9 +217,7 @@ def check_call(function: _F, package: str = "") -> _F:
     def call(*args: Any, **kwargs: Any) -> Any:
         signature, takes_any = read()
         known = signature.parameters
-        for word in kwargs:
-            if word not in known and not takes_any:
-                raise ArgumentError(f"{name} has no option {word!r}{find_nearest(word, list(known))}")
+        check_names(name, () if takes_any else kwargs, known)
         for word, came in bind_call(name, signature, args, kwargs).items():
             parameter = known[word]
             if parameter.kind is not parameter.VAR_KEYWORD and came is not parameter.default:

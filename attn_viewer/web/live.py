@@ -35,7 +35,8 @@ from .encode import encode_head, score_for_display
 from .guard import Guard, send_json
 from .jobs import Job, JobQueue, Result
 from .live_options import LiveOptions, Wanted
-from .server import STATIC, check_address, explain_error, run_app, send_static
+from .scripts import STATIC
+from .server import check_address, explain_error, run_app, send_static
 from .several import describe_page
 
 # Seconds for the body of a request to come in, and for which one reply tells of a job; the page then asks again.
