@@ -1,12 +1,9 @@
 """`AttentionMaps`, the only type that the rooms of this package hand to each other."""
 
 import dataclasses
-import functools
-import inspect
 import pkgutil
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +16,6 @@ from .selections import choose_numbers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Weights = npt.NDArray[np.float32 | np.float16]
 
 
@@ -267,22 +263,6 @@ def require_maps(came: Any, what: str) -> AttentionMaps:
         "AttentionMaps.from_attentions(attentions, tokens) makes them of a model's output, arrays, tensors or lists, "
         "and capture_attention(model, tokenizer, prompt) captures them"
     )
-
-
-def takes_maps(function: Function) -> Function:
-    """Make a function whose `maps`, `first` or `second` are no maps raise the `InvalidMapsError` of `require_maps`."""
-    names = list(inspect.signature(function).parameters)
-    places = [(names.index(name), name) for name in ("maps", "first", "second") if name in names]
-
-    @functools.wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        for place, name in places:
-            if place < len(args) or name in options:
-                came = args[place] if place < len(args) else options[name]
-                require_maps(came, function.__name__)
-        return function(*args, **options)
-
-    return typing.cast(Function, call)
 
 
 def _read_labels(tokens: Any, name: str) -> list[str]:

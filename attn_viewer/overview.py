@@ -4,7 +4,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 from .errors import OptionError
-from .maps import AttentionMaps, takes_maps
+from .maps import AttentionMaps
 from .options import Overview
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 KINDS = get_args(Overview)
 
 
-@takes_maps
 def plot_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
     """Draw one figure of all heads.
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..errors import MapsMismatchError, OptionError, UnsuitableMapsError, shorten
 from ..hints import check_value
-from ..maps import AttentionMaps, Weights, require_maps, takes_maps
+from ..maps import AttentionMaps, Weights, require_maps
 from ..selections import describe_numbers
 from ..spans import shift_spans
 from .blocks import require_shares
@@ -27,7 +27,6 @@ class AttentionComparison:
         return self.second.get_layer(layer).astype(np.float32) - self.first.get_layer(layer)
 
 
-@takes_maps
 def compare_attention(first: AttentionMaps, second: AttentionMaps) -> AttentionComparison:
     """Compare two attention maps, A and B, of the same prompt.
 

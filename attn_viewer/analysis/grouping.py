@@ -14,7 +14,7 @@ import numpy as np
 
 from ..cells import merge_groups
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..selections import check_spans
 from ..tokens import CONTINUES, NEWLINE, RETURN, SPACE, TAB, find_character_starts, join_labels
 
@@ -27,7 +27,6 @@ _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*$")
 _CLOSING = re.compile(r"[\"'”’»)\].!?…。！？]+")
 
 
-@takes_maps
 def group_attention(
     maps: AttentionMaps, by: str | Sequence[tuple[str, int, int]] = "words", *, summary: str = "sum"
 ) -> AttentionMaps:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..spans import SENSES
 from ..tokens import NEWLINE, SPACE, join_labels
 from .grouping import find_words
@@ -34,7 +34,6 @@ class ModalityShares(NamedTuple):
     values: npt.NDArray[np.float32]
 
 
-@takes_maps
 def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
     """Measure how much each word looked at pictures, at the prompt and at the completion when it was chosen.
 

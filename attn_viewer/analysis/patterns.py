@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError
 from ..hints import check_value
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .blocks import require_heads
 
 
@@ -19,7 +19,6 @@ class AttendedToken(NamedTuple):
     weight: float
 
 
-@takes_maps
 def attention_pattern(maps: AttentionMaps, layer: int, head: int) -> NDArray[Any]:
     """Return the weights of one head, by true numbers of its layer and itself.
 
@@ -40,7 +39,6 @@ def attention_pattern(maps: AttentionMaps, layer: int, head: int) -> NDArray[Any
     return pattern
 
 
-@takes_maps
 def top_attended(maps: AttentionMaps, layer: int, head: int, query: int = -1, k: int = 5) -> list[AttendedToken]:
     """Return the keys that a query of a head puts most weight on.
 

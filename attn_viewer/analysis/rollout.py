@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import maximum_flow
 
 from ..errors import OptionError, UnsuitableMapsError
 from ..long_runs import show_bar
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..selections import choose_numbers
 from .blocks import divide, require_shares
 
@@ -27,7 +27,6 @@ UNITS = 2**29
 EDGES = 2**16
 
 
-@takes_maps
 def roll_out_attention(maps: AttentionMaps, *, residual: float = 0.5) -> AttentionMaps:
     """Multiply attention through the layers.
 
@@ -62,7 +61,6 @@ def roll_out_attention(maps: AttentionMaps, *, residual: float = 0.5) -> Attenti
     return _make_maps(maps, layers, maps.layers, "rollout")
 
 
-@takes_maps
 def compute_attention_flow(
     maps: AttentionMaps,
     *,

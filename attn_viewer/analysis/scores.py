@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import MapFacts
 from ..long_runs import show_bar
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .blocks import (
     EPSILON,
     WINDOW,
@@ -56,7 +56,6 @@ def _register(
     return register
 
 
-@takes_maps
 def score_heads(
     maps: AttentionMaps,
     scores: str | Sequence[str] | None = None,

@@ -4,14 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .blocks import divide, require_unsigned
 
 # Bytes of float32 weights that are multiplied at a time.
 BLOCK_BYTES = 64 * 2**20
 
 
-@takes_maps
 def measure_similarity(maps: AttentionMaps, *, ignore_first_token: bool = False) -> NDArray[np.float64]:
     """Measure the cosine similarity between the weights of every two heads.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .blocks import EPSILON, Frame, iterate_blocks, require_heads, require_shares
 from .scores import score_heads
 
@@ -20,7 +20,6 @@ class Sink(NamedTuple):
     mass: float
 
 
-@takes_maps
 def find_sinks(maps: AttentionMaps, *, epsilon: float = EPSILON) -> list[Sink]:
     """Find the keys that heads put most of their weight on.
 
@@ -56,7 +55,6 @@ def find_sinks(maps: AttentionMaps, *, epsilon: float = EPSILON) -> list[Sink]:
     ]
 
 
-@takes_maps
 def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDArray[np.float64]:
     """Measure how many heads of each layer have the first token as their sink; all is as `find_sinks` takes it.
 
@@ -71,7 +69,6 @@ def measure_sink_heads(maps: AttentionMaps, *, epsilon: float = EPSILON) -> NDAr
     return np.array([np.mean(part > epsilon) for part in np.split(masses, ends)])
 
 
-@takes_maps
 def accumulate_columns(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     """Sum the weight that each key gets from all queries.
 

@@ -5,11 +5,10 @@ from numpy.typing import NDArray
 from scipy.special import entr
 
 from ..errors import UnsuitableMapsError
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .blocks import divide, find_obstacle, find_singular_values, require_heads
 
 
-@takes_maps
 def compute_singular_values(maps: AttentionMaps) -> tuple[NDArray[np.float64], ...]:
     """Compute the singular values of every head's pattern.
 

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from ..declarations import option, takes_options
 from ..errors import OptionError
-from ..maps import takes_maps
 from ..options import ColormapOptions
 from .labels import TICK
 from .options import PageLook
@@ -30,7 +29,6 @@ class SimilarityLook(ColormapOptions, PageLook):
     label: str = option("cosine similarity", "name of the similarity, for the colour bar")
 
 
-@takes_maps
 @takes_options(SimilarityLook)
 def plot_similarity(similarity: ArrayLike, *, names: Sequence[str], options: SimilarityLook) -> PageFigure:
     """Draw similarities between heads, clustered by average linkage of 1 − similarity.

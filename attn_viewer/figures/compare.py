@@ -7,7 +7,7 @@ import numpy as np
 
 from ..declarations import takes_options
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .grids import fit_pages
 from .heatmap import read_sides
 from .options import WeightLook, describe_data
@@ -20,7 +20,6 @@ from .style import shorten_label
 NAMES = ("A", "B", "B − A")
 
 
-@takes_maps
 @takes_options(WeightLook)
 def plot_comparison(first: AttentionMaps, second: AttentionMaps, *, options: WeightLook) -> PageFigure:
     """Draw the layer averages of two models and their difference, a row a layer.

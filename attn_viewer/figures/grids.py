@@ -9,7 +9,7 @@ import numpy as np
 from ..declarations import takes_options
 from ..errors import PageSizeError
 from ..facts import DERIVED, WEIGHTINGS
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..selections import describe_numbers
 from .heatmap import read_sides
 from .options import PanelLook, describe_data
@@ -26,7 +26,6 @@ PART = ", heads {} to {}"
 T = TypeVar("T")
 
 
-@takes_maps
 @takes_options(PanelLook)
 def plot_layer_averages(maps: AttentionMaps, *, options: PanelLook) -> PageFigure:
     """Draw the mean over the heads of every layer.
@@ -78,7 +77,6 @@ def _draw_averages(maps: AttentionMaps, n_pages: int, options: PanelLook) -> Ite
         yield page.show(matrices, [f"layer {number}" for number in layers], heading)
 
 
-@takes_maps
 @takes_options(PanelLook)
 def plot_heads(maps: AttentionMaps, layer: int, *, options: PanelLook) -> PageFigure:
     """Draw every head of one layer.

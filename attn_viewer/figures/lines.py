@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from ..analysis.blocks import require_unsigned
 from ..declarations import option, takes_options
 from ..errors import OptionError, UnsuitableMapsError
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..options import SinkOptions
 from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
@@ -47,7 +47,6 @@ class LinesLook(SinkOptions, PageLook):
     )
 
 
-@takes_maps
 @takes_options(LinesLook)
 def plot_lines(maps: AttentionMaps, layer: int, *, options: LinesLook) -> PageFigure:
     """Draw attention as lines from the queries on the left to the keys on the right, the stronger the more it is.

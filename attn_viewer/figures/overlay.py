@@ -17,7 +17,7 @@ from ..declarations import takes_options
 from ..errors import OptionError, UnsuitableMapsError, shorten
 from ..facts import WEIGHTINGS
 from ..inputs.pictures import read_picture
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..options import OverlayOptions
 from ..spans import Span, shift_spans
 from ..tokens import join_labels
@@ -45,7 +45,6 @@ class OverlayLook(OverlayOptions, ScaleLook, PageLook):
     """What is laid over a picture, and how it looks."""
 
 
-@takes_maps
 @takes_options(OverlayLook)
 def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) -> PageFigure:
     """Lay the weights of a query over the picture, a panel a layer, a chosen head or a word of the completion.

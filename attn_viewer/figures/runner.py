@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import OptionError, OutputError
 from ..files import check_folder, make_folder
 from ..long_runs import show_bar
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..options import FilePath
 from .registry import get_figure_names, select_attn_figure_funcs
 
@@ -34,7 +34,6 @@ class FigureFailure:
         return f"{self.func} at L{self.layer} H{self.head}: {self.error}"
 
 
-@takes_maps
 def run_figure_funcs(
     maps: AttentionMaps,
     folder: FilePath,

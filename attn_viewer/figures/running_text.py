@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from ..declarations import takes_options
 from ..errors import OptionError, UnsuitableMapsError
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..tokens import NEWLINE, SPACE, name_bytes
 from .options import OverviewLook, describe_data
 from .page import LINE, MARGIN, Caption, Page, PageFigure
@@ -69,7 +69,6 @@ def measure_advance(text: str, style: PageStyle) -> float:
     return style.measure(f"|{text}|", style.label)[0] - style.measure("||", style.label)[0]
 
 
-@takes_maps
 @takes_options(OverviewLook)
 def plot_running_text(maps: AttentionMaps, *, query: int = -1, options: OverviewLook) -> PageFigure:
     """Write the prompt once a layer, each token coloured by the weight that one query gives it.

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..analysis.modalities import measure_modality_share
 from ..declarations import takes_options
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..options import ColormapOptions
 from .options import PageLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
@@ -24,7 +24,6 @@ class ShareLook(ColormapOptions, PageLook):
     """How a page of shares looks."""
 
 
-@takes_maps
 @takes_options(ShareLook)
 def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigure:
     """Draw the share of the weight of each word on pictures, sound, prompt and completion, a panel each.

@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from ..cells import pool_cells
 from ..declarations import takes_options
 from ..facts import WEIGHTINGS
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from .grids import name_layer_map
 from .heads import GridPage, find_grid_room, label_numbers, measure_column_numbers
 from .options import OverviewLook, describe_data
@@ -23,7 +23,6 @@ SMALLEST, LARGEST = 10.0, 40.0
 PAGE_WIDTH, PAGE_HEIGHT = 460.0, 640.0
 
 
-@takes_maps
 @takes_options(OverviewLook)
 def plot_birds_eye(maps: AttentionMaps, *, options: OverviewLook) -> PageFigure:
     """Draw every head as a thumbnail, layers down and heads across.

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import CacheError
 from ..facts import MapFacts
 from ..files import check_model_id, make_folder, open_whole
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..tokens import show_raw_token
 from .tensors import Tensor, TensorArchive
 
@@ -26,7 +26,6 @@ MOST_LAYERS = 10_000
 LONGEST_LABEL = 10_000
 
 
-@takes_maps
 def save_scores(maps: AttentionMaps, folder: str | os.PathLike[str], *, name: str | None = None) -> Path:
     """Write attention maps as ``{folder}/{model_id}_attn_scores.pt``; the folder is created if missing.
 

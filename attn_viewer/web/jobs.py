@@ -102,7 +102,13 @@ class JobQueue:
         self._lock = threading.Lock()
 
     def add(self, work: Callable[[Job], Result]) -> Job:
-        """Line a job up, or raise `OptionError` if too many wait."""
+        """Line a job up.
+
+        Raises
+        ------
+        OptionError
+            If too many wait.
+        """
         job = Job(work)
         with self._lock:
             waiting = [one for one in self._jobs.values() if not one.is_over]
@@ -114,7 +120,13 @@ class JobQueue:
         return job
 
     def get(self, name: str) -> Job:
-        """Return a job, or raise `OptionError` if there is none of this name, or no longer."""
+        """Return a job.
+
+        Raises
+        ------
+        OptionError
+            If there is none of this name, or no longer.
+        """
         job = self._jobs.get(name)
         if job is None:
             raise OptionError("this job is not there any more; run it again")

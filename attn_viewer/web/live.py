@@ -35,8 +35,7 @@ from .encode import encode_head, score_for_display
 from .guard import Guard, send_json
 from .jobs import Job, JobQueue, Result
 from .live_options import LiveOptions, Wanted
-from .scripts import STATIC
-from .server import check_address, explain_error, run_app, send_static
+from .server import STATIC, check_address, explain_error, run_app, send_static
 from .several import describe_page
 
 # Seconds for the body of a request to come in, and for which one reply tells of a job; the page then asks again.
@@ -251,10 +250,25 @@ def make_live_app(
 ) -> tuple[Guard, JobQueue]:
     """Make the web application over a model, and the queue of its jobs, which is to be closed.
 
-    Its page says `model_id`; left out, the model's own. With a `token`, of at least 16 characters, the page's address
-    must end in ``?token=…``. `allowed_hosts` are as `make_app` takes them.
+    Parameters
+    ----------
+    model, tokenizer
+        As `load_model` returns them.
+    model_id
+        The model's name on the page; left out, its own.
+    limits
+        What a job may take.
+    token
+        What the page's address must end in (``?token=…``), at least 16 characters; left out, nothing.
+    allowed_hosts
+        As `make_app` takes them.
 
-    Raises `OptionError` if a limit or the token cannot be used, `CaptureError` if the model cannot be captured.
+    Raises
+    ------
+    OptionError
+        If a limit or the token cannot be used.
+    CaptureError
+        If the model's attention cannot be captured.
     """
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise OptionError(f"a token that others cannot guess has {SHORTEST_TOKEN} characters, got {len(token)}")
@@ -277,10 +291,19 @@ def serve_live(
     allowed_hosts: Sequence[str] = (),
     **options: Any,
 ) -> None:
-    """Serve a page with a prompt box over a model until interrupted; `options` are as `make_live_app` takes them.
+    """Serve a page with a prompt box over a model until interrupted.
 
-    `host`, `port` and `ready` are as `serve` takes them; other machines are served only with a token. Raises
-    `OptionError` as `make_live_app`, or if the address cannot be listened on.
+    Parameters
+    ----------
+    model, tokenizer, token, allowed_hosts, **options
+        As `make_live_app` takes them.
+    host, port, ready
+        As `serve` takes them. Other machines are served only with a token.
+
+    Raises
+    ------
+    OptionError
+        As from `make_live_app`, or if the address cannot be listened on.
     """
     check_address(port, allowed_hosts)
     if token is None and not _is_loopback(host):

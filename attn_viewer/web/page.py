@@ -21,7 +21,7 @@ from ..cells import pool_maps
 from ..declarations import takes_options
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
-from ..maps import AttentionMaps, takes_maps
+from ..maps import AttentionMaps
 from ..options import ExportOptions, FilePath, PageOptions, Theme
 from ..selections import describe_numbers
 from .encode import Meta, Scores, encode_head, score_for_display
@@ -133,7 +133,6 @@ def check_page_path(path: FilePath) -> Path:
     return path
 
 
-@takes_maps
 def show_attention(maps: AttentionMaps, *, state: str = "", theme: Theme = "auto") -> "AttentionWidget":
     """Show attention maps in a notebook.
 
