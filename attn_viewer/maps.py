@@ -237,7 +237,8 @@ class AttentionMaps(MapFacts):
         numbers = [self.heads[i] for i in chosen]
         if heads is not None:
             where = [choose_numbers(heads, n, f"head of layer {k}") for k, n in zip(kept, numbers, strict=True)]
-            weights = [w[[n.index(h) for h in hs]] for w, n, hs in zip(weights, numbers, where, strict=True)]
+            places = [[n.index(h) for h in hs] for n, hs in zip(numbers, where, strict=True)]
+            weights = [_take_heads(w, rows) for w, rows in zip(weights, places, strict=True)]
             numbers = where
         return dataclasses.replace(self, weights=tuple(weights), layers=kept, heads=tuple(numbers))
 
@@ -252,6 +253,12 @@ class AttentionMaps(MapFacts):
             reduction="head_mean" if self.reduction == "full" else self.reduction,
             averaged_heads=self.mean_heads,
         )
+
+
+def _take_heads(weights: Weights, places: list[int]) -> Weights:
+    """Return some heads of a layer, on the same memory where they stand side by side."""
+    run = range(places[0], places[-1] + 1)
+    return weights[run.start : run.stop] if places == [*run] else weights[places]
 
 
 def require_maps(came: Any, what: str) -> AttentionMaps:

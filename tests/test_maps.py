@@ -87,6 +87,15 @@ def test_select_keeps_true_numbers():
     np.testing.assert_array_equal(again.get_layer(5)[0], maps.weights[1][2])
 
 
+def test_heads_side_by_side_are_selected_without_a_copy(demo_maps):
+    some = demo_maps.select(heads=[1, 2])
+    assert np.shares_memory(some.weights[0], demo_maps.weights[0])
+    np.testing.assert_array_equal(some.weights[1], demo_maps.weights[1][[1, 2]])
+    np.testing.assert_array_equal(demo_maps.select(heads=[0, 2]).weights[1], demo_maps.weights[1][[0, 2]])
+    turned = AttentionMaps([demo_maps.weights[0][:4]], demo_maps.tokens_key, heads=[[1, 5, 3, 0]])
+    np.testing.assert_array_equal(turned.select(heads=[0, 3]).weights[0], demo_maps.weights[0][[3, 2]])
+
+
 def test_select_refuses_what_is_not_there():
     maps = make_maps(4, 3, 2, layers=[2, 5, 6, 9])
     with pytest.raises(OptionError, match="there is no layer 3; there are 2, 5-6, 9"):

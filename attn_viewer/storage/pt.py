@@ -17,10 +17,10 @@ from ..facts import MapFacts
 from ..files import check_model_id, make_folder, open_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
+from .stored import EXTRA
 from .tensors import Tensor, TensorArchive
 
 SUFFIX = "_attn_scores.pt"
-EXTRA = "attn_viewer"
 MOST_LAYERS = 10_000
 # Characters; groups of tokens, such as sentences, have labels too.
 LONGEST_LABEL = 10_000
