@@ -149,10 +149,10 @@ def count_hidden(maps: MapFacts) -> tuple[int, int]:
 
 def count_cells(meta: Meta) -> int:
     """Return the number of cells of a head that the causal mask leaves."""
-    return int((meta["rows"] - find_first_rows(meta)).sum())
+    return int((meta["rows"] - _find_first_rows(meta)).sum())
 
 
-def find_first_rows(meta: Meta) -> NDArray[np.int64]:
+def _find_first_rows(meta: Meta) -> NDArray[np.int64]:
     """Return the first row that sees each column, `rows` where none does; axes ``(columns,)``."""
     columns = np.arange(meta["columns"])
     if not meta["causal"]:
@@ -172,7 +172,7 @@ def encode_head(weights: NDArray[Any], meta: Meta) -> bytes:
     rows, columns = meta["rows"], meta["columns"]
     if weights.shape != (rows, columns):
         raise InvalidMapsError(f"a head has {weights.shape} weights where its tokens make ({rows}, {columns})")
-    seen = np.arange(rows) >= find_first_rows(meta)[:, None]
+    seen = np.arange(rows) >= _find_first_rows(meta)[:, None]
     cells = np.asarray(weights, np.float32).T[seen]
     if not np.isfinite(cells).all():
         raise InvalidMapsError("a head has weights that are not finite, which no page shows")
@@ -185,3 +185,18 @@ def encode_head(weights: NDArray[Any], meta: Meta) -> bytes:
         raise InvalidMapsError(f"weights must be from {low:g} to {scale:g}, got {cells.min():g} to {cells.max():g}")
     steps = np.rint((np.minimum(np.abs(cells), scale) / scale) ** (1 / POWER) * (zero or 255))
     return bytes((zero + np.copysign(steps, cells)).astype(np.uint8))
+
+
+def decode_head(data: bytes, meta: Meta) -> NDArray[np.float32]:
+    """Return the weights that the front end shows for the bytes of a head; 0 where the causal mask hides a cell."""
+    encoding = meta["encoding"]
+    if encoding["type"] == "float32":
+        cells = np.frombuffer(data, "<f4")
+    else:
+        steps = (np.arange(256) - encoding["zero"]) / (encoding["zero"] or 255)
+        table = encoding["scale"] * np.copysign(np.abs(steps) ** encoding["power"], steps)
+        cells = table[np.frombuffer(data, np.uint8)]
+    weights = np.zeros((meta["columns"], meta["rows"]), np.float32)
+    weights[np.arange(meta["rows"]) >= _find_first_rows(meta)[:, None]] = cells
+    head: NDArray[np.float32] = weights.T
+    return head

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from conftest import make_maps
-from decoding import decode_head
 
 from attn_viewer import (
     draw_heatmap,
@@ -27,7 +26,7 @@ from attn_viewer.analysis import measure_similarity
 from attn_viewer.errors import InvalidMapsError, OptionError, UnsuitableMapsError
 from attn_viewer.figures.heatmap import limit_cells
 from attn_viewer.figures.thumbnails import tile_heads
-from attn_viewer.web.encode import describe_maps, encode_head
+from attn_viewer.web.encode import decode_head, describe_maps, encode_head
 
 
 def make_signed(n=6, **facts):

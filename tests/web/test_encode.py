@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 from conftest import make_maps
-from decoding import decode_head
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from attn_viewer.facts import MapFacts
 from attn_viewer.spans import Span
 from attn_viewer.web.encode import (
     count_cells,
+    decode_head,
     describe_facts,
     describe_maps,
     encode_head,

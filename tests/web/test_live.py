@@ -11,13 +11,13 @@ import pytest
 import uvicorn
 from conftest import try_examples
 from data_folder import start_server
-from decoding import decode_head
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_viewer import ablate_heads, capture_attention, capture_generation, measure_effect
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
+from attn_viewer.web.encode import decode_head
 from attn_viewer.web.guard import MAX_BODY
 from attn_viewer.web.jobs import MOST_KEPT, MOST_WAITING, JobQueue
 from attn_viewer.web.live import make_live_app, serve_live

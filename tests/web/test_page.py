@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_maps
-from decoding import decode_head
 
 from attn_viewer import AttentionMaps, capture_attention, export_html, save_scores
 from attn_viewer.cells import pool_maps
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError
+from attn_viewer.web.encode import decode_head
 from attn_viewer.web.page import render_frame
 from attn_viewer.web.scripts import join_modules, read_style
 

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from conftest import PROMPT
 from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
-from decoding import decode_head
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -26,6 +25,7 @@ from attn_viewer import capture_attention, score_heads
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError
 from attn_viewer.figures.style import DARK, LIGHT
+from attn_viewer.web.encode import decode_head
 from attn_viewer.web.server import make_app, serve
 
 SECRET = b"a secret outside of the folder"

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from conftest import PROMPT, make_maps, store_prompt, wait_until
 from data_folder import EVIL, HOSTILE, make_data_folder, name_prompt, write_model
-from decoding import decode_head
 from test_browser import names
 
 from attn_viewer import score_heads, write_site
 from attn_viewer.cli import main
 from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.pipeline.indexes import generate_prompts_jsonl
-from attn_viewer.web.encode import count_cells
+from attn_viewer.web.encode import count_cells, decode_head
 
 FIRST = name_prompt(PROMPT)
 PAGE = "<!doctype html><style>p { color: rgb(0, 128, 0) }</style><p>a page</p><script>parent.owned = 1</script>"

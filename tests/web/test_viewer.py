@@ -6,11 +6,10 @@ import re
 import numpy as np
 import pytest
 from conftest import make_maps, wait_until
-from decoding import decode_head
 
 from attn_viewer import AttentionMaps, capture_attention, export_html
 from attn_viewer.cells import pool_maps
-from attn_viewer.web.encode import describe_maps, encode_head
+from attn_viewer.web.encode import decode_head, describe_maps, encode_head
 
 TEXT = "In the beginning God created the heaven and the earth.\nAnd the earth was without form."
 VIEWS = ("overview", "heatmap", "text", "lines")

@@ -6,10 +6,10 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
-from decoding import decode_head
 
 from attn_viewer import show_attention
 from attn_viewer.errors import OptionError
+from attn_viewer.web.encode import decode_head
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.ipynb"))
 
