@@ -65,7 +65,7 @@ def describe_several(
         try:
             metas.append(_describe_difference(maps[0], maps[1], metas))
         except MapsMismatchError as reason:
-            metas[0]["notes"].append(f"There is no difference B − A: {reason}.")
+            metas[0]["no_difference"] = str(reason)
     return metas
 
 

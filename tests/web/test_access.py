@@ -6,6 +6,7 @@ from conftest import make_maps
 from test_viewer import read_place, wait_for_head
 
 from attn_viewer import export_html, show_attention
+from attn_viewer.spans import Span
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,12 @@ STATES = (
     "view=overview&sort=sink_mass&maps=0",
     "view=overview&tint=distance&maps=2",
     "view=overview",
+    "view=overview&sort=sink_mass&plane=previous_token&maps=0",
+    "view=heatmap&head=mean&on=1.2&maps=0",
     "view=heatmap&pin=5.2",
     "view=heatmap&maps=2",
     "view=text&observer=7&maps=0",
+    "view=text&observed=2-4&maps=1",
     "view=text&on=1",
     "view=lines&line=4",
 )
@@ -88,3 +92,51 @@ def test_counts_say_of_how_many(open_page, path):
     page = open_page(path, "view=lines&on=1.3&maps=0")
     page.wait_for_selector(".av-lines[data-ready]")
     assert page.get_by_text("2 of 4 heads shown").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+def test_axe_finds_nothing_serious_beside_a_picture(open_page, tmp_path, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    maps = make_maps(3, 4, 9, spans=[Span("image", 0, "whole", 1, 2, 2, 2, 0.0)])
+    picture = np.zeros((20, 20, 3), np.uint8)
+    (path,) = export_html(maps, tmp_path / "x.html", image=picture)
+    page = open_page(path, "view=text&observer=7", scheme=scheme, bypass_csp=True, allow_data=True)
+    page.wait_for_selector(".av-text[data-ready]")
+    found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+
+
+def test_what_keys_point_at_stays_in_sight(open_page, tmp_path):
+    n = 300
+    maps = make_maps(1, 1, n, tokens=[f"word{i}" for i in range(n)])
+    (path,) = export_html(maps, tmp_path / "long.html")
+    page = open_page(path, "view=text", width=700, height=420)
+    page.wait_for_selector(".av-text[data-ready]")
+    box = page.locator('[data-pane="observer"] [role="listbox"]')
+    box.focus()
+    page.keyboard.press("ArrowLeft")  # from the end
+    token, seen = page.locator(f'[data-pane="observer"] [data-token="{n - 1}"]').bounding_box(), box.bounding_box()
+    assert seen["y"] <= token["y"] <= seen["y"] + seen["height"] - token["height"]
+    assert 0 <= token["y"] <= 420 - token["height"]
+    page.keyboard.press("4")
+    page.wait_for_selector(".av-lines[data-ready]")
+    page.locator(".av-lines-plot").focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    assert page.locator(".av-live").inner_text().startswith("query 39")
+    anchor = page.locator(".av-anchor").bounding_box()
+    assert 0 <= anchor["y"] <= 420
+    page.keyboard.press("Shift+ArrowRight")
+    assert page.locator(".av-live").inner_text().startswith("key 39")
+    page.keyboard.press("2")
+    wait_for_head(page, 0, 0)
+    page.locator(".av-plot").focus()
+    for _ in range(5):
+        page.keyboard.press("+")
+        page.wait_for_timeout(60)
+    for _ in range(30):
+        page.keyboard.press("Shift+ArrowDown")
+    page.wait_for_timeout(200)
+    _, _, cell, _, y = read_place(page)
+    assert page.locator(".av-live").inner_text().startswith("query 30")
+    assert y <= 30 < y + page.locator(".av-over").bounding_box()["height"] / cell + 0.01

@@ -1,7 +1,9 @@
 """The gallery of the data folder's browser: rows, borders, links, its place, going through prompts, and comparing."""
 
 import re
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from conftest import PROMPT, wait_until
 from data_folder import TEXTS, make_data_folder, name_prompt, run_server, write_model
@@ -112,6 +114,22 @@ def test_the_gallery_keeps_its_place(page, url):
         wait_until(page, "scrollY === 3000")
 
 
+def test_escape_lets_go_of_a_pin_and_then_closes_the_single_view(page, url):
+    page.goto(f"{url}/#models=demo&prompts={FIRST}&heads=L1H2")
+    page.locator(".ab-card a").click()
+    page.wait_for_selector('.av-plot[data-ready="1.2"]')
+    point_at(page, 6, 3, 0)
+    page.mouse.down()
+    page.mouse.up()
+    wait_until(page, "location.hash.includes('pin')")
+    page.keyboard.press("Escape")
+    wait_until(page, "!location.hash.includes('pin')")
+    assert page.locator(".ab-single").is_visible()
+    page.keyboard.press("Escape")
+    page.locator(".ab-single").wait_for(state="hidden")
+    page.wait_for_selector(".ab-card")
+
+
 def test_links_of_many_prompts_are_bounded_and_say_so(tmp_path, browser):
     texts = [f"prompt {i:03}" for i in range(300)]
     places = write_model(tmp_path, "m", 1, 1, [{"text": text, "tokens": ["a"]} for text in texts])
@@ -131,6 +149,25 @@ def test_links_of_many_prompts_are_bounded_and_say_so(tmp_path, browser):
         assert len(page.url) < 2200
         page.go_back()
         page.get_by_text("249 figures").wait_for()
+        page.close()
+
+
+def test_links_of_many_heads_are_bounded_and_say_so(tmp_path, browser):
+    rng = np.random.default_rng(0)
+    heads = [sorted(rng.choice(64, 30, replace=False).tolist()) for _ in range(40)]
+    places = write_model(tmp_path, "m", 40, 64, [{"text": text, "tokens": ["a"]} for text in "xy"])
+    terms = [f"L{layer}H{','.join(map(str, chosen))}" for layer, chosen in enumerate(heads)]
+    with run_server(tmp_path) as address:
+        page = browser.new_page()
+        page.goto(f"{address}/#models=m&prompts={','.join(place.name for place in places)}&heads={'+'.join(terms)}")
+        page.get_by_text("2,400 figures").wait_for()
+        page.locator(".ab-row input >> nth=0").uncheck()
+        wait_until(page, "location.hash.length <= 2001 && location.hash.length > 1800")
+        page.get_by_text("1,200 figures").wait_for()
+        kept = len(parse_qs(urlsplit(page.url).fragment)["heads"][0].split(" "))
+        assert page.get_by_text(f"The link keeps the heads up to {terms[kept - 1][:20]}").is_visible()
+        page.reload()  # the browser keeps the rest
+        page.get_by_text("1,200 figures").wait_for()
         page.close()
 
 
@@ -178,7 +215,7 @@ def test_two_prompts_are_compared(page, url, data):
     page.wait_for_selector('.av-plot[data-ready="1.2"] >> nth=1')
     shown = float(point_at(page, 5, 0, 0)[2].split()[-1])
     assert shown == pytest.approx(data[1][0].get_layer(1)[2][5, 0], rel=0.05, abs=6e-4)
-    assert "There is no difference B − A: tokens differ." in page.locator(".av-notes").first.inner_text()
+    assert "There is no difference B − A: tokens differ." in page.locator(".av-maps").inner_text()
     page.get_by_role("button", name="Next layer").first.click()
     page.wait_for_selector('.av-plot[data-ready="2.2"] >> nth=1')  # both go on
     assert f"open=2.2.{FIRST}.demo" in page.url

@@ -101,6 +101,21 @@ def test_the_difference_is_on_a_diverging_scale(open_page, path, pair, scheme):
     assert "demo, ablated − demo" in page.locator("h1").inner_text()
 
 
+def test_any_array_with_signs_is_on_a_diverging_scale(open_page, tmp_path):
+    values = np.random.default_rng(0).normal(size=(2, 2, 5, 5)).astype(np.float32)
+    maps = AttentionMaps(list(values), list("abcde"), signed=True, causal=False)
+    page = open_page(export_html(maps, tmp_path / "signed.html")[0], "view=heatmap&layer=1&head=1&scale=linear")
+    wait_for_head(page, 1, 1)
+    colors = np.frombuffer(bytes.fromhex(read_page(tmp_path / "signed.html")[0]["palette"]), np.uint8).reshape(256, 3)
+    head = values[1, 1]
+    expected = colors[np.rint(127.5 * (1 + head / np.abs(head).max())).astype(int)].astype(int)
+    assert np.abs(read_pixels(page, range(5), range(5)) - expected).max() <= 6
+    row, column = np.argwhere(head < 0)[0]
+    assert float(point_at(page, int(row), int(column))[2].split()[-1].replace("−", "-")) == pytest.approx(
+        head[row, column], abs=6e-4
+    )
+
+
 def test_heads_are_sorted_by_how_much_they_changed(open_page, path, pair):
     page = open_page(path, "maps=2&view=overview&sort=distance")
     page.wait_for_selector(".av-overview[data-ready]")
@@ -135,7 +150,7 @@ def test_two_prompts_are_linked_by_their_tokens(open_page, demo, tmp_path):
     lines = point_at(page, n - 1, n - 2, plot=0)
     assert float(lines[3].split()[-1]) == pytest.approx(other.get_layer(2)[3][more - 1, more - 2], abs=6e-4)
     assert len(lines) == 4  # there is no difference, and the page says why
-    assert "There is no difference B − A: query tokens differ" in page.locator(".av-notes").first.inner_text()
+    assert "There is no difference B − A: query tokens differ" in page.locator(".av-maps").inner_text()
     new = next(i for i, token in enumerate(other.tokens_key) if token not in one.tokens_key)
     assert len(point_at(page, new, 0, plot=1)) == 3  # a token that A lacks
     for view in ("text", "lines", "overview"):
@@ -154,7 +169,7 @@ def test_two_models_of_different_shape(open_page, tmp_path):
     wait_for_head(page, 4, 3)
     page.get_by_role("button", name="Side by side").click()
     page.wait_for_selector('.av-plot[data-ready="1.0"]')  # the nearest layer, and a head that is there
-    assert "layers differ" in page.locator(".av-notes").first.inner_text()
+    assert "layers differ" in page.locator(".av-maps").inner_text()
 
 
 def test_parts_of_an_encoder_decoder(open_page, tmp_path):

@@ -27,7 +27,7 @@ export function pairSources(sides, palettes) {
   }
   const sources = sides.map(({ source }, i) => ({ ...source, meta: metas[i] }));
   const reason = findReason(first, second);
-  if (reason) first.notes = [...first.notes, `There is no difference B − A: ${reason}.`];
+  if (reason) first.no_difference = reason;
   else sources.push({ meta: describeDifference(first, second, palettes) });
   return sources;
 }

@@ -1,6 +1,6 @@
 /** The grid of figures. An item is found from its number, so that millions take no memory; only those in sight exist. */
 
-import { BORDERS, MOST_IN_ROW, PATTERN, SORTS, readState, writeState } from "./browser_state.js";
+import { BORDERS, MOST_IN_ROW, PATTERN, SORTS, readState, splitTerms, writeState } from "./browser_state.js";
 import { make, shorten } from "./dom.js";
 
 /** Width of a card where it is not said how many stand in a row. */
@@ -210,9 +210,12 @@ export function createGallery(context) {
     direction.textContent = state.sort.startsWith("-") ? "↓ Descending" : "↑ Ascending";
     if (document.activeElement !== perRow) perRow.value = state.row || "";
     border.value = state.border;
-    const linked = state.prompts === "*" ? state.prompts : readState(writeState(state)).prompts;
-    cut.hidden = linked.length === state.prompts.length;
-    cut.textContent = `The link keeps the first ${linked.length} of ${state.prompts.length} prompts.`;
+    const { prompts, heads } = readState(writeState(state));
+    const kept = [];
+    if (prompts.length < state.prompts.length) kept.push(`the first ${prompts.length} of ${state.prompts.length} prompts`);
+    if (heads.length < state.heads.length) kept.push(`the heads up to ${shorten(splitTerms(heads).at(-1), 40)}`);
+    cut.hidden = !kept.length;
+    cut.textContent = `The link keeps ${kept.join(" and ")}.`;
     pages.hidden = last === 0;
     pages.children[1].textContent = `page ${page + 1} of ${last + 1}`;
     earlier.disabled = page === 0;

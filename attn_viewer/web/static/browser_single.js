@@ -20,7 +20,7 @@ export function createSingle(context) {
     make(
       "div",
       { class: "ab-title" },
-      make("button", { class: "ab-back", onclick: () => context.update({ open: null, beside: null, view: "" }) }, "← All figures"),
+      make("button", { class: "ab-back", onclick: leave }, "← All figures"),
       turns,
       text,
     ),
@@ -31,6 +31,15 @@ export function createSingle(context) {
   let key = null;
   let sides = [];
   let start = null;
+
+  function leave() {
+    context.update({ open: null, beside: null, view: "" });
+  }
+
+  addEventListener("keydown", ({ key, defaultPrevented, target }) => {
+    // The viewer, and what a key closes or clears by itself, come first.
+    if (key === "Escape" && context.state.open && !defaultPrevented && !target.closest?.("input, select, dialog")) leave();
+  });
 
   function close() {
     viewer?.destroy();

@@ -5,7 +5,7 @@ export const SORTS = ["prompt", "model", "layer", "head", "figure"];
 export const BORDERS = ["none", "model", "layer", "prompt"];
 /** Images a row, where it is not as many as fit. */
 export const MOST_IN_ROW = 24;
-/** Characters of a link; of many prompts it keeps as many as fit. */
+/** Characters of a link; of many prompts it keeps as many as fit, and then of many terms of heads. */
 const LONGEST_LINK = 2000;
 /** The pattern itself, drawn from the weights: there without a figure having been made. */
 export const PATTERN = "pattern";
@@ -38,7 +38,11 @@ export function startState() {
 
 export function writeState(state) {
   const text = spellState(state);
-  if (text.length <= LONGEST_LINK || state.prompts.length < 2 || state.prompts === "*") return text;
+  if (text.length <= LONGEST_LINK) return text;
+  if (state.prompts === "*" || state.prompts.length < 2) {
+    const terms = splitTerms(state.heads);
+    return terms.length < 2 ? text : writeState({ ...state, heads: terms.slice(0, -1).join(" ") });
+  }
   const length = state.prompts[0].length + 3; // a comma is spelled in three characters
   const kept = Math.max(1, state.prompts.length - Math.ceil((text.length - LONGEST_LINK) / length));
   return writeState({ ...state, prompts: state.prompts.slice(0, Math.min(kept, state.prompts.length - 1)) });
@@ -86,6 +90,10 @@ export function mergeHeads(models) {
   return new Map([...merged].sort((a, b) => a[0] - b[0]));
 }
 
+export function splitTerms(heads) {
+  return heads.split(/[;\s]+|,(?=\s*[LH])/i).filter(Boolean);
+}
+
 const NUMBERS = String.raw`\*|\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*`;
 const TERM = new RegExp(`^(?=.)(?:L(${NUMBERS}))?(?:H(${NUMBERS}))?$`, "i");
 
@@ -95,7 +103,7 @@ const TERM = new RegExp(`^(?=.)(?:L(${NUMBERS}))?(?:H(${NUMBERS}))?$`, "i");
  */
 export function parseHeads(text, available) {
   const chosen = new Map();
-  for (const term of text.split(/[;\s]+|,(?=\s*[LH])/i).filter(Boolean)) {
+  for (const term of splitTerms(text)) {
     const match = TERM.exec(term);
     if (!match) throw new Error(`Cannot read “${term}”: write L0-3H*, L5H2,7, L4 or H0.`);
     const [inLayers, inHeads] = [readNumbers(match[1]), readNumbers(match[2])];

@@ -1,20 +1,23 @@
 /** What chooses: views, layer and head, scale, filter. All plain form elements with labels. */
 
 import { findError } from "./data.js";
-import { make, nameHead, plural } from "./dom.js";
+import { make, nameMap, plural } from "./dom.js";
 import { CHOICES, LIMITS, VIEW_LABELS, VIEW_NAMES, hasPair, hasRowsBefore, listChoices } from "./state.js";
 
+const PINS = ["observed", "observer", "line", "lineKey", "pin"];
 const HELP = [
   [`1 – ${VIEW_NAMES.length}`, "view"],
   ["↑ ↓", "layer"],
   ["← →", "head"],
   ["Enter", "open a head, pin a token or cell"],
-  ["Shift + arrows", "move through the heatmap’s cells"],
+  ["Shift + Enter, Shift + click", "pin tokens from the pinned one on"],
+  ["Ctrl + click", "pin one token more"],
+  ["Shift + arrows", "move through the heatmap’s cells, to the other side of the lines"],
   ["+  −  0", "zoom in, out, whole"],
   ["/", "find a token or position"],
   ["S", "scale"],
   ["F", "keep or hide the first token"],
-  ["Esc", "let go of what is pinned"],
+  ["Esc", "let go of what is pinned; then close what was opened"],
 ];
 
 export function createControls(context) {
@@ -65,9 +68,12 @@ export function createControls(context) {
   const rows = makeChoice("Row of", "rows", [["auto", "auto"], ["own", "the token"], ["before", "the one before"]], update);
   const pair = makeChoice("Pairs", "pair", CHOICES.pair.map((name) => [name, name === "all" ? name : [...name].join(" → ")]), update);
   pair.element.title = "Whose queries look at whose keys; colours mean the same in each";
+  const over = makeChoice("Mean over", "over", [["layer", "the layer"], ["layers", "all layers"]], update);
   const amp = makeSlider("Amplify", "amp", LIMITS.amp, 0.1, (value) => `${value.toFixed(1)}×`, update);
   const min = makeSlider("Filter", "min", [0, 1], 0.01, (value) => `≥ ${describeMin(value)}`, update, readMin, writeMin);
   const sort = makeScoreChoice("Sort by", "sort", "layer", context);
+  const plane = makeScoreChoice("Against", "plane", "nothing", context);
+  plane.element.title = "Heads in a plane: one score to the right, the other upwards";
   const tint = makeScoreChoice("Colour by", "tint", "none", context);
   const bar = make(
     "div",
@@ -75,7 +81,9 @@ export function createControls(context) {
     layer.element,
     head.element,
     sort.element,
+    plane.element,
     tint.element,
+    over.element,
     scale.element,
     range.element,
     amp.element,
@@ -102,7 +110,11 @@ export function createControls(context) {
     layer.element.hidden = isOverview;
     head.element.hidden = state.view !== "heatmap";
     sort.show(state);
+    plane.show(state);
+    if (state.sort === null) plane.element.hidden = true;
     tint.show(state);
+    over.show(state);
+    over.element.hidden = meta.layers.length < 2 || !hasMean(state);
     scale.show(state);
     range.show(state);
     rows.show(state);
@@ -132,12 +144,16 @@ export function createControls(context) {
     else if (key === "s" || key === "S") {
       update({ scale: CHOICES.scale[(CHOICES.scale.indexOf(state.scale) + 1) % CHOICES.scale.length] });
     } else if (key === "f" || key === "F") update({ first: state.first === "keep" ? "hide" : "keep" });
-    else if (key === "Escape") update({ observed: null, observer: null, line: null, lineKey: null, pin: null });
+    else if (key === "Escape" && PINS.some((name) => state[name] !== null)) update(Object.fromEntries(PINS.map((name) => [name, null])));
     else return false;
     return true;
   }
 
   return { header, bar, show, handleKey };
+}
+
+function hasMean({ view, head, on }) {
+  return view === "heatmap" ? head === "mean" : view !== "overview" && Boolean(on?.includes("mean"));
 }
 
 /** What a reader must know of maps. */
@@ -168,8 +184,7 @@ function step(context, down, across) {
     const at = choices.indexOf(state.head) + across;
     if (at >= 0 && at < choices.length) update({ head: choices[at] });
   }
-  const { layer, head } = context.state;
-  context.announce(`Layer ${layer}, ${nameHead(meta, head)}`);
+  context.announce(nameMap(meta, context.state, context.state.head));
 }
 
 function makeStepper(name, onstep, onchoose) {

@@ -49,7 +49,7 @@ export class HeadStore {
     return this.heads.get(`${layer}.${head}`);
   }
 
-  /** Promise of {values, max, maxRest}: row by row, `HIDDEN` above the diagonal; head may be "mean". */
+  /** Promise of {values, max, maxRest}: row by row, `HIDDEN` above the diagonal; of a head, or of a mean as `spellMap` writes it. */
   load(layer, head) {
     const key = `${layer}.${head}`;
     const here = this.heads.get(key);
@@ -59,7 +59,7 @@ export class HeadStore {
       return Promise.resolve(here);
     }
     if (!this.waiting.has(key)) {
-      const job = (head === "mean" ? this.average(layer) : this.fetchHead(layer, head)).finally(() =>
+      const job = (typeof head === "string" ? this.average(layer, head) : this.fetchHead(layer, head)).finally(() =>
         this.waiting.delete(key),
       );
       this.waiting.set(
@@ -83,15 +83,20 @@ export class HeadStore {
     return this.measure(layer, head, this.unpack(await this.source.getHead(layer, head)).values);
   }
 
-  async average(layer) {
-    const numbers = this.headsOf(layer);
+  async average(layer, name) {
+    const numbers = name.match(/\d+/g)?.map(Number);
     const sum = new Float32Array(this.meta.rows * this.meta.columns);
-    for (const head of numbers) {
-      const { values } = this.peek(layer, head) ?? (await this.fetchHead(layer, head));
-      for (let i = 0; i < sum.length; i++) sum[i] += values[i];
+    let count = 0;
+    for (const one of name.includes("layers") ? this.meta.layers : [layer]) {
+      for (const head of this.headsOf(one).filter((head) => !numbers || numbers.includes(head))) {
+        const { values } = this.peek(one, head) ?? (await this.fetchHead(one, head));
+        for (let i = 0; i < sum.length; i++) sum[i] += values[i];
+        count++;
+      }
+      await new Promise((resolve) => setTimeout(resolve)); // the page stays quick
     }
-    for (let i = 0; i < sum.length; i++) sum[i] /= numbers.length;
-    return this.measure(layer, "mean", sum);
+    for (let i = 0; i < sum.length; i++) sum[i] /= count;
+    return this.measure(layer, name, sum);
   }
 
   /** {values, rows, columns, factor} of the bytes of a head, pooled as `poolCells` does. */

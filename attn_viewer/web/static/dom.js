@@ -1,11 +1,13 @@
 /** Elements from plain values. Strings become text nodes, never markup. */
 
+import { listMeant } from "./state.js";
+
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === false || value === null || value === undefined) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : value);
+    else element.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : value);
   }
   element.append(...children);
   return element;
@@ -40,9 +42,17 @@ export function nameText(text, hash) {
   return text.replace(/\s+/g, " ").trim() || `(no words) ${hash}`;
 }
 
-/** What a map of a layer is, for people: a head, the mean of all that are shown, or the mean that came alone. */
-export function nameHead(meta, head) {
-  return head === "mean" ? "mean of heads" : meta.averaged ?? `head ${head}`;
+/** What a map of a layer is, for people: a head, a mean of heads as the state has it, or the mean that came alone. */
+export function nameHead(meta, head, state = {}) {
+  if (head !== "mean") return meta.averaged ?? `head ${head}`;
+  const meant = listMeant(state)?.join(", ");
+  return `mean of heads${meant ? ` ${shorten(meant, 40)}` : ""}${state.over === "layers" ? " of all layers" : ""}`;
+}
+
+/** The same with its layer, where it is of one. */
+export function nameMap(meta, { layer, ...state }, head) {
+  const name = nameHead(meta, head, state);
+  return head === "mean" && state.over === "layers" ? `M${name.slice(1)}` : `Layer ${layer}, ${name}`;
 }
 
 /** The part of the prompt (system, user, …) that a token is in, as words to put behind its label. */

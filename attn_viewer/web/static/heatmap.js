@@ -1,10 +1,12 @@
 /** One head, or a layer's mean: cells on a canvas, labels where they fit, a cross on what is pointed at. */
 
 import { HIDDEN, findTop, findWindow, makeScale, poolCells } from "./data.js";
-import { FONT, formatWeight, make, nameHead, nameSegment, shorten, sizeCanvas, tellWeight } from "./dom.js";
+import { FONT, formatWeight, make, nameMap, nameSegment, shorten, sizeCanvas, tellWeight } from "./dom.js";
 import { tellPooling } from "./controls.js";
+import { createLegend } from "./legend.js";
 import { findQuery, findRow } from "./links.js";
 import { paintCells } from "./overview.js";
+import { spellMap } from "./state.js";
 import { pickColor, spellColor } from "./theme.js";
 
 const LABEL_CELL = 12;
@@ -45,7 +47,8 @@ export function createHeatmap(context) {
     make("div", { class: "av-zoom", role: "group", "aria-label": "Zoom" }, zoomIn, zoomOut, whole),
     detail,
   );
-  const element = make("div", { class: "av-heatmap" }, make("div", { class: "av-frame" }, plot, message), aside);
+  const switches = createLegend(context, true);
+  const element = make("div", { class: "av-heatmap" }, make("div", { class: "av-frame" }, switches.element, plot, message), aside);
   element.style.setProperty("--aspect", Math.max(1, meta.columns / meta.rows));
   const cellsCanvas = document.createElement("canvas");
   let painted = "";
@@ -74,14 +77,17 @@ export function createHeatmap(context) {
 
   function show() {
     const { layer, head } = context.state;
-    title.textContent = `Layer ${layer}, ${nameHead(meta, head)}`;
+    const map = spellMap(context.state, head);
+    title.textContent = nameMap(meta, context.state, head);
+    switches.element.hidden = head !== "mean";
+    if (head === "mean") switches.show();
     plot.setAttribute("aria-label", `${title.textContent}: ${meta.rows} queries by ${meta.columns} keys`);
-    found = store.peek(layer, head) ?? null;
+    found = store.peek(layer, map) ?? null;
     message.hidden = true;
     if (!found) {
       const { partner } = context; // whose scale is shared
-      const others = partner?.meta.layers.includes(layer) && head === "mean" ? partner.load(layer, head) : null;
-      Promise.all([store.load(layer, head), others]).then(context.redraw, (error) => {
+      const others = partner?.meta.layers.includes(layer) && head === "mean" ? partner.load(layer, map) : null;
+      Promise.all([store.load(layer, map), others]).then(context.redraw, (error) => {
         message.textContent = error.message;
         message.hidden = false;
       });
@@ -450,7 +456,11 @@ export function createHeatmap(context) {
         Math.min(meta.rows - 1, Math.max(0, row + moves[key][0])),
         Math.min(meta.columns - 1, Math.max(0, column + moves[key][1])),
       ];
-      if (context.state.pin) context.update({ pin: next });
+      const { zoom, x, y, cell, wide, high } = place;
+      const keepIn = (at, start, seen) => Math.min(at, Math.max(start, at + 1 - seen));
+      const [left, top] = [keepIn(next[1], x, wide / cell), keepIn(next[0], y, high / cell)];
+      const isOut = left !== x || top !== y;
+      context.update({ ...(context.state.pin && { pin: next }), ...(isOut && { zoom: [zoom, left, top] }) });
       point(next);
       context.announce(`query ${describeQuery(next[0])}, key ${describeKey(next[1])}, ${readCell(...next)}`);
     } else if (key === "Enter" && target === plot && cursor) {

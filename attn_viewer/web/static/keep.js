@@ -1,9 +1,10 @@
 /** Keep what is seen: the view as SVG or PNG, its numbers as CSV, a cell on the clipboard. */
 
 import { HIDDEN } from "./data.js";
-import { make, nameHead } from "./dom.js";
+import { make, nameMap } from "./dom.js";
 import { loadHeads } from "./legend.js";
 import { findQuery } from "./links.js";
+import { spellMap } from "./state.js";
 import { VectorDrawing } from "./vector.js";
 
 const [EDGE, HEADING, SHARPNESS] = [16, 44, 2];
@@ -23,7 +24,8 @@ export function composePicture(panes) {
     let x = EDGE;
     pictures.forEach((picture, i) => {
       const { meta, state } = panes[i].context;
-      const words = { overview: "all heads", heatmap: `layer ${state.layer}, ${nameHead(meta, state.head)}` };
+      const map = nameMap(meta, state, state.head);
+      const words = { overview: "all heads", heatmap: `${map[0].toLowerCase()}${map.slice(1)}` };
       drawing.save();
       drawing.translate(x, EDGE);
       drawing.textAlign = "left";
@@ -88,7 +90,7 @@ export function drawSheets(panes) {
 async function listNumbers(context, only = null) {
   const { meta, state, store } = context;
   const isOne = state.view === "heatmap" || state.view === "overview";
-  const heads = isOne ? [{ head: state.head, found: await store.load(state.layer, state.head) }] : (await loadHeads(context)).heads;
+  const heads = isOne ? [{ head: state.head, found: await store.load(state.layer, spellMap(state, state.head)) }] : (await loadHeads(context)).heads;
   const lines = ["layer,head,query,query_token,key,key_token,weight"];
   for (const { head, found } of heads) {
     for (let i = 0; i < found.values.length; i++) {
@@ -97,7 +99,8 @@ async function listNumbers(context, only = null) {
       const [query, key] = [row * meta.cell[0], column * meta.cell[1]];
       const labels = [(meta.tokens_query ?? meta.tokens_key)[query], meta.tokens_key[key]].map(quote);
       const weight = Number(found.values[i].toPrecision(6));
-      lines.push([state.layer, meta.averaged ? "mean" : head, findQuery(meta, row), labels[0], key, labels[1], weight].join());
+      const layer = head === "mean" && state.over === "layers" ? "all" : state.layer;
+      lines.push([layer, meta.averaged ? "mean" : spellMap(state, head), findQuery(meta, row), labels[0], key, labels[1], weight].join());
     }
   }
   return `${lines.join("\r\n")}\r\n`;

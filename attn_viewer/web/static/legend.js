@@ -1,7 +1,7 @@
 /** The heads of a layer as coloured switches, for the views that lay several heads over each other. */
 
 import { make } from "./dom.js";
-import { listChoices } from "./state.js";
+import { listChoices, listMeant, spellMap } from "./state.js";
 import { colorHead } from "./theme.js";
 
 /** Heads that a tooltip tells of. */
@@ -20,7 +20,7 @@ export function listHeads({ meta, state, theme }) {
 export async function loadHeads(context) {
   const { state, store, meta } = context;
   const chosen = listHeads(context);
-  const found = await Promise.all(chosen.map(({ head }) => store.load(state.layer, head)));
+  const found = await Promise.all(chosen.map(({ head }) => store.load(state.layer, spellMap(state, head))));
   return { layer: state.layer, heads: chosen.map((one, i) => ({ ...one, found: found[i] })), meta };
 }
 
@@ -28,15 +28,16 @@ function tellCount(shown, all) {
   return shown === all ? "Heads" : `${shown} of ${all} heads shown`;
 }
 
-export function createLegend(context) {
+/** The switches; `isMean` where the mean of those that are on is shown, and not each. */
+export function createLegend(context, isMean = false) {
   const { meta, update } = context;
   const element = make("div", { class: "av-heads", role: "group", "aria-label": "Heads" });
 
   function show() {
     const { state, theme } = context;
     const heads = meta.heads[meta.layers.indexOf(state.layer)];
-    const choices = listChoices(meta, state.layer);
-    const on = new Set(state.on ?? heads);
+    const choices = isMean ? heads : listChoices(meta, state.layer);
+    const on = new Set((isMean ? listMeant(state) : state.on) ?? heads);
     const focused = element.contains(document.activeElement) ? document.activeElement.dataset.head : null;
     const chips = choices.map((head) => {
       const color = colorHead(theme, head === "mean" ? head : heads.indexOf(head), heads.length);
@@ -50,7 +51,8 @@ export function createLegend(context) {
           title: "Click to switch, double click for this one alone",
           onclick: () => {
             const next = choices.filter((other) => (other === head) !== on.has(other));
-            update({ on: next.length === heads.length && !next.includes("mean") ? null : next });
+            const isAll = next.length === heads.length && !next.includes("mean");
+            update({ on: isAll || (isMean && !next.length) ? null : next });
           },
           ondblclick: () => update({ on: [head] }),
         },
@@ -62,7 +64,7 @@ export function createLegend(context) {
     });
     const all = make("button", { type: "button", class: "av-plain", "data-head": "all", onclick: () => update({ on: null }) }, "All");
     const none = make("button", { type: "button", class: "av-plain", "data-head": "none", onclick: () => update({ on: [] }) }, "None");
-    element.replaceChildren(make("span", { class: "av-label" }, tellCount(heads.filter((head) => on.has(head)).length, heads.length)), ...chips, all, none);
+    element.replaceChildren(make("span", { class: "av-label" }, tellCount(heads.filter((head) => on.has(head)).length, heads.length)), ...chips, all, ...(isMean ? [] : [none]));
     if (focused) element.querySelector(`[data-head="${focused}"]`)?.focus();
   }
 

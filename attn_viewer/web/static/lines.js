@@ -239,7 +239,7 @@ export function createLines(context) {
     const lines = [`query ${spell(queries, query - offset, 0)}`, `key ${spell(keys, key, 1)}`];
     for (const { head, found } of loaded.heads.slice(0, MOST_TOLD)) {
       const weight = found.values[(query - offset) * meta.columns + key];
-      if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
+      if (weight !== HIDDEN) lines.push(`${nameHead(meta, head, context.state)}  ${tellWeight(weight, meta.encoding)}`);
     }
     if (loaded.heads.length > MOST_TOLD) lines.push(`and ${plural(loaded.heads.length - MOST_TOLD, "more head")}`);
     context.tooltip.show(event.clientX, event.clientY, lines);
@@ -300,14 +300,18 @@ export function createLines(context) {
     else pin(place);
   });
 
-  function handleKey({ key, target }) {
+  /** Left and right go along a side, with Shift to the other. */
+  function handleKey({ key, shiftKey, target }) {
     if (!loaded || target !== plot) return false;
     if (key === "ArrowLeft" || key === "ArrowRight") {
-      const by = key === "ArrowLeft" ? -1 : 1;
-      const side = hovered?.side ?? "query";
+      const by = shiftKey ? 0 : key === "ArrowLeft" ? -1 : 1;
+      const before = hovered?.side ?? "query";
+      const side = shiftKey ? (before === "query" ? "key" : "query") : before;
       const [names, start] = side === "query" ? [queries, offset] : [keys, 0];
       const index = Math.min(names.length + start - 1, Math.max(start, (hovered?.index ?? start - by) + by));
       point({ side, index });
+      anchor.style.top = `${yOf(index)}px`;
+      anchor.scrollIntoView({ block: "nearest" });
       context.announce(`${side} ${index}, ${names[index - start]}${tellStrongest(hovered)}`);
       return true;
     }
@@ -323,7 +327,7 @@ export function createLines(context) {
     const { head, found } = loaded.heads[best.place];
     const weight = tellWeight(found.values[best.row * meta.columns + best.column], meta.encoding);
     const other = place.side === "query" ? `key ${spell(keys, best.column, 1)}` : `query ${spell(queries, best.row, 0)}`;
-    return `; strongest: ${other}, ${nameHead(meta, head)}, ${weight}`;
+    return `; strongest: ${other}, ${nameHead(meta, head, context.state)}, ${weight}`;
   }
 
   function destroy() {

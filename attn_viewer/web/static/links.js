@@ -1,7 +1,7 @@
 /** One token, head or view in maps that differ: the same prompt through two models, two prompts, parts of one model. */
 
 import { findOffset } from "./data.js";
-import { hasPair, listChoices } from "./state.js";
+import { SCORED, hasPair, listChoices } from "./state.js";
 
 /** What is pointed at, {query, key} as tokens (either may be absent), in other maps; null where they lack it. */
 export function movePlace(place, from, to) {
@@ -42,7 +42,7 @@ export function moveState(state, from, to) {
   const choices = listChoices(to, moved.layer ?? to.layers[0]);
   if ("head" in state && !choices.includes(state.head)) moved.head = choices[0];
   if (state.on) moved.on = state.on.filter((head) => choices.includes(head));
-  for (const name of ["sort", "tint"]) {
+  for (const name of SCORED) {
     if (state[name] && !to.scores.some((score) => score.name === state[name])) moved[name] = null;
   }
   if ("pair" in state && !hasPair(to)) moved.pair = "all";
@@ -52,8 +52,10 @@ export function moveState(state, from, to) {
     const key = move(state.pin[1] * from.cell[1], "key");
     moved.pin = row === null || key === null ? null : [row, Math.floor(key / to.cell[1])];
   }
-  if ("observed" in state) moved.observed = move(state.observed, "key");
-  if ("observer" in state) moved.observer = move(state.observer, "query");
+  for (const [name, axis] of [["observed", "key"], ["observer", "query"]]) {
+    const tokens = state[name]?.map((token) => move(token, axis)).filter((token) => token !== null);
+    if (name in state) moved[name] = tokens?.length ? tokens.sort((a, b) => a - b) : null;
+  }
   if (Number.isInteger(state.line)) {
     const row = findRow(to, move(findQuery(from, state.line - findOffset(from)), "query"));
     moved.line = row === null ? null : row + findOffset(to);

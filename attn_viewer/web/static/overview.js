@@ -1,4 +1,4 @@
-/** Bird's eye: every head as a thumbnail, layers down and heads across, or the strongest by a score first. */
+/** Bird's eye: every head as a thumbnail, layers down and heads across, the strongest by a score first, or in a plane of two. */
 
 import { HIDDEN, findTop, findWindow, makeScale } from "./data.js";
 import { tellPooling } from "./controls.js";
@@ -19,6 +19,7 @@ export function createOverview(context) {
   const ramp = make("canvas", { class: "av-legend", "aria-hidden": true });
   const key = make("p", { class: "av-key", hidden: true }, make("span"), make("span"), ramp, make("span"));
   const element = make("div", { class: "av-overview" }, key, grid);
+  const axes = make("div", { class: "av-axes", "aria-hidden": true });
   const cells = new Map();
   let shown = []; // the cells in the order in which they stand
   const waiting = new Set();
@@ -80,16 +81,18 @@ export function createOverview(context) {
   }
 
   function arrange() {
-    const { sort } = context.state;
-    const wanted = sort === null ? "" : `${sort} ${scores.version}`;
+    const { sort, plane } = context.state;
+    const wanted = sort === null ? "" : `${sort} ${plane} ${scores.version}`;
     if (order === wanted) return;
     order = wanted;
     const all = [...cells.values()];
     const row = (...children) => make("div", { role: "row" }, ...children);
+    grid.classList.toggle("av-sorted", sort !== null);
+    grid.classList.remove("av-plane");
+    shown = all;
     if (sort === null) {
       const most = Math.max(...meta.heads.map((heads) => heads.length));
       grid.style.setProperty("--columns", most);
-      grid.classList.remove("av-sorted");
       const numbers = meta.heads.find((heads) => heads.length === most);
       const corner = make("span", { class: "av-corner", role: "columnheader", "aria-label": "Layer" });
       const heads = numbers.map((n) => make("span", { class: "av-head-name", role: "columnheader" }, meta.averaged ? "mean" : `H${n}`));
@@ -100,24 +103,47 @@ export function createOverview(context) {
         ),
       );
       grid.replaceChildren(row(corner, ...heads), ...rows);
-    } else {
-      const focused = grid.contains(document.activeElement) ? document.activeElement : null;
-      const value = ({ i, j }) => scores.get(sort, i, j) ?? -Infinity;
-      all.sort((a, b) => value(b) - value(a));
-      grid.classList.add("av-sorted");
-      for (const cell of all.filter(({ score }) => !score)) {
+      return;
+    }
+    const focused = grid.contains(document.activeElement) ? document.activeElement : null;
+    const value = ({ i, j }) => scores.get(sort, i, j) ?? -Infinity;
+    all.sort((a, b) => value(b) - value(a));
+    const placed = plane === null ? [] : all.filter(({ i, j }) => [sort, plane].every((name) => scores.get(name, i, j) !== null));
+    if (placed.length) {
+      shown = placed;
+      placeInPlane(sort, plane);
+    } else labelTiles(sort);
+    grid.replaceChildren(row(...shown.map((cell) => cell.button)), ...(placed.length ? [axes] : []));
+    focused?.focus();
+  }
+
+  function labelTiles(sort) {
+    for (const cell of shown) {
+      if (!cell.score) {
         cell.score = make("span", { class: "av-score" });
         cell.button.append(make("span", { class: "av-name" }, `${cell.layer}.${cell.head}`), cell.score);
       }
-      grid.replaceChildren(row(...all.map((cell) => cell.button)));
-      focused?.focus();
+      const value = scores.get(sort, cell.i, cell.j);
+      cell.score.textContent = value === null ? "" : formatScore(value);
     }
-    shown = all;
-    if (sort === null) return;
-    for (const { score, i, j } of all) {
-      const value = scores.get(sort, i, j);
-      score.textContent = value === null ? "" : formatScore(value);
+  }
+
+  /** One score to the right, the other upwards, each from the smallest of all heads to the largest. */
+  function placeInPlane(sort, plane) {
+    grid.classList.add("av-plane");
+    const spell = (share) => `${(100 * share).toFixed(2)}%`;
+    const labels = [];
+    for (const [name, side] of [[sort, "left"], [plane, "bottom"]]) {
+      const [low, high] = scores.range(name);
+      for (const { button, i, j } of shown) button.style[side] = spell(high > low ? (scores.get(name, i, j) - low) / (high - low) : 0.5);
+      for (const share of [0, 0.5, 1]) {
+        const tick = make("span", { class: `av-tick-${side}` }, formatScore(low + share * (high - low)));
+        tick.style[side] = spell(share);
+        labels.push(tick);
+      }
+      labels.push(make("span", { class: `av-axis-${side}` }, `${name.replaceAll("_", " ")} ${side === "left" ? "→" : "↑"}`));
     }
+    axes.replaceChildren(...labels);
   }
 
   /** Frame each head in the colour of a score, from the smallest of all heads to the largest. */
@@ -156,6 +182,7 @@ export function createOverview(context) {
       cell.button.tabIndex = isChosen ? 0 : -1;
       cell.button.classList.toggle("av-chosen", isChosen);
     }
+    if (shown.every(({ button }) => button.tabIndex < 0)) shown[0].button.tabIndex = 0;
     for (const sheet of sheets.filter(({ isVisible }) => isVisible)) for (const cell of sheet.cells) waiting.add(cell);
     work();
   }
@@ -225,10 +252,20 @@ export function createOverview(context) {
 
   /** How heads are sorted, and what a pixel of a tile is. */
   function listCuts() {
-    const { sort } = context.state;
-    const none = [...cells.values()].filter(({ i, j }) => sort !== null && scores.get(sort, i, j) === null).length;
-    const sorted = `${plural(cells.size, "head")} by ${sort?.replaceAll("_", " ")}, largest first${none ? `; ${none} without` : ""}`;
-    return [...(sort === null ? [] : [sorted]), ...tellPooling(Math.ceil(Math.max(meta.rows, meta.columns) / side))];
+    return [...listOrder(), ...tellPooling(Math.ceil(Math.max(meta.rows, meta.columns) / side))];
+  }
+
+  function listOrder() {
+    const { sort, plane } = context.state;
+    if (sort === null) return [];
+    const name = sort.replaceAll("_", " ");
+    if (isPlane()) return [`${shown.length} of ${plural(cells.size, "head")} in the plane of ${name} and ${plane.replaceAll("_", " ")}`];
+    const none = shown.filter(({ i, j }) => scores.get(sort, i, j) === null).length;
+    return [`${plural(cells.size, "head")} by ${name}, largest first${none ? `; ${none} without` : ""}`];
+  }
+
+  function isPlane() {
+    return grid.classList.contains("av-plane");
   }
 
   function tellLook() {
@@ -241,7 +278,7 @@ export function createOverview(context) {
     const look = tellLook();
     if (shown.some(({ drawn, button }) => drawn !== look && !button.dataset.error)) return null;
     const origin = grid.getBoundingClientRect();
-    const labels = [...grid.querySelectorAll(".av-head-name, .av-layer-name, .av-name, .av-score")].filter((label) => label.offsetParent);
+    const labels = [...grid.querySelectorAll(".av-head-name, .av-layer-name, .av-name, .av-score, .av-axes span")].filter((label) => label.offsetParent);
     const paint = (drawing) => {
       sheets.forEach(({ canvas }, n) => drawing.drawImage(canvas, 0, n * SHEET, canvas.width / ratio, canvas.height / ratio));
       drawing.font = FONT;
@@ -283,6 +320,11 @@ export function createOverview(context) {
       if (!down) return next;
       const heads = meta.heads[cell.i + down];
       return heads ? cells.get(`${meta.layers[cell.i + down]}.${heads[Math.min(heads.length - 1, cell.j)]}`) : cell;
+    }
+    if (isPlane()) {
+      const along = (one) => (one.x - cell.x) * across + (one.y - cell.y) * down;
+      const far = (one) => along(one) + 2 * Math.abs((one.x - cell.x) * down + (one.y - cell.y) * across);
+      return shown.reduce((best, one) => (along(one) > 0 && (best === cell || far(one) < far(best)) ? one : best), cell);
     }
     const perRow = shown.filter(({ button }) => button.offsetTop === shown[0].button.offsetTop).length;
     return shown[shown.indexOf(cell) + across + down * perRow] ?? cell;

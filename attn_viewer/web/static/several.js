@@ -31,8 +31,10 @@ export function createSwitch(metas, update) {
     make("button", { type: "button", title: shorten(title, 200), "data-maps": (maps ?? pair).join("."), onclick: () => update({ maps }) }, name),
   );
   const group = make("div", { class: "av-choice", role: "group", "aria-label": "Maps" }, ...buttons);
+  const reason = metas[0].no_difference;
+  const why = reason ? [make("p", { class: "av-hint" }, `There is no difference B − A: ${reason}.`)] : [];
   return {
-    element: make("div", { class: "av-maps" }, group),
+    element: make("div", { class: "av-maps" }, group, ...why),
     show(state) {
       const shown = listShown(state, metas).join(".");
       for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.maps === shown));

@@ -14,8 +14,12 @@ export const CHOICES = {
   rows: ["auto", "own", "before"],
   /** Of a pair of texts, whose queries and whose keys are shown. */
   pair: ["all", "AA", "AB", "BA", "BB"],
+  /** Whose heads a mean is over. */
+  over: ["layer", "layers"],
   theme: ["auto", "light", "dark"],
 };
+/** What names a score: by which heads are sorted, against which of another, and by which they are coloured. */
+export const SCORED = ["sort", "plane", "tint"];
 export const LIMITS = { amp: [1, 5], min: [0, 1] };
 
 export function startState(meta, theme = "auto") {
@@ -31,8 +35,10 @@ export function startState(meta, theme = "auto") {
     amp: 1,
     min: 0,
     sort: null,
+    plane: null,
     tint: null,
     on: null,
+    over: "layer",
     observed: null,
     observer: null,
     line: null,
@@ -50,7 +56,8 @@ export function writeState(state, meta) {
   const words = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) {
     if (name === "theme" || value === null) continue;
-    if (Array.isArray(value)) words.set(name, value.map((part) => round(part)).join("."));
+    if (name === "observed" || name === "observer") words.set(name, spellRuns(value));
+    else if (Array.isArray(value)) words.set(name, value.map((part) => round(part)).join("."));
     else if (value !== start[name]) words.set(name, typeof value === "number" ? round(value) : value);
   }
   return words.toString();
@@ -58,6 +65,25 @@ export function writeState(state, meta) {
 
 function round(value) {
   return typeof value === "number" ? String(Math.round(value * 1e4) / 1e4).replace(".", "_") : value;
+}
+
+/** Increasing numbers as 3-9.12, and back; those that are not from `low` on and below `end` are left out. */
+function spellRuns(numbers) {
+  const runs = [];
+  for (const number of numbers) {
+    if (number - 1 === runs.at(-1)?.[1]) runs.at(-1)[1] = number;
+    else runs.push([number, number]);
+  }
+  return runs.map(([first, last]) => (first === last ? first : `${first}-${last}`)).join(".");
+}
+
+function readRuns(text, low, end) {
+  const found = new Set();
+  for (const part of text.split(".")) {
+    const [first, last = first] = /^\d{1,9}(-\d{1,9})?$/.test(part) ? part.split("-").map(Number) : [];
+    for (let number = Math.max(first, low); number <= Math.min(last, end - 1); number++) found.add(number);
+  }
+  return [...found].sort((a, b) => a - b);
 }
 
 /** Whether the row before a token's own is what produced it: the token was predicted from there. */
@@ -74,6 +100,18 @@ export function hasPair(meta) {
 export function listChoices(meta, layer) {
   const heads = meta.heads[meta.layers.indexOf(layer)];
   return heads.length > 1 ? [...heads, "mean"] : heads;
+}
+
+/** The heads that a mean is over where those that are on are some of them; else null, which is all. */
+export function listMeant({ on }) {
+  const numbers = (on ?? []).filter((head) => head !== "mean");
+  return numbers.length ? numbers : null;
+}
+
+/** A map as a store knows it: the number of a head, or which mean. */
+export function spellMap(state, head) {
+  if (head !== "mean") return head;
+  return ["mean", ...(state.over === "layers" ? ["layers"] : []), ...(listMeant(state) ?? [])].join(" ");
 }
 
 /** Read a link's text; what does not make sense for these maps is left at its start. */
@@ -93,7 +131,7 @@ export function readState(text, meta) {
   const choices = listChoices(meta, state.layer ?? meta.layers[0]);
   const head = words.get("head") === "mean" ? "mean" : readNumber(words.get("head"));
   state.head = choices.includes(head) ? head : choices[0];
-  for (const name of ["sort", "tint"]) {
+  for (const name of SCORED) {
     if (meta.scores.some((score) => score.name === words.get(name))) state[name] = words.get(name);
   }
   if (words.has("on")) {
@@ -103,11 +141,17 @@ export function readState(text, meta) {
   const keys = meta.tokens_key.length;
   const offset = findOffset(meta);
   const ends = {
+    lineKey: [0, meta.columns],
+    line: [offset, offset + meta.rows],
+  };
+  const chosen = {
     observed: [0, keys],
     observer: [0, meta.kind === "cross" ? (meta.tokens_query ?? meta.tokens_key).length : keys],
-    line: [offset, offset + meta.rows],
-    lineKey: [0, meta.columns],
   };
+  for (const [name, [low, end]] of Object.entries(chosen)) {
+    const tokens = readRuns(words.get(name) ?? "", low, end);
+    if (tokens.length) state[name] = tokens;
+  }
   for (const [name, [low, end]] of Object.entries(ends)) {
     const token = readNumber(words.get(name));
     if (Number.isInteger(token) && token >= low && token < end) state[name] = token;

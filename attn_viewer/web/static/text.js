@@ -1,7 +1,7 @@
 /**
  * The prompt as running text, twice. Observed: which later tokens look at the one pointed at. Observer: which earlier
  * ones it looks at. A strip a head under each token; its strength is the weight on the scale that all views share.
- * Patches of pictures stand in the picture, each in the colour of the mean weight of the heads that are on.
+ * Of several pinned tokens: the sum over keys, the mean over queries. Patches of pictures stand in the picture, each in the colour of the mean weight of the heads that are on.
  */
 
 import { HIDDEN, findTop, findWindow, isShown, makeScale } from "./data.js";
@@ -23,7 +23,7 @@ export function createText(context) {
     createPane(context, "observed", "Observed", `who looks at it${meta.causal ? ", among the tokens after" : ""}`),
     createPane(context, "observer", "Observer", `what it looks at${meta.causal ? ", among the tokens before" : ""}`),
   ];
-  const advice = "Point at a token. A click, a tap or Enter pins it in one view and leaves the other free.";
+  const advice = "Point at a token. A click, a tap or Enter pins it in one view and leaves the other free; with Shift or Ctrl, several.";
   const isGenerated = meta.prompt_length < meta.tokens_key.length;
   const more = [isGenerated && "Bold tokens were generated.", meta.spans?.length && PATCHES];
   const hint = make("p", { class: "av-hint" }, [advice, ...more].filter(Boolean).join(" "));
@@ -151,6 +151,7 @@ function createPane(context, name, title, subtitle) {
     ]),
   );
   let loaded = null;
+  let shown = null;
   let hovered = null;
   let look = "";
   const watcher = new ResizeObserver(() => {
@@ -213,8 +214,7 @@ function createPane(context, name, title, subtitle) {
     box.addEventListener("pointerleave", () => pane.onpoint(null, null, side));
     box.addEventListener("click", (event) => {
       const token = find(event);
-      if (token === null || side !== focusSide) return;
-      context.update({ [name]: context.state[name] === token ? null : token });
+      if (token !== null && side === focusSide) pin(token, event);
     });
     return {
       element: box,
@@ -253,8 +253,21 @@ function createPane(context, name, title, subtitle) {
     };
   }
 
+  /** The tokens in focus: those that are pinned, or the one pointed at. */
   function current() {
-    return context.state[name] ?? hovered;
+    return context.state[name] ?? (hovered === null ? [] : [hovered]);
+  }
+
+  /** Pin a token, or let go of it; with Shift all from the last pinned one on, with Ctrl one more. */
+  function pin(token, { shiftKey, ctrlKey, metaKey }) {
+    const before = context.state[name] ?? [];
+    const isIn = before.includes(token);
+    let next = isIn && before.length === 1 ? [] : [token];
+    if (shiftKey && before.length) {
+      const [low, high] = [Math.min(token, before[0]), Math.max(token, before.at(-1))];
+      next = Array.from({ length: high - low + 1 }, (_, i) => low + i);
+    } else if (ctrlKey || metaKey) next = isIn ? before.filter((one) => one !== token) : [...before, token].sort((a, b) => a - b);
+    context.update({ [name]: next.length ? next : null });
   }
 
   function point(token) {
@@ -271,6 +284,7 @@ function createPane(context, name, title, subtitle) {
 
   function show(next) {
     loaded = next;
+    shown = findWindow(meta, context.state);
     const strips = Math.max(1, loaded.heads.length);
     const height = strips <= 2 ? 6 : strips <= 4 ? 4 : strips <= 20 ? 2 : 1;
     if (look !== `${strips}.${height}`) {
@@ -283,23 +297,43 @@ function createPane(context, name, title, subtitle) {
     paint();
   }
 
-  /** Weight between the token in focus and another, or HIDDEN where the maps have no such cell. */
+  /** Weight between the tokens in focus and another: the sum over keys, the mean over queries; HIDDEN where none is shown. */
   function readWeight({ values }, focus, other) {
-    const [row, column] = findCell(focus, other);
-    if (row < 0 || row >= meta.rows || column < 0 || column >= meta.columns) return HIDDEN;
-    return values[row * meta.columns + column];
+    let [sum, count, seen, last] = [0, 0, 0, -1];
+    for (const one of focus) {
+      const [row, column] = findCell(one, other);
+      const at = row * meta.columns + column;
+      if (!isShown(shown, row, column) || at === last) continue; // of tokens in a cell, one
+      last = at;
+      count++;
+      if (values[at] === HIDDEN) continue;
+      seen++;
+      sum += values[at];
+    }
+    if (!seen) return HIDDEN;
+    return name === "observed" ? sum : sum / count;
   }
 
-  function findCell(focus, other) {
-    const [query, key] = name === "observed" ? [other, focus] : [focus - Number(isFromBefore(focus)), other];
+  /** The largest of these where several tokens are in focus, which may be more than any weight; else 0. */
+  function findMost(found, focus) {
+    let most = 0;
+    for (let other = 0; other < painted.spans.length && focus.length > 1; other++) {
+      const size = Math.abs(readWeight(found, focus, other));
+      if (size > most && size < Infinity) most = size;
+    }
+    return most;
+  }
+
+  function findCell(one, other) {
+    const [query, key] = name === "observed" ? [other, one] : [one - Number(isFromBefore(one)), other];
     return [Math.floor((query - (isCross ? 0 : meta.first_query)) / meta.cell[0]), Math.floor(key / meta.cell[1])];
   }
 
   /** Whether what a token looks at is read from the row before its own, which produced it. */
-  function isFromBefore(focus) {
+  function isFromBefore(token) {
     const { rows } = context.state;
-    if (name !== "observer" || !hasRowsBefore(meta) || focus === 0) return false;
-    return rows === "before" || (rows === "auto" && focus >= meta.prompt_length);
+    if (name !== "observer" || !hasRowsBefore(meta) || token === 0) return false;
+    return rows === "before" || (rows === "auto" && token >= meta.prompt_length);
   }
 
   function paint() {
@@ -308,8 +342,8 @@ function createPane(context, name, title, subtitle) {
     if (!painted.boxes) painted.measure();
     const drawing = painted.clear();
     mark(focus);
-    for (const item of painted.items) item.show(focus !== null && loaded.mean, context.theme.isDark);
-    if (focus === null) {
+    for (const item of painted.items) item.show(focus.length && loaded.mean, context.theme.isDark);
+    if (!focus.length) {
       status.textContent = "—";
       return;
     }
@@ -320,13 +354,17 @@ function createPane(context, name, title, subtitle) {
   }
 
   function tellStatus(focus) {
-    return `${focus}  ${shorten(focused.names[focus] ?? "", 40)}${nameSegment(meta, focus, focusSide)}${tellRow(focus)}${tellPatches(focus)}`;
+    const [first, last] = [focus[0], focus.at(-1)].map((token) => `${token}  ${shorten(focused.names[token] ?? "", 40)}`);
+    if (focus.length > 1) {
+      return `${focus.length} tokens, ${first} … ${last}: ${name === "observed" ? "sum over these keys" : "mean over these queries"}${tellPatches(focus)}`;
+    }
+    return `${first}${nameSegment(meta, focus[0], focusSide)}${tellRow(focus[0])}${tellPatches(focus)}`;
   }
 
   /** Where the colours of patches end, and how much of the weight of a query is on them, in words. */
   function tellPatches(focus) {
     if (!painted.patches.size || !loaded?.mean) return "";
-    const top = tellWeight(findTopOfPatches(), meta.encoding);
+    const top = tellWeight(findTopOfPatches(focus), meta.encoding);
     if (name === "observed" || meta.signed || meta.weighting !== "attention" || meta.reduction === "pooled") return `; colours of patches up to ${top}`;
     let sum = 0;
     for (const token of painted.patches.keys()) sum += Math.max(0, readWeight(loaded.mean, focus, token));
@@ -334,9 +372,9 @@ function createPane(context, name, title, subtitle) {
   }
 
   /** The largest mean weight between a patch of this pane and any token that is shown. */
-  function findTopOfPatches() {
-    if (context.state.range === "all") return findTop(context, {});
-    const shown = findWindow(meta, context.state);
+  function findTopOfPatches(focus) {
+    const most = findMost(loaded.mean, focus);
+    if (context.state.range === "all") return Math.max(most, findTop(context, {}));
     const look = JSON.stringify(shown);
     if (loaded.tops?.[name]?.look !== look) {
       const cells = [...painted.patches.keys()].map((token) => findCell(token, token)[Number(name === "observer")]);
@@ -351,17 +389,16 @@ function createPane(context, name, title, subtitle) {
       }
       loaded.tops = { ...loaded.tops, [name]: { look, top } };
     }
-    return loaded.tops[name].top || 1;
+    return Math.max(most, loaded.tops[name].top) || 1;
   }
 
   function paintPatches(drawing, focus, isFar) {
     if (!painted.patches.size || !loaded.mean) return;
-    const top = findTopOfPatches();
+    const top = findTopOfPatches(focus);
     const scale = makeScale(context.state, top);
-    const shown = findWindow(meta, context.state);
     for (const token of painted.patches.keys()) {
       const { x, y, width, height } = painted.boxes[token];
-      if (isFar(painted.boxes[token]) || !isShown(shown, ...findCell(focus, token))) continue;
+      if (isFar(painted.boxes[token])) continue;
       const weight = readWeight(loaded.mean, focus, token);
       if (!(Math.abs(weight) >= LEAST_SQUARE * top) || weight === HIDDEN || !scale(weight)) continue;
       drawing.fillStyle = spellColor(pickColor(context.theme, scale(weight)));
@@ -371,12 +408,13 @@ function createPane(context, name, title, subtitle) {
 
   function paintStrips(drawing, focus, isFar) {
     const { boxes, spans, strip, patches } = painted;
-    const shown = findWindow(meta, context.state);
+    const most = loaded.heads.map(({ found }) => findMost(found, focus));
+    const shared = context.state.range === "all" ? Math.max(...most) : 0;
     loaded.heads.forEach(({ color, found }, i) => {
-      const scale = makeScale(context.state, findTop(context, found));
+      const scale = makeScale(context.state, Math.max(findTop(context, found), most[i], shared));
       drawing.fillStyle = color;
       for (let other = 0; other < spans.length; other++) {
-        if (patches.has(other) || isFar(boxes[other]) || !isShown(shown, ...findCell(focus, other))) continue;
+        if (patches.has(other) || isFar(boxes[other])) continue;
         const weight = readWeight(found, focus, other);
         const share = Math.abs(scale(weight));
         if (share < 0.01) continue; // nobody sees it
@@ -404,7 +442,7 @@ function createPane(context, name, title, subtitle) {
       drawing.fillText(`${title}: ${subtitle}`, 0, 10);
       drawing.font = "14px ui-sans-serif, system-ui, sans-serif";
       drawing.fillStyle = theme.muted;
-      drawing.fillText(focus === null ? "no token chosen" : tellStatus(focus), 0, 30);
+      drawing.fillText(focus.length ? tellStatus(focus) : "no token chosen", 0, 30);
       drawing.translate(0, 44);
       parts.forEach((part, i) => {
         for (const { canvas, element } of part.items) {
@@ -412,12 +450,12 @@ function createPane(context, name, title, subtitle) {
         }
         part.names.forEach((text, token) => {
           const { x, y, width, height } = part.boxes[token];
-          const isFocus = part === focused && token === focus;
+          const isFocus = part === focused && focus.includes(token);
           drawing.fillStyle = drawing.strokeStyle = isFocus ? theme.accent : part.patches.has(token) ? theme.frame : theme.ink;
           if (!part.patches.has(token)) drawing.fillText(text, x + 2, y + 10, width);
           else drawing.strokeRect(x, y, width, height);
         });
-        if (part === painted && focus !== null) {
+        if (part === painted && focus.length) {
           paintStrips(drawing, focus, () => false);
           paintPatches(drawing, focus, () => false);
         }
@@ -427,33 +465,32 @@ function createPane(context, name, title, subtitle) {
     return { width: Math.max(...parts.map((part) => part.width)), height: 44 + heights.reduce((a, b) => a + b), paint };
   }
 
-  function tellRow(focus) {
+  function tellRow(token) {
     if (name !== "observer" || !hasRowsBefore(meta)) return "";
-    if (!isFromBefore(focus)) return "  (its own row)";
-    return `  (row of ${focus - 1} ${shorten(focused.names[focus - 1] ?? "", 20)}, which produced it)`;
+    if (!isFromBefore(token)) return "  (its own row)";
+    return `  (row of ${token - 1} ${shorten(focused.names[token - 1] ?? "", 20)}, which produced it)`;
   }
 
   /** The largest weight of a token that is pointed at, over the heads that are on, in words. */
   function tellStrongest(focus) {
     let best = null;
-    const shown = findWindow(meta, context.state);
     for (const { head, found } of loaded?.heads ?? []) {
       for (let other = 0; other < painted.spans.length; other++) {
         const weight = readWeight(found, focus, other);
-        if (weight > (best?.weight ?? 0) && isShown(shown, ...findCell(focus, other))) best = { weight, head, other };
+        if (weight > (best?.weight ?? 0)) best = { weight, head, other };
       }
     }
     if (!best) return "";
     const label = shorten(painted.names[best.other], 40);
-    return `; strongest: ${best.other} ${label}, ${nameHead(meta, best.head)}, ${tellWeight(best.weight, meta.encoding)}`;
+    return `; strongest: ${best.other} ${label}, ${nameHead(meta, best.head, context.state)}, ${tellWeight(best.weight, meta.encoding)}`;
   }
 
-  let marked = null;
+  let marked = [];
   function mark(focus) {
-    if (marked !== null) focused.spans[marked]?.classList.remove("av-focus");
-    if (focus !== null) focused.spans[focus]?.classList.add("av-focus");
-    if (focus === null) focused.element.removeAttribute("aria-activedescendant");
-    else focused.element.setAttribute("aria-activedescendant", context.id(`${name}-${focusSide}-${focus}`));
+    for (const token of marked) focused.spans[token]?.classList.remove("av-focus");
+    for (const token of focus) focused.spans[token]?.classList.add("av-focus");
+    if (focus.length) focused.element.setAttribute("aria-activedescendant", context.id(`${name}-${focusSide}-${focus.at(-1)}`));
+    else focused.element.removeAttribute("aria-activedescendant");
     marked = focus;
   }
 
@@ -464,23 +501,25 @@ function createPane(context, name, title, subtitle) {
     const lines = [`${index}  ${shorten(painted.names[index] ?? "", 40)}`];
     for (const { head, found } of loaded.heads.slice(0, MOST_TOLD)) {
       const weight = readWeight(found, frozen, index);
-      if (weight !== HIDDEN) lines.push(`${nameHead(meta, head)}  ${tellWeight(weight, meta.encoding)}`);
+      if (weight !== HIDDEN) lines.push(`${nameHead(meta, head, context.state)}  ${tellWeight(weight, meta.encoding)}`);
     }
     if (loaded.heads.length > MOST_TOLD) lines.push(`and ${plural(loaded.heads.length - MOST_TOLD, "more head")}`);
     return lines;
   }
 
-  function handleKey({ key, shiftKey }) {
+  function handleKey(event) {
+    const { key, shiftKey } = event;
     const count = focused.spans.length;
     const moves = { ArrowLeft: -1, ArrowRight: 1 };
     if (key in moves && !shiftKey) {
       const next = Math.min(count - 1, Math.max(0, (hovered ?? (moves[key] > 0 ? -1 : count)) + moves[key]));
       pane.onpoint(next, null, focusSide);
-      context.announce(`token ${next}, ${focused.names[next]}${tellStrongest(next)}`);
+      focused.spans[next].scrollIntoView({ block: "nearest" });
+      context.announce(`token ${next}, ${focused.names[next]}${tellStrongest([next])}`);
       return true;
     }
     if (key === "Enter" && hovered !== null) {
-      context.update({ [name]: context.state[name] === hovered ? null : hovered });
+      pin(hovered, event);
       return true;
     }
     return false;

@@ -24,6 +24,7 @@
  *   pictures           absent | [{href, width, height}]: the pictures whose patches are among the keys, by their numbers
  *   parts              absent | [{layers, href}]: pages with the full weights of some layers each
  *   name               of several maps what the switch calls these, else absent
+ *   no_difference      absent | of the first of two maps, why there is no difference of both
  *   difference         absent | true: these are the second maps minus the first, which `getHead` is not asked for
  *   links              absent | {query, key}: of several maps with different tokens, for each token of these its position
  *                      in the first maps, or null
