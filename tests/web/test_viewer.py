@@ -430,7 +430,7 @@ def test_a_link_restores_everything(open_page, path):
     state = "view=text&layer=2&scale=log&range=all&first=hide&amp=1_5&min=0_01&on=1.2&observed=3&observer=9"
     page = open_page(path, state)
     page.wait_for_selector('.av-text[data-ready="2"]')
-    assert page.locator('[aria-pressed="true"]').all_inner_texts() == ["log", "shared", "auto", "1", "2"]
+    assert page.locator('[aria-pressed="true"]:visible').all_inner_texts() == ["log", "shared", "auto", "1", "2"]
     assert page.locator(".av-status").all_inner_texts()[0].startswith("3  ")
     assert page.locator(".av-status").all_inner_texts()[1].startswith("9  ")
     page.keyboard.press("4")

@@ -6,7 +6,7 @@ const [NARROW, WIDE, PATCH] = [232, 392, 14]; // CSS pixels of a picture, and of
 /** Frames of a sound in a row. */
 const FRAMES = 50;
 /** A picture under weights is grey, light or dark as the page is, so that all colour is weight. */
-const GREYS = { light: [0.35, 1], dark: [0, 0.4] };
+const GREYS = { light: [0.35, 1], dark: [0, 0.3] };
 
 /** What is among the keys of maps: [{name, drawn, rows, columns, patches}], the tiles of a picture put together. */
 export function listPictures({ spans = [], pictures = [] }) {

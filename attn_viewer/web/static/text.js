@@ -377,13 +377,13 @@ function createPane(context, name, title, subtitle) {
     if (context.state.range === "all") return Math.max(most, findTop(context, {}));
     const look = JSON.stringify(shown);
     if (loaded.tops?.[name]?.look !== look) {
-      const cells = [...painted.patches.keys()].map((token) => findCell(token, token)[Number(name === "observer")]);
-      const all = name === "observer" ? shown.rows : shown.columns;
+      const isObserver = name === "observer";
+      const [own, all] = isObserver ? [shown.columns, shown.rows] : [shown.rows, shown.columns];
+      const cells = new Set([...painted.patches.keys()].map((token) => findCell(token, token)[Number(isObserver)]));
       let top = 0;
-      for (const at of new Set(cells)) {
-        for (let other = all[0]; other < all[1]; other++) {
-          const cell = name === "observer" ? [other, at] : [at, other];
-          const size = isShown(shown, ...cell) ? Math.abs(loaded.mean.values[cell[0] * meta.columns + cell[1]]) : 0;
+      for (const at of cells) {
+        for (let other = all[0]; other < all[1] && at >= own[0] && at < own[1]; other++) {
+          const size = Math.abs(loaded.mean.values[isObserver ? other * meta.columns + at : at * meta.columns + other]);
           if (size > top && size < Infinity) top = size;
         }
       }
