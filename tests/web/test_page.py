@@ -73,7 +73,7 @@ def test_large_maps_are_pooled_into_the_budget(tmp_path):
 
 
 def test_large_maps_are_split_by_layers(tmp_path, open_page):
-    maps = make_maps(5, 6, 150)
+    maps = make_maps(5, 6, 220)
     limit = export_html(maps, tmp_path / "whole.html")[0].stat().st_size / 2 / 1e6
     index, *parts = export_html(maps, tmp_path / "a b#.html", max_mb=limit, fit="split")
     assert len(parts) >= 2
