@@ -195,7 +195,8 @@ TYPED = {
     ),
     "serve": (
         "--path d --host 127.0.0.1 --port 0 --allow_host a,b",
-        MODEL.replace("--quiet ", "") + "--token 0123456789abcdef --max_tokens 9 --max_new_tokens 2 --max_maps_mb 8",
+        MODEL.replace("--quiet ", "")
+        + "--token 0123456789abcdef --max_tokens 9 --max_new_tokens 2 --max_maps_mb 8 --more_models n",
     ),
     "site": ("--path d --output site --parallel 1 --quiet", "--path d --scheduler none"),
 }

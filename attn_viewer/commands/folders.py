@@ -1,5 +1,7 @@
 """``attn-viewer activations``, ``figures``, ``atlas``, ``serve`` and ``site``: many prompts, in a data folder."""
 
+import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,13 +82,16 @@ atlas = Command(AtlasWords, _atlas)
 class ServeWords(LoadOptions, LiveOptions):
     """The server."""
 
-    path: str = option("attn_data", "the data folder", metavar="DIR", apart="model_path")
+    path: str = option("attn_data", "the data folder; beside model_path, where prompts are saved to", metavar="DIR")
     model_path: str | None = option(
         None,
         "in place of a data folder, a page with a prompt box over this model: folder, .gguf file or hub name org/name; "
         "the word alone is the demo model",
         metavar="PATH",
         alone="demo",
+    )
+    more_models: Sequence[str] = option(
+        (), "models that the page may switch to, named as model_path is", metavar="PATH,…", needs="model_path"
     )
     host: str = option("127.0.0.1", "address to listen on", metavar="ADDRESS")
     port: int = option(8000, "0 takes a free one", metavar="N", at_least=0)
@@ -116,10 +121,13 @@ def _serve(asked: ServeWords) -> None:
     from ..web.live import serve_live
 
     model, tokenizer = load_model(asked, None)
+    loads = {path: dataclasses.replace(asked, model_path=path) for path in asked.more_models}
     serve_live(
         model,
         tokenizer,
         model_id=asked.model_id,
+        others={path: functools.partial(load_model, words, None) for path, words in loads.items()},
+        folder=asked.path,
         limits=LiveOptions.pick(asked),
         host=asked.host,
         port=asked.port,

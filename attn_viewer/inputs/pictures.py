@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,20 +15,22 @@ from ..errors import PromptError, describe_error, shorten
 
 # No model sees more of a picture, and one of so many takes 200 MB while it is read.
 MOST_PIXELS = 50_000_000
+# What Pillow reads by itself; for others it runs programs (EPS) or seldom used code.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def read_picture(source: Any) -> Image.Image:
     """Read a picture of 8 bits a channel as RGB, upright as its EXIF data says; what is transparent stands on white.
 
-    It comes as a file that Pillow reads, as a PIL image, or as an array of axes ``(height, width)`` or ``(height,
-    width, 3 or 4)``. One of more than `MOST_PIXELS` is refused before it is decoded.
+    It comes as a file of one of `FORMATS` (a path, or io.BytesIO), as a PIL image, or as an array of axes ``(height,
+    width)`` or ``(height, width, 3 or 4)``. One of more than `MOST_PIXELS` is refused before it is decoded.
     """
     what = f"image {str(source)!r:.200}" if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            if isinstance(source, (str, os.PathLike)):
-                with Image.open(source) as file:
+            if isinstance(source, (str, os.PathLike, io.BytesIO)):
+                with Image.open(source, formats=FORMATS) as file:
                     return _convert(file)
             return _convert(source if isinstance(source, Image.Image) else Image.fromarray(_read_bytes(source)))
     except PromptError:

@@ -26,11 +26,11 @@ class Guard:
     """Refuses what is not a plain GET, or a small POST of its own pages where it takes any, and marks every reply.
 
     `names` are those by which browsers may address the server, besides ``localhost`` and plain addresses; `posts` are
-    the addresses that take a POST.
+    the addresses that take a POST, with the most bytes of its body.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str], posts: Collection[str] = ()) -> None:
-        self.app, self.names, self.posts = app, names, posts
+    def __init__(self, app: ASGIApp, names: Collection[str], posts: Mapping[str, int] | None = None) -> None:
+        self.app, self.names, self.posts = app, names, posts or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -69,7 +69,7 @@ class Guard:
         if b"range" in names:
             return make_error(416, "parts of files are not served")
         if scope["method"] == "POST":
-            return _refuse_post(headers, hosts[0])
+            return _refuse_post(headers, hosts[0], self.posts[scope["path"]])
         if b"transfer-encoding" in names or any(n == b"content-length" and v != b"0" for n, v in headers):
             return make_error(400, "a request has no body")
         return None
@@ -88,7 +88,7 @@ class Guard:
         return True
 
 
-def _refuse_post(headers: Sequence[tuple[bytes, bytes]], host: bytes) -> Response | None:
+def _refuse_post(headers: Sequence[tuple[bytes, bytes]], host: bytes, most: int) -> Response | None:
     """Refuse what another site's page could send, and bodies of an unknown or great size."""
     found = dict(headers)
     if len(found) < len(headers) or b"transfer-encoding" in found:
@@ -101,8 +101,8 @@ def _refuse_post(headers: Sequence[tuple[bytes, bytes]], host: bytes) -> Respons
     length = found.get(b"content-length", b"")
     if not re.fullmatch(rb"\d{1,18}", length):
         return make_error(411, "a request says how long its body is")
-    if int(length) > MAX_BODY:
-        return make_error(413, f"a request has at most {MAX_BODY:,} bytes")
+    if int(length) > most:
+        return make_error(413, f"a request has at most {most:,} bytes")
     return None
 
 

@@ -23,21 +23,22 @@ class CancelledJobError(AttnViewerError):
 
 
 class Result(NamedTuple):
-    """What a job made: maps, how the page describes them, and more that the page shows."""
+    """What a job made: maps, how the page describes them, more that the page shows, and the texts of the first maps."""
 
     maps: tuple[AttentionMaps, ...]
     metas: list[Meta]
     facts: Mapping[str, Any]
+    texts: tuple[str, ...] = ()
 
 
 class Job:
-    """Something to do, what it has told so far, and in the end what it made.
+    """What something to do has told so far, and in the end what it made.
 
     `events` are dictionaries with ``state``: waiting, running, step, and one of `ENDS` at last.
     """
 
-    def __init__(self, work: Callable[["Job"], Result]) -> None:
-        self.name, self.work = secrets.token_urlsafe(12), work
+    def __init__(self) -> None:
+        self.name = secrets.token_urlsafe(12)
         self.events: list[dict[str, Any]] = []
         self.result: Result | None = None
         self.future: Future[None] | None = None
@@ -109,14 +110,14 @@ class JobQueue:
         OptionError
             If too many wait.
         """
-        job = Job(work)
+        job = Job()
         with self._lock:
             waiting = [one for one in self._jobs.values() if not one.is_over]
             if len(waiting) >= MOST_WAITING:
                 raise OptionError(f"{len(waiting)} jobs wait already; try again when one is done")
             self._jobs[job.name] = job
             job.tell("waiting", before=len(waiting))
-            job.future = self._executor.submit(self._run, job)
+            job.future = self._executor.submit(self._run, job, work)
         return job
 
     def get(self, name: str) -> Job:
@@ -145,14 +146,14 @@ class JobQueue:
             self.cancel(job)
         self._executor.shutdown()
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job, work: Callable[[Job], Result]) -> None:
         try:
             job.check()
             job.tell("running")
             self._tell_places()
-            job.result = job.work(job)
+            job.result = work(job)
             job.check()
-            job.tell("done", maps=job.result.metas, **job.result.facts)
+            job.tell("done", maps=job.result.metas, keeps=bool(job.result.texts), **job.result.facts)
         except CancelledJobError:
             job.result = None
             job.tell("cancelled")

@@ -1,5 +1,6 @@
 """What a live page may ask for, and its limits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ class LiveOptions(Options):
     max_new_tokens: int = option(64, "most tokens of an answer", metavar="N", at_least=1, needs="model_path")
     max_maps_mb: int = option(
         1000,
-        "most megabytes (10^6 bytes) of weights that a job may hold, and again of results that are kept",
+        "most megabytes (10^6 bytes) of weights and predictions that a job may hold, and again of kept results",
         metavar="MB",
         at_least=1,
         needs="model_path",
@@ -26,9 +27,13 @@ class LiveOptions(Options):
 class Wanted(Options):
     """What a page asks for."""
 
-    what: Literal["capture", "generate", "ablate"] = option("capture", "which job")
+    model: int = option(0, "number in the list of models", at_least=0)
+    what: Literal["load", "capture", "generate", "predict", "compare", "change"] = option("capture", "which job")
     prompt: str = option("", "the text")
-    chat: bool = option(False, "whether it is a user's message")
+    ids: Sequence[int] = option((), "token ids in place of the text")
+    chat: bool = option(False, "whether it is a user's message, or turns, each from a line such as 'assistant: …'")
+    picture: str = option("", "a picture's file in base64, which the user shows")
+    other: str = option("", "an earlier prompt, to compare with")
     new_tokens: int = option(1, "most to generate", at_least=1)
-    heads: str = option("", "layer.head of each to take out")
-    mode: AblationMode = option("zero", "what their pattern becomes")
+    heads: str = option("", "layer.head of each to change")
+    mode: Literal[AblationMode, "merge"] = option("zero", "what their patterns become")

@@ -60,7 +60,7 @@ def describe_several(
         meta["name"] = PARTS[one.kind] if are_parts else chr(ord("A") + i)
         if are_parts or any(meta.get(name) != metas[0].get(name) for name in LABELS):
             sides = zip(("query", "key"), _list_sides(maps[0]), _list_sides(one), strict=True)
-            meta["links"] = {axis: _link_tokens(first, other) for axis, first, other in sides}
+            meta["links"] = {axis: link_tokens(first, other) for axis, first, other in sides}
     if len(maps) == 2 and not are_parts:
         try:
             metas.append(_describe_difference(maps[0], maps[1], metas))
@@ -105,7 +105,7 @@ def _describe_difference(first: AttentionMaps, second: AttentionMaps, metas: Seq
     return meta | {"name": "B − A", "difference": True}
 
 
-def _link_tokens(first: tuple[str, Sequence[str]], other: tuple[str, Sequence[str]]) -> list[int | None]:
+def link_tokens(first: tuple[str, Sequence[str]], other: tuple[str, Sequence[str]]) -> list[int | None]:
     """Return for each token of `other` its position in `first`: runs that both have, and as many tokens between them.
 
     Tokens of different texts are never linked.

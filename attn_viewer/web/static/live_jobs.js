@@ -1,10 +1,13 @@
 /**
  * Jobs of the server behind the page (attn_viewer/web/live.py).
  *
- *   createJobs(secret)  {start, follow, cancel, makeSources}
+ *   createJobs(secret)  {start, follow, cancel, keep, makeSources}
  *
  * What goes wrong is an Error whose message is for a reader.
  */
+
+/** Weights that one reply holds, up to four bytes each. */
+const REPLY_CELLS = 2 ** 19;
 
 export function createJobs(secret) {
   async function request(path, words = null, more = {}) {
@@ -36,18 +39,25 @@ export function createJobs(secret) {
     follow,
     /** `isLeaving` where the page goes away, which does not wait for the answer. */
     cancel: (job, isLeaving = false) => request("live/cancel", { job }, { keepalive: isLeaving }),
+    /** Save a job's prompts to the data folder; promise of {saved, folder}. */
+    keep: async (job) => (await request("live/keep", { job })).json(),
     makeSources: (job, metas) => metas.map((meta, map) => makeSource(job, meta, map)),
   };
 
+  /** Heads come with those of neighbouring layers: as many as a reply of some size holds. */
   function makeSource(job, meta, map) {
-    const layers = new Map();
-    const load = async (layer) => new Uint8Array(await (await request(`live/weights?job=${job}&map=${map}&layer=${layer}`)).arrayBuffer());
+    const counts = meta.heads.map((numbers) => numbers.length);
+    const many = Math.max(1, Math.floor(REPLY_CELLS / (meta.rows * meta.columns * Math.max(...counts))));
+    const runs = new Map();
+    const load = async (first) => new Uint8Array(await (await request(`live/weights?job=${job}&map=${map}&first=${first}&count=${many}`)).arrayBuffer());
+    const sum = (numbers) => numbers.reduce((all, one) => all + one, 0);
     async function getHead(layer, head) {
-      if (!layers.has(layer)) layers.set(layer, load(layer));
-      const numbers = meta.heads[meta.layers.indexOf(layer)];
-      const bytes = await layers.get(layer);
-      const size = bytes.length / numbers.length;
-      const at = numbers.indexOf(head) * size;
+      const i = meta.layers.indexOf(layer);
+      const first = i - (i % many);
+      if (!runs.has(first)) runs.set(first, load(first));
+      const bytes = await runs.get(first);
+      const size = bytes.length / sum(counts.slice(first, first + many));
+      const at = (sum(counts.slice(first, i)) + meta.heads[i].indexOf(head)) * size;
       return bytes.subarray(at, at + size);
     }
     return { meta, getHead };
