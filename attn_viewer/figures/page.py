@@ -144,10 +144,6 @@ class Caption:
     has_heading: bool = True
     has_notes: bool = True
 
-    def list_texts(self) -> list[str]:
-        """Return all texts, to find fonts for."""
-        return [self.heading, self.model_id, *self.notes, *(bar.label for bar in self.bars)]
-
     def lay_out(self, style: PageStyle, width: float) -> Head:
         """Lay the head of a page of so many points out."""
         outside = max([MARGIN, *(measure_bar_end(bar, style) for bar in self.bars)])

@@ -152,6 +152,7 @@ def test_which_masks_hide_the_future():
     assert blocks_future(lower, 4, 4)
     assert blocks_future(lower[None], 4, 4)
     assert blocks_future(added, 4, 4)
+    assert blocks_future(torch.full((4, 4), -1e4).triu(1), 4, 4)  # what older models add
     assert not blocks_future(torch.ones(4, 4, dtype=torch.bool), 4, 4)
     assert not blocks_future(torch.zeros(1, 1, 4), 4, 4)
     assert not blocks_future(lower[:2], 2, 4)
