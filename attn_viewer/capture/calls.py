@@ -99,15 +99,7 @@ def capture_attention_calls(
 
 
 class EveryPass:
-    """Keeps each pass of a model apart.
-
-    Parameters
-    ----------
-    options
-        What to keep.
-    make
-        Gives the collector of a pass.
-    """
+    """Keeps each pass of a model apart; `make` gives the collector of one."""
 
     single: tuple[str, ...] = ()
 

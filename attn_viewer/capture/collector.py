@@ -14,7 +14,7 @@ from ..cells import choose_cell
 from ..errors import CaptureError
 from ..maps import AttentionMaps
 from ..selections import choose_numbers
-from .changes import HeadChange, HeadIntervention, list_interventions
+from .changes import HeadIntervention, list_interventions
 from .kernels import ROWS, Scores, blocks_future, compute_row, find_hidden, iterate_weights
 from .numbering import NumberedModules, get_kind
 from .padding import Kept, crop_scores, crop_weights
@@ -31,44 +31,19 @@ LEAST_SUM = 0.98  # of a row of eager weights in half precision, without sinks
 
 
 class Extent(NamedTuple):
-    """How far one pass of several is from all that is wanted.
+    """How far one pass of several is from all that is wanted."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Queries and keys that there will be at most.
-    find_height : callable
-        Takes the query tokens of a cell of the whole, gives those of a cell of this pass.
-    """
-
-    shape: tuple[int, int]
-    find_height: Callable[[int], int]
+    shape: tuple[int, int]  # queries and keys that there will be at most
+    find_height: Callable[[int], int]  # of a cell of this pass, in query tokens, from that of a cell of the whole
 
 
 class Collector:
     """Takes watched calls and eager weights of a pass; gives `AttentionMaps` of each stack.
 
-    Parameters
-    ----------
-    model
-        The model that runs.
-    options
-        What to keep.
-    fits
-        Tells for a stack and ``(n_query, n_key)`` whether attention over so many tokens can be labelled; left out, all
-        can, and layers over other tokens than those before them make a stack of their own.
-    batch_index
-        Which element of a batch to take; left out, there must be no more than one.
-    batch_size
-        How many elements the batch has, when known.
-    find_kept
-        Tells for a stack and ``(n_query, n_key)`` which tokens are no padding; left out, all are.
-    known
-        What is known of the model's modules already.
-    extent
-        Of one pass of several; left out, it is the only one.
-    has_patches
-        Whether keys are patches of pictures, which pooled cells would mix.
+    `fits` tells for a stack and ``(n_query, n_key)`` whether attention over so many tokens can be labelled; left out,
+    all can, and layers over other tokens than those before them make a stack of their own. `find_kept` tells for the
+    same which tokens are no padding; left out, all are. Without `batch_index` there must be no more than one element in
+    a batch, without `extent` this pass is the only one.
     """
 
     def __init__(
@@ -105,51 +80,40 @@ class Collector:
 
     def take_call(self, call: AttentionCall) -> None:
         """Take a call of scaled_dot_product_attention."""
-        self._note(call.name)
         with self._excuse_tower(call.name):
-            self._take_call(call)
-
-    def _take_call(self, call: AttentionCall) -> None:
-        inputs = call.query, call.key
-        call = self._unpack_heads(call)
-        if call.ordinal:
-            self.single.pop(call.name, None)
-        else:
-            self.single[call.name] = call.query.shape[-3]
-        positions = self._locate_call(call)
-        call = lay_out_call(call, positions)
-        n_query, n_key = call.query.shape[-2], call.key.shape[-2]
-        place = self._place(call, (n_query, n_key), positions, inputs)
-        if place is None:
-            return
-        stack, layer = place
-        mask = None if call.mask is None else self._drop_batch(call.mask, call.name, least=2)
-        scores = Scores(
-            self._drop_batch(call.query, call.name),
-            self._drop_batch(call.key, call.name),
-            mask,
-            call.is_causal,
-            call.scale,
-            lse=None if call.lse is None else self._drop_batch(call.lse[..., None], call.name)[..., 0],
-        )
-        scores = crop_scores(scores, stack.kept_tokens, call.name)
-        n_query, n_key = stack.size
-        if not call.is_causal and positions.first + 1 < n_key:
-            hides = scores.mask is not None and blocks_future(scores.mask, n_query, n_key, positions.first)
-            stack.causal &= hides
-        stack.sources.add("sdpa")
-        opened = self._open(stack, layer, len(scores.query))
-        if opened is not None:
-            self._reduce(stack, call, scores, *opened)
-            self.passed = release_freed(call.query, self.passed)
+            inputs = call.query, call.key
+            call = self._unpack_heads(call)
+            if call.ordinal:
+                self.single.pop(call.name, None)
+            else:
+                self.single[call.name] = call.query.shape[-3]
+            positions = self._locate_call(call)
+            call = lay_out_call(call, positions)
+            place = self._place(call, (call.query.shape[-2], call.key.shape[-2]), positions, inputs)
+            if place is None:
+                return
+            stack, layer = place
+            scores = Scores(
+                self._drop_batch(call.query, call.name),
+                self._drop_batch(call.key, call.name),
+                None if call.mask is None else self._drop_batch(call.mask, call.name, least=2),
+                call.is_causal,
+                call.scale,
+                lse=None if call.lse is None else self._drop_batch(call.lse[..., None], call.name)[..., 0],
+            )
+            scores = crop_scores(scores, stack.kept_tokens, call.name)
+            if not call.is_causal and positions.first + 1 < stack.size[1]:
+                stack.causal &= scores.mask is not None and blocks_future(scores.mask, *stack.size, positions.first)
+            stack.sources.add("sdpa")
+            opened = self._open(stack, layer, len(scores.query))
+            if opened is not None:
+                self._reduce(stack, call, scores, *opened)
+                self.passed = release_freed(call.query, self.passed)
 
     def take_row(self, call: AttentionCall, n_heads: int, first: int) -> bool:
         """Take the call of a module of `n_heads` heads that runs on the token at position `first` alone.
 
-        Returns
-        -------
-        bool
-            False, and nothing is taken, where it is not sure that this token attends to all tokens up to it.
+        It is False, and nothing is taken, where it is not sure that this token attends to all tokens up to it.
         """
         query, key = call.query, call.key
         is_plain = call.mask is None and not call.is_causal and call.change is None and not call.ordinal
@@ -179,7 +143,12 @@ class Collector:
             reduction.take_scores(scores.select(heads=None if is_whole else heads, rows=rows))
             return
         norms = self._measure_norms(stack, call)[:, stack.kept_tokens.keys] if self.wants_projections else None
-        for start, block in self._iterate_blocks(stack, scores, call.change, rows):
+        step = stack.cell[0] * max(1, ROWS // stack.cell[0])
+        if call.change is None:
+            blocks = iterate_weights(scores.select(rows=rows), rows=step)
+        else:
+            blocks = call.change.iterate_weights(scores, rows, step=step)
+        for start, block in blocks:
             scaled = block if norms is None else block * norms[:, None, : block.shape[2]]
             reduction.take_weights(scaled if is_whole else scaled[list(heads)], start)
 
@@ -191,46 +160,30 @@ class Collector:
         stack.unscaled = stack.unscaled or call.name
         return value.new_zeros(call.query.shape[-3], value.shape[1])
 
-    @staticmethod
-    def _iterate_blocks(
-        stack: Stack, scores: Scores, change: HeadChange | None, rows: slice
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        step = stack.cell[0] * max(1, ROWS // stack.cell[0])
-        if change is None:
-            return iterate_weights(scores.select(rows=rows), rows=step)
-        return change.iterate_weights(scores, rows, step=step)
-
     def take_weights(self, seen: ModuleWeights) -> None:
         """Take weights that an eager module handed out."""
-        self._note(seen.name)
         with self._excuse_tower(seen.name):
-            self._take_weights(seen)
-
-    def _take_weights(self, seen: ModuleWeights) -> None:
-        module = self.modules[seen.name]
-        self._check_axes(seen, count_heads(module, self.model))
-        positions = self._locate(seen.name, seen.given, seen.weights.shape, lambda: seen.weights > 0)
-        seen = dataclasses.replace(seen, weights=lay_out_weights(seen.weights, positions, seen.name))
-        n_query, n_key = seen.weights.shape[-2:]
-        place = self._place(seen, (n_query, n_key), positions, None)
-        if place is None:
-            return
-        stack, layer = place
-        weights = crop_weights(self._drop_batch(seen.weights, seen.name), stack.kept_tokens, seen.name)
-        n_query, n_key = stack.size
-        stack.causal &= n_key == positions.first + n_query and not bool(weights.triu(positions.first + 1).any())
-        stack.sources.add("eager")
-        self._check_sums(stack, layer, weights, seen.name)
-        softcap = getattr(seen.module, "attn_logit_softcapping", None)
-        stack.softcap = stack.softcap if softcap is None else softcap
-        opened = self._open(stack, layer, len(weights))
-        if opened is not None:
-            heads, reduction = opened
-            rows = self.options.choose_rows(n_query)
-            if self.wants_projections:
-                stack.unscaled = stack.unscaled or seen.name
-            weights = weights if len(heads) == len(weights) else weights[list(heads)]
-            reduction.take_weights(weights[:, rows])
+            self._check_axes(seen, count_heads(self.modules[seen.name], self.model))
+            positions = self._locate(seen.name, seen.given, seen.weights.shape, lambda: seen.weights > 0)
+            weights = lay_out_weights(seen.weights, positions, seen.name)
+            place = self._place(seen, (weights.shape[-2], weights.shape[-1]), positions, None)
+            if place is None:
+                return
+            stack, layer = place
+            weights = crop_weights(self._drop_batch(weights, seen.name), stack.kept_tokens, seen.name)
+            n_query, n_key = stack.size
+            stack.causal &= n_key == positions.first + n_query and not bool(weights.triu(positions.first + 1).any())
+            stack.sources.add("eager")
+            self._check_sums(stack, layer, weights, seen.name)
+            softcap = getattr(seen.module, "attn_logit_softcapping", None)
+            stack.softcap = stack.softcap if softcap is None else softcap
+            opened = self._open(stack, layer, len(weights))
+            if opened is not None:
+                heads, reduction = opened
+                if self.wants_projections:
+                    stack.unscaled = stack.unscaled or seen.name
+                weights = weights if len(heads) == len(weights) else weights[list(heads)]
+                reduction.take_weights(weights[:, self.options.choose_rows(n_query)])
 
     def _check_sums(self, stack: Stack, layer: int, weights: torch.Tensor, name: str) -> None:
         """Tell weights with sinks by their sums, and refuse what is neither weights of all keys nor those."""
@@ -249,7 +202,8 @@ class Collector:
 
     @contextlib.contextmanager
     def _excuse_tower(self, name: str) -> Iterator[None]:
-        """Keep what refuses the attention of a tower for `find_main`, which needs another."""
+        """Note the module that is seen; keep what refuses the attention of a tower, as `find_main` needs another."""
+        self._note(name)
         try:
             yield
         except CaptureError as error:
@@ -296,7 +250,7 @@ class Collector:
         """Return the positions of a call of `shape`, ``(batch, n_heads, n_query, n_key)``."""
         batch, _, n_query, n_key = shape
         if get_kind(name) == "cross":
-            return Positions(0, 0, n_key, False)
+            return Positions(n_key)
         visible = see() if given.past is None and n_query != n_key else None
         return find_positions(given, self.modules[name], n_query, n_key, visible, batch)
 
@@ -408,23 +362,11 @@ class Collector:
         return heads, reduction
 
     def find_main(self, kind: str = "self") -> Stack:
-        """Return the deepest stack of a kind: in a model of several towers, the language model.
+        """Return the deepest stack of a kind, complete: in a model of several towers, the language model's.
 
-        Parameters
-        ----------
-        kind
-            Kind of attention; all but cross attention and the two sides of an encoder-decoder are ``"self"``.
-
-        Returns
-        -------
-        Stack
-            Complete.
-
-        Raises
-        ------
-        CaptureError
-            If there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which
-            must not just be missing.
+        All kinds but cross attention and the two sides of an encoder-decoder are ``"self"``. It is a `CaptureError` if
+        there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which must not
+        just be missing.
         """
         own = {self.numbers.get(name, (name, 0))[0] for name in self.accounted if self._is_own(name)}
         stacks = [stack for path, stack in self.stacks.items() if path in own and kind in ("self", get_kind(path))]
@@ -452,22 +394,7 @@ class Collector:
     def make_maps(
         self, stack: Stack, tokens_query: Sequence[str], tokens_key: Sequence[str], **facts: Any
     ) -> AttentionMaps:
-        """Return what was kept of a stack.
-
-        Parameters
-        ----------
-        stack
-            One of `stacks`.
-        tokens_query, tokens_key
-            Labels of all its tokens.
-        **facts
-            More of `facts.MapFacts`.
-
-        Returns
-        -------
-        AttentionMaps
-            The chosen layers.
-        """
+        """Return what was kept of a stack, with labels of all its tokens and more facts."""
         if stack.unscaled is not None:
             raise CaptureError(
                 f"the values of module {stack.unscaled!r} ({type(self.modules[stack.unscaled]).__name__}) "
@@ -505,20 +432,9 @@ class Collector:
         )
 
     def check_complete(self, seen: set[str], unclear: Collection[str] = ()) -> None:
-        """Raise for modules that ran and whose weights nobody saw.
+        """Raise a `CaptureError` for modules that ran (`seen`) and whose weights nobody saw, or without any attention.
 
-        Parameters
-        ----------
-        seen : set of str
-            Names of the modules that ran.
-        unclear : collection of str
-            Names of those that multiply scores with values, but in a way that does not tell the weights.
-
-        Raises
-        ------
-        CaptureError
-            If an attention module is among them, or one between layers whose weights were seen that is of their kind
-            or unclear; or if no attention was seen at all.
+        Those that are `unclear` multiply scores with values, but in a way that does not tell the weights.
         """
         unseen = find_unseen(self.model, self.numbers, self.accounted, seen, unclear)
         for name in (name for name in unseen if not self._is_own(name)):

@@ -15,7 +15,7 @@ from ..inputs.forms import get_text_tokenizer
 from ..inputs.limits import explain_refusal
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
-from ..inputs.signature import call_model, find_inner, get_config
+from ..inputs.signature import call_model, find_inner, has_decoder
 from ..maps import AttentionMaps
 from ..tokens import label_tokens
 from .guard import borrow_model
@@ -35,21 +35,17 @@ def capture_generation(
 ) -> Any:
     """Generate text and capture the attention over prompt and completion.
 
-    The model generates on its fast attention with its key-value cache; then one pass over all tokens together, with
-    the same causal mask, gives the weights that each new token had when it was chosen. Padding is left out before.
-    With ``when="steps"`` there is no second pass: the weights are those of each step, of the beam that won and without
+    The model generates on its fast attention with its key-value cache; then one pass over all tokens together, with the
+    same causal mask, gives the weights that each new token had when it was chosen. Padding is left out before. With
+    ``when="steps"`` there is no second pass: the weights are those of each step, of the beam that won and without
     candidates that were rejected. The last token, which nobody saw, is then left out.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model
         A transformers model that can generate, or a wrapper around one.
-    tokenizer : transformers tokenizer or processor or None
-        Its tokenizer.
-    prompt : str, tuple of str, list of dict, token ids or mapping
-        As `capture_attention` takes it.
-    model_id : str, optional
-        As `capture_attention` takes it.
+    tokenizer, prompt, model_id
+        As `capture_attention` takes them.
     **options
         As `GenerationOptions` declares them.
 
@@ -68,21 +64,21 @@ def capture_generation(
     """
     if options.max_new_tokens is None:
         raise OptionError("capture_generation needs max_new_tokens, the most tokens to generate")
-    has_decoder = bool(getattr(get_config(model), "is_encoder_decoder", False))
-    kind = choose_kind(model, options.kind or ("cross" if has_decoder else None))
+    is_pair = has_decoder(model)
+    kind = choose_kind(model, options.kind or ("cross" if is_pair else None))
     batch = prepare_inputs(model, tokenizer, prompt, options)
     has_begun = options.decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
     arguments = {"max_new_tokens": options.max_new_tokens, **(options.generate_options or {})}
     maps = []
     for one in batch.prompts:
         inputs = take_prompt(batch, one)
-        side = inputs.prompts[0].sides["decoder" if has_decoder else "self"]
+        side = inputs.prompts[0].sides["decoder" if is_pair else "self"]
         if options.when == "steps":
             found = _capture_steps(model, tokenizer, inputs, options, (kind, arguments, has_begun, model_id))
             maps.append(found)
             continue
         ids = _generate(model, inputs, arguments, has_begun).sequences[:1]
-        if has_decoder:
+        if is_pair:
             whole = replace_decoder_tokens(inputs, options.decoder_tokenizer or tokenizer, ids)
         else:
             new = ids[:, side.total :] if "input_ids" in inputs.arguments else ids
@@ -129,14 +125,14 @@ def _capture_steps(
     if n_beams > 1 and options.on_step is not None:
         raise OptionError("on_step cannot tell which beam wins before the end; leave it out, or num_beams")
     prompt = inputs.prompts[0]
-    has_decoder = "decoder" in prompt.sides
-    side = prompt.sides["decoder" if has_decoder else "self"]
-    n_prompt = 1 if side.total is None or (has_decoder and not has_begun) else side.total
+    is_pair = "decoder" in prompt.sides
+    side = prompt.sides["decoder" if is_pair else "self"]
+    n_prompt = 1 if side.total is None or (is_pair and not has_begun) else side.total
     recorder = StepRecorder(
         generator, options, kind=kind, n_prompt=n_prompt, most=n_prompt + (options.max_new_tokens or 0) - 1
     )
-    n_before = 0 if has_decoder or "input_ids" in inputs.arguments else n_prompt
-    own = options.decoder_tokenizer or tokenizer if has_decoder else tokenizer
+    n_before = 0 if is_pair or "input_ids" in inputs.arguments else n_prompt
+    own = options.decoder_tokenizer or tokenizer if is_pair else tokenizer
     criteria = [*arguments.get("stopping_criteria", ())]
     if options.on_step is not None:
 
@@ -153,7 +149,7 @@ def _capture_steps(
         ids = ids[:, : n_prompt - n_before + len(beams)]
     n_rows = n_before + ids.shape[1] - 1
     stack = recorder.join(None if n_before else ids[0], n_rows, beams)
-    if not has_decoder:
+    if not is_pair:
         new = ids[:, n_prompt - n_before : -1]
         whole = append_tokens(model, tokenizer, inputs, new) if new.shape[1] else inputs
     else:

@@ -21,10 +21,10 @@ _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 class Positions(NamedTuple):
     """Where queries and keys lie among all tokens so far."""
 
-    first: int  # of the first query, among the keys
-    start: int  # of the first key; more than 0 where a sliding cache has dropped earlier ones
-    n_key: int  # of the map, from position 0 on: dropped ones weigh nothing, those not yet written are no keys
-    continues: bool  # queries and keys are of one sequence that earlier passes began
+    n_key: int  # keys of the map, from position 0 on: dropped ones weigh nothing, those not yet written are none
+    first: int = 0  # of the first query, among the keys
+    start: int = 0  # of the first key; more than 0 where a sliding cache has dropped earlier ones
+    continues: bool = False  # queries and keys are of one sequence that earlier passes began
 
 
 def find_positions(
@@ -52,16 +52,16 @@ def find_positions(
                 f"a module attends to {n_key} keys where its cache has seen {total} tokens, and no window says which "
                 "they are; run the prompt in one pass, without a cache"
             )
-        return Positions(given.past, max(total - n_key, 0), total, given.past > 0 or n_key > total)
+        return Positions(total, given.past, max(total - n_key, 0), given.past > 0 or n_key > total)
     if n_query == n_key or visible is None:
-        return Positions(0, 0, n_key, False)
+        return Positions(n_key)
     seen = visible.reshape(-1, n_query, n_key).any(0)
     last = (seen * torch.arange(1, n_key + 1, device=seen.device)).amax(-1) - 1
     steps = last - last[0] == torch.arange(n_query, device=last.device)
     is_alone = given.own == batch and not is_given
     if (n_query > 1 or is_alone) and bool(steps.all()) and int(last[0]) > 0:
-        return Positions(int(last[0]), 0, int(last[0]) + n_query, True)
-    return Positions(0, 0, n_key, False)
+        return Positions(int(last[0]) + n_query, int(last[0]), continues=True)
+    return Positions(n_key)
 
 
 def lay_out_call(call: AttentionCall, positions: Positions) -> AttentionCall:

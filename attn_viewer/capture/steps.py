@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from ..capture_options import CaptureOptions
+from ..cells import measure_cells
 from ..errors import CaptureError, OptionError
-from ..inputs.signature import get_config
+from ..inputs.signature import has_decoder
 from .collector import Collector, Extent
 from .numbering import NumberedModules, get_kind, is_called_attention
 from .reduction import FullReduction
@@ -63,20 +64,8 @@ class _Pass:
 class StepRecorder:
     """Keeps the rows of the passes that count; a pass over positions that were held already goes before them.
 
-    So what was rejected (candidates of an assistant) is dropped when the model goes on from where it was right.
-
-    Parameters
-    ----------
-    model
-        What generates.
-    options
-        What to keep.
-    kind
-        Which attention.
-    n_prompt
-        Tokens of the prompt on the side that generates.
-    most
-        Tokens that there will be at most.
+    So what was rejected (candidates of an assistant) is dropped when the model goes on from where it was right. There
+    are `n_prompt` tokens of the prompt on the side that generates, and `most` at the end.
     """
 
     def __init__(self, model: torch.nn.Module, options: CaptureOptions, *, kind: str, n_prompt: int, most: int) -> None:
@@ -85,7 +74,7 @@ class StepRecorder:
             raise OptionError("queries cannot be chosen before they are pooled as they come; leave out queries")
         kept = "full" if options.queries is not None and options.reduction == "auto" else options.reduction
         self._plain = dataclasses.replace(options, queries=None, reduction=kept)
-        prefix = "decoder_" if getattr(get_config(model), "is_encoder_decoder", False) else ""
+        prefix = "decoder_" if has_decoder(model) else ""
         self._names = (f"{prefix}input_ids", f"{prefix}inputs_embeds")
         self._known = NumberedModules(model)
         self._collectors: list[Collector] = []
@@ -205,7 +194,7 @@ class StepRecorder:
         if stack.reduction != "pooled" or self.options.pooling == "max":
             return array
         begun = self._begun
-        sizes = np.outer(_measure(begun.n_rows, begun.height), _measure(stack.shape[1], stack.cell[1]))
+        sizes = np.outer(measure_cells(begun.n_rows, begun.height), measure_cells(stack.shape[1], stack.cell[1]))
         return np.asarray(array * sizes.astype(array.dtype))
 
     def _drop_rows(self, first: int) -> None:
@@ -229,16 +218,10 @@ class StepRecorder:
         return {layer: array[:, place] for layer, array in found.arrays[0].items()}
 
     def join(self, ids: torch.Tensor | None, n_rows: int, beams: Sequence[int] | None) -> Stack:
-        """Return all rows up to a position as one stack.
+        """Return all rows up to position `n_rows` as one stack: the last token was never a query.
 
-        Parameters
-        ----------
-        ids
-            All tokens, axis ``(n,)``, to prove that these rows are theirs; of embeddings, none.
-        n_rows
-            Position where the rows end: the last token was never a query.
-        beams
-            For each token that was generated, the row of the batch that it was chosen from; left out, the first.
+        All tokens `ids`, axis ``(n,)``, prove that these rows are theirs; of embeddings there are none. `beams` are,
+        for each token that was generated, the row of the batch that it was chosen from; left out, the first.
         """
         if self.stack is None or self.first is None or not self.passes:
             raise CaptureError("the model ran no pass while it generated that takes tokens by name")
@@ -291,23 +274,15 @@ class StepRecorder:
                 cell = joined.array[:, place, : part.shape[2]]
                 combine(cell, row, out=cell)
         if stack.reduction == "pooled" and self.options.pooling == "mean":
-            joined.array /= np.outer(_measure(shape[0], height), _measure(shape[1], width)).astype(joined.array.dtype)
+            sizes = np.outer(measure_cells(shape[0], height), measure_cells(shape[1], width))
+            joined.array /= sizes.astype(joined.array.dtype)
         return joined
 
 
 class StepReporter:
     """Calls a function for each token as soon as it is chosen; stands among the stopping criteria of `generate`.
 
-    Parameters
-    ----------
-    recorder
-        Has the rows.
-    on_step
-        Takes an `AttentionStep`.
-    n_before
-        Tokens of the prompt that `generate` does not list (embeddings).
-    write
-        Gives the label of a token.
+    `generate` does not list `n_before` tokens of the prompt (embeddings); `write` gives the label of a token.
     """
 
     def __init__(
@@ -330,8 +305,3 @@ class StepReporter:
             self.on_step(AttentionStep(step, token, self.write(token), place - 1, self.recorder.get_row(place - 1)))
         self.n_told = self.n_before + ids.shape[1]
         return stops
-
-
-def _measure(n_tokens: int, size: int) -> Array:
-    """Return how many tokens lie in each cell of `size`."""
-    return np.minimum(size, n_tokens - np.arange(0, n_tokens, size))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..capture_options import PassOptions
-from ..errors import PromptError
+from ..errors import OptionError, PromptError
 from ..spans import Span, shift_spans
 from ..tokens import label_tokens
 from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
@@ -82,10 +82,11 @@ def prepare_inputs(
 ) -> ModelInputs:
     """Turn a prompt in any form, as `capture_attention` takes it, into what a model is called with."""
     options = options or PassOptions()
-    config = get_config(model)
+    config, is_pair = get_config(model), has_decoder(model)
+    if options.decoder_prompt is not None and not is_pair:
+        raise OptionError(f"decoder_prompt is for encoder-decoders, and {type(model).__name__} is none; leave it out")
     wants_types = takes_argument(model, "token_type_ids") and (getattr(config, "type_vocab_size", None) or 0) > 1
     encoded = encode_form(tokenizer, prompt, wants_types=wants_types)
-    is_pair = has_decoder(model)
     side = "encoder" if is_pair else "self"
     # Labels are for a loss, which nobody asks for.
     inputs = {name: part for name, part in encoded.inputs.items() if name != "labels" and takes_argument(model, name)}

@@ -308,3 +308,8 @@ def test_separators_of_two_tokens_belong_to_the_first_sentence():
     maps = check(capture_attention(fast, tokenizer, (A, B)), eager, tokenizer(A, B, return_tensors="pt"))
     assert maps.tokens_key[6:10] == ("mat", "[SEP]", "[SEP]", "a")
     assert maps.segments == (("sentence A", 0, 9), ("sentence B", 9, 14))
+
+
+def test_what_a_decoder_has_said_is_refused_where_there_is_none(demo):
+    with pytest.raises(OptionError, match="decoder_prompt is for encoder-decoders, and LlamaForCausalLM is none"):
+        capture_attention(*demo, "a", decoder_prompt="b")
