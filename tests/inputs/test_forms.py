@@ -7,7 +7,7 @@ from conftest import PROMPT
 from small import BERT, A, B, make_bert, make_gpt2, make_tokenizer, make_twins, measure_difference, run_eager, spread
 
 from attn_viewer import capture_attention
-from attn_viewer.errors import AttnViewerError, CaptureError, PromptError
+from attn_viewer.errors import AttnViewerError, CaptureError, OptionError, PromptError
 
 
 @pytest.fixture(scope="module")
