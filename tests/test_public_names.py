@@ -240,7 +240,7 @@ def test_hints_in_words():
 
 
 def test_the_guide_names_what_the_rooms_hand_out():
-    guide = Path(attn_viewer.__file__).parent.parent / "docs" / "guide.md"
+    guide = Path(__file__).parent.parent / "docs" / "guide.md"
     if not guide.exists():
         pytest.skip("installed without its pages")
     text = guide.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 import attn_viewer
 
 PACKAGE = Path(attn_viewer.__file__).parent
-GUIDE = PACKAGE.parent / "CONTRIBUTING.md"
+GUIDE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 # From the ground up, as the design has them.
 FLOORS = (
     {

@@ -62,14 +62,14 @@ def test_a_tokenizer_that_is_missing_is_an_error(tmp_path):
 def adapter(tmp_path, demo):
     """The folder of an adapter on a model in the folder beside it."""
     model = build_model("llama")
-    model.save_pretrained(tmp_path / "base")
-    demo[1].save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "whole_model")
+    demo[1].save_pretrained(tmp_path / "whole_model")
     wrapper = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     for name, part in wrapper.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(part, generator=torch.Generator().manual_seed(0))
     wrapper.save_pretrained(tmp_path / "adapter")
-    set_base(tmp_path / "adapter", "../base")
+    set_base(tmp_path / "adapter", "../whole_model")
     return tmp_path / "adapter", wrapper.eval()
 
 
@@ -85,7 +85,7 @@ def test_an_adapter_is_loaded_into_its_model(adapter, demo):
     assert not model.training
     ours, theirs = (capture_attention(m, prompt=make_ids()) for m in (model, wrapper))
     np.testing.assert_array_equal(np.stack(ours.weights), np.stack(theirs.weights))
-    bare = capture_attention(load_model(folder.parent / "base")[0], prompt=make_ids())
+    bare = capture_attention(load_model(folder.parent / "whole_model")[0], prompt=make_ids())
     assert np.abs(ours.weights[0] - bare.weights[0]).max() > 0.01
     assert ours.tokens_key == bare.tokens_key
     assert load_model(str(folder), dtype="bfloat16")[0].dtype == torch.bfloat16
