@@ -15,6 +15,7 @@ from .analysis.patterns import top_attended as top_attended
 from .analysis.rollout import roll_out_attention as roll_out_attention
 from .analysis.scores import score_heads as score_heads
 from .capture.calls import capture_attention_calls as capture_attention_calls
+from .capture.circuits import measure_circuits as measure_circuits
 from .capture.generation import capture_generation as capture_generation
 from .capture.loading import load_image_model as load_image_model, load_model as load_model
 from .capture.numbering import register_attention as register_attention

