@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..analysis.repeats import Vocabulary
 from ..errors import CircuitError
 from ..inputs.signature import call_model, find_device, takes_argument
 from ..tokens import label_tokens
@@ -186,7 +187,7 @@ def factorise_product(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Te
 
 
 @torch.no_grad()
-def measure_circuits(model: torch.nn.Module, tokenizer: Any) -> dict[tuple[int, int], list[Circuit]]:
+def measure_circuits(model: torch.nn.Module, tokenizer: Vocabulary) -> dict[tuple[int, int], list[Circuit]]:
     """Return the circuits of every head of a language model, by ``(layer, head)``.
 
     What a head would be given if the residual stream held a token's embedding alone is what tokens are measured by;
