@@ -109,7 +109,8 @@ def list_questions(things: list[Thing]) -> Iterator[tuple[str, str, int | None]]
         yield f"what colour is the {thing.shape}?", thing.colour, number
         yield f"what shape is {thing.colour}?", thing.shape, number
         yield f"where is the {thing.shape}?", thing.place, number
-    yield "what is in the picture?", " and ".join(f"{thing.colour} {thing.shape}" for thing in things), None
+    for question in ("what is this?", "what is in the picture?"):
+        yield question, " and ".join(f"{thing.colour} {thing.shape}" for thing in things), None
 
 
 def main() -> None:
