@@ -104,7 +104,7 @@ def _choose_prompts(
     there: list[dict[str, Any]] = []
     for prompt in choose_prompts(model, options, report):
         try:
-            is_there = model.get_prompt(prompt).is_whole(stacked=options.stacked_heads) and not options.force
+            is_there = not options.force and model.get_prompt(prompt).is_whole(stacked=options.stacked_heads)
         except AttnViewerError as error:  # noqa: PERF203 - the other prompts can still be done
             report.failures.append(str(error))
         else:
