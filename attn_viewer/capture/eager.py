@@ -74,7 +74,7 @@ class EagerHooks:
                 "which of them they are is not known"
             )
         # Biases of positions may look like it where tokens are few; what values were multiplied with settles it.
-        if found and (_are_normalised(found[0], frame.softmaxes) or not frame.products):
+        if found and (may_be_zero or not frame.products or _are_normalised(found[0], frame.softmaxes)):
             self._hand_on(frame, module, found[0])
 
     def _hand_on(self, frame: Frame, module: torch.nn.Module, weights: torch.Tensor) -> None:
