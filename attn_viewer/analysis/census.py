@@ -35,57 +35,33 @@ CLASSES = (*_CLASSES, "first token", "repeated", "other")
 class PromptRecord:
     """What is kept of one prompt.
 
-    Attributes
-    ----------
-    tokens
-        Labels of all tokens.
-    scores
-        float32, axes ``(n_scores, n_heads)``.
-    peaks
-        A query of each head, and the `N_KEYS` keys that it looks at most, -1 where there are fewer. First the one with
-        the largest weight past the first key, then for each of `scores.CURVES` the one where that is largest, each
-        times the logarithm of how many keys the query sees. int32, axes ``(1 + n_curves, n_heads, 1 + N_KEYS)``.
-    weights
-        Of these keys, float32, axes ``(1 + n_curves, n_heads, N_KEYS)``.
+    Peaks are a query of each head and the `N_KEYS` keys that it looks at most, -1 where there are fewer. First comes
+    the query with the largest weight past the first key, then for each of `scores.CURVES` the one where that is
+    largest, each times the logarithm of how many keys the query sees.
     """
 
-    tokens: tuple[str, ...]
-    scores: NDArray[np.float32]
-    peaks: NDArray[np.int32]
-    weights: NDArray[np.float32]
+    tokens: tuple[str, ...]  # labels of all
+    scores: NDArray[np.float32]  # axes (n_scores, n_heads)
+    peaks: NDArray[np.int32]  # positions, axes (1 + n_curves, n_heads, 1 + N_KEYS)
+    weights: NDArray[np.float32]  # of the keys of peaks, axes (1 + n_curves, n_heads, N_KEYS)
 
 
 @dataclasses.dataclass
 class Census:
     """What heads do over some prompts.
 
-    Tallies hold in column 0 how often something occurs and then a sum of weights a head, in `UNIT`.
-
-    Attributes
-    ----------
-    model_id
-    heads
-        True numbers ``(layer, head)``.
-    names
-        Of the scores.
-    asked
-        Those that were named; None means all.
-    prompts
-        By hash.
-    tokens
-        By label, the first token of a prompt not counted: tallies of the weight that queries with this token put on
-        keys past the first, and of the weight that keys with it get; int64, axes ``(2, 1 + n_heads)``.
-    classes
-        The same by class; the first token of a prompt counts.
-    curves
-        By name of a score of `scores.CURVES`: tallies by position of the query, axes ``(1 + n_heads, n_positions)``.
+    Tallies are whole numbers, column 0 how often something occurs and then a sum of weights a head, in `UNIT`. Those of
+    tokens and classes have axes ``(2, 1 + n_heads)``: the weight that queries with this token put on keys past the
+    first, and the weight that keys with it get. Those of `scores.CURVES` go by position of the query: axes
+    ``(1 + n_heads, n_positions)``.
     """
 
     model_id: str
-    heads: tuple[tuple[int, int], ...]
-    names: tuple[str, ...]
-    asked: list[str] | None = None
-    prompts: dict[str, PromptRecord] = dataclasses.field(default_factory=dict)
+    heads: tuple[tuple[int, int], ...]  # true numbers (layer, head)
+    names: tuple[str, ...]  # of the scores
+    asked: list[str] | None = None  # those that were named; None means all
+    prompts: dict[str, PromptRecord] = dataclasses.field(default_factory=dict)  # by hash
+    # By label, the first token of a prompt not counted; by class, where it counts; by score.
     tokens: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     classes: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     curves: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
@@ -114,22 +90,11 @@ def _add_padded(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[
 
 
 def take_census(maps: AttentionMaps, name: str, scores: Sequence[str] | None = None) -> Census:
-    """Measure what heads do on one prompt.
+    """Measure what heads do on one prompt, `name` its hash, from every weight of each head of self-attention.
 
-    Parameters
-    ----------
-    maps
-        Every weight of each head, of self-attention.
-    name
-        Hash of the prompt.
-    scores
-        Names of scores; left out, all that these maps can have but those of singular values, which take longer than
-        the capture.
-
-    Raises
-    ------
-    UnsuitableMapsError
-        If the maps are pooled, a mean over heads, or their queries are none of the keys.
+    Left out, `scores` are all that these maps can have but those of singular values, which take longer than the
+    capture. Raises `UnsuitableMapsError` if the maps are pooled, a mean over heads, or their queries are none of the
+    keys.
     """
     require_heads(maps, "a census of heads", least_keys=2)
     frame, obstacle = Frame(maps), find_obstacle(maps, positions=True)

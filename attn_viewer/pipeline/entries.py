@@ -66,14 +66,8 @@ def make_entries(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and content of each file that a page reads.
 
-    Parameters
-    ----------
-    is_stored
-        Whether the weights of the prompts are in the data folder.
-    circuits
-        By ``(layer, head)`` what `HeadEntry` holds under that name, where there are any.
-    remark
-        Why there are none, or what they leave out.
+    `circuits` is what `HeadEntry` holds under that name, by ``(layer, head)``; `remark` is why there are none, or what
+    they leave out.
     """
     records = [record for _, record in sorted(census.prompts.items())]
     mean = census.average()

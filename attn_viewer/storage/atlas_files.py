@@ -48,60 +48,32 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtlasIndex(Entry):
-    """All heads.
+    """All heads."""
 
-    Attributes
-    ----------
-    heads
-        True numbers ``(layer, head)``.
-    scores
-        Name, label, and the mean over prompts for each head.
-    part
-        Prompts of a file of prompts.
-    is_stored
-        Whether the weights of the prompts are in the data folder.
-    """
-
-    heads: Sequence[tuple[int, int]]
-    scores: Sequence[tuple[str, str, Sequence[float | None]]]
+    heads: Sequence[tuple[int, int]]  # true numbers (layer, head)
+    scores: Sequence[tuple[str, str, Sequence[float | None]]]  # name, label, and the mean over prompts for each head
     n_prompts: int
-    part: int
-    is_stored: bool
+    part: int  # prompts of a file of prompts
+    is_stored: bool  # whether the weights of the prompts are in the data folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadEntry(Entry):
-    """One head.
+    """One head; scores, lists of tokens and curves stand by name."""
 
-    Attributes
-    ----------
-    distributions
-        By score: ends of the histogram, prompts in each of its bins, which are the same for all heads, and prompts
-        without a value.
-    strongest, deciles
-        By score: the prompts with the highest value, and from the lowest to the highest in steps of a tenth of all.
-    looks_from, looks_to
-        The tokens that send or get most, past each prompt's first.
-    classes_from, classes_to
-        The same by class.
-    curves
-        By score: positions of the query that each number is the mean over, and the numbers.
-    circuits
-        ``"QK"`` and ``"OV"``: singular values, largest first, and the directions of the first.
-    remark
-        Why there are no circuits, or what they leave out.
-    """
-
+    # Ends of the histogram, prompts in each of its bins, the same for all heads, and prompts without a value.
     distributions: Sequence[tuple[str, float, float, Sequence[int], int]]
-    strongest: Sequence[tuple[str, Sequence[Example]]]
-    deciles: Sequence[tuple[str, Sequence[Example]]]
-    looks_from: Sequence[Group]
-    looks_to: Sequence[Group]
+    strongest: Sequence[tuple[str, Sequence[Example]]]  # the prompts with the highest value
+    deciles: Sequence[tuple[str, Sequence[Example]]]  # from the lowest to the highest in steps of a tenth of all
+    looks_from: Sequence[Group]  # tokens that send most, past each prompt's first
+    looks_to: Sequence[Group]  # tokens that get most
     classes_from: Sequence[Group]
     classes_to: Sequence[Group]
+    # Positions of the query that each number is the mean over, and the numbers.
     curves: Sequence[tuple[str, int, Sequence[float | None]]]
+    # "QK" and "OV": singular values, largest first, and the directions of the first.
     circuits: Sequence[tuple[str, Sequence[float], Sequence[Direction]]]
-    remark: str
+    remark: str  # why there are no circuits, or what they leave out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,13 +87,7 @@ _KINDS: dict[str, type[Entry]] = {"atlas": AtlasIndex, r"L\d+H\d+": HeadEntry, r
 
 
 def read_entry(model: "Model", name: str) -> Entry:
-    """Read a file of an atlas by its name without ``.json``.
-
-    Raises
-    ------
-    GetActivationsError
-        If there is none, or it is not what it should be.
-    """
+    """Read a file of an atlas by its name without ``.json``, or raise `GetActivationsError`."""
     kind = next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, name, re.ASCII)), None)
     if kind is None:
         raise ActivationsMissingError("an atlas has no such file")
