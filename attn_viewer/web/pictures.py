@@ -16,21 +16,9 @@ MOST_SIDE = 512
 def spell_pictures(image: Any, maps: Sequence[AttentionMaps]) -> list[dict[str, Any]]:
     """Return pictures as the front end's ``meta.pictures``: address of the bytes themselves, width and height.
 
-    Parameters
-    ----------
-    image : path-like, PIL.Image.Image, numpy.ndarray or sequence of these
-        As `read_picture` takes it; of several pictures a list in the order in which the model was given them.
-    maps : sequence of AttentionMaps
-        The maps that a page is to hold.
-
-    Raises
-    ------
-    UnsuitableMapsError
-        If no maps have patches of a picture.
-    OptionError
-        If there are more pictures than those that maps have patches of.
-    PromptError
-        If a picture cannot be read.
+    `image` is what `read_picture` takes, or a list of these in the order in which the model was given them. Raises
+    `UnsuitableMapsError` if no maps have patches of a picture, `OptionError` if there are more pictures than those,
+    `PromptError` if one cannot be read.
     """
     numbers = [span.number for one in maps for span in one.spans if span.sense == "image"]
     if not numbers:
