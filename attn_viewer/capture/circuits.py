@@ -103,20 +103,10 @@ def _refuse(model: torch.nn.Module, why: str) -> CircuitError:
 
 
 def read_head_weights(model: torch.nn.Module) -> tuple[dict[tuple[int, int], HeadWeights], torch.nn.Module | None]:
-    """Find the weights of every head of a language model.
+    """Find the weights of a language model's heads by ``(layer, head)``, and the norm before its output embedding.
 
-    Returns
-    -------
-    heads
-        By ``(layer, head)``; heads that share keys have the same.
-    norm
-        What stands before the output embedding, None where nothing does.
-
-    Raises
-    ------
-    CircuitError
-        If the products are no fixed matrices, or cannot be proven to be: attention not on SDPA, normalised queries, a
-        norm between head and residual stream, no output embedding.
+    It is a `CircuitError` where the products are no fixed matrices, or cannot be proven to be: attention not on SDPA,
+    normalised queries, a norm between head and residual stream, no output embedding.
     """
     trace, numbers = _Trace(model), number_modules(model)
     unembedding = getattr(model, "get_output_embeddings", lambda: None)()

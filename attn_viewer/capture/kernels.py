@@ -100,22 +100,7 @@ def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, 
 
 
 def compute_row(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Return the attention weights of one query that sees all keys.
-
-    Parameters
-    ----------
-    query
-        Axes ``(n_heads, d)``.
-    key
-        Axes ``(n_kv_heads, n_key, d)``, as in `Scores`.
-    scale
-        Factor of the scores; None means ``d ** -0.5``.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, axes ``(n_heads, n_key)``.
-    """
+    """Return the weights, float32, axes ``(n_heads, n_key)``, of one query, ``(n_heads, d)``, that sees all keys."""
     block = query.float().unflatten(0, (len(key), -1))
     scores = _multiply(block, key.float().mT, query.shape[-1] ** -0.5 if scale is None else scale)
     return scores.softmax(-1).flatten(0, 1)
