@@ -5,12 +5,14 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ..declarations import takes_options
 from ..errors import OptionError
 from ..facts import WEIGHTINGS
 from ..maps import AttentionMaps, require_maps
 from .grids import name_segments
-from .heatmap import read_head
+from .heatmap import name_outstanding, read_head
 from .options import ChosenLook, Highlight, describe_data
 from .page import Caption, PageFigure
 from .panels import PanelPage
@@ -68,6 +70,11 @@ def plot_panels(
     labels = dict.fromkeys(WEIGHTINGS[one.weighting] for one in several)
     scale = options.make_scale(extent, style, ", ".join(labels))
     titles = [_name_panel(several, place, i, options.letters) for i, place in enumerate(places)]
+    named = []
+    for which in sorted({place.which for place in places}):
+        first, *others = (one for one, place in zip(shown, places, strict=True) if place.which == which)
+        every = (one.cells.filled(0) for one in (first, *others))
+        named += name_outstanding(first.sides, every, ~np.ma.getmaskarray(first.cells))
 
     def make_caption(has_indices: bool, step: int) -> Caption:
         averaged = {several[p.which].averaged for p in places if p.head is None and not several[p.which].is_mean}
@@ -80,7 +87,7 @@ def plot_panels(
         ]
         return options.make_caption(
             "chosen heads",
-            dict.fromkeys([*averaged, *told, *segments]),
+            dict.fromkeys([*averaged, *told, *named * (has_indices or step > 1), *segments]),
             model_id=names[0] if len(names) == 1 else "",
             bars=[scale] * (options.scale == "shared"),
         )

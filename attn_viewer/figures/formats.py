@@ -3,7 +3,7 @@
 import gzip
 import io
 import re
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,7 +19,7 @@ from .style import make_file_rc
 FORMATS: tuple[str, ...] = get_args(Format)
 # Coarse where letters and edges do not show it, and even areas exact: colours are numbers here. Flat pages are still up
 # to 1.6 times as large as PNG, which says labels that repeat once; tables that are not blur letters and small cells.
-JPG_TABLES = [[8, *table[1:]] for table in presets["web_low"]["quantization"]]
+JPG_TABLES = [[8, *table[1:]] for table in cast(Any, presets["web_low"]["quantization"])]
 # Without dates, so that the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 

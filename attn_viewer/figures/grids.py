@@ -11,7 +11,7 @@ from ..errors import PageSizeError
 from ..facts import DERIVED, WEIGHTINGS
 from ..maps import AttentionMaps
 from ..selections import describe_numbers
-from .heatmap import read_sides
+from .heatmap import name_outstanding, read_sides
 from .options import PanelLook, describe_data
 from .page import Caption, PageFigure
 from .panels import OWN_SCALE, PanelPage
@@ -197,15 +197,19 @@ class HeatmapPage(PanelPage):
         notes: Sequence[str] = (),
     ) -> None:
         self.maps, self.look = maps, look
-        sides, pooling = read_sides(maps, look.sink).pool()
+        tokens = read_sides(maps, look.sink)
+        sides, pooling = tokens.pool()
         segments = name_segments(maps)
+        future = treat_mask(maps, look.sink)
+        named = name_outstanding(tokens, (treat_sink(w, maps, look.sink) for w in maps.weights), ~future)
         style = look.make_style([*sides.texts, maps.model_id, *notes, *segments, heading])
         self.scale = look.make_scale(extent, style, WEIGHTINGS[maps.weighting])
         title = name_layer_map(maps) if maps.is_mean else WIDEST_TITLE
         title += OWN_SCALE.format(0.00123) * (look.scale == "panel")
 
         def make_caption(has_indices: bool, step: int) -> Caption:
-            told = describe_data(maps, look, pooling, has_indices=has_indices, step=step, has_lines=True)
+            told = [*describe_data(maps, look, pooling, has_indices=has_indices, step=step, has_lines=True)]
+            told += named * (has_indices or step > 1)
             bars = [self.scale] * (look.scale == "shared")
             return look.make_caption(heading, [*notes, *told, *segments], model_id=maps.model_id, bars=bars)
 

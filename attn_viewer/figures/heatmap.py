@@ -1,7 +1,7 @@
 """One heatmap in anybody's axes: cells, tokens as ticks, what is marked, colour bar."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -24,7 +24,7 @@ from .options import HeatmapLook, Highlight
 from .page import PageFigure
 from .scales import Extent, make_scale, measure_weights, set_bar_ticks
 from .sinks import count_hidden, treat_mask, treat_sink
-from .style import BANDS, DARK, LIGHT, PageStyle, Palette
+from .style import BANDS, DARK, LIGHT, PageStyle, Palette, shorten_label
 from .ticks import set_token_ticks
 
 # A picture shows no more cells than this a side; larger maps are pooled to the largest weight of each cell, because
@@ -33,6 +33,8 @@ MOST_CELLS = 512
 # How thick the band of a segment is, in points.
 BAND = 1.6
 HIGHLIGHTS = ("rows", "columns", "cells")
+# Of a row or column, how many times the usual mean weight stands out, and how many are named.
+OUTSTANDING, MOST_NAMED = 4.0, 6
 # What rounding may leave of a weight that is none.
 NOTHING = 1e-6
 
@@ -158,6 +160,40 @@ def read_sides(maps: AttentionMaps, sink: str) -> Sides:
         maps.prompt_length if is_self and maps.prompt_length < len(maps.tokens_key) else None,
         is_self,
     )
+
+
+def find_outstanding(weights: Iterable[np.ndarray], seen: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return rows and columns of cells, strongest first, whose mean weight is `OUTSTANDING` times the usual one.
+
+    Weights have axes ``(..., n_query, n_key)``. Means are over the cells that are `seen`; what has few of them counts
+    not, for it has large weights for want of choice.
+    """
+    total = np.zeros(seen.shape)
+    for array in weights:
+        total += np.abs(array).reshape(-1, *seen.shape).sum(axis=0, dtype=np.float32)
+    found = []
+    for axis in (1, 0):
+        counts = seen.sum(axis=axis)
+        means = np.where(seen, total, 0).sum(axis=axis) / np.maximum(counts, 1)
+        is_fair = counts >= max(2, seen.shape[axis] // 4)
+        usual = np.median(means[is_fair]) if is_fair.any() else 0.0
+        places = np.flatnonzero(is_fair & (means > max(OUTSTANDING * usual, NOTHING)))
+        found.append(places[np.argsort(-means[places], kind="stable")][:MOST_NAMED].tolist())
+    rows, columns = found
+    return rows, columns
+
+
+def name_outstanding(sides: Sides, weights: Iterable[np.ndarray], seen: np.ndarray) -> list[str]:
+    """Return phrases that name tokens that stand out, for pages on which not all are; none where cells are larger."""
+    if sides.cell != (1, 1):
+        return []
+    every = zip(("queries", "keys"), find_outstanding(weights, seen), sides.first, strict=True)
+    tokens = sides.tokens_query or (), sides.tokens_key or ()
+    return [
+        f"{what} with much weight: " + ", ".join(f"{first + i} {shorten_label(words[i])}" for i in places)
+        for (what, places, first), words in zip(every, tokens, strict=True)
+        if places
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -286,7 +322,7 @@ def draw_heatmap(weights: Any, *which: Any, ax: Axes | None = None, options: Hea
         extent=sides.extent,
     )
     ax.grid(visible=False, which="both")  # lines of a style sheet would cross out cells
-    _draw_sides(ax, sides, palette)
+    _draw_sides(ax, sides, palette, find_outstanding([shown.cells.filled(0)], ~np.ma.getmaskarray(shown.cells)))
     for x, y, width, height in sides.list_frames(options.highlight or {}):
         ax.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=palette.accent, linewidth=1.2, zorder=3))
     if options.cbar is not False:
@@ -319,13 +355,15 @@ def _find_palette(ax: Axes) -> Palette:
     return LIGHT
 
 
-def _draw_sides(ax: Axes, sides: Sides, palette: Palette) -> None:
+def _draw_sides(ax: Axes, sides: Sides, palette: Palette, outstanding: tuple[list[int], list[int]]) -> None:
     """Show the tokens as ticks, a band beside the axes for each segment, and lines where the completion begins."""
     (row, column), (n_query, n_key) = sides.first, sides.counts
     ax.set(xlim=(column - 0.5, column + n_key - 0.5), ylim=(row + n_query - 0.5, row - 0.5))
     for is_key, (axis, tokens) in enumerate(((ax.yaxis, sides.tokens_query), (ax.xaxis, sides.tokens_key))):
         shown = tokens if sides.cell == (1, 1) else None
-        set_token_ticks(axis, shown, sides.first[is_key], sides.counts[is_key], is_key=bool(is_key))
+        set_token_ticks(
+            axis, shown, sides.first[is_key], sides.counts[is_key], is_key=bool(is_key), named=outstanding[is_key]
+        )
     point, shift = ax.figure.dpi_scale_trans, -(BAND / 2 + 0.5) / 72
     below = blended_transform_factory(ax.transData, ax.transAxes) + ScaledTranslation(0, shift, point)
     left = blended_transform_factory(ax.transAxes, ax.transData) + ScaledTranslation(shift, 0, point)

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
 from ..errors import OptionError
@@ -55,18 +56,10 @@ def matplotlib_figure_saver(func: Callable[..., Any] | None = None, *, fmt: str 
     """
     fmt = check_format(fmt)
 
-    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(func)
-        def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
-            with mpl.rc_context(make_rc()):
-                with open_figures(1, find_size(), RASTER_DPI, SIDES) as (figure,):
-                    func(matrix, figure.axes[0])
-                data = render_small_figure(figure, fmt)
-            write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
+    def draw(func: Callable[..., Any], matrix: Any) -> dict[str, bytes]:
+        return _draw_figures(("",), fmt, lambda axes: func(matrix, axes[""]))
 
-        save.figure_save_fmt = fmt  # type: ignore[attr-defined]
-        return save
-
+    decorate = _decorate_with(draw, fmt)
     return decorate if func is None else decorate(func)
 
 
@@ -94,16 +87,31 @@ def matplotlib_multifigure_saver(names: Sequence[str], fmt: str = "svgz") -> Cal
     """
     names, fmt = check_figure_names(names), check_format(fmt)
 
+    def draw(func: Callable[..., Any], matrix: Any) -> dict[str, bytes]:
+        made = _draw_figures(names, fmt, lambda axes: func(matrix, axes))
+        return {f".{name}": data for name, data in made.items()}
+
+    return _decorate_with(draw, fmt)
+
+
+def _draw_figures(names: Sequence[str], fmt: str, draw: Callable[[dict[str, Axes]], Any]) -> dict[str, bytes]:
+    """Return the files of small figures, one a name, into whose axes `draw` has drawn."""
+    with mpl.rc_context(make_rc()):
+        with open_figures(len(names), find_size(), RASTER_DPI, SIDES) as figures:
+            draw({name: figure.axes[0] for name, figure in zip(names, figures, strict=True)})
+        return {name: render_small_figure(figure, fmt) for name, figure in zip(names, figures, strict=True)}
+
+
+def _decorate_with(
+    make_files: Callable[[Callable[..., Any], Any], dict[str, bytes]], fmt: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator; `make_files` takes the function and a pattern, and returns what follows its name in names."""
+
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(func)
         def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
-            with mpl.rc_context(make_rc()):
-                with open_figures(len(names), find_size(), RASTER_DPI, SIDES) as made:
-                    figures = dict(zip(names, made, strict=True))
-                    func(matrix, {name: figure.axes[0] for name, figure in figures.items()})
-                files = {name: render_small_figure(figure, fmt) for name, figure in figures.items()}
-            for name, data in files.items():
-                write_whole(os.path.join(folder, f"{func.__name__}.{name}.{fmt}"), data)
+            for name, data in make_files(func, matrix).items():
+                write_whole(os.path.join(folder, f"{func.__name__}{name}.{fmt}"), data)
 
         save.figure_save_fmt = fmt  # type: ignore[attr-defined]
         return save
@@ -154,21 +162,14 @@ def save_matrix_wrapper(
     }
     index_matrix([[0.0]], **look)  # options that exclude each other are found now, not at the first head
 
-    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(func)
-        def save(matrix: Any, folder: str | os.PathLike[str]) -> None:
-            result = func(matrix)
-            if fmt == "png":
-                data = encode_indices(index_matrix(result, **look), make_palette(cmap, diverging_colormap))
-            else:
-                data = matrix_as_svg(result, cmap=cmap, **look).encode()
-                if fmt == "svgz":
-                    data = gzip.compress(data, 6, mtime=0)
-            write_whole(os.path.join(folder, f"{func.__name__}.{fmt}"), data)
+    def colour(func: Callable[..., Any], matrix: Any) -> dict[str, bytes]:
+        result = func(matrix)
+        if fmt == "png":
+            return {"": encode_indices(index_matrix(result, **look), make_palette(cmap, diverging_colormap))}
+        data = matrix_as_svg(result, cmap=cmap, **look).encode()
+        return {"": gzip.compress(data, 6, mtime=0) if fmt == "svgz" else data}
 
-        save.figure_save_fmt = fmt  # type: ignore[attr-defined]
-        return save
-
+    decorate = _decorate_with(colour, fmt)
     return decorate if func is None else decorate(func)
 
 

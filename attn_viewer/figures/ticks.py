@@ -104,7 +104,8 @@ class TokenLocator(Locator):
 
     It is asked anew at each drawing, so that labels suit the size of the axes and what part of them is shown. Labels
     shrink to fit, but no further than `SMALLEST_LABEL`, and are turned below an axis where they are wide, unless their
-    size or rotation was set by somebody else.
+    size or rotation was set by somebody else. Tokens that are `named`, by their place among the tokens, keep
+    their names as far as there is room, the first of them first, where not all have theirs.
     """
 
     def __init__(
@@ -115,8 +116,9 @@ class TokenLocator(Locator):
         *,
         is_key: bool,
         most_step: int = MOST_STEP,
+        named: Sequence[int] = (),
     ) -> None:
-        self.texts, self.most_step = texts, most_step
+        self.texts, self.most_step, self.named = texts, most_step, named
         self.first, self.count = first, count
         self.is_key = is_key
         self.choice = TickChoice(1, texts is None, is_key)
@@ -141,14 +143,33 @@ class TokenLocator(Locator):
         offset = 0 if self.choice.is_index else self.first
         step = self.choice.step
         begin = -(-(start - offset) // step) * step + offset
-        return [float(i) for i in range(begin, stop + 1, step)]
+        places = list(range(begin, stop + 1, step))
+        if self.choice.is_index or step > 1:
+            places = self._space([self.first + i for i in self.named if start <= self.first + i <= stop], places)
+        return [float(i) for i in places]
+
+    def _space(self, named: Sequence[int], numbers: Sequence[int]) -> list[int]:
+        """Return the places of names and then of numbers that do not touch what was kept before them."""
+        kept: dict[int, float] = {}
+        for place in (*named, *numbers):
+            room = self._size * LINE_ROOM
+            if self.is_key and self.choice.is_upright:
+                room = self._label_style.measure(self._write(place), self._size)[0] + self._size * 0.6
+            if all(abs(place - other) * self._pitch >= (room + its) / 2 for other, its in kept.items()):
+                kept[place] = room
+        return sorted(kept)
 
     def format(self, place: float) -> str:
         """Return the label of the token at a coordinate."""
-        index = round(place) - self.first
-        if self.choice.is_index or self.texts is None or not 0 <= index < self.count:
-            return str(round(place))
-        return escape_markup(self.texts[index])
+        return escape_markup(self._write(round(place)))
+
+    def _write(self, place: int) -> str:
+        index = place - self.first
+        if self.texts is None or not 0 <= index < self.count:
+            return str(place)
+        if self.choice.is_index:
+            return f"{place} {self.texts[index]}" if index in self.named else str(place)
+        return self.texts[index]
 
     def _choose(self, span: float, shown: float) -> None:
         """Decide which tokens are labelled, and shrink and turn labels to fit."""
@@ -164,7 +185,9 @@ class TokenLocator(Locator):
         if is_ours and self.texts is not None:
             fitting = length / shown / LINE_ROOM
             size = min(size, max(fitting, min(SMALLEST_LABEL, size))) if fitting >= SMALLEST_LABEL else size
-        widest = self._measure(size, tuple(now.get("labelfontfamily") or mpl.rcParams["font.family"]))
+        self._label_style = PageStyle(family=tuple(now.get("labelfontfamily") or mpl.rcParams["font.family"]))
+        self._size, self._pitch = size, length / shown
+        widest = self._measure(size)
         self.choice = choose_ticks(
             length,
             shown,
@@ -192,12 +215,13 @@ class TokenLocator(Locator):
         shared = axes.get_shared_x_axes() if self.is_key else axes.get_shared_y_axes()
         return [ax.xaxis if self.is_key else ax.yaxis for ax in shared.get_siblings(axes)]
 
-    def _measure(self, size: float, family: tuple[str, ...]) -> float:
+    def _measure(self, size: float) -> float:
         """Return the width of the widest label in points."""
-        if family not in self._widths:
-            style = PageStyle(family=family)
-            self._widths[family] = max((style.measure(text, 100)[0] for text in self.texts or ()), default=0) / 100
-        return self._widths[family] * size
+        style = self._label_style
+        if style.family not in self._widths:
+            widest = max((style.measure(text, 100)[0] for text in self.texts or ()), default=0)
+            self._widths[style.family] = widest / 100
+        return self._widths[style.family] * size
 
 
 class TokenFormatter(Formatter):
@@ -219,10 +243,11 @@ def set_token_ticks(
     *,
     is_key: bool,
     most_step: int = MOST_STEP,
+    named: Sequence[int] = (),
 ) -> None:
     """Label an axis with `count` tokens, or their numbers where there are none; each stands at its number.
 
-    From `most_step` of `count` on, numbers of tokens never take their place.
+    From `most_step` of `count` on, numbers of tokens never take their place; `named` ones keep their names the longest.
     """
     texts = None
     if tokens is not None:
@@ -230,7 +255,7 @@ def set_token_ticks(
         texts = write_labels(tokens, style)
         if len(style.family) > 1:
             axis.set_tick_params(which="major", labelfontfamily=list(style.family))
-    locator = TokenLocator(texts, first, count, is_key=is_key, most_step=most_step)
+    locator = TokenLocator(texts, first, count, is_key=is_key, most_step=most_step, named=named)
     axis.set_major_locator(locator)
     axis.set_major_formatter(TokenFormatter(locator))
     axis.set_minor_locator(NullLocator())  # there is nothing between two tokens

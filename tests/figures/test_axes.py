@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from attn_viewer import AttentionMaps, draw_heatmap
+from attn_viewer import AttentionMaps, draw_heatmap, plot_heads
 from attn_viewer.errors import OptionError
 from attn_viewer.figures import draw_atlas
 from attn_viewer.figures.scales import round_end
@@ -218,7 +218,9 @@ def test_any_tokens_are_labelled_without_overlap(width, height, n_tokens, tokens
     tokens = [show_text(tokens[i % len(tokens)]) for i in range(n_tokens)]
     figure = Figure(figsize=(width + 1, height + 1), dpi=72)
     ax = figure.add_axes((1 / (width + 1), 1 / (height + 1), 0.98 - 1 / (width + 1), 0.98 - 1 / (height + 1)))
-    draw_heatmap(AttentionMaps([np.tri(n_tokens, dtype=np.float32)[None]], tokens, causal=True), 0, 0, ax=ax)
+    weights = np.tri(n_tokens, dtype=np.float32)
+    weights[:, ::7] *= 9  # which are named where numbers take the place of others
+    draw_heatmap(weights, tokens, ax=ax, causal=True)
     ax.set_aspect("auto")
     renderer = draw(figure)
     for axis in (ax.xaxis, ax.yaxis):
@@ -229,8 +231,26 @@ def test_any_tokens_are_labelled_without_overlap(width, height, n_tokens, tokens
         side = 0 if axis is ax.xaxis else 1
         ends = sorted((box.min[side], box.max[side]) for box in boxes)
         assert all(one[1] <= other[0] + 1.5 for one, other in itertools.pairwise(ends))
-        assert ends[0][0] >= (ax.bbox.min[side] - 12)
-        assert ends[-1][1] <= (ax.bbox.max[side] + 12)
+        assert sum(ends[0]) / 2 >= ax.bbox.min[side] - 3
+        assert sum(ends[-1]) / 2 <= ax.bbox.max[side] + 3
+
+
+def test_tokens_that_stand_out_are_named_among_numbers():
+    weights = np.tril(np.full((90, 90), 0.01))
+    weights[:, 31] = weights[:, 0] = 0.4
+    weights[60] *= 9
+    ax = draw_heatmap(weights, [f"w{i}" for i in range(90)], ax=Figure(figsize=(2, 2)).add_subplot(), vmax=1)
+    draw(ax.figure)
+    keys, queries = get_texts(ax.xaxis), get_texts(ax.yaxis)
+    assert {"0 w0", "31 w31"} <= set(keys)
+    assert all(text.isdigit() for text in {*keys} - {"0 w0", "31 w31"})
+    assert [text for text in queries if not text.isdigit()] == ["60 w60"]
+    assert ax.format_xdata(31) == "31 w31"
+    figure = plot_heads(AttentionMaps([weights[None].astype(np.float32)], [f"w{i}" for i in range(90)]), 0, width=2.5)
+    said = {text.get_text() for text in figure.axes[0].texts}
+    assert {"queries with much weight: 60 w60", "keys with much weight: 0 w0, 31 w31"} <= said
+    few = plot_heads(AttentionMaps([weights[None, :9, :9].astype(np.float32)], list("abcdefghi")), 0)
+    assert not any("much weight" in text.get_text() for text in few.axes[0].texts)
 
 
 @pytest.mark.parametrize("kind", ["polar", "3d", "log"])

@@ -7,7 +7,7 @@ from matplotlib.text import Text
 
 from attn_viewer import AttentionMaps, plot_birds_eye
 from attn_viewer.errors import OptionError
-from attn_viewer.figures.thumbnails import MOST_PIXELS, tile_heads
+from attn_viewer.figures.thumbnails import MOST_PIXELS, fold_layers, tile_heads
 
 
 def get_panel(figure):
@@ -97,3 +97,32 @@ def test_a_huge_model_stays_one_picture_one_can_open():
     assert max(picture.shape) <= 1.1 * MOST_PIXELS
     with pytest.raises(OptionError, match="sink"):
         plot_birds_eye(make_maps(), sink="drop")
+
+
+def test_a_map_a_layer_makes_a_page_about_as_high_as_wide():
+    maps = make_maps(48, 1, 9)
+    figure = plot_birds_eye(maps)
+    panel = get_panel(figure)
+    assert 0.7 <= panel.bbox.width / panel.bbox.height <= 1.4
+    assert [t.get_text() for t in panel.get_yticklabels()] == ["0", "7", "14", "21", "28", "35", "42"]
+    assert [t.get_text() for t in panel.get_xticklabels()] == ["0", "1", "2", "3", "4", "5", "6"]
+    assert "+ layers" in [text.get_text() for text in figure.findobj(Text)]
+    folded = fold_layers(maps)
+    assert folded.heads[-1] == (0, 1, 2, 3, 4, 5)
+    np.testing.assert_array_equal(folded.weights[2][3], maps.weights[17][0])
+    some = maps.select(layers=[*range(0, 48, 4)])
+    assert fold_layers(some).heads[0] == (0, 4, 8, 12)
+    uneven = maps.select(layers=[*range(9), 20])
+    assert fold_layers(uneven) is uneven
+    assert fold_layers(maps.average_heads()).layers == folded.layers
+
+
+@pytest.mark.parametrize("shape", [(2, 120), (120, 2)])
+def test_few_queries_are_no_hairlines(shape):
+    weights = np.full((6, *shape), 1 / shape[1], np.float32)
+    maps = AttentionMaps([weights] * 4, ["k"] * shape[1], tokens_query=["q"] * shape[0], kind="cross", causal=False)
+    _, is_gap, _ = tile_heads(maps)
+    down, across = ((~is_gap.all(axis=axis)).sum() / n for axis, n in ((1, 4), (0, 6)))
+    assert max(down, across) / min(down, across) <= 3.1
+    panel = get_panel(plot_birds_eye(maps))
+    assert 0.3 <= panel.bbox.width / panel.bbox.height <= 5

@@ -1,5 +1,6 @@
 import builtins
 import gzip
+import inspect
 import threading
 
 import matplotlib as mpl
@@ -8,7 +9,9 @@ import pytest
 from conftest import make_maps, try_examples
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from tueplots import bundles
 
 from attn_viewer import (
     AttentionMaps,
@@ -96,7 +99,7 @@ def test_an_effect_fits_a_column(preset, columns, n_tokens, demo):
         figure = plot_effect(effect)
         words, _ = collect_boxes(figure)
     assert figure.get_figwidth() == pytest.approx(WIDTHS[preset, columns])
-    renderer = mpl.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     parts = [ax for ax in figure.axes if ax.get_label() in ("divergence", "tokens", "next", "heads")]
     assert len(parts) == 4
     sides = [axis.get_tightbbox(renderer) for ax in parts for axis in (ax.xaxis, ax.yaxis)]
@@ -108,7 +111,7 @@ def collect_boxes(figure):
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
     assert width == round(figure.get_figwidth() * figure.dpi)
     assert height == pytest.approx(figure.get_figheight() * figure.dpi, abs=1)
-    renderer = mpl.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     words = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
     return words, [box for stamps in figure.findobj(TokenStamps) for box in stamps.label_boxes()]
 
@@ -210,22 +213,42 @@ def test_figure_functions_are_for_the_venue_too(tmp_path):
     assert "9px" in text
 
 
-@pytest.mark.parametrize(("preset", "columns"), [*VENUES, ("jmlr2001", 1), ("beamer_moml", 1)])
-@pytest.mark.parametrize("n_tokens", [5, 35, 300])
-@pytest.mark.parametrize("n_heads", [1, 9, 32])
-def test_pages_are_no_higher_than_the_venues(preset, columns, n_tokens, n_heads):
+def list_venues():
+    """Return every venue of tueplots with one and two columns, where its page has them."""
+    known = inspect.getmembers(bundles, inspect.isfunction)
+    known = [(name, made) for name, made in known if made.__module__ == bundles.__name__ and name[0] != "_"]
+    return [
+        (name, n) for name, made in known for n in (1, 2) if n == 1 or "column" in inspect.signature(made).parameters
+    ]
+
+
+def make_words(n_heads, n_tokens):
     weights = np.broadcast_to(np.tri(n_tokens, dtype=np.float32), (n_heads, n_tokens, n_tokens))
-    maps = AttentionMaps([weights], [f"token{i}"[: 3 + i % 6] for i in range(n_tokens)], causal=True)
+    return AttentionMaps([weights], [f"token{i}"[: 3 + i % 6] for i in range(n_tokens)], causal=True)
+
+
+@given(
+    st.sampled_from(list_venues()),
+    st.sampled_from([5, 35, 300]),
+    st.sampled_from([1, 9, 32]),
+    st.sampled_from([None, True]),
+)
+def test_pages_are_no_higher_than_the_venues_and_nothing_overlaps(venue, n_tokens, n_heads, dark):
+    preset, columns = venue
+    maps, page = make_words(n_heads, n_tokens), find_venue(preset, columns=columns)
     try:
-        figure = plot_heads(maps, 0, preset=preset, columns=columns)
+        figure = plot_heads(maps, 0, preset=preset, columns=columns, dark=bool(dark))
     except PageSizeError:
         assert "beamer" in preset
         assert n_heads > 1
         return
-    assert figure.get_figheight() * 72 <= find_venue(preset, columns=columns).height + 1
-    if n_heads == 9:
+    assert figure.get_figheight() * 72 <= page.height + 1
+    if n_heads == 9 and "beamer" not in preset:
         assert len({image.get_extent()[0] for image in figure.axes[0].images}) == 3
-    renderer = mpl.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()
+    is_dark = dark or "dark" in preset
+    assert (mpl.colors.to_hex(figure.get_facecolor()) == DARK.ground) == is_dark
+    assert (mpl.colors.to_hex(figure.axes[0].images[0].cmap(np.ma.masked)) == DARK.masked) == is_dark
+    renderer = FigureCanvasAgg(figure).get_renderer()
     words = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
     labels = [box for stamps in figure.findobj(TokenStamps) for box in stamps.label_boxes()]
     assert labels
