@@ -23,12 +23,13 @@ class CancelledJobError(AttnViewerError):
 
 
 class Result(NamedTuple):
-    """What a job made: maps, how the page describes them, more that the page shows, and the texts of the first maps."""
+    """What a job made: maps and how the page describes them, more to show, the first maps' texts, a picture's data URL."""
 
     maps: tuple[AttentionMaps, ...]
     metas: list[Meta]
     facts: Mapping[str, Any]
     texts: tuple[str, ...] = ()
+    picture: str = ""
 
 
 class Job:

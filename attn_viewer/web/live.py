@@ -5,6 +5,7 @@ from it. Each request under ``/live`` holds the secret that the page got with it
 """
 
 import asyncio
+import base64
 import hmac
 import html
 import ipaddress
@@ -56,6 +57,7 @@ class LiveApp:
             Route("/live/keep", self.keep_prompts, methods=["POST"]),
             Route("/live/events", self.send_events),
             Route("/live/weights", self.send_weights),
+            Route("/live/picture", self.send_picture),
         ]
 
     def send_page(self, request: Request) -> Response:
@@ -139,6 +141,14 @@ class LiveApp:
         layers = result.maps[index].weights[first : first + count]
         data = b"".join(encode_head(head, result.metas[index]) for layer in layers for head in layer)
         return Response(data, media_type="application/octet-stream")
+
+    def send_picture(self, request: Request) -> Response:
+        """Send a job's picture to who knows the job's name: an image element cannot send the secret."""
+        result = self.queue.get(request.query_params.get("job", "")).result
+        if result is None or not result.picture:
+            raise HTTPException(404, "this job has no picture")
+        kind, _, data = result.picture.removeprefix("data:").partition(";base64,")
+        return Response(base64.b64decode(data), media_type=kind)
 
 
 def _are_equal(came: str, wanted: str) -> bool:

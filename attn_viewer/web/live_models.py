@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..capture.generation import capture_generation
 from ..capture.guard import Loan
@@ -18,7 +19,7 @@ from ..declarations import list_choices
 from ..errors import OptionError, PromptError
 from ..inputs.forms import get_text_tokenizer
 from ..inputs.model_inputs import prepare_inputs
-from ..inputs.pictures import ask_about, read_picture
+from ..inputs.pictures import ask_about, crop_picture, read_picture
 from ..interventions.changed_heads import Intervention, ablate_heads, merge_heads
 from ..interventions.head_effects import measure_effect
 from ..interventions.repeated_passes import encode_text
@@ -28,6 +29,7 @@ from ..tokens import label_tokens, show_text
 from .encode import round_scores, score_for_display
 from .jobs import Job, Result
 from .live_options import LiveOptions, Wanted
+from .pictures import spell_pictures
 from .several import describe_page, link_tokens
 
 # Arrays of the same tokens that a job holds at most: measuring an effect makes them twice, without and with it.
@@ -76,24 +78,32 @@ class LiveModel:
         job.check()
         maps, facts = getattr(self, f"_{wanted.what}")(prompt, n_prompt, wanted, job)
         job.check()
-        texts = () if wanted.picture or wanted.ids else (wanted.prompt,)
-        texts = (wanted.other, *texts) if wanted.what == "compare" else texts
-        return Result(tuple(maps), describe_page(maps, [score_for_display(one) for one in maps]), facts, texts)
+        metas = describe_page(maps, [score_for_display(one) for one in maps])
+        if wanted.picture:
+            (picture,) = spell_pictures(crop_picture(self._read_picture(wanted), self.tokenizer), maps)
+            for meta in metas:
+                meta["pictures"] = [picture | {"href": f"live/picture?job={job.name}"}]
+            return Result(tuple(maps), metas, facts, picture=picture["href"])
+        texts = () if wanted.ids else (wanted.other, wanted.prompt) if wanted.what == "compare" else (wanted.prompt,)
+        return Result(tuple(maps), metas, facts, texts)
 
     def _read_prompt(self, wanted: Wanted, text: str) -> Any:
         if wanted.ids:
             return list(wanted.ids)
         if wanted.picture:
-            try:
-                data = base64.b64decode(wanted.picture, validate=True)
-            except ValueError as error:
-                raise PromptError("the picture did not come whole; choose it again") from error
-            return ask_about(read_picture(io.BytesIO(data)), text)
+            return ask_about(self._read_picture(wanted), text)
         if not wanted.chat:
             return text
         before, *turns = _TURN.split(text)
         said = [{"role": role, "content": words.strip()} for role, words in zip(turns[::2], turns[1::2], strict=True)]
         return [{"role": "user", "content": before.strip() if said else before}] * bool(before.strip()) + said
+
+    def _read_picture(self, wanted: Wanted) -> Image.Image:
+        try:
+            data = base64.b64decode(wanted.picture, validate=True)
+        except ValueError as error:
+            raise PromptError("the picture did not come whole; choose it again") from error
+        return read_picture(io.BytesIO(data))
 
     def _count_tokens(self, prompt: Any) -> int:
         sides = prepare_inputs(self.model, self.tokenizer, prompt).prompts[0].sides.values()

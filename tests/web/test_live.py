@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import socket
 import threading
@@ -16,6 +17,7 @@ from conftest import try_examples
 from data_folder import start_server
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from attn_viewer import ablate_heads, capture_attention, capture_generation, measure_effect, merge_heads
 from attn_viewer.cli import main
@@ -237,6 +239,10 @@ def test_a_model_of_the_list_is_loaded_when_it_is_asked_for_and_sees_a_picture(d
         end = finish(client, ask(client, **words))
         maps = capture_attention(*demo_vision, ask_about(read_picture(SCENES / "scene_1.png"), question))
         np.testing.assert_allclose(read_maps(client, end), np.stack(maps.weights), atol=2e-3)  # 8-bit codes
+        (picture,) = end["maps"][0]["pictures"]
+        shown = client.get(picture["href"])
+        assert Image.open(io.BytesIO(shown.content)).size == (picture["width"], picture["height"])
+        assert client.get("/live/picture", params={"job": "forged"}).status_code == 404
         job = ask(client, "generate", new_tokens=12, **words)
         told = "".join(event["text"] for event in iterate_events(client, job) if event["state"] == "step")
         assert told.startswith("redsquareandgreencircle")
