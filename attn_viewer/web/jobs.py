@@ -23,7 +23,7 @@ class CancelledJobError(AttnViewerError):
 
 
 class Result(NamedTuple):
-    """What a job made: maps and how the page describes them, more to show, the first maps' texts, a picture's data URL."""
+    """Maps and how the page describes them, more that it shows, texts of the first maps, a picture as a data URL."""
 
     maps: tuple[AttentionMaps, ...]
     metas: list[Meta]
