@@ -140,7 +140,7 @@ def test_examples_are_text_and_lead_to_the_bird_s_eye(page, address):
     page.locator(".ab-running", has_text=">").first.wait_for()
     page.get_by_role("link", name="bird's eye").first.click()
     page.locator(".av-overview[data-ready=true]").wait_for()
-    page.go_back()
+    page.get_by_role("button", name="This head over all prompts").click()
     page.get_by_role("heading", name="Layer 1, head 0").wait_for()
 
 

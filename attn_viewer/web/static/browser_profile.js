@@ -36,7 +36,10 @@ export function createProfile(context) {
     const [layer, head] = profile.split(".");
     const entry = await context.ask(context.source.getAtlas({ model, name: `L${layer}H${head}` }));
     if (now !== key) return;
-    if (!entry) return void element.replaceChildren(makeTop(layer, head));
+    if (!entry) {
+      key = null; // the page says why, and it is asked for again
+      return void element.replaceChildren(makeTop(layer, head));
+    }
     const name = entry.strongest.some(([one]) => one === score) ? score : chooseScore(entry);
     const labels = Object.fromEntries(index.scores.map(([one, label]) => [one, label]));
     const examples = [["Strongest", "strongest"], ["From lowest to highest, in steps of a tenth of the prompts", "deciles"]];

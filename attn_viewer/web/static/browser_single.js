@@ -14,6 +14,7 @@ export function createSingle(context) {
     make("button", { class: "ab-small", "aria-label": `${word} prompt`, title: `${word} prompt`, onclick: () => goOn(by) }, sign);
   const where = make("span", { class: "ab-count" });
   const turns = make("nav", { class: "ab-pages", "aria-label": "Prompts" }, turn("‹", -1, "Previous"), where, turn("›", 1, "Next"));
+  const census = make("button", { class: "ab-small", onclick: goToCensus }, "This head over all prompts");
   const element = make(
     "section",
     { class: "ab-single", hidden: true },
@@ -22,6 +23,7 @@ export function createSingle(context) {
       { class: "ab-title" },
       make("button", { class: "ab-back", onclick: leave }, "← All figures"),
       turns,
+      census,
       text,
     ),
     place,
@@ -137,7 +139,13 @@ export function createSingle(context) {
     return chosen.length > 1 ? chosen : (await context.listAll()).filter((prompt) => context.isThere({ ...context.state.open, prompt }));
   }
 
+  function goToCensus() {
+    const { model, layer, head } = context.state.open;
+    context.update({ open: null, beside: null, view: "", atlas: model, profile: `${layer}.${head}` });
+  }
+
   async function tellPlace() {
+    census.hidden = !context.folder.models.find(({ name }) => name === context.state.open?.model)?.atlas;
     turns.hidden = Boolean(context.state.beside);
     if (turns.hidden) return;
     const all = await listTurns();
