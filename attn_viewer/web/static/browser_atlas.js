@@ -8,8 +8,8 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, PAD] = [620, 440, 52, 40, 14];
 const RADIUS = 5;
 /** Scores that are shown first, where they are there. */
 const FIRST = ["previous_token", "induction", "sink_mass"];
-/** Rows of the table. */
-const MOST_ROWS = 60;
+/** Rows of the table, and heads with a name on each axis. */
+const [MOST_ROWS, NAMED] = [60, 5];
 
 export function createAtlas(context) {
   let index = null;
@@ -137,13 +137,22 @@ export function createAtlas(context) {
     drawing.globalAlpha = 1;
     drawing.fillStyle = ink;
     drawing.textAlign = "left";
-    // The heads furthest out by their names.
-    const far = ({ x, y }) => Math.hypot(x - LEFT, HEIGHT - BOTTOM - y);
-    for (const { layer, head, x, y } of [...shown].sort((a, b) => far(b) - far(a)).slice(0, 6)) {
-      const isRight = x > WIDTH - 60;
+    const named = []; // the heads furthest up and across, where a name has room
+    const far = [...shown.toSorted((a, b) => a.y - b.y).slice(0, NAMED), ...shown.toSorted((a, b) => b.x - a.x).slice(0, NAMED)];
+    for (const one of far) {
+      if (named.some(({ x, y }) => Math.abs(x - one.x) < 34 && Math.abs(y - one.y) < 7)) continue;
+      named.push(one);
+      const isRight = one.x > WIDTH - 60;
       drawing.textAlign = isRight ? "right" : "left";
-      drawing.fillText(`${layer}.${head}`, x + (isRight ? -8 : 8), y + 4);
+      drawing.fillText(`${one.layer}.${one.head}`, one.x + (isRight ? 4 : 8), one.y + (isRight ? -9 : 4));
     }
+    for (let i = 0; i < 100; i++) {
+      drawing.fillStyle = colourShare(i / 99, context.look);
+      drawing.fillRect(WIDTH - PAD - 108 + i, PAD + 24, 1, 8);
+    }
+    drawing.fillStyle = muted;
+    drawing.textAlign = "right";
+    drawing.fillText(`${labels[2]}, ${formatValue(ranges[2][0])} to ${formatValue(ranges[2][1])}`, WIDTH - PAD - 8, PAD + 16);
     if (drag) {
       drawing.strokeStyle = accent;
       drawing.strokeRect(drag.x, drag.y, drag.toX - drag.x, drag.toY - drag.y);
