@@ -1,5 +1,6 @@
 """Real models for the tests: the demo model of the package and SmolLM2-135M-Instruct."""
 
+import copy
 import functools
 import importlib.util
 import os
@@ -110,8 +111,13 @@ def smollm2(smollm2_path):
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2, tmp_path_factory):
     """SmolLM2 in Hugging Face format, which loads in a second."""
+    model, tokenizer = smollm2
+    config = copy.deepcopy(model.config)
+    vars(config).pop("quantization_config", None)  # a model that says it came from a .gguf file cannot be saved
+    whole = type(model)(config)
+    whole.load_state_dict(model.state_dict())
     folder = tmp_path_factory.mktemp("models") / "smollm2"
-    for part in smollm2:
+    for part in (whole, tokenizer):
         part.save_pretrained(folder)
     return folder
 
