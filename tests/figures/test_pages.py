@@ -5,6 +5,7 @@ import joblib
 import matplotlib as mpl
 import pytest
 from conftest import make_maps
+from joblib.externals.loky import get_reusable_executor
 
 from attn_viewer import plot_heads
 from attn_viewer.errors import PageSizeError
@@ -23,6 +24,7 @@ def list_modules():
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_processes_write_the_bytes_that_one_writes(fmt, monkeypatch):
     maps, look = make_maps(9, 3, 6), PanelLook(norm="quantile", sink="hide")
+    get_reusable_executor().shutdown()  # workers of another test may have loaded more
     with mpl.rc_context({"axes.edgecolor": "red", "image.cmap": "magma"}), use_preset("icml2024"):
         alone = list(pages.render_pages(maps, look, fmt, has_heads=True))
         monkeypatch.setattr(pages, "START", 0.0)
