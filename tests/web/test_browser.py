@@ -276,7 +276,7 @@ def test_a_click_opens_the_pattern_with_its_numbers(page, url, data, model):
     seen = set()
     for step in range(12, 300, 12):
         page.mouse.move(box["x"] + 60 + step, box["y"] + 40 + 1.2 * step)
-        text = page.locator(".av-tooltip").inner_text()
+        text = page.locator(".ab-viewer .av-tooltip").inner_text()
         seen.update(word for word in text.replace("\n", " ").split() if word.startswith("0.") and len(word) == 5)
     shown = {f"{w:.3f}" for w in weights[weights >= 0.1]}
     assert seen

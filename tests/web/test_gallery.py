@@ -184,7 +184,7 @@ def point_at(page, row, column, plot):
     left, top, cell, *_ = map(float, page.locator(".av-plot").nth(plot).get_attribute("data-place").split())
     box = page.locator(".av-plot").nth(plot).bounding_box()
     page.mouse.move(box["x"] + left + (column + 0.5) * cell, box["y"] + top + (row + 0.5) * cell)
-    return [line.replace("−", "-") for line in page.locator(".av-tooltip").inner_text().split("\n")]
+    return [line.replace("−", "-") for line in page.locator(".ab-viewer .av-tooltip").inner_text().split("\n")]
 
 
 def test_two_heads_are_compared(page, url, data):

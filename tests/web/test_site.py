@@ -143,7 +143,7 @@ def test_a_pattern_opens_with_its_numbers_and_scores(page, host, data):
     left, top, cell, *_ = map(float, page.locator(".av-plot").get_attribute("data-place").split())
     box = page.locator(".av-plot").bounding_box()
     page.mouse.move(box["x"] + left + 2.5 * cell, box["y"] + top + 5.5 * cell)
-    weight = page.locator(".av-tooltip").inner_text().split("\n")[2]
+    weight = page.locator(".ab-viewer .av-tooltip").inner_text().split("\n")[2]
     assert float(weight.split()[-1]) == pytest.approx(data[1][0].get_layer(1)[2][5, 2], abs=6e-4)
     page.get_by_role("tab", name="Bird’s eye").click()
     page.wait_for_selector(".ab-single .av-overview")
