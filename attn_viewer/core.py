@@ -11,7 +11,7 @@ from .capture_options import GenerationOptions, PassOptions, SelectionOptions
 from .declarations import takes_options
 from .errors import FigureError, OptionError
 from .files import check_folder, check_model_id, make_folder, write_whole
-from .options import ExportOptions, FilePath, ViewOptions
+from .options import MOST_PANELS, ExportOptions, FilePath, ViewOptions
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +78,16 @@ def view_attention(
         raise OptionError("view_attention needs a model and a prompt, or load_attention_scores_path")
     picture = None
     if options.image is not None:
-        from .inputs.pictures import ask_about, crop_picture, read_picture
+        from .inputs.pictures import ask_about, crop_picture, pad_picture, read_picture
 
         picture = read_picture(options.image)
         prompt = ask_about(picture, prompt)
     maps = _get_maps(model, model_id, tokenizer, prompt, options)
     if picture is not None and [span.part for span in maps.spans] == ["whole"]:  # tiles show all of it
         picture = crop_picture(picture, tokenizer)
+    if picture is not None and maps.spans:
+        rows, columns = zip(*(span.tile or (0, 0) for span in maps.spans), strict=True)
+        picture = pad_picture(picture, tokenizer, (max(rows) + 1, max(columns) + 1))
     if options.figures is not None:
         from .figures.runner import check_full
 
@@ -111,6 +114,10 @@ def check_view(options: ViewOptions, model_id: str | None = None) -> None:
     from .figures.options import PanelLook
 
     options.check_single()
+    if options.image is not None and options.save_fig_path and (options.max_new_tokens or 0) > MOST_PANELS:
+        raise OptionError(
+            f"a page over the image holds {MOST_PANELS} words; max_new_tokens must be {MOST_PANELS} at most"
+        )
     if model_id is not None:
         check_model_id(model_id)
     PanelLook.pick(options)

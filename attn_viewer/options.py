@@ -241,6 +241,9 @@ def parse_query(text: str) -> int | str | tuple[int, int]:
     return int(text) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
 
 
+MOST_PANELS = 400  # of a page of overlays, one a word
+
+
 @dataclass(frozen=True, kw_only=True)
 class OverlayOptions(ChosenOptions, ColumnOptions, ScaleOptions, FigurePageOptions):
     """What is laid over a picture, and how."""

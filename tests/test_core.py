@@ -297,6 +297,7 @@ def test_pictures_that_cannot_be_shown_write_nothing(demo, demo_vision, tmp_path
         ("--image cat.png --prompt_ids 1,2", "image has no use beside prompt_ids"),
         ("--image cat.png --load_attention_scores_path a.pt", "image has no use beside load_attention_scores_path"),
         ("--image cat.png --reduction pooled --max_cells 16", "an overlay needs full maps"),
+        ("--image cat.png --max_new_tokens 401", "max_new_tokens must be 400 at most"),
     ):
         assert run_view([*words.split(), "--quiet"]) == 2
         assert message in capsys.readouterr().err

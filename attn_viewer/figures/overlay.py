@@ -18,7 +18,7 @@ from ..errors import OptionError, UnsuitableMapsError, shorten
 from ..facts import WEIGHTINGS
 from ..inputs.pictures import read_picture
 from ..maps import AttentionMaps
-from ..options import OverlayOptions
+from ..options import MOST_PANELS, OverlayOptions
 from ..spans import Span, shift_spans
 from ..tokens import join_labels
 from .options import FIGS_PER_ROW, PageLook, ScaleLook
@@ -28,7 +28,7 @@ from .style import PageStyle, shorten_label
 
 # Width of an image in points; from which share of the scale on a square is drawn.
 PANEL, FAINTEST = 108.0, 0.01
-TITLE, MOST_PANELS = 20, 400
+TITLE = 20
 # The image is shown in light greys, so that all colour is weight, and with less than twice so many pixels a side.
 DARKEST, SHARPEST = 0.35, 1024
 
@@ -59,7 +59,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         Full or averaged over heads, with the `spans` of a picture, which `capture_attention` finds for models that see
         and `capture_image_attention` for vision encoders.
     image : array_like, PIL.Image.Image or path-like
-        The picture as the model saw it (its processor may cut off borders), of axes ``(height, width)``,
+        The picture as the model saw it (processors may cut borders off, Mllama's pads), of axes ``(height, width)``,
         ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or floats from 0 to 1; or a file of it. It is stretched over the
         patches; the page says so where it is not of their shape.
     **options

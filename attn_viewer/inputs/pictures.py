@@ -86,6 +86,22 @@ def crop_picture(picture: Image.Image, processor: Any) -> Image.Image:
     return picture.crop((round(left), round(top), round(left + wide), round(top + high)))
 
 
+def pad_picture(picture: Image.Image, processor: Any, tiles: tuple[int, int]) -> Image.Image:
+    """Return a picture on the canvas of so many tiles, down and across, on which a processor pads it; others as it is.
+
+    It is scaled as `get_image_size_fit_to_canvas` of transformers' Mllama does it, and lies at the top left.
+    """
+    own = getattr(processor, "image_processor", processor)
+    if not (getattr(own, "do_pad", False) and getattr(own, "max_image_tiles", None)):
+        return picture
+    side = own.size["height"]
+    canvas = tiles[1] * side, tiles[0] * side
+    scale = min(min(max(n, side), most) / n for n, most in zip(picture.size, canvas, strict=True))
+    padded = Image.new("RGB", canvas)
+    padded.paste(picture.resize([max(1, int(n * scale)) for n in picture.size]))
+    return padded
+
+
 def read_message_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return chat messages whose pictures were read; addresses on the web are left to the processor."""
 
