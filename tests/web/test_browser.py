@@ -270,7 +270,7 @@ def test_a_click_opens_the_pattern_with_its_numbers(page, url, data, model):
     open_page(page, url, f"models={model}&prompts={FIRST}&heads=L1H2")
     page.locator(".ab-card").click()
     page.wait_for_selector(".av-heatmap canvas")
-    assert "Layer 1, head 2" in page.locator(".ab-single").inner_text()
+    assert "Layer 1, head 2" in page.locator(".ab-single:not(.ab-heads)").inner_text()
     box = page.locator(".av-plot").bounding_box()
     weights = data[1][0].get_layer(1)[2]
     seen = set()
