@@ -2,12 +2,18 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .capture_options import ProgressOptions
 from .declarations import Options, option
 from .errors import OptionError
 from .options import FilePath, VenueOptions
 from .selections import parse_names
+
+
+def placed(**more: Any) -> Any:
+    """Declare where a model runs."""
+    return option(None, "where the model runs, such as cpu or cuda:0", metavar="NAME", **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,7 @@ class PromptsOptions(FolderOptions, WorkerOptions):
     max_chars: int = option(1000, "split longer ones", metavar="N", at_least=1, needs="raw_prompts")
     shuffle: bool = option(False, "shuffle the prompts")
     seed: int = option(0, "of the shuffle", metavar="N", needs="shuffle")
-    device: str | None = option(None, "where the model runs, such as cpu or cuda:0", metavar="NAME")
+    device: str | None = placed()
     force: bool = option(False, "compute what is there already")
     model_id: str | None = option(None, "name of the model in the folder; left out, its own", metavar="NAME")
 
@@ -103,3 +109,4 @@ class AtlasOptions(PromptsOptions, VenueOptions, fig_format="png"):
         at_least=1,
         apart="prompts_path",
     )
+    device: str | None = placed(needs="prompts_path")  # stored weights need no model

@@ -208,6 +208,11 @@ def test_entries_of_strangers(copy):
         read_entry(model, "L0H0")
 
 
+def test_a_device_is_that_of_a_model_that_runs(copy):
+    with pytest.raises(OptionError, match="device has no use without prompts"):
+        atlas_main("demo", save_path=copy, device="cpu", progress=False)
+
+
 def test_a_mean_map_needs_stored_weights(prompts, tmp_path):
     with pytest.raises(OptionError, match="mean_maps"):
         atlas_main("demo", tmp_path, prompts_path=prompts, mean_maps=3)
