@@ -156,3 +156,24 @@ def test_paper_has_every_tile_and_no_control(open_page, tmp_path):
     assert 0.8 < sum(count for count, _ in dark) / (120 * side * side) < 1.05
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert sheets.count() == 0
+
+
+@pytest.mark.parametrize("view", ["heatmap", "text", "lines"])
+def test_paper_has_the_whole_of_a_view(view, open_page, tmp_path):
+    maps = make_maps(1, 2, 90, model_id="m")
+    (path,) = export_html(maps, tmp_path / "long.html")
+    page = open_page(path, f"view={view}&layer=0&head=0", width=700, height=300)
+    page.wait_for_selector(f".av-{view}")
+    page.wait_for_timeout(500)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    for name in (".av-bar", ".av-tabs", ".av-menu", ".av-hint"):
+        assert page.locator(name).count() == 0 or not page.locator(name).first.is_visible()
+    ends = page.evaluate(
+        """() => [...document.querySelectorAll(".av-printed canvas, [data-position]")].filter((e) => e.offsetParent)
+        .map((e) => e.getBoundingClientRect()).map(({ right, bottom }) => [right, bottom])"""
+    )
+    size = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert ends
+    assert max(right for right, _ in ends) <= size[0] + 1  # sizes are whole numbers
+    assert 300 < max(bottom for _, bottom in ends) <= size[1] + 1
