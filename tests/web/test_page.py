@@ -1,6 +1,9 @@
 import base64
+import http.server
 import json
 import re
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -268,3 +271,28 @@ def test_modules_share_no_name_and_ask_for_nothing():
     for text in (join_modules("file.js"), join_modules("widget.js"), read_style()):
         text = text.replace("http://www.w3.org/2000/svg", "")  # the name of SVG, which nothing asks for
     assert [word for word in words if word in text] == []
+
+
+def test_a_page_that_comes_in_pieces_waits_for_the_whole_of_a_layer(browser, tmp_path):
+    (path,) = export_html(make_maps(2, 2, 60), tmp_path / "slow.html")
+    content = path.read_bytes()
+    middle = content.index(b'id="l0"') + 2_000
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(content[:middle])
+            self.wfile.flush()
+            time.sleep(1.0)
+            self.wfile.write(content[middle:])
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/#view=overview")
+        page.wait_for_selector(".av-overview[data-ready]")
+        assert page.locator("[data-error]").count() == 0
+        page.close()
+        server.shutdown()

@@ -7,8 +7,10 @@ const KEPT_BYTES = 256 * 2 ** 20;
 
 /** Promise of what bytes hold that zlib deflated. */
 export async function inflate(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const { readable, writable } = new DecompressionStream("deflate");
+  const writer = writable.getWriter();
+  for (const job of [writer.write(bytes), writer.close()]) job.catch(() => {}); // who reads is told what failed
+  return new Uint8Array(await new Response(readable).arrayBuffer());
 }
 
 export function checkMeta(meta) {

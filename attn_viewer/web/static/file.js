@@ -39,7 +39,8 @@ export function openPage() {
   }
 
   async function readLayer(id) {
-    if (!document.getElementById(id)) await waitForAll();
+    // Until something stands after it, the parser may be in the midst of its text.
+    if (!document.getElementById(id)?.nextSibling) await waitForAll();
     const text = document.getElementById(id).textContent;
     const decode = Uint8Array.fromBase64 ?? ((text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)));
     return inflate(decode(text));
