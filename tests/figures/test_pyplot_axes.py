@@ -1,3 +1,4 @@
+import matplotlib
 import pytest
 from matplotlib import pyplot
 
@@ -7,10 +8,7 @@ from attn_viewer.figures import pyplot_axes
 SIDES = {"left": 0.2, "right": 0.9, "bottom": 0.2, "top": 0.9}
 
 
-@pytest.mark.parametrize("has_private_names", [True, False])
-def test_pyplot_draws_into_lent_axes_and_forgets_them(monkeypatch, has_private_names):
-    if not has_private_names:
-        monkeypatch.setattr(pyplot_axes, "Gcf", None)
+def test_pyplot_draws_into_axes_and_forgets_them():
     mine = pyplot.figure()
     try:
         with pyplot_axes.open_figures(2, (3, 2), 72, SIDES) as figures:
@@ -31,3 +29,16 @@ def test_pyplot_draws_into_lent_axes_and_forgets_them(monkeypatch, has_private_n
         axes[0].figure.canvas.draw()
     finally:
         pyplot.close("all")
+
+
+def test_no_window_opens_and_the_backend_is_as_before():
+    before = matplotlib.get_backend()
+    pyplot.switch_backend("svg")
+    try:
+        with pyplot_axes.open_figures(1, (3, 2), 72, SIDES) as (figure,):
+            assert matplotlib.get_backend() == "agg"
+            assert pyplot.gcf() is figure
+        assert matplotlib.get_backend() == "svg"
+        assert pyplot.get_fignums() == []
+    finally:
+        pyplot.switch_backend(before)
