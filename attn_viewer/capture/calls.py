@@ -135,8 +135,10 @@ def _make_maps(
     # A decoder alone is named so, but is no side of two.
     has_sides = getattr(getattr(collector.model, "config", None), "is_encoder_decoder", True)
     kinds, sides = {}, {}
+    # Layers of one name look at the same sequence, whatever their own tokens are: at words, if one of them does.
+    others = {(s.name, s.shape[1]) for s in collector.stacks.values() if not s.continues and s.shape[0] != s.shape[1]}
     for path, stack in collector.stacks.items():
-        is_self = stack.continues or stack.shape[0] == stack.shape[1]
+        is_self = stack.continues or (stack.shape[0] == stack.shape[1] and (stack.name, stack.shape[1]) not in others)
         kinds[path] = get_kind(stack.name) if is_self else "cross"
         sides[path] = _find_sides(stack, kinds[path] if has_sides else "encoder")
     labels = _label_sides(tokens, {side for both in sides.values() for side in both})
@@ -144,13 +146,14 @@ def _make_maps(
     for path, stack in collector.stacks.items():
         query, key = (labels[side] for side in sides[path])
         kind = "self" if kinds[path] == "encoder" or (kinds[path] == "decoder" and not has_sides) else kinds[path]
+        looking = _find_patches(grid, stack.shape[0]) if kind == "cross" else []
         maps[path] = collector.make_maps(
             stack,
             query[stack.first :][: stack.shape[0]],
             key,
             kind=kind,
-            spans=_find_patches(grid, stack.shape[1]),
-            spans_query=_find_patches(grid, stack.shape[0]) if kind == "cross" else (),
+            spans=[] if looking else _find_patches(grid, stack.shape[1]),  # as many words as patches are none
+            spans_query=looking,
             **facts,
         )
     return maps

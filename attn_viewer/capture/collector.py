@@ -306,7 +306,7 @@ class Collector:
         stack = self.stacks[path]
         if self.fits is None and stack.calls and (stack.shape, stack.first) != (shape, positions.first):
             path = f"{path}, {shape[0]} × {shape[1]}"
-            stack = self.stacks.setdefault(path, Stack(path, shape, stack.n_layers))
+            stack = self.stacks.setdefault(path, Stack(stack.name, shape, stack.n_layers))
         elif self.fits is not None and not self.fits(stack, shape):
             stack.elsewhere[number + ordinal] = shape
             return None

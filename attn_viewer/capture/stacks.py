@@ -20,7 +20,7 @@ Inputs = tuple["weakref.ref[torch.Tensor]", ...]
 class Stack:
     """The layers of one kind of attention in a model, as far as they were seen."""
 
-    name: str  # of its modules, qualified, with * for indices
+    name: str  # of its modules, qualified, with * for indices; layers over other tokens have it too
     shape: tuple[int, int]  # query and key tokens of every layer
     n_layers: int  # how many layers the model seems to have there
     first: int = 0  # position of its first query among the keys

@@ -59,8 +59,11 @@ def denoiser():
     return Denoiser().eval()
 
 
-def run_denoiser(model, n_steps=4):
-    latents, words = torch.randn(1, 8, 4, 6, generator=torch.Generator().manual_seed(1)), torch.eye(3, 8)[None] * 4
+def run_denoiser(model, n_steps=4, n_words=3):
+    latents, words = (
+        torch.randn(1, 8, 4, 6, generator=torch.Generator().manual_seed(1)),
+        torch.eye(n_words, 8)[None] * 4,
+    )
 
     def run():
         x = latents
@@ -91,6 +94,18 @@ def test_each_step_of_denoising_has_maps_of_its_own(denoiser):
     assert "pass 3" in cross.remarks
     assert [(span.rows, span.columns) for span in found["blocks.*.attn2, 6 × 3"][0].spans_query] == [(2, 3)]
     assert [(span.rows, span.columns) for span in found["blocks.*.attn1"][0].spans] == [(4, 6)]
+
+
+def test_as_many_words_as_patches_are_words(denoiser):
+    words = ["a", "red", "cat", "on", "a", "mat"]
+    found = capture_attention_calls(
+        run_denoiser(denoiser, n_steps=1, n_words=6), model=denoiser, tokens={"encoder": words}, grid=(4, 6)
+    )
+    for path, patches in (("blocks.*.attn2", (4, 6)), ("blocks.*.attn2, 6 × 6", (2, 3))):
+        maps = found[path]
+        assert (maps.kind, maps.tokens_key, maps.spans) == ("cross", tuple(words), ())
+        assert [(span.rows, span.columns) for span in maps.spans_query] == [patches]
+    assert found["blocks.*.attn1, 6 × 6"].kind == "self"
 
 
 def test_words_are_laid_over_the_grid_of_patches_that_look_at_them(denoiser, tmp_path):
