@@ -30,7 +30,8 @@ from .guard import MAX_BODY, Guard, send_json
 from .jobs import JobQueue
 from .live_models import LiveModel, LiveModels, Loader
 from .live_options import LiveOptions, Wanted
-from .server import STATIC, check_address, explain_error, run_app, send_static
+from .scripts import STATIC
+from .server import check_address, explain_error, run_app, send_static
 
 # Seconds for the body of a request to come in, and for which one reply tells of a job; the page then asks again.
 BODY_SECONDS, STREAM_SECONDS = 10.0, 60.0

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..analysis.compare import AttentionComparison
 from ..cells import pool_maps
 from ..declarations import takes_options
 from ..errors import OptionError
 from ..files import check_folder, make_folder, write_whole
+from ..long_runs import show_bar
 from ..maps import AttentionMaps
 from ..options import ExportOptions, FilePath, PageOptions, Theme
 from ..selections import describe_numbers
@@ -266,8 +266,7 @@ def _render(
         expected = size + sum(len(_pack_heads([head], meta)) for head, meta in sample) * total / len(sample)
         if expected > SAMPLE_DOUBT * budget:
             raise _OverBudgetError(expected)
-    disable = None if options.progress is None else not options.progress
-    with tqdm(total=total, desc="encoding", unit="head", disable=disable, leave=False) as bar:
+    with show_bar("encoding", "head", options.progress, total=total) as bar:
         for done, (name, weights, meta) in enumerate(layers, start=1):
             pieces.append(f'<script type="text/plain" id="{name}">{_pack_heads(weights, meta)}</script>\n')
             size += len(pieces[-1])

@@ -10,7 +10,6 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from ..storage.atlas_files import read_entry
 from ..storage.folder import MAX_BYTES
 from .listing import FIGURE_TYPES, Listing, open_figure
 from .replies import describe_folder, describe_prompt, describe_weights, encode_stored, find_side, score_layer
+from .scripts import STATIC
 
 try:
     import uvicorn
@@ -39,7 +39,6 @@ except ImportError as error:
     raise OptionError("the server needs starlette and uvicorn: pip install 'attn-viewer[server]'") from error
 
 _log = logging.getLogger(__name__)
-STATIC = Path(__file__).parent / "static"
 # A figure may draw and style itself. Opened as a page of its own it still runs nothing and loads nothing.
 FIGURE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
 _TYPES = {

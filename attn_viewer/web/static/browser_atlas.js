@@ -4,12 +4,21 @@ import { colourShare, createProfile, formatValue, readColours } from "./browser_
 import { FONT, make, plural, sizeCanvas } from "./dom.js";
 import { createTooltip } from "./tooltip.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, PAD] = [620, 440, 52, 40, 14];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, PAD] = [620, 440, 64, 40, 14];
 const RADIUS = 5;
 /** Scores that are shown first, where they are there. */
 const FIRST = ["previous_token", "induction", "sink_mass"];
 /** Rows of the table, and heads with a name on each axis. */
 const [MOST_ROWS, NAMED] = [60, 5];
+
+/** Round numbers in even steps, four to eight of them, the first and the last around the given ones. */
+function makeTicks(low, high) {
+  const rough = (high - low) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((one) => one * power >= rough);
+  const [first, last] = [Math.floor(low / step), Math.ceil(high / step)];
+  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
+}
 
 export function createAtlas(context) {
   let index = null;
@@ -80,6 +89,8 @@ export function createAtlas(context) {
       const [low, high] = [Math.min(0, ...numbers), Math.max(...numbers, 0)];
       return [low, high > low ? high : low + 1];
     });
+    const ticks = ranges.slice(0, 2).map((range) => makeTicks(...range));
+    ticks.forEach((numbers, axis) => (ranges[axis] = [numbers[0], numbers.at(-1)]));
     const share = (value, [low, high]) => (value - low) / (high - low);
     const heads = index.heads.map(([layer, head], i) => {
       const values = columns.map((column) => column[i]);
@@ -87,7 +98,7 @@ export function createAtlas(context) {
       const isThere = x !== null && y !== null;
       return { layer, head, values, x: isThere ? LEFT + x * (WIDTH - LEFT - PAD) : null, y: HEIGHT - BOTTOM - y * (HEIGHT - BOTTOM - PAD), colour };
     });
-    return { heads, ranges };
+    return { heads, ranges, ticks };
   }
 
   function isInside({ values }, brush) {
@@ -99,7 +110,7 @@ export function createAtlas(context) {
   }
 
   function draw() {
-    const { heads, ranges } = place();
+    const { heads, ranges, ticks } = place();
     const labels = names().map((name) => index.scores.find(([one]) => one === name)[1]);
     const { ink, muted, line, accent } = readColours(element);
     const drawing = sizeCanvas(canvas, WIDTH, HEIGHT);
@@ -108,14 +119,16 @@ export function createAtlas(context) {
     drawing.strokeStyle = line;
     drawing.strokeRect(LEFT, PAD, WIDTH - LEFT - PAD, HEIGHT - BOTTOM - PAD);
     drawing.fillStyle = muted;
+    const alongAxis = (value, axis) => (value - ranges[axis][0]) / (ranges[axis][1] - ranges[axis][0]);
     drawing.textAlign = "center";
-    for (let i = 0; i <= 4; i++) {
-      const at = ([low, high]) => formatValue(low + (i / 4) * (high - low)).replace(/\.?0+$/, "") || "0";
-      drawing.fillText(at(ranges[0]), LEFT + (i / 4) * (WIDTH - LEFT - PAD), HEIGHT - BOTTOM + 14);
-      drawing.textAlign = "right";
-      drawing.fillText(at(ranges[1]), LEFT - 6, HEIGHT - BOTTOM - (i / 4) * (HEIGHT - BOTTOM - PAD) + 4);
-      drawing.textAlign = "center";
+    for (const value of ticks[0]) {
+      drawing.fillText(value, LEFT + alongAxis(value, 0) * (WIDTH - LEFT - PAD), HEIGHT - BOTTOM + 14);
     }
+    drawing.textAlign = "right";
+    for (const value of ticks[1]) {
+      drawing.fillText(value, LEFT - 6, HEIGHT - BOTTOM - alongAxis(value, 1) * (HEIGHT - BOTTOM - PAD) + 4);
+    }
+    drawing.textAlign = "center";
     drawing.fillStyle = ink;
     drawing.fillText(labels[0], LEFT + (WIDTH - LEFT) / 2, HEIGHT - 8);
     drawing.save();
@@ -137,14 +150,18 @@ export function createAtlas(context) {
     drawing.globalAlpha = 1;
     drawing.fillStyle = ink;
     drawing.textAlign = "left";
-    const named = []; // the heads furthest up and across, where a name has room
     const far = [...shown.toSorted((a, b) => a.y - b.y).slice(0, NAMED), ...shown.toSorted((a, b) => b.x - a.x).slice(0, NAMED)];
-    for (const one of far) {
-      if (named.some(({ x, y }) => Math.abs(x - one.x) < 34 && Math.abs(y - one.y) < 7)) continue;
-      named.push(one);
-      const isRight = one.x > WIDTH - 60;
-      drawing.textAlign = isRight ? "right" : "left";
-      drawing.fillText(`${one.layer}.${one.head}`, one.x + (isRight ? 4 : 8), one.y + (isRight ? -9 : 4));
+    // Names of the heads furthest up and across stand where there is room beside dots and other names.
+    const taken = shown.map(({ x, y }) => [x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS]);
+    for (const { layer, head, x, y } of new Set(far)) {
+      const text = `${layer}.${head}`;
+      const width = drawing.measureText(text).width;
+      const room = [[8, 4], [8, 12], [8, -4], [8, 22], [-8 - width, 4], [-width / 2, -9], [-width / 2, 17]]
+        .map(([right, down]) => [x + right, y + down - 9, x + right + width, y + down + 2])
+        .find(([left, top, right, bottom]) => left > LEFT && right < WIDTH && top > 0 && bottom < HEIGHT - BOTTOM && !taken.some((other) => left < other[2] && other[0] < right && top < other[3] && other[1] < bottom));
+      if (!room) continue;
+      taken.push(room);
+      drawing.fillText(text, room[0], room[3] - 2);
     }
     for (let i = 0; i < 100; i++) {
       drawing.fillStyle = colourShare(i / 99, context.look);
