@@ -686,3 +686,18 @@ def test_keys_announce_weights(open_page, path, maps):
     row = maps.get_layer(2)[3, 4]
     best = int(row.argmax())
     assert f"strongest: {best} {maps.tokens_key[best]}, head 3, " in page.locator(".av-live").inner_text()
+
+
+def test_a_slow_double_click_leaves_one_head_on(open_page, path):
+    page = open_page(path, "view=text&layer=1")
+    page.wait_for_selector('.av-text[data-ready="1"]')
+    box = page.get_by_role("button", name="Head 3", exact=True).bounding_box()
+    place = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.click(*place)
+    wait_until(page, "location.hash.includes('on=0.1.2.4')")
+    page.mouse.move(*place)
+    page.mouse.down()
+    page.mouse.up()
+    page.mouse.down(click_count=2)
+    page.mouse.up(click_count=2)
+    wait_until(page, "location.hash.endsWith('on=3')")

@@ -25,7 +25,7 @@ export async function loadHeads(context) {
 }
 
 function tellCount(shown, all) {
-  return shown === all ? "Heads" : `${shown} of ${all} heads shown`;
+  return shown === all ? "" : `${shown} of ${all} heads shown`;
 }
 
 /** The switches; `isMean` where the mean of those that are on is shown, and not each. */
@@ -64,7 +64,9 @@ export function createLegend(context, isMean = false) {
     });
     const all = make("button", { type: "button", class: "av-plain", "data-head": "all", onclick: () => update({ on: null }) }, "All");
     const none = make("button", { type: "button", class: "av-plain", "data-head": "none", onclick: () => update({ on: [] }) }, "None");
-    element.replaceChildren(make("span", { class: "av-label" }, tellCount(heads.filter((head) => on.has(head)).length, heads.length)), ...chips, all, ...(isMean ? [] : [none]));
+    // At the end, so that a switch stays under the pointer that clicks it twice.
+    const count = make("span", { class: "av-label" }, tellCount(heads.filter((head) => on.has(head)).length, heads.length));
+    element.replaceChildren(make("span", { class: "av-label" }, "Heads"), ...chips, all, ...(isMean ? [] : [none]), count);
     if (focused) element.querySelector(`[data-head="${focused}"]`)?.focus();
   }
 
