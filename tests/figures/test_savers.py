@@ -57,7 +57,10 @@ def test_any_function_of_axes_in_any_format(tmp_path, fmt):
 
 
 def test_saver_without_arguments_and_without_pyplot(tmp_path):
-    before = dict(mpl.rcParams)
+    def open_figures():
+        return sys.modules["matplotlib.pyplot"].get_fignums() if "matplotlib.pyplot" in sys.modules else []
+
+    before = dict(mpl.rcParams), open_figures()
 
     @matplotlib_figure_saver
     def plain(matrix, ax):
@@ -65,9 +68,7 @@ def test_saver_without_arguments_and_without_pyplot(tmp_path):
 
     plain(PATTERN, tmp_path)
     assert (tmp_path / "plain.svgz").is_file()
-    assert dict(mpl.rcParams) == before
-    if "matplotlib.pyplot" in sys.modules:
-        assert sys.modules["matplotlib.pyplot"].get_fignums() == []
+    assert (dict(mpl.rcParams), open_figures()) == before
 
 
 def test_several_figures_or_none(tmp_path):
