@@ -23,8 +23,8 @@ from .style import measure_text
 POINTS = 72
 RASTER_DPI = 300
 PAD = 3.0
-# Height of a line in font sizes; room for tick marks in points.
-LINE, TICKS = 1.3, 4.5
+# Height of a line in font sizes; room for tick marks in points; what is too much of both together.
+LINE, TICKS, SPARE = 1.3, 4.5, 1.5
 _MOST_TURNS = 3
 # Sides of axes in a column that suit most labels; where they do, nothing is moved.
 SIDES = {"left": 0.14, "right": 0.975, "bottom": 0.16, "top": 0.9}
@@ -39,11 +39,8 @@ def render_small_figure(figure: Figure, fmt: str) -> bytes:
             write_plainly(ax.xaxis)
             write_plainly(ax.yaxis)
     if figure.get_layout_engine() is None:
-        sides = estimate_sides(figure)
-        if sides is None:
+        if not place_by_estimate(figure):
             fit_sides(figure)
-        else:
-            figure.subplots_adjust(**sides)
     figure.dpi = RASTER_DPI
     data = render_figure(figure, "svg" if fmt == "svgz" else fmt)
     return gzip.compress(data, 6, mtime=0) if fmt == "svgz" else data
@@ -57,11 +54,11 @@ def write_plainly(axis: Axis) -> None:
             axis.set_minor_locator(NullLocator())
 
 
-def estimate_sides(figure: Figure) -> dict[str, float] | None:
-    """Return sides that put the words of a plain figure on the page, from their font sizes; None for any other.
+def place_by_estimate(figure: Figure) -> bool:
+    """Put the words of a plain figure on the page by their font sizes; tell whether it is plain and they fit.
 
     Plain is one axes with numbers along its lower and left side, and nothing written outside. To measure where
-    matplotlib puts things takes as long as to draw them.
+    matplotlib puts things, also the names of axes beside their numbers, takes as long as to draw them.
     """
     if (
         len(figure.axes) != 1
@@ -70,29 +67,30 @@ def estimate_sides(figure: Figure) -> dict[str, float] | None:
         or figure.patches
         or figure.axes[0].name != "rectilinear"
     ):
-        return None
+        return False
     (ax,) = figure.axes
     width, height = (side * POINTS for side in figure.get_size_inches())
     title = "".join(ax.get_title(place) for place in ("left", "center", "right"))
     rows, columns = ([t for t in axis.get_majorticklabels() if t.get_text()] for axis in (ax.yaxis, ax.xaxis))
     if not _is_plain(figure, ax, [*rows, *columns], title):
-        return None
-    left = max((_measure(text) for text in rows), default=0) + _measure_name(ax.yaxis)
-    below = max((float(text.get_fontsize()) * LINE for text in columns), default=0) + _measure_name(ax.xaxis)
-    right = max((_measure(text) / 2 for text in columns), default=0)
-    above = max((float(text.get_fontsize()) / 2 for text in rows), default=0)
+        return False
+    beside = TICKS + max((_measure(text) for text in rows), default=0)
+    below = TICKS + max((float(text.get_fontsize()) * LINE for text in columns), default=0)
+    left, bottom = PAD + beside + _measure_name(ax.yaxis), PAD + below + _measure_name(ax.xaxis)
+    right = PAD + max((_measure(text) / 2 for text in columns), default=0)
+    top = PAD + max((float(text.get_fontsize()) / 2 for text in rows), default=0)
     if title:
         size = FontProperties(size=mpl.rcParams["axes.titlesize"]).get_size_in_points()
-        above = size * LINE + mpl.rcParams["axes.titlepad"]
-        if measure_text(title, size, tuple(mpl.rcParams["font.family"]))[0] > width - left - right - 2 * PAD - TICKS:
-            return None
-    sides = {
-        "left": (PAD + TICKS + left) / width,
-        "right": 1 - (PAD + right) / width,
-        "bottom": (PAD + TICKS + below) / height,
-        "top": 1 - (PAD + above) / height,
-    }
-    return sides if sides["left"] < sides["right"] and sides["bottom"] < sides["top"] else None
+        top = PAD + size * LINE + mpl.rcParams["axes.titlepad"]
+        if measure_text(title, size, tuple(mpl.rcParams["font.family"]))[0] > width - left - right - PAD:
+            return False
+    across, along = width - left - right, height - bottom - top
+    if across <= 0 or along <= 0:
+        return False
+    figure.subplots_adjust(left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height)
+    ax.xaxis.set_label_coords(ax.xaxis.label.get_position()[0], -(below + ax.xaxis.labelpad - SPARE) / along)
+    ax.yaxis.set_label_coords(-(beside + ax.yaxis.labelpad - SPARE) / across, ax.yaxis.label.get_position()[1])
+    return True
 
 
 def _is_plain(figure: Figure, ax: Axes, numbers: Sequence[Text], title: str) -> bool:
@@ -102,6 +100,9 @@ def _is_plain(figure: Figure, ax: Axes, numbers: Sequence[Text], title: str) -> 
     if ax.child_axes or ax.tables or any("$" in word or not word.isprintable() for word in words):
         return False
     if places != ["bottom", "left"] or any(text.get_rotation() for text in numbers):
+        return False
+    names = [(label.get_rotation(), label.get_va()) for label in (ax.xaxis.label, ax.yaxis.label)]
+    if names != [(0, "top"), (90, "bottom")] or ax.xaxis.label.get_position()[1] or ax.yaxis.label.get_position()[0]:
         return False
     if any(axis.get_major_formatter().get_offset() for axis in (ax.xaxis, ax.yaxis)):
         return False

@@ -76,6 +76,14 @@ def test_the_picture_is_the_one_of_matplotlib(draw):
                 write_plainly(ax.xaxis)
                 write_plainly(ax.yaxis)
         plain.subplots_adjust(grid.left, grid.bottom, grid.right, grid.top)
+        if draw in FUNCS[:2]:
+            (ax,), (other,) = figure.axes, plain.axes
+            figure.dpi = POINTS
+            other.get_tightbbox()
+            for axis, its in ((ax.xaxis, other.xaxis), (ax.yaxis, other.yaxis)):
+                near, wanted = axis.label.get_window_extent().p0, its.label.get_window_extent().p0
+                np.testing.assert_allclose(near, wanted, atol=2.5)
+                its.set_label_coords(*axis.label.get_position())
         buffer = io.BytesIO()
         plain.savefig(buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None})
     # Old versions of matplotlib round the last digit of what the layout moved.
@@ -84,7 +92,27 @@ def test_the_picture_is_the_one_of_matplotlib(draw):
     np.testing.assert_allclose(values, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("draw", FUNCS[:5], ids=lambda draw: draw.__name__)
+def name_on_top(matrix, ax):
+    ax.plot(matrix[-1])
+    ax.set_xlabel("key")
+    ax.xaxis.set_label_position("top")
+
+
+def name_upright(matrix, ax):
+    ax.plot(matrix[-1])
+    ax.set_ylabel("attention", rotation=0)
+
+
+def name_of_its_own_place(matrix, ax):
+    ax.plot(matrix[-1])
+    ax.set_xlabel("key", va="bottom", labelpad=12)
+    ax.set_ylabel("weight")
+    ax.yaxis.set_label_coords(0.5, 0.4)
+
+
+@pytest.mark.parametrize(
+    "draw", [*FUNCS[:5], name_on_top, name_upright, name_of_its_own_place], ids=lambda draw: draw.__name__
+)
 def test_all_labels_are_on_the_page(draw):
     with mpl.rc_context(savers.make_rc()):
         figure = make_figure(draw)
