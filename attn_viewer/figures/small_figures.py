@@ -38,9 +38,8 @@ def render_small_figure(figure: Figure, fmt: str) -> bytes:
         if ax.name == "rectilinear":
             write_plainly(ax.xaxis)
             write_plainly(ax.yaxis)
-    if figure.get_layout_engine() is None:
-        if not place_by_estimate(figure):
-            fit_sides(figure)
+    if figure.get_layout_engine() is None and not place_by_estimate(figure):
+        fit_sides(figure)
     figure.dpi = RASTER_DPI
     data = render_figure(figure, "svg" if fmt == "svgz" else fmt)
     return gzip.compress(data, 6, mtime=0) if fmt == "svgz" else data
@@ -101,7 +100,7 @@ def _is_plain(figure: Figure, ax: Axes, numbers: Sequence[Text], title: str) -> 
         return False
     if places != ["bottom", "left"] or any(text.get_rotation() for text in numbers):
         return False
-    names = [(label.get_rotation(), label.get_va()) for label in (ax.xaxis.label, ax.yaxis.label)]
+    names = [(label.get_rotation(), label.get_verticalalignment()) for label in (ax.xaxis.label, ax.yaxis.label)]
     if names != [(0, "top"), (90, "bottom")] or ax.xaxis.label.get_position()[1] or ax.yaxis.label.get_position()[0]:
         return False
     if any(axis.get_major_formatter().get_offset() for axis in (ax.xaxis, ax.yaxis)):
