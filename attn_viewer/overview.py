@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from .errors import OptionError
 from .maps import AttentionMaps
-from .options import Overview
+from .options import FigurePageOptions, Overview
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def plot_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
         first token, with over 0.3 of their weight; which heads look alike.
     **look
         Of `sink`, `norm` and `cmap` (see `ColourOptions`) those that the figure uses, as `list_uses` names them; `norm`
-        is ``"power"`` unless said otherwise, ``"linear"`` for signed maps.
+        is ``"power"`` unless said otherwise, ``"linear"`` for signed maps. Options of a page, as `FigurePageOptions`.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def plot_overview(maps: AttentionMaps, kind: Overview, **look: Any) -> "Figure":
     UnsuitableMapsError
         If the maps do not hold what the figure shows.
     """
-    uses = list_uses(kind)
+    uses = [*list_uses(kind), *FigurePageOptions._fields]
     if unused := [name for name in look if name not in uses]:
         raise OptionError(f"the overview {kind!r} does not use {unused[0]}; it uses {', '.join(uses)}")
     figure: Figure = globals()[f"_draw_{kind}"](maps, **look)
@@ -50,22 +50,26 @@ def list_uses(kind: Overview) -> list[str]:
     """Return the names of the options that an overview uses; `OptionError` if there is no such kind."""
     if kind not in KINDS:
         raise OptionError(f"there is no overview {kind!r}; there are {', '.join(KINDS)}")
-    return [name for name in inspect.signature(globals()[f"_draw_{kind}"]).parameters if name != "maps"]
+    return [name for name in inspect.signature(globals()[f"_draw_{kind}"]).parameters if name not in ("maps", "page")]
 
 
-def _draw_birds_eye(maps: "AttentionMaps", *, sink: str = "keep", norm: Any = None, cmap: Any = None) -> "Figure":
+def _draw_birds_eye(
+    maps: "AttentionMaps", *, sink: str = "keep", norm: Any = None, cmap: Any = None, **page: Any
+) -> "Figure":
     from .figures.thumbnails import plot_birds_eye
 
-    return plot_birds_eye(maps, sink=sink, norm=norm, cmap=cmap)
+    return plot_birds_eye(maps, sink=sink, norm=norm, cmap=cmap, **page)
 
 
-def _draw_last_token(maps: "AttentionMaps", *, sink: str = "keep", norm: Any = None, cmap: Any = None) -> "Figure":
+def _draw_last_token(
+    maps: "AttentionMaps", *, sink: str = "keep", norm: Any = None, cmap: Any = None, **page: Any
+) -> "Figure":
     from .figures.running_text import plot_running_text
 
-    return plot_running_text(maps, sink=sink, norm=norm, cmap=cmap)
+    return plot_running_text(maps, sink=sink, norm=norm, cmap=cmap, **page)
 
 
-def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None) -> "Figure":
+def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None, **page: Any) -> "Figure":
     from .analysis.blocks import EPSILON
     from .analysis.scores import score_heads
     from .figures.heads import plot_atlas
@@ -76,16 +80,15 @@ def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None) -> "Figure":
         layers=scores.layers,
         heads=scores.heads,
         label=f"share of queries with over {EPSILON:g} on token 0",
-        title="first-token sink",
         model_id=maps.model_id,
-        notes=[f"{len(maps.tokens_query)} queries", *maps.remarks],
         cmap=cmap,
         vmax=1.0,
         layer_means=True,
+        **{"title": "first-token sink"} | _add_notes(page, [f"{len(maps.tokens_query)} queries", *maps.remarks]),
     )
 
 
-def _draw_similarity(maps: "AttentionMaps", *, sink: str = "keep", cmap: Any = None) -> "Figure":
+def _draw_similarity(maps: "AttentionMaps", *, sink: str = "keep", cmap: Any = None, **page: Any) -> "Figure":
     from .analysis.similarity import measure_similarity
     from .figures.clusters import plot_similarity
 
@@ -93,4 +96,12 @@ def _draw_similarity(maps: "AttentionMaps", *, sink: str = "keep", cmap: Any = N
     notes = [f"{len(maps.tokens_key)} tokens", "first token left out" if sink != "keep" else "first token kept"]
     notes += maps.remarks
     similarity = measure_similarity(maps, ignore_first_token=sink != "keep")
-    return plot_similarity(similarity, names=names, model_id=maps.model_id, notes=notes, cmap=cmap)
+    return plot_similarity(similarity, names=names, model_id=maps.model_id, cmap=cmap, **_add_notes(page, notes))
+
+
+def _add_notes(page: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Return options of a page with these notes after the caller's, unless there are to be none."""
+    asked = page.get("notes", True)
+    if asked is not True and not isinstance(asked, (list, tuple)):
+        return page
+    return page | {"notes": [*(() if asked is True else asked), *notes]}

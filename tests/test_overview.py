@@ -35,6 +35,17 @@ def test_an_option_that_a_kind_does_not_use_is_refused(demo_maps, capsys):
     assert "norm has no use for sinks, similarity" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_a_page(demo_maps, kind):
+    figure = plot_overview(demo_maps, kind, title="a name", notes=["a word"], figsize=(6, 8), dark=True)
+    words = {text.get_text() for text in figure.axes[0].texts}
+    assert figure.get_size_inches().tolist() == [6, 8]
+    assert any("a name" in word for word in words)
+    assert any(word.startswith("a word  ·  ") for word in words)
+    plain = plot_overview(demo_maps, kind, heading=False, notes=False)
+    assert not any("demo" in text.get_text() or "tokens" in text.get_text() for text in plain.axes[0].texts)
+
+
 def test_an_unknown_kind_is_named():
     with pytest.raises(OptionError, match="'nope'"):
         plot_overview(make_maps(), "nope")

@@ -18,8 +18,9 @@ SMALLEST_PANEL, LARGEST_PANEL, LARGEST_LONE_PANEL, INDEX_PANEL = 100.0, 400.0, 6
 THINNEST_PANEL = 72.0
 # Less is no panel; on a page of a given width, tokens are labelled on no longer a page than this.
 NARROWEST_PANEL, LOWEST_PANEL, TALLEST_PAGE = 30.0, 6.0, 648.0
-# Height over width of a page that pleases where it may choose.
-PROPORTION = 0.9
+# Height over width of a page that pleases where it may choose; what it costs that places are left empty, that some
+# tokens are not labelled, or all are numbered.
+PROPORTION, EMPTY, SOME, NUMBERS = 0.9, 0.7, 0.2, 0.6
 
 Labels = tuple[tuple[AxisLabels, ...], tuple[AxisLabels, ...]]
 
@@ -154,23 +155,18 @@ class GridFitter:
     def _fit_page(self, page: float) -> Grid:
         """Fit panels on a page of a given width, and height if it has one."""
         most = self.n_panels if not isinstance(self.wish, int) else min(self.wish, self.n_panels)
-        found: list[tuple[Any, Grid]] = []
+        found: list[Grid] = []
         for columns in range(self.fewest, most + 1):
-            for has_tokens in (True, False):
-                grid = self._try(page, columns, has_tokens)
-                if grid is not None:
-                    rank = 2 if grid.has_indices else int(grid.step > 1)
-                    # As many side by side as was wished; or else a page of good proportions.
-                    rest = -columns if isinstance(self.wish, int) else self._rate(grid, page)
-                    found.append(((rank, rest), grid))
-                    break
+            grid = self._try(page, columns, True) or self._try(page, columns, False)
+            found += [] if grid is None else [grid]
         if not found:
             size = f"{page / 72:.2f}" + (f" × {self.style.height / 72:.2f}" if self.style.height else "")
             raise PageSizeError(
                 f"{self.n_panels} panels do not fit on a page of {size} inches; choose fewer layers or heads, more "
                 "panels side by side (num_figs_per_row), columns=2 or another preset"
             )
-        return min(found, key=lambda pair: pair[0])[1]
+        # As many side by side as was wished; or else a page that pleases.
+        return found[-1] if isinstance(self.wish, int) else min(found, key=lambda grid: self._rate(grid, page))
 
     def _try(self, page: float, columns: int, has_tokens: bool) -> Grid | None:
         """Return the grid with so many panels side by side, with token labels or with numbers, if it fits."""
@@ -211,9 +207,15 @@ class GridFitter:
         return Grid(self.n_panels, columns, panel, labels, self.is_outer, self.style)
 
     def _rate(self, grid: Grid, width: float) -> float:
-        """Return how far a page is from one of good proportions without empty places; less is better."""
-        empty = grid.columns * grid.rows - grid.n_panels
-        return abs(math.log(grid.size[1] / width / PROPORTION)) + 0.7 * empty / grid.n_panels
+        """Return how far a page is from one of good proportions, without empty places or small panels, and labelled.
+
+        Less is better; a page too flat is half as bad as one too tall.
+        """
+        taller = math.log(self._measure_height(grid) / width / PROPORTION)
+        empty = EMPTY * (grid.columns * grid.rows - grid.n_panels) / grid.n_panels
+        small = max(0.0, math.log(THINNEST_PANEL / grid.panel[0]))
+        labels = NUMBERS if grid.has_indices else SOME * (grid.step > 1)
+        return max(taller, -taller / 2) + empty + small + labels
 
     def _label(self, panel: tuple[float, float], size: float | None) -> Labels:
         """Return labels of queries and keys for panels of this size; numbers where `size` is None."""

@@ -1,13 +1,18 @@
 """Figures to the bytes of a file, the same bytes for the same figure."""
 
+import contextlib
 import gzip
 import io
 import re
+from collections.abc import Iterator
 from typing import Any, cast, get_args
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb, to_rgba, to_rgba_array
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.JpegPresets import presets
@@ -62,12 +67,37 @@ def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
     look = {"dpi": figure.dpi} | options
     if kind in _METADATA:
         look["metadata"] = _METADATA[kind] | dict(look.get("metadata") or {})
-    buffer = io.BytesIO()
-    Figure.savefig(figure, buffer, format=kind, **look)
+    buffer, is_postscript = io.BytesIO(), kind in ("eps", "ps")
+    with _flatten(figure) if is_postscript else contextlib.nullcontext():
+        Figure.savefig(figure, buffer, format=kind, **look)
     data = buffer.getvalue()
-    if kind in ("eps", "ps"):  # which take no word on their date
+    if is_postscript:  # which takes no word on its date
         data = re.sub(rb"%%CreationDate:[^\n]*\n", b"", data, count=1)
     return gzip.compress(data, mtime=0) if fmt == "svgz" else data
+
+
+@contextlib.contextmanager
+def _flatten(figure: Figure) -> Iterator[None]:
+    """Lay lines and pictures that are transparent on the colour of the page, for PostScript draws them opaque."""
+    ground = np.array(to_rgb(figure.get_facecolor()))
+
+    def blend(colours: np.ndarray) -> np.ndarray:
+        shares = colours / 255 if colours.dtype == np.uint8 else colours
+        alpha = shares[..., 3:]
+        return np.concatenate([shares[..., :3] * alpha + ground * (1 - alpha), np.ones_like(alpha)], axis=-1)
+
+    images = [(image, image.get_array()) for ax in figure.axes for image in ax.images]
+    found: list[tuple[Artist, str, np.ndarray]] = [
+        *((lines, "color", to_rgba_array(lines.get_colors())) for lines in figure.findobj(LineCollection)),
+        *((image, "data", array) for image, array in images if array is not None and array.shape[2:] == (4,)),
+    ]
+    try:
+        for artist, name, colours in found:
+            artist.set(**{name: blend(colours)})
+        yield
+    finally:
+        for artist, name, colours in found:
+            artist.set(**{name: colours})
 
 
 def _render_pixels(figure: Figure, fmt: str) -> bytes:

@@ -43,7 +43,8 @@ class LinesLook(SinkOptions, PageLook):
     query: int | None = option(None, "the one query whose lines are drawn, by its token number; left out, all")
     segments: tuple[str, str] | None = option(
         None,
-        'names of segments of the prompt, such as ("A", "B"): queries of the first and keys of the second alone',
+        'names of segments of the prompt, such as ("sentence A", "sentence B"): queries of the first and keys of the '
+        "second alone",
     )
 
 

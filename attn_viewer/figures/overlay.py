@@ -24,13 +24,14 @@ from ..tokens import join_labels
 from .options import FIGS_PER_ROW, PageLook, ScaleLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
 from .scales import Extent, Scale, make_scale
-from .style import PageStyle, shorten_label
+from .style import DARK, PageStyle, Palette, shorten_label
 
 # Width of an image in points; from which share of the scale on a square is drawn.
 PANEL, FAINTEST = 108.0, 0.01
 TITLE = 20
-# The image is shown in light greys, so that all colour is weight, and with less than twice so many pixels a side.
-DARKEST, SHARPEST = 0.35, 1024
+# The image is shown in greys near the page's ground, of so much contrast, so that all colour is weight, and with less
+# than twice so many pixels a side.
+CONTRAST, SHARPEST = 0.65, 1024
 
 
 class _Panel(NamedTuple):
@@ -99,7 +100,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         *options.describe(),
     ]
     picture = _shrink(picture)
-    grey = _turn_grey(picture)
+    grey = _turn_grey(picture, style.palette)
     caption = options.make_caption("image patches", notes, model_id=maps.model_id, bars=[scale])
     # Words name colours, so they are read beside the picture as it is.
     has_colours = bool(options.query == COMPLETION)  # a number of numpy compares to one of its own
@@ -350,10 +351,10 @@ def _shrink(picture: Any) -> Any:
     return blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255 if picture.dtype == np.uint8 else 1)
 
 
-def _turn_grey(picture: Any) -> Any:
-    """Return a picture in light greys: floats from `DARKEST` to 1, axes ``(height, width)``."""
+def _turn_grey(picture: Any, palette: Palette) -> Any:
+    """Return a picture in greys as light or dark as the page: floats that span `CONTRAST`, axes ``(height, width)``."""
     # Luminance of ITU-R BT.709; what is transparent stands on white.
     grey = picture if picture.ndim == 2 else picture[..., :3] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
     if picture.shape[2:] == (4,):
         grey = 1 - (1 - grey) * picture[..., 3]
-    return DARKEST + (1 - DARKEST) * grey
+    return CONTRAST * grey if palette is DARK else 1 - CONTRAST * (1 - grey)

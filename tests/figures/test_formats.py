@@ -1,14 +1,17 @@
 import gzip
 import io
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import make_maps
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from attn_viewer import plot_layer_averages
+from attn_viewer import plot_birds_eye, plot_layer_averages, plot_lines
 from attn_viewer.errors import OptionError
 from attn_viewer.figures.formats import FORMATS, check_format, render_figure
 
@@ -69,3 +72,29 @@ def test_eps_has_no_date_and_pgf_is_refused():
     assert b"CreationDate" not in buffer.getvalue()
     with pytest.raises(OptionError, match="write PDF or EPS"):
         figure.savefig(io.BytesIO(), format="pgf")
+
+
+def read_eps(figure):
+    """Return the colours that an EPS file of a figure draws with, and the pixels of its pictures."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="eps")
+    text = buffer.getvalue().decode("latin-1")
+    colours = {tuple(map(float, found)) for found in re.findall(r"^([\d.]+) ([\d.]+) ([\d.]+) setrgbcolor", text, re.M)}
+    pictures = re.findall(r"false 3 colorimage\n([0-9a-f\s]+)", text)
+    return colours, [np.frombuffer(bytes.fromhex(pixels), np.uint8).reshape(-1, 3) for pixels in pictures]
+
+
+def test_what_is_transparent_lies_on_the_page_in_eps_which_knows_no_transparency():
+    maps = make_maps(1, 1, 4)
+    figure = plot_lines(maps, 0, dark=True)
+    (lines,) = figure.findobj(LineCollection)
+    before, ground = lines.get_colors(), np.array(to_rgb(figure.get_facecolor()))
+    colours, _ = read_eps(figure)
+    for *colour, alpha in before:
+        blended = np.array(colour) * alpha + ground * (1 - alpha)
+        assert np.abs(np.array([*colours]) - blended).max(axis=1).min() < 2e-3
+    np.testing.assert_array_equal(lines.get_colors(), before)
+    figure = plot_birds_eye(make_maps(2, 2, 4))
+    _, pictures = read_eps(figure)
+    assert not (pictures[-1] == 0).all(axis=1).any()  # gaps are white
+    assert (figure.axes[-1].images[0].get_array()[..., 3] == 0).any()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from attn_viewer import AttentionMaps, capture_image_attention, overlay_attention
 from attn_viewer.errors import OptionError, PromptError, UnsuitableMapsError
-from attn_viewer.figures.overlay import DARKEST, FAINTEST
+from attn_viewer.figures.overlay import CONTRAST, FAINTEST
 from attn_viewer.spans import Span
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
@@ -84,7 +84,9 @@ def test_every_kind_of_image_becomes_light_grey():
     images = [GREY, rgb, (rgb * 255).round().astype(np.uint8), np.dstack([rgb, np.ones_like(GREY)])]
     for image in images:
         (picture, _), _ = get_layers(overlay_attention(maps, image))
-        np.testing.assert_allclose(picture.get_array(), DARKEST + (1 - DARKEST) * GREY, atol=1 / 255)
+        np.testing.assert_allclose(picture.get_array(), 1 - CONTRAST * (1 - GREY), atol=1 / 255)
+        (picture, _), _ = get_layers(overlay_attention(maps, image, dark=True))
+        np.testing.assert_allclose(picture.get_array(), CONTRAST * GREY, atol=1 / 255)
     (picture, _), _ = get_layers(overlay_attention(maps, np.dstack([rgb, np.zeros_like(GREY)])))
     np.testing.assert_allclose(picture.get_array(), 1)
 
@@ -97,7 +99,7 @@ def test_pil_images_and_files_are_seen_as_they_look(tmp_path):
     turned.getexif()[0x112] = 6  # shown turned back
     for image in (looks.quantize(64), looks.convert("CMYK"), looks.convert("LA"), turned, tmp_path / "looks.png"):
         (picture, _), _ = get_layers(overlay_attention(maps, image))
-        np.testing.assert_allclose(picture.get_array(), DARKEST + (1 - DARKEST) * GREY, atol=2 / 255)
+        np.testing.assert_allclose(picture.get_array(), 1 - CONTRAST * (1 - GREY), atol=2 / 255)
     with pytest.raises(PromptError, match="8 bits"):
         overlay_attention(maps, Image.fromarray((GREY * 60000).astype(np.uint16)))
 
@@ -249,4 +251,4 @@ def test_large_pictures_are_shown_with_fewer_pixels():
     stripes[1::2] = 255
     (picture, _), _ = get_layers(overlay_attention(make_image_maps(), stripes))
     assert picture.get_array().shape == (1500, 2)
-    np.testing.assert_allclose(picture.get_array(), DARKEST + (1 - DARKEST) / 2, atol=1e-6)
+    np.testing.assert_allclose(picture.get_array(), 1 - CONTRAST / 2, atol=1e-6)

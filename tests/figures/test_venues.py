@@ -255,6 +255,17 @@ def test_pages_are_no_higher_than_the_venues_and_nothing_overlaps(venue, n_token
     check_boxes(np.array([box.extents for box in (*words, *labels)]), figure.bbox)
 
 
+@pytest.mark.parametrize(
+    ("n_heads", "n_tokens", "columns", "wish", "across"),
+    [(4, 120, 1, None, 2), (2, 12, 1, None, 2), (2, 35, 2, None, 2), (3, 19, 2, None, 3), (4, 19, 1, 4, 4)],
+)
+def test_a_page_is_rather_flat_than_a_tower_that_labels_more_tokens(n_heads, n_tokens, columns, wish, across):
+    look = {"preset": "icml2024", "columns": columns, "num_figs_per_row": wish}
+    figure = plot_heads(make_words(n_heads, n_tokens), 0, **look)
+    assert len({image.get_extent()[0] for image in figure.axes[0].images}) == across
+    assert figure.get_figheight() < 5
+
+
 def test_every_page_function_fits_hides_and_turns_dark():
     maps = make_maps(40, 3, 12)
     calls = [
