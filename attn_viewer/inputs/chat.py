@@ -90,7 +90,9 @@ def _fit_contents(tokenizer: Any, messages: Sequence[Message]) -> Sequence[Messa
         is_text = isinstance(message["content"], str)
         return {**message, "content": _get_parts(message)} if is_text else message
 
-    forms = messages, [flatten(message) for message in messages], [spread(message) for message in messages]
+    forms = [messages, [flatten(message) for message in messages], [spread(message) for message in messages]]
+    if _get_tokenizer(tokenizer) is not tokenizer:
+        forms.insert(0, forms.pop())  # processors of transformers 4 take parts alone
     refusals = []
     for form in forms:
         try:
@@ -98,7 +100,7 @@ def _fit_contents(tokenizer: Any, messages: Sequence[Message]) -> Sequence[Messa
         except PromptError as error:
             refusals.append(error)
             continue
-        if _shows_texts(text, messages):
+        if _shows_texts(text, form):
             return form
     if refusals:
         raise refusals[0]

@@ -349,24 +349,32 @@ def make_deepseek() -> Family:
     return Family(model, processor, "<image_placeholder>", (24, 24))
 
 
-def make_mllama() -> Family:
+MLLAMA_TILES = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
+
+
+def make_mllama_processor() -> Any:
     tokenizer = make_tokenizer("<|begin_of_text|>", image_token="<|image|>")
     pixels = make_image_processor("mllama", size={"height": 24, "width": 24}, max_image_tiles=4)
-    processor = transformers.MllamaProcessor(pixels, tokenizer)
-    vision = transformers.MllamaVisionConfig(
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        attention_heads=4,
-        num_global_layers=1,
-        image_size=24,
-        patch_size=6,
-        max_num_tiles=4,
-        intermediate_layers_indices=[1],
-        vision_output_dim=64,
-        supported_aspect_ratios=[[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
-    )
-    text = transformers.MllamaTextConfig(**{**TEXT, "num_hidden_layers": 3}, cross_attention_layers=[1])
+    return transformers.MllamaProcessor(pixels, tokenizer)
+
+
+def make_mllama() -> Family:
+    processor = make_mllama_processor()
+    tokenizer = processor.tokenizer
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "attention_heads": 4,
+        "num_global_layers": 1,
+        "image_size": 24,
+        "patch_size": 6,
+        "max_num_tiles": 4,
+        "intermediate_layers_indices": [1],
+        "vision_output_dim": 64,
+        "supported_aspect_ratios": MLLAMA_TILES,
+    }
+    text = TEXT | {"num_hidden_layers": 3, "cross_attention_layers": [1]}
     model = build(
         "Mllama", vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<|image|>")
     )

@@ -170,3 +170,23 @@ def test_text_through_a_processor(pictures):
     assert maps.tokens_key == ("what", "is", "this", "?")
     with pytest.raises(PromptError, match="stands for image input"):
         capture_attention(model, processor.tokenizer, "<image> what is this ?")
+
+
+def test_messages_of_text_go_through_a_processor_as_its_template_wants_them(pictures, monkeypatch):
+    _, processor, _ = pictures
+    monkeypatch.setattr(processor, "chat_template", PARTS)
+    asked = [{"role": "user", "content": "what is this ?"}]
+    seen = encode_chat(processor, asked)["input_ids"][0].tolist()
+    assert (
+        seen
+        == encode_chat(processor, [{"role": "user", "content": [{"type": "text", "text": "what is this ?"}]}])[
+            "input_ids"
+        ][0].tolist()
+    )
+    # A list that the template would write as Python does is not given to it; processors of transformers 4 take no text.
+    monkeypatch.setattr(processor, "chat_template", TURNS + ANSWER)
+    if transformers.__version__ < "5":
+        with pytest.raises(PromptError, match="refuses these messages"):
+            encode_chat(processor, asked)
+    else:
+        assert encode_chat(processor, asked)["input_ids"][0].tolist() == seen

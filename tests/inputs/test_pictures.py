@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from families import make_llava, make_mllama
+from families import MLLAMA_TILES, make_llava, make_mllama_processor
 from PIL import Image
 from transformers import CLIPImageProcessor
 
@@ -121,15 +121,14 @@ def test_a_cropped_picture_is_what_the_model_saw(shape, side):
 
 @pytest.mark.parametrize("size", [(30, 20), (10, 9), (20, 70), (48, 48)])
 def test_a_padded_picture_is_what_the_model_saw(size):
-    family = make_mllama()
-    processor = family.processor.image_processor
+    processor = make_mllama_processor()
     ramp = np.linspace(60, 250, size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)
     picture = Image.fromarray(np.dstack([ramp] * 3))
-    made = processor(picture, do_normalize=False, do_rescale=False, return_tensors="pt")
-    down, across = family.model.config.vision_config.supported_aspect_ratios[int(made["aspect_ratio_ids"]) - 1]
+    made = processor.image_processor(picture, do_normalize=False, do_rescale=False, return_tensors="pt")
+    down, across = MLLAMA_TILES[int(made["aspect_ratio_ids"]) - 1]
     tiles = made["pixel_values"][0, 0, : down * across].unflatten(0, (down, across))
     seen = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
-    padded = np.asarray(pad_picture(picture, family.processor, (down, across)), float)
+    padded = np.asarray(pad_picture(picture, processor, (down, across)), float)
     np.testing.assert_array_equal(padded > 0, seen > 0)
     assert abs(padded - seen).mean() < 4
     assert pad_picture(picture, CLIPImageProcessor(), (2, 2)) is picture
