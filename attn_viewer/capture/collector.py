@@ -15,7 +15,7 @@ from ..errors import CaptureError
 from ..maps import AttentionMaps
 from ..selections import choose_numbers
 from .changes import HeadIntervention, list_interventions
-from .kernels import ROWS, Scores, blocks_future, compute_row, find_hidden, iterate_weights
+from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights, multiply_row
 from .numbering import NumberedModules, get_kind
 from .padding import Kept, crop_scores, crop_weights
 from .positions import Positions, find_positions, lay_out_call, lay_out_weights
@@ -27,6 +27,8 @@ from .targets import count_heads
 from .unseen import describe_unseen, find_unseen
 from .watch import AttentionCall, ModuleWeights
 
+# Numbers of the rows of a step up to which they wait: one computation for all layers is faster than one for each.
+WAITING = 2**20
 LEAST_SUM = 0.98  # of a row of eager weights in half precision, without sinks
 
 
@@ -127,12 +129,22 @@ class Collector:
             self.stacks[path] = Stack(path, (1, first + 1), self.members[path], first, True, sources={"sdpa"})
         stack = self.stacks[path]
         stack.calls.add(layer)
-        opened = self._open(stack, layer, n_heads)
-        if opened is not None:
-            heads, reduction = opened
-            row = compute_row(query[0].flatten(0, 1), key[0], call.scale)
-            reduction.take_weights((row if len(heads) == n_heads else row[list(heads)])[:, None])
+        if self._wants(layer):
+            stack.waiting[layer] = multiply_row(query[0].reshape(key.shape[1], -1, key.shape[3]), key[0], call.scale)
+            if len(stack.waiting) * n_heads * key.shape[2] > WAITING:
+                self._finish_rows(stack)
         return True
+
+    def _finish_rows(self, stack: Stack) -> None:
+        """Keep what is wanted of the rows that wait."""
+        for n_heads in {len(row) for row in stack.waiting.values()}:
+            layers = [layer for layer, row in stack.waiting.items() if len(row) == n_heads]
+            rows = torch.stack([stack.waiting.pop(layer) for layer in layers], 1)
+            heads, reduction = self._start(stack, (n_heads, *rows.shape[1:]), layers[0], height=1)
+            weights = rows.softmax(-1)
+            reduction.take_weights(weights if len(heads) == n_heads else weights[list(heads)])
+            # Copies, so that those of one layer can go before others.
+            stack.kept |= {layer: (heads, reduction.array[:, [place]]) for place, layer in enumerate(layers)}
 
     def _reduce(
         self, stack: Stack, call: AttentionCall, scores: Scores, heads: tuple[int, ...], reduction: FullReduction
@@ -335,17 +347,28 @@ class Collector:
         stack.last = number, inputs and tuple(weakref.ref(tensor) for tensor in inputs)
         return stack, number
 
+    def _wants(self, layer: int) -> bool:
+        return self.options.layers is None or layer in set(self.options.layers)
+
     def _open(self, stack: Stack, layer: int, n_heads: int) -> tuple[tuple[int, ...], FullReduction] | None:
         """Return head numbers and the reduction of a layer; None if it is not wanted."""
-        options = self.options
-        if options.layers is not None and layer not in set(options.layers):
+        if not self._wants(layer):
             return None
-        heads = choose_numbers(options.heads, range(n_heads), f"head of layer {layer}")
         n_query, n_key = stack.size
-        rows = options.choose_rows(n_query)
-        shape = (len(heads), rows.stop - rows.start, n_key)
-        whole: tuple[int, int] = (shape[1], shape[2]) if self.extent is None else self.extent.shape
+        rows = self.options.choose_rows(n_query)
+        heads, reduction = self._start(stack, (n_heads, rows.stop - rows.start, n_key), layer)
+        stack.kept[layer] = heads, reduction.array
+        return heads, reduction
+
+    def _start(
+        self, stack: Stack, shape: tuple[int, int, int], layer: int, *, height: int | None = None
+    ) -> tuple[tuple[int, ...], FullReduction]:
+        """Return head numbers and a reduction of ``(n_heads, rows, n_key)``, in cells of the stack or of a height."""
+        options = self.options
+        heads = choose_numbers(options.heads, range(shape[0]), f"head of layer {layer}")
+        shape = len(heads), *shape[1:]
         if stack.reduction is None:
+            whole: tuple[int, int] = shape[1:] if self.extent is None else self.extent.shape
             n_layers = stack.n_layers if options.layers is None else len(set(options.layers))
             size = n_layers * np.prod((shape[0], *whole), dtype=float) * np.dtype(options.dtype).itemsize
             means = size / shape[0] if self.has_patches else np.inf
@@ -356,10 +379,10 @@ class Collector:
             # Weights that fit the grid as they are need no pooling.
             if stack.reduction == "pooled" and stack.cell == (1, 1):
                 stack.reduction = "full"
-        cell = stack.cell if self.extent is None else (self.extent.find_height(stack.cell[0]), stack.cell[1])
-        reduction = REDUCTIONS[stack.reduction](shape, np.dtype(options.dtype), cell, options.pooling)
-        stack.kept[layer] = heads, reduction
-        return heads, reduction
+        if height is None:
+            height = stack.cell[0] if self.extent is None else self.extent.find_height(stack.cell[0])
+        cell = height, stack.cell[1]
+        return heads, REDUCTIONS[stack.reduction](shape, np.dtype(options.dtype), cell, options.pooling)
 
     def find_main(self, kind: str = "self") -> Stack:
         """Return the deepest stack of a kind, complete: in a model of several towers, the language model's.
@@ -368,6 +391,8 @@ class Collector:
         there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which must not
         just be missing.
         """
+        for stack in self.stacks.values():
+            self._finish_rows(stack)
         own = {self.numbers.get(name, (name, 0))[0] for name in self.accounted if self._is_own(name)}
         stacks = [stack for path, stack in self.stacks.items() if path in own and kind in ("self", get_kind(path))]
         stacks = [stack for stack in stacks if kind == "cross" or get_kind(stack.name) != "cross"]
@@ -408,7 +433,7 @@ class Collector:
         kept = [stack.kept[layer] for layer in chosen]
         is_mean = stack.reduction == "head_mean"
         return AttentionMaps(
-            [reduction.array for _, reduction in kept],
+            [array for _, array in kept],
             tokens_key,
             tokens_query=None
             if tokens_query is tokens_key and rows == slice(0, len(tokens_key))

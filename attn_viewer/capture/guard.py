@@ -278,7 +278,7 @@ def use_visible_attention(model: torch.nn.Module, loan: Loan) -> None:
                     "model.set_attn_implementation with the name of a function that calls "
                     "torch.nn.functional.scaled_dot_product_attention"
                 )
-            _view_as(config, fallback, loan)
+            view_implementation(config, lambda _: fallback, loan)
     _EAGER_STANCE.turn(loan)
 
 
@@ -303,25 +303,28 @@ def _find_source(interface: Any, name: str | None) -> str | None:
     return None if function is None else getattr(function, "__module__", "")
 
 
-def _view_as(config: Any, name: str, loan: Loan) -> None:
+def view_implementation(config: Any, view: Callable[[Any], Any], loan: Loan) -> None:
     """Have this thread read another attention implementation in a config, for which other threads see no change.
 
-    The config's class is replaced by one that has the attribute's name as a property.
+    `view` takes what is there and returns what is read. The config's class is replaced by one that has the attribute's
+    name as a property.
     """
     key = threading.get_ident(), object()
     loan.note(partial(_end_view, config, key))
     with _VIEWING:
         if not hasattr(type(config), "attn_viewer_views"):
             object.__setattr__(config, "__class__", _make_view(type(config)))
-        type(config).attn_viewer_views[key] = name
+        type(config).attn_viewer_views[key] = view
 
 
 def _make_view(kind: type) -> type:
-    views: dict[tuple[int, object], str] = {}
+    views: dict[tuple[int, object], Callable[[Any], Any]] = {}
 
     def get(config: Any) -> Any:
-        thread = threading.get_ident()
-        return next((name for key, name in list(views.items()) if key[0] == thread), vars(config)[_IMPLEMENTATION])
+        thread, name = threading.get_ident(), vars(config)[_IMPLEMENTATION]
+        for (owner, _), view in list(views.items()):
+            name = view(name) if owner == thread else name
+        return name
 
     def reduce(config: Any, protocol: Any) -> Any:
         """Copy and pickle it as what it is to everybody else."""

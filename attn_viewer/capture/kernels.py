@@ -99,11 +99,10 @@ def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, 
         yield start, block
 
 
-def compute_row(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Return the weights, float32, axes ``(n_heads, n_key)``, of one query, ``(n_heads, d)``, that sees all keys."""
-    block = query.float().unflatten(0, (len(key), -1))
-    scores = _multiply(block, key.float().mT, query.shape[-1] ** -0.5 if scale is None else scale)
-    return scores.softmax(-1).flatten(0, 1)
+def multiply_row(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Return the scores, float32, axes ``(n_heads, n_key)``, of one query, axes ``(n_kv_heads, group, d)``."""
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return _multiply(query.float(), key.float().mT, factor).flatten(0, 1)
 
 
 def pool_weights(scores: Scores, cell: tuple[int, int], pooling: str) -> torch.Tensor:

@@ -17,6 +17,7 @@ class Frame:
 
     name: str
     is_function: bool = False  # has neither parts nor parameters: may do a part of what the module around it does
+    has_read: bool = False  # it has read in its config which attention to run
     has_shown: bool = False  # its weights have been seen
     # (n_query, n_key) of products that may be scores.
     scores: set[tuple[int, ...]] = dataclasses.field(default_factory=set)

@@ -15,7 +15,7 @@ from ..inputs.signature import call_model, find_device, find_inner, get_config, 
 from ..maps import AttentionMaps
 from .collector import Collector
 from .eager import EagerHooks
-from .guard import Loan, borrow_model, has_hooks
+from .guard import Loan, borrow_model, find_configs, has_hooks, view_implementation
 from .module_stack import ModuleStack
 from .numbering import NumberedModules, get_kind
 from .padding import WHOLE, Kept
@@ -230,10 +230,8 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
         if passes is None:
             loan.enter_mode(watch)
         else:
-            narrowed = Loan()
-            loan.note(narrowed.close)
             loan.note(watch.take_off)
-            _tell_passes(passes, current, parts, following, narrowed)
+            _tell_passes(passes, current, parts, following, loan)
         yield loan
         if projections is not None:
             projections.let_go()
@@ -254,12 +252,22 @@ def _follow(loan: Loan, parts: _Parts, modules: Sequence[torch.nn.Module]) -> No
     stack.follow(loan, modules if projections is None else None)
 
 
-def _tell_passes(passes: Passes, current: list[Collector], parts: _Parts, following: Loan, narrowed: Loan) -> None:
+def _tell_passes(passes: Passes, current: list[Collector], parts: _Parts, following: Loan, loan: Loan) -> None:
     """Have `current` be the collectors of the pass that runs; watch no more, of later passes, than has to be.
 
-    To see each function that a model calls, and each module, costs as much as the weights of a step.
+    To see each function that a model calls, and each module, costs as much as the weights of a step. Modules of
+    transformers read in their config which attention to run just before they run it.
     """
     stack, sequences, watch, hooks, projections = parts
+    narrowed = Loan()
+    loan.note(narrowed.close)
+
+    def see_read(implementation: Any) -> Any:
+        if stack.frames:
+            stack.frames[-1].has_read = True
+            if narrowed.is_open and stack.name in passes.single:
+                watch.put_on()
+        return implementation
 
     def begin(arguments: Mapping[str, Any], past: int | None) -> None:
         watch.counts.clear()
@@ -270,8 +278,9 @@ def _tell_passes(passes: Passes, current: list[Collector], parts: _Parts, follow
             following.close()
             modules = [stack.by_name[name] for name in passes.single]
             _follow(narrowed, parts, [*stack.list_around(passes.single), *modules])
-            for module in modules:
-                narrowed.add_hook(module.register_forward_pre_hook, watch.put_on)
+            for name, module in zip(passes.single, modules, strict=True):
+                if name in watch.unread:
+                    narrowed.add_hook(module.register_forward_pre_hook, watch.put_on)
                 narrowed.add_hook(module.register_forward_hook, watch.take_off, always_call=True)
         if following.is_open:
             watch.put_on()
@@ -283,6 +292,8 @@ def _tell_passes(passes: Passes, current: list[Collector], parts: _Parts, follow
         watch.take_off()
         passes.end()
 
+    for config in find_configs(stack.known):
+        view_implementation(config, see_read, loan)
     sequences.on_begin.append(begin)
     stack.on_end.append(end)
 

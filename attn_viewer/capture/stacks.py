@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from ..errors import CaptureError
 from ..selections import describe_numbers
 from .padding import WHOLE, Kept
-from .reduction import FullReduction
 
+Array = npt.NDArray[Any]
 # Weak references to the query and key of a call.
 Inputs = tuple["weakref.ref[torch.Tensor]", ...]
 
@@ -35,7 +37,9 @@ class Stack:
     calls: set[int] = dataclasses.field(default_factory=set)  # layers that ran, kept or not
     last: tuple[int, Inputs | None] | None = None  # the last of them, and what its call was given
     # Head numbers and what was kept of each layer.
-    kept: dict[int, tuple[tuple[int, ...], FullReduction]] = dataclasses.field(default_factory=dict)
+    kept: dict[int, tuple[tuple[int, ...], Array]] = dataclasses.field(default_factory=dict)
+    # Scores of layers that had one row, axes (n_heads, n_key), of which nothing has been kept yet.
+    waiting: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
     # Tokens of the layers where they are not the wanted ones.
     elsewhere: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
     unscaled: str | None = None  # the first module whose values or projection were not seen, where they were wanted

@@ -16,7 +16,7 @@ from ..errors import CaptureError, OptionError
 from ..inputs.signature import has_decoder
 from .collector import Collector, Extent
 from .numbering import NumberedModules, get_kind, is_called_attention
-from .reduction import FullReduction
+from .reduction import allocate_zeros
 from .stacks import Stack
 from .watch import AttentionCall
 
@@ -155,8 +155,7 @@ class StepRecorder:
         stacks = [collector.find_main(self.kind) for collector in self._collectors]
         stack, begun = stacks[0], self._begun
         begun.arrays = [
-            {layer: self._sum_cells(one, reduction.array) for layer, (_, reduction) in one.kept.items()}
-            for one in stacks
+            {layer: self._sum_cells(one, array) for layer, (_, array) in one.kept.items()} for one in stacks
         ]
         if self.stack is not None and stack.calls < self.stack.calls:
             return  # a draft made by the first layers
@@ -256,11 +255,11 @@ class StepRecorder:
                 )
         return row
 
-    def _join_layer(self, parts: Sequence[Array], shape: tuple[int, int], skipped: int) -> FullReduction:
+    def _join_layer(self, parts: Sequence[Array], shape: tuple[int, int], skipped: int) -> Array:
         stack: Any = self.stack
         height, width = stack.cell
         cells = -(-shape[0] // height), -(-shape[1] // width)
-        joined = FullReduction((len(parts[0]), *cells), parts[0].dtype, (1, 1), "")
+        joined = allocate_zeros((len(parts[0]), *cells), parts[0].dtype)
         combine = np.maximum if self.options.pooling == "max" else np.add
         start = self.passes[0].first + skipped
         for one, part in zip(self.passes, parts, strict=True):
@@ -268,14 +267,14 @@ class StepRecorder:
             chosen = (places >= 0) & (places < cells[0])
             part, places = part[:, chosen, : cells[1]], places[chosen]
             if height == 1:
-                joined.array[:, places, : part.shape[2]] = part
+                joined[:, places, : part.shape[2]] = part
                 continue
             for place, row in zip(places, part.swapaxes(0, 1), strict=True):
-                cell = joined.array[:, place, : part.shape[2]]
+                cell = joined[:, place, : part.shape[2]]
                 combine(cell, row, out=cell)
         if stack.reduction == "pooled" and self.options.pooling == "mean":
             sizes = np.outer(measure_cells(shape[0], height), measure_cells(shape[1], width))
-            joined.array /= sizes.astype(joined.array.dtype)
+            joined /= sizes.astype(joined.dtype)
         return joined
 
 

@@ -64,6 +64,7 @@ class AttentionWatch(Watch):
         self.on_call, self.on_weights = on_call, on_weights
         self.wants_lse = wants_lse
         self.counts: Counter[str] = Counter()
+        self.unread: set[str] = set()  # modules that called attention before they read in their config which to run
         self.handlers |= {
             SDPA: self._see_call,
             torch.nn.functional.multi_head_attention_forward: self._see_multihead,
@@ -89,6 +90,8 @@ class AttentionWatch(Watch):
         if self.stack.frames:
             self.stack.frames[-1].has_shown = True
         name = self.stack.name
+        if not self.stack.frames or not self.stack.frames[-1].has_read:
+            self.unread.add(name)
         self.counts[name] += 1
         return name, self.counts[name] - 1
 

@@ -145,21 +145,30 @@ def test_each_token_is_told_as_it_comes(options):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_oss", "gemma2"])
 def test_only_modules_that_attend_are_watched_once_they_are_known(name):
     """The first pass shows which; of a model that runs eager, any module may compute weights."""
-    model, watched = build_model(name), []
+    model, watched, early = build_model(name), [], []
+    inner = next(m for path, m in model.named_modules() if path.endswith(("q_proj", "c_attn")))
+
+    def look_inside(*hooked):
+        early.append(torch.overrides._len_torch_function_stack())
 
     def look(step):
-        watched.append({path for path, module in model.named_modules() if module._forward_hooks})
+        watched.append(
+            {path for path, module in model.named_modules() if module._forward_hooks and module is not inner}
+        )
         assert torch.overrides._len_torch_function_stack() == 0
 
     model.generation_config.cache_implementation = "dynamic"
+    inner.register_forward_hook(look_inside)
     capture_generation(model, None, IDS, max_new_tokens=4, when="steps", on_step=look)
     if model.config._attn_implementation == "eager":
         assert watched[2] == watched[0]
+        assert early == [1, 1, 1, 1]
     else:
         attention = {path for path in watched[0] if path.endswith(("self_attn", ".attn"))}
         around = {path for path in watched[0] if all(one.startswith(path) for one in attention)}
         assert len(attention) == 3
         assert watched[2] == attention | around
+        assert early == [1, 0, 0, 0]  # functions are seen from where the module has read which attention to run
 
 
 def test_a_function_that_raises_ends_the_generation(demo):
