@@ -17,8 +17,9 @@ from ..maps import AttentionMaps
 
 WINDOW = 8
 EPSILON = 0.3
-# Bytes of one block in float64; a few arrays of its size exist at a time.
-BLOCK_BYTES = 32 * 2**20
+# Bytes of one block in float64, if it has several heads: a few arrays of its size stay in a core's cache, and there are
+# so few blocks that calling numpy costs little.
+BLOCK_BYTES = 2**19
 # A key counts as a possible sink when at least so many queries see it: fewer, and a head that looks at its neighbours
 # seems to have one at the end of every prompt.
 LEAST_QUERIES = 8
@@ -137,8 +138,8 @@ class HeadBlock:
     Rows of zeros are padding: they are no queries and count in no mean.
     """
 
-    def __init__(self, weights: NDArray[Any], frame: Frame) -> None:
-        self.weights, self.frame = weights.astype(np.float64), frame
+    def __init__(self, weights: NDArray[np.float64], frame: Frame) -> None:
+        self.weights, self.frame = weights, frame
 
     @functools.cached_property
     def masses(self) -> NDArray[np.float64]:
@@ -159,12 +160,23 @@ class HeadBlock:
         """
         counts = self.is_query.astype(np.int64) @ self.frame.sees
         counts[:, 1:][counts[:, 1:] < LEAST_QUERIES] = 0
-        return divide(self.weights.sum(1), counts)
+        return divide(self.column_sums, counts)
+
+    @functools.cached_property
+    def column_sums(self) -> NDArray[np.float64]:
+        """Weight on each key from all queries: axes ``(n_heads, n_key)``."""
+        sums: NDArray[np.float64] = self.weights.sum(1)
+        return sums
 
     @functools.cached_property
     def cumulated(self) -> NDArray[np.float64]:
         """Running sum of each row's weights from the largest on: axes ``(n_heads, n_query, n_key)``."""
-        return np.cumsum(-np.sort(-self.weights, axis=-1), axis=-1)
+        return np.cumsum(np.sort(self.weights, axis=-1)[..., ::-1], axis=-1)
+
+    @functools.cached_property
+    def follower_masses(self) -> NDArray[np.float64]:
+        """Weight of each query on `Frame.followers`: axes ``(n_heads, n_query)``."""
+        return self.sum_over(self.frame.followers)
 
     @functools.cached_property
     def entropies(self) -> NDArray[np.float64]:
@@ -191,11 +203,11 @@ class HeadBlock:
 
 
 def iterate_blocks(maps: AttentionMaps, frame: Frame) -> Iterator[HeadBlock]:
-    """Yield the heads of all layers, a bounded number of one layer at a time, by layer, then head."""
-    step = max(1, BLOCK_BYTES // (8 * maps.weights[0][0].size))
-    for layer in maps.weights:
-        for start in range(0, len(layer), step):
-            yield HeadBlock(layer[start : start + step], frame)
+    """Yield the heads of all layers, a bounded number at a time, by layer, then head."""
+    heads = [head for layer in maps.weights for head in layer]
+    step = max(1, BLOCK_BYTES // (8 * heads[0].size))
+    for start in range(0, len(heads), step):
+        yield HeadBlock(np.stack(heads[start : start + step], dtype=np.float64), frame)
 
 
 def find_singular_values(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Sums are whole numbers, so that prompts and workers in any order give the same b
 import dataclasses
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from ..errors import UnsuitableMapsError
 from ..maps import AttentionMaps
 from ..tokens import read_label
-from .blocks import Frame, HeadBlock, find_obstacle, iterate_blocks, require_heads
-from .scores import CURVES, SCORES, score_heads
+from .blocks import Frame, HeadBlock, find_obstacle, iterate_blocks, require_heads, require_unsigned
+from .scores import CURVES, SCORES, choose_scores
 from .table import HeadScores, average_scores
 
 # What sums count in: weights are rounded to whole multiples of this.
@@ -97,69 +98,69 @@ def take_census(maps: AttentionMaps, name: str, scores: Sequence[str] | None = N
     keys.
     """
     require_heads(maps, "a census of heads", least_keys=2)
+    require_unsigned(maps, "a census of heads")
     frame, obstacle = Frame(maps), find_obstacle(maps, positions=True)
     if obstacle is not None:
         raise UnsuitableMapsError(f"a census of heads {obstacle}")
-    asked = None if scores is None else list(scores)
-    if scores is None:
-        scores = [
-            name for name, score in SCORES.items() if not score.is_slow and find_obstacle(maps, **score.needs) is None
-        ]
-    table = score_heads(maps, scores, progress=False)
-    blocks = [_Observed(block) for block in iterate_blocks(maps, frame)]
+    names = [each for each in choose_scores(scores, maps) if scores is not None or not SCORES[each].is_slow]
+    blocks = [_Observed(block, names) for block in iterate_blocks(maps, frame)]
     sent, received = (np.concatenate([getattr(b, each) for b in blocks]) for each in ("sent", "received"))
-    peaks, weights = (np.concatenate([getattr(b, each) for b in blocks], 1) for each in ("peaks", "weights"))
-    columns = np.array(list(table.columns.values()), np.float32)
+    kept = (np.concatenate([getattr(b, each) for b in blocks], 1) for each in ("scores", "peaks", "weights"))
     tokens: dict[str, list[int]] = {}
     for place, label in enumerate(maps.tokens_key[1:], 1):
         tokens.setdefault(label, []).append(place)
     return Census(
         maps.model_id,
-        tuple(zip(table.layer.tolist(), table.head.tolist(), strict=True)),
-        tuple(table.columns),
-        asked,
-        {name: PromptRecord(maps.tokens_key, columns, peaks, weights)},
+        tuple((layer, head) for layer, heads in zip(maps.layers, maps.heads, strict=True) for head in heads),
+        tuple(names),
+        None if scores is None else list(scores),
+        {name: PromptRecord(maps.tokens_key, *kept)},
         _tally(tokens, maps.first_query, sent, received),
         _tally(classify_tokens(frame), maps.first_query, sent, received),
-        {curve: np.concatenate([blocks[0].counts[curve], *(b.curves[curve] for b in blocks)]) for curve in CURVES},
+        {curve: _lay_out(maps.first_query, [blocks[0].counts, *(b.sums for b in blocks)], curve) for curve in CURVES},
     )
 
 
 class _Observed:
     """What is kept of some heads of a prompt, sums in `UNIT`, a row a head."""
 
-    def __init__(self, block: HeadBlock) -> None:
+    def __init__(self, block: HeadBlock, names: Sequence[str]) -> None:
         frame, weights = block.frame, block.weights
-        first = frame.maps.first_query
+        self.scores = np.array([SCORES[name].measure(block) for name in names], np.float32)
         self.sent = count_units(block.masses - weights[:, :, 0])
         self.received = count_units(weights).sum(1)
         surprise = np.log(np.maximum(frame.sees.sum(1), 1))
         found = [weights[:, :, 1:].max(-1) * surprise]
-        self.counts, self.curves = {}, {}
+        self.counts, self.sums = {}, {}
         for curve, weigh in CURVES.items():
             values, counted = weigh(block)
             values = np.where(counted, values, 0)
             found.append(values * surprise)
-            self.counts[curve] = np.pad(counted.astype(np.int64), (first, 0))[None]
-            self.curves[curve] = np.pad(count_units(values), ((0, 0), (first, 0)))
+            self.counts[curve], self.sums[curve] = counted[None], count_units(values)
         queries = np.stack(found).argmax(-1)
         rows = weights[np.arange(len(weights)), queries]
         keys = np.argsort(-rows, axis=-1, kind="stable")[..., :N_KEYS]
         largest = np.take_along_axis(rows, keys, -1)
-        keys = np.concatenate([queries[..., None] + first, np.where(largest > 0, keys, -1)], axis=-1)
-        missing = (*[(0, 0)] * 2, (0, N_KEYS - largest.shape[-1]))
-        self.peaks = np.pad(keys.astype(np.int32), missing, constant_values=-1)
-        self.weights = np.pad(largest.astype(np.float32), missing)
+        self.peaks = np.full((*queries.shape, 1 + N_KEYS), -1, np.int32)
+        self.peaks[..., 0] = queries + frame.maps.first_query
+        self.peaks[..., 1 : 1 + keys.shape[-1]] = np.where(largest > 0, keys, -1)
+        self.weights = np.zeros((*queries.shape, N_KEYS), np.float32)
+        self.weights[..., : keys.shape[-1]] = largest
 
 
-def count_units(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Round weights to whole numbers of `UNIT`."""
-    units: NDArray[np.int64] = np.rint(values / UNIT).astype(np.int64)
-    return units
+def count_units(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round weights to whole numbers of `UNIT`, whose sums float64 holds exactly."""
+    units = values * (1 / UNIT)
+    return np.rint(units, out=units)
+
+
+def _lay_out(first: int, parts: Iterable[Mapping[str, NDArray[Any]]], curve: str) -> NDArray[np.int64]:
+    """Return a curve's rows by position, where queries begin at `first`."""
+    return np.pad(np.concatenate([part[curve] for part in parts]), ((0, 0), (first, 0))).astype(np.int64)
 
 
 def _tally(
-    groups: Mapping[str, Iterable[int]], first: int, sent: NDArray[np.int64], received: NDArray[np.int64]
+    groups: Mapping[str, Iterable[int]], first: int, sent: NDArray[np.float64], received: NDArray[np.float64]
 ) -> dict[str, NDArray[np.int64]]:
     """Sum what is sent by queries, which begin at position `first`, and received by keys, over groups of positions."""
     tallies = {}

@@ -96,7 +96,7 @@ def score_heads(
     require_heads(maps, "a score of a head", least_keys=2)
     require_unsigned(maps, "a score of a head")
     frame = Frame(maps, window, epsilon)
-    chosen = _choose_scores(scores, maps)
+    chosen = choose_scores(scores, maps)
     columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in chosen}
     with show_bar("scoring", "head", progress, total=sum(maps.n_heads)) as bar:
         for block in iterate_blocks(maps, frame):
@@ -129,7 +129,7 @@ def check_scores(names: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _choose_scores(names: str | Sequence[str] | None, maps: MapFacts) -> list[str]:
+def choose_scores(names: str | Sequence[str] | None, maps: MapFacts) -> list[str]:
     """Return the names of scores to compute, or raise for one that these maps cannot have."""
     obstacles = {name: find_obstacle(maps, **score.needs) for name, score in SCORES.items()}
     if names is None:
@@ -148,7 +148,7 @@ def _weigh_previous(block: HeadBlock) -> tuple[NDArray[np.float64], NDArray[np.b
 
 
 def _weigh_followers(block: HeadBlock) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    return block.sum_over(block.frame.followers), np.asarray(block.frame.followers.any(1))
+    return block.follower_masses, np.asarray(block.frame.followers.any(1))
 
 
 def _weigh_first(block: HeadBlock) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -261,7 +261,7 @@ def measure_heaviest_column(block: HeadBlock) -> NDArray[np.float64]:
 
     Zhang et al. 2023, "H2O: Heavy-Hitter Oracle", score keys by accumulated weight; `accumulate_columns` gives it.
     """
-    return divide(block.weights.sum(1).max(1), block.masses.sum(1))
+    return divide(block.column_sums.max(1), block.masses.sum(1))
 
 
 def _measure_keys(block: HeadBlock, share: float) -> NDArray[np.float64]:
