@@ -232,6 +232,8 @@ class Collector:
 
     def _describe_interventions(self) -> list[str]:
         """Return what was done to this model; without one (`capture_attention_calls`), to any."""
+        if not self.interventions:  # to go over a model takes as long as a few layers of a short prompt
+            return []
         own = set(self.model.modules())
         is_any = isinstance(self.model, torch.nn.Identity)
         return [i.description for i in self.interventions if is_any or not own.isdisjoint(i.model.modules())]
