@@ -161,9 +161,10 @@ class GridFitter:
             found += [] if grid is None else [grid]
         if not found:
             size = f"{page / 72:.2f}" + (f" × {self.style.height / 72:.2f}" if self.style.height else "")
+            more = "more panels side by side (num_figs_per_row), " * (self.fewest == 1)
             raise PageSizeError(
-                f"{self.n_panels} panels do not fit on a page of {size} inches; choose fewer layers or heads, more "
-                "panels side by side (num_figs_per_row), columns=2 or another preset"
+                f"{self.n_panels} panels do not fit on a page of {size} inches; choose fewer layers or heads, {more}"
+                "columns=2 or another preset"
             )
         # As many side by side as was wished; or else a page that pleases.
         return found[-1] if isinstance(self.wish, int) else min(found, key=lambda grid: self._rate(grid, page))

@@ -148,7 +148,9 @@ def iterate_head_pages(
 def _make_head_page(
     maps: AttentionMaps, n_panels: int, extent: Extent, look: PanelLook, *, is_part: bool = False
 ) -> "HeatmapPage":
-    return HeatmapPage(maps, n_panels, extent, (look.title or WIDEST_TITLE) + PART.format("000", "000") * is_part, look)
+    heading = (look.title or WIDEST_TITLE) + PART.format("000", "000") * is_part
+    title = f"head {'0' * len(str(max(map(max, maps.heads))))}"
+    return HeatmapPage(maps, n_panels, extent, heading, look, title=title)
 
 
 def _show_heads(page: "HeatmapPage", maps: AttentionMaps, index: int, some: slice = slice(None)) -> PageFigure:
@@ -183,7 +185,7 @@ def name_layer_map(maps: AttentionMaps) -> str:
 class HeatmapPage(PanelPage):
     """A page of heatmaps over the tokens of `maps`, laid out once; `show` puts weights in.
 
-    The scale suits weights of this `extent`, and `heading` is the widest that will be shown.
+    The scale suits weights of this `extent`; `heading`, and `title` of a panel, are the widest that will be shown.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class HeatmapPage(PanelPage):
         look: PanelLook,
         *,
         notes: Sequence[str] = (),
+        title: str = WIDEST_TITLE,
     ) -> None:
         self.maps, self.look = maps, look
         tokens = read_sides(maps, look.sink)
@@ -204,7 +207,7 @@ class HeatmapPage(PanelPage):
         named = name_outstanding(tokens, (treat_sink(w, maps, look.sink) for w in maps.weights), ~future)
         style = look.make_style([*sides.texts, maps.model_id, *notes, *segments, heading])
         self.scale = look.make_scale(extent, style, WEIGHTINGS[maps.weighting])
-        title = name_layer_map(maps) if maps.is_mean else WIDEST_TITLE
+        title = name_layer_map(maps) if maps.is_mean else title
         title += OWN_SCALE.format(0.00123) * (look.scale == "panel")
 
         def make_caption(has_indices: bool, step: int) -> Caption:

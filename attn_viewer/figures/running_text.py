@@ -111,11 +111,12 @@ def plot_running_text(maps: AttentionMaps, *, query: int = -1, options: Overview
     count = max(1, int(min(count, (limit + BETWEEN) // text.height)))
     layers, shown = _gather_rows(maps, query, look, count)
     seen = ~np.ma.getmaskarray(shown)
+    scaled = dataclasses.replace(look, vmax=1.0) if is_panel else look
     if is_panel:
         ends = [measure_weights([row[None]], seen[:1], look.norm).end for row in shown.filled(0)]
-        shown, look = shown / np.array(ends, np.float32)[:, None], dataclasses.replace(look, vmax=1.0)
+        shown = shown / np.array(ends, np.float32)[:, None]
     extent = dataclasses.replace(measure_weights([shown.filled(0)], seen, look.norm), is_signed=maps.signed)
-    scale = look.make_scale(extent, style, name)
+    scale = scaled.make_scale(extent, style, name)
     body = text.height * len(layers) - BETWEEN
     page = Page(style, text.left + text.room, body, _make_caption(maps, query, look, scale, len(layers)))
     is_self = maps.kind != "cross"

@@ -20,6 +20,8 @@ LINE_ROOM = 1.2
 # Past so many tokens from one label to the next, or with fewer labels than so many, numbers say more.
 MOST_STEP, FEWEST_LABELS = 8, 4
 MOST_INDICES = 8
+# How much longer axes may have been when their labels were chosen.
+SLACK = 1.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,12 @@ class TickChoice:
     step: int
     is_index: bool
     is_upright: bool
+
+    def coarsen(self, other: "TickChoice") -> "TickChoice":
+        """Return a choice that needs no more room along the axis than this one or the other."""
+        if self.is_index != other.is_index:
+            return self if self.is_index else other
+        return TickChoice(max(self.step, other.step), self.is_index, self.is_upright and other.is_upright)
 
 
 def choose_ticks(
@@ -106,6 +114,9 @@ class TokenLocator(Locator):
     shrink to fit, but no further than `SMALLEST_LABEL`, and are turned below an axis where they are wide, unless their
     size or rotation was set by somebody else. Tokens that are `named`, by their place among the tokens, keep
     their names as far as there is room, the first of them first, where not all have theirs.
+
+    On a page of one size labels only get fewer, smaller and turned: where a layout engine makes room for numbers, the
+    axes may grow until words fit, for which it has made no room.
     """
 
     def __init__(
@@ -124,6 +135,9 @@ class TokenLocator(Locator):
         self.choice = TickChoice(1, texts is None, is_key)
         self._widths: dict[tuple[str, ...], float] = {}
         self._given: dict[str, Any] = {}
+        self._size = math.inf
+        # What labels were last chosen for: what is shown and how it is written; size of the page, length of the axis.
+        self._chosen_for: tuple[Any, ...] = ()
 
     @property
     def _own_axis(self) -> Axis:
@@ -138,7 +152,7 @@ class TokenLocator(Locator):
     def tick_values(self, vmin: float, vmax: float) -> list[float]:
         """Return where ticks stand if the axis shows tokens from `vmin` to `vmax`."""
         shown = max(min(vmax, self.first + self.count - 0.5) - max(vmin, self.first - 0.5), 1e-9)
-        self._choose(vmax - vmin, shown)
+        self._choose((vmin, vmax), shown)
         start, stop = max(self.first, round(vmin + 1e-6)), min(self.first + self.count - 1, round(vmax - 1e-6))
         offset = 0 if self.choice.is_index else self.first
         step = self.choice.step
@@ -171,36 +185,47 @@ class TokenLocator(Locator):
             return f"{place} {self.texts[index]}" if index in self.named else str(place)
         return self.texts[index]
 
-    def _choose(self, span: float, shown: float) -> None:
+    def _choose(self, view: tuple[float, float], shown: float) -> None:
         """Decide which tokens are labelled, and shrink and turn labels to fit."""
         axes = self._own_axis.axes
-        pixels = axes.bbox.width if self.is_key else axes.bbox.height
-        length = pixels * 72 / axes.figure.dpi * shown / span
+        whole = (axes.bbox.width if self.is_key else axes.bbox.height) * 72 / axes.figure.dpi
+        length = whole * shown / (view[1] - view[0])
         now: dict[str, Any] = self._own_axis.get_tick_params(which="major") or {}
         wished = FontProperties(
             size=mpl.rcParams["xtick.labelsize" if self.is_key else "ytick.labelsize"]
         ).get_size_in_points()
         is_ours = now.get("labelsize") in (None, self._given.get("labelsize"))
         size = wished if is_ours else FontProperties(size=now["labelsize"]).get_size_in_points()
+        family = tuple(now.get("labelfontfamily") or mpl.rcParams["font.family"])
+        page = [round(float(side) / axes.figure.dpi, 6) for side in axes.figure.bbox.size]
+        is_again = self._keep((*view, size, family), page, round(whole, 6))
         if is_ours and self.texts is not None:
             fitting = length / shown / LINE_ROOM
             size = min(size, max(fitting, min(SMALLEST_LABEL, size))) if fitting >= SMALLEST_LABEL else size
-        self._label_style = PageStyle(family=tuple(now.get("labelfontfamily") or mpl.rcParams["font.family"]))
-        self._size, self._pitch = size, length / shown
-        widest = self._measure(size)
-        self.choice = choose_ticks(
-            length,
+        self._label_style = PageStyle(family=family)
+        self._size, self._pitch = min(size, self._size) if is_again else size, length / shown
+        # Axes that get a little shorter keep their labels, which may be wider where they are others.
+        slack = SLACK if is_again else 1.0
+        choice = choose_ticks(
+            length * slack,
             shown,
-            size,
-            widest=widest,
+            self._size,
+            widest=self._measure(self._size) * slack,
             is_key=self.is_key,
             has_tokens=self.texts is not None,
             most_step=self.most_step,
         )
-        wanted = {"labelsize": size}
+        self.choice = choice.coarsen(self.choice) if is_again else choice
+        wanted = {"labelsize": self._size}
         if self.is_key:
             wanted["labelrotation"] = 0.0 if self.choice.is_upright else 90.0
         self._give({key: value for key, value in wanted.items() if now.get(key) in (None, self._given.get(key))})
+
+    def _keep(self, shown: tuple[Any, ...], page: list[float], length: float) -> bool:
+        """Note what labels are chosen for; tell whether it is what they were last chosen for."""
+        before, self._chosen_for = self._chosen_for, (shown, page, length)
+        # A page that is cut to what is on it (bbox_inches) has another size, and axes of the same.
+        return bool(before) and before[0] == shown and (before[1] == page or before[2] == length)
 
     def _give(self, wanted: dict[str, Any]) -> None:
         changed = {key: value for key, value in wanted.items() if self._given.get(key) != value}

@@ -1,5 +1,6 @@
 """Heatmaps in anybody's axes: what layout engines, styles and people do to any other axes, they do to these."""
 
+import inspect
 import itertools
 
 import matplotlib as mpl
@@ -7,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_maps, try_examples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from test_venues import check_boxes, list_venues, make_words
 
-from attn_viewer import AttentionMaps, draw_heatmap, plot_heads
+from attn_viewer import AttentionMaps, draw_heatmap, plot_heads, plot_panels
 from attn_viewer.errors import OptionError
 from attn_viewer.figures import draw_atlas
+from attn_viewer.figures.labels import TokenStamps
 from attn_viewer.figures.scales import round_end
 from attn_viewer.figures.style import DARK, LIGHT
+from attn_viewer.figures.venues import find_venue
 from attn_viewer.tokens import show_text
 
 TOKENS = ["<s>", "␣Summer", "␣is", "␣warm", ".", "␣Winter", "␣is", "␣cold"]
@@ -34,40 +38,116 @@ def get_texts(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def make_three_by_two(kind):
-    """Return a figure and its six axes, as layout engines and mosaics make them."""
-    if kind == "mosaic":
-        figure = Figure(figsize=(7, 5), layout="constrained")
-        return figure, list(figure.subplot_mosaic("abc\ndef").values())
-    if kind == "subfigure":
-        figure = Figure(figsize=(7, 5), layout="constrained")
-        return figure, [*figure.subfigures(2, 1)[0].subplots(1, 3), *figure.subfigures(2, 1)[1].subplots(1, 3)][:3]
-    figure = Figure(figsize=(7, 5), layout=kind if kind == "constrained" else None)
-    return figure, list(figure.subplots(2, 3).flat)
+HEADS = list(itertools.product(range(2), range(3)))
+FRAMED = {"rows": [3]}
 
 
-@pytest.mark.parametrize("kind", ["constrained", "tight", "mosaic", "subfigure"])
-def test_six_panels_with_letters_one_bar_and_a_framed_row(kind):
-    maps = make_maps(2, 3, 8, tokens=TOKENS)
-    figure, axes = make_three_by_two(kind)
-    for letter, ax, (layer, head) in zip("abcdef", axes, itertools.product(range(2), range(3)), strict=False):
-        draw_heatmap(maps, layer, head, ax=ax, vmax=1, highlight={"rows": [3]} if letter == "a" else None)
-        ax.set_title(f"({letter}) {layer}.{head}", loc="left")
-    if kind == "tight":
-        figure.tight_layout()
-    else:
-        figure.colorbar(axes[0].images[-1], ax=axes, label="attention weight")
+def compose_constrained(maps):
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots(2, 3)
+    for letter, ax, head in zip("abcdef", axes.flat, HEADS, strict=True):
+        draw_heatmap(maps, *head, ax=ax, vmax=1, highlight=FRAMED).set_title(f"({letter}) {head}", loc="left")
+    figure.colorbar(axes[0, 0].images[-1], ax=axes, label="attention weight")
+    return figure
+
+
+def compose_tight(maps):
+    figure = Figure(figsize=(7, 5))
+    axes = figure.subplot_mosaic("abcx;defx", width_ratios=[1, 1, 1, 0.06])
+    for letter, head in zip("abcdef", HEADS, strict=True):
+        ax = draw_heatmap(maps, *head, ax=axes[letter], vmax=1, highlight=FRAMED, cbar=letter == "f" and axes["x"])
+        ax.set_title(f"({letter}) {head}", loc="left")
+    return figure.tight_layout() or figure
+
+
+def compose_mosaic(maps):
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplot_mosaic("abc;def")
+    for (letter, ax), head in zip(axes.items(), HEADS, strict=True):
+        draw_heatmap(maps, *head, ax=ax, vmax=1, highlight=FRAMED).set_title(f"({letter}) {head}", loc="left")
+    figure.colorbar(axes["a"].images[-1], ax=list(axes.values()), label="attention weight")
+    return figure
+
+
+def check_axes(figure):
+    """Check that no axes overlap with their labels, all lie on the page, and no label touches the next."""
     renderer = draw(figure)
-    boxes = [ax.get_tightbbox(renderer) for ax in axes]
-    for one, other in itertools.combinations(boxes, 2):
-        assert not one.shrunk(0.98, 0.98).overlaps(other)
-    for box in boxes:
-        assert box.x0 >= -1
-        assert box.y0 >= -1
-        assert box.x1 <= figure.bbox.x1 + 1
-        assert box.y1 <= figure.bbox.y1 + 1
-    (frame,) = axes[0].patches
-    assert frame.get_bbox().extents.tolist() == [-0.5, 2.5, 7.5, 3.5]
+    boxes = np.array([ax.get_tightbbox(renderer).extents for ax in figure.axes])
+    check_boxes(boxes, figure.bbox)
+    for ax in figure.axes:
+        for side, axis in enumerate((ax.xaxis, ax.yaxis)):
+            texts = [label for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+            ends = sorted((box.min[side], box.max[side]) for box in (t.get_window_extent(renderer) for t in texts))
+            assert all(one[1] <= other[0] + 1.5 for one, other in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize("compose", [compose_constrained, compose_tight, compose_mosaic])
+def test_six_panels_with_letters_one_bar_and_a_framed_row_in_six_lines(compose):
+    assert len(inspect.getsource(compose).splitlines()) - 1 <= 6
+    figure = compose(make_maps(2, 3, 8, tokens=TOKENS))
+    check_axes(figure)
+    panels = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_ylabel() for ax in figure.axes if ax not in panels] == ["attention weight"]
+    for letter, ax in zip("abcdef", panels, strict=True):
+        assert ax.get_title("left").startswith(f"({letter})")
+        assert get_texts(ax.xaxis) == get_texts(ax.yaxis) == TOKENS
+        (frame,) = ax.patches
+        assert frame.get_bbox().extents.tolist() == [-0.5, 2.5, 7.5, 3.5]
+
+
+def test_six_panels_in_one_call():
+    figure = plot_panels(make_maps(2, 3, 8, tokens=TOKENS), HEADS, columns=3, highlight=FRAMED)
+    renderer = draw(figure)
+    page = figure.axes[0]
+    words = [text.get_window_extent(renderer) for text in page.texts if text.get_text()]
+    labels = [box for stamps in figure.findobj(TokenStamps) for box in stamps.label_boxes()]
+    check_boxes(np.array([box.extents for box in (*words, *labels)]), figure.bbox)
+    titles = [text.get_text() for text in page.texts if text.get_text().startswith("(")]
+    assert titles == [
+        f"({letter}) layer {layer}, head {head}" for letter, (layer, head) in zip("abcdef", HEADS, strict=True)
+    ]
+    assert [ax.get_label() for ax in figure.axes] == ["page", "colour bar"]
+    assert len({image.get_extent()[0] for image in page.images}) == 3
+
+
+def draw_for_a_venue(venue, n_tokens, n_heads, layout):
+    """Return a figure as large as a page of the venue allows, with a heatmap a head in axes of one's own."""
+    style, maps = find_venue(venue[0], columns=venue[1]), make_words(n_heads, n_tokens)
+    across = {1: 1, 9: 3, 32: 4 if style.width < 360 else 8}[n_heads]
+    down, width = -(-n_heads // across), style.width / 72
+    look = style.make_rc() | {"xtick.labelsize": style.label, "ytick.labelsize": style.label}
+    with mpl.rc_context(look):
+        size = width, min(down * width / across * 1.1 + 0.3, style.height / 72)
+        figure = Figure(figsize=size, layout="constrained" if layout == "constrained" else None)
+        axes = figure.subplots(down, across, squeeze=False)
+        for head, ax in enumerate(axes.flat):
+            draw_heatmap(maps, 0, head, ax=ax, vmax=1).set_title(f"({head})", loc="left")
+        if layout == "tight":
+            figure.tight_layout()
+        else:
+            figure.colorbar(axes[0, 0].images[-1], ax=axes, label="attention weight")
+        check_axes(figure)
+        assert all(get_texts(axis) for ax in axes.flat for axis in (ax.xaxis, ax.yaxis))
+
+
+@try_examples(0.1)
+@given(
+    st.sampled_from([venue for venue in list_venues() if "beamer" not in venue[0]]),
+    st.sampled_from([5, 35, 300]),
+    st.sampled_from([1, 9]),
+    st.sampled_from(["constrained", "tight"]),
+)
+@example(("icml2024", 1), 35, 9, "constrained")  # numbers or words, each where there is room for the other
+@example(("icml2024", 2), 300, 1, "tight")
+def test_axes_for_any_venue_hold_their_labels(venue, n_tokens, n_heads, layout):
+    draw_for_a_venue(venue, n_tokens, n_heads, layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_tokens", [5, 35, 300])
+@pytest.mark.parametrize("venue", [("icml2024", 1), ("icml2024", 2), ("neurips2024", 1)])
+def test_thirty_two_axes_for_a_venue_hold_their_labels(venue, n_tokens):
+    draw_for_a_venue(venue, n_tokens, 32, "constrained")
 
 
 def test_tight_layout_leaves_room_for_labels():

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from conftest import make_maps, try_examples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -233,6 +233,7 @@ def make_words(n_heads, n_tokens):
     st.sampled_from([1, 9, 32]),
     st.sampled_from([None, True]),
 )
+@example(("probnum2025", 1), 5, 32, None)  # of all venues, that whose titles have the least room
 def test_pages_are_no_higher_than_the_venues_and_nothing_overlaps(venue, n_tokens, n_heads, dark):
     preset, columns = venue
     maps, page = make_words(n_heads, n_tokens), find_venue(preset, columns=columns)
