@@ -21,7 +21,7 @@ class ModalityShares(NamedTuple):
     Attributes
     ----------
     names
-        What the keys are: of image, video, audio, prompt and completion those that there are.
+        What the keys are: of image, video, audio, the names of segments, prompt and completion those that there are.
     words
         Each word of the completion, or each query where nothing was generated.
     values
@@ -35,7 +35,7 @@ class ModalityShares(NamedTuple):
 
 
 def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
-    """Measure how much each word looked at pictures, at the prompt and at the completion when it was chosen.
+    """Measure how much each word looked at pictures, at parts of the prompt and at the completion when it was chosen.
 
     A word of the completion counts with the weights of the token before it, which chose it.
 
@@ -57,10 +57,13 @@ def measure_modality_share(maps: AttentionMaps) -> ModalityShares:
     if maps.signed:
         raise UnsuitableMapsError("signed weights have no shares; measure each of the maps compared")
     kinds = np.full(len(maps.tokens_key), "prompt", dtype=object)
+    for segment, start, stop in maps.segments:
+        kinds[start:stop] = segment
     kinds[maps.prompt_length :] = COMPLETION
     for span in maps.spans:
         kinds[span.positions] = span.sense
-    names = tuple(name for name in (*SENSES, "prompt", COMPLETION) if name in kinds)
+    known = dict.fromkeys((*SENSES, *(name for name, *_ in maps.segments), "prompt", COMPLETION))
+    names = tuple(name for name in known if name in kinds)
     if maps.prompt_length < len(maps.tokens_key) and maps.kind != "cross":
         words = find_completion(maps)
     else:

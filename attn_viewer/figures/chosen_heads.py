@@ -140,7 +140,7 @@ def _match_highlights(
 
 
 def _name_panel(several: Sequence[AttentionMaps], place: Place, index: int, letters: bool) -> str:
-    head = "mean over heads" if place.head is None else f"head {place.head}"
+    head = "mean" if place.head is None else f"head {place.head}"
     letter = string.ascii_lowercase[index % 26] * (index // 26 + 1)
     model = f"{shorten_label(several[place.which].model_id, 20)}, " if len(several) > 1 else ""
     return f"({letter}) " * letters + f"{model}layer {place.layer}, {head}"

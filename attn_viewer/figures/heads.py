@@ -148,26 +148,31 @@ def plot_atlas(values: Any, *, options: AtlasPageLook) -> PageFigure:
         draw_scores(page.panel, grid, rows, columns, scale, options.marks, accent)
         label_numbers(page.panel, rows, columns, style)
         if options.layer_means:
-            _draw_means(page, scale, grid.mean(axis=1))
+            left, bottom, width, height = page.place
+            left += width + MARGIN
+            draw_means(page, (left, bottom, MEANS_WIDTH, height), scale, grid.mean(axis=1), "layer")
+            page.name_axis(left + MEANS_WIDTH / 2, page.bottom + style.axis / 2, "layer mean")
     return page.figure
 
 
-def _draw_means(page: "GridPage", scale: Scale, means: np.ma.MaskedArray) -> None:
-    """Draw the mean of each layer as a bar beside its row, in the colour that it would have."""
+def draw_means(
+    page: Page, place: tuple[float, float, float, float], scale: Scale, means: np.ma.MaskedArray, of: str
+) -> Axes:
+    """Draw means of rows as bars in a place beside them, in the colours that they would have."""
     style = page.style
-    left, bottom, width, height = page.place
-    ax = page.add_axes(left + width + MARGIN, bottom, MEANS_WIDTH, height, "layer means")
+    ax = page.add_axes(*place, f"{of} means")
     colours = scale.make_mappable().to_rgba(means)
-    ax.barh(range(len(means)), means.filled(0), height=0.8, color=colours, edgecolor=style.palette.frame, lw=0.4)
+    look: dict[str, Any] = {"height": 0.8, "edgecolor": style.palette.frame, "linewidth": 0.4}
+    ax.barh(range(len(means)), np.ma.filled(means, 0), color=colours, **look)
     ends = [float(scale.norm.vmin or 0.0), float(scale.norm.vmax or 1.0)]
-    ax.set(xlim=ends, ylim=page.panel.get_ylim(), yticks=[])
+    ax.set(xlim=ends, ylim=(len(means) - 0.5, -0.5), yticks=[])
     ax.set_xticks(ends, [f"{end:.2g}" for end in ends])
     first, last = ax.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
     ax.xaxis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.label)
     ax.spines[["top", "right"]].set_visible(False)
-    page.name_axis(left + width + MARGIN + MEANS_WIDTH / 2, page.bottom + style.axis / 2, "layer mean")
+    return ax
 
 
 class GridPage(Page):

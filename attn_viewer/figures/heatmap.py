@@ -1,6 +1,7 @@
 """One heatmap in anybody's axes: cells, tokens as ticks, what is marked, colour bar."""
 
 import dataclasses
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from numpy.typing import ArrayLike
 
@@ -32,7 +33,9 @@ from .ticks import set_token_ticks
 MOST_CELLS = 512
 # How thick the band of a segment is, in points.
 BAND = 1.6
-HIGHLIGHTS = ("rows", "columns", "cells")
+HIGHLIGHTS = ("rows", "columns", "cells", "diagonals", "segments")
+# Frames around thinner cells, in points, would cover them.
+LEAST_FRAME = 3.0
 # Of a row or column, how many times the usual mean weight stands out, and how many are named.
 OUTSTANDING, MOST_NAMED = 4.0, 6
 # What rounding may leave of a weight that is none.
@@ -106,8 +109,10 @@ class Sides:
                 if start < stop:
                     yield BANDS[names.index(name) % len(BANDS)], is_key, start, stop
 
-    def list_frames(self, highlight: Highlight) -> Iterator[tuple[float, float, float, float]]:
-        """Yield left, top, width and height, in tokens, of what is to be framed.
+    def list_frames(self, highlight: Highlight, size: tuple[float, float]) -> Iterator[np.ndarray]:
+        """Yield the corners, in tokens, axes ``(corners, 2)``, of what is to be framed.
+
+        Frames are no narrower than `LEAST_FRAME`, on cells of a panel of a `size`, width and height, in points.
 
         Raises
         ------
@@ -118,23 +123,46 @@ class Sides:
         if unknown:
             raise OptionError(f"highlight has {', '.join(HIGHLIGHTS)}; got {', '.join(map(str, unknown))}")
         queries, keys = (range(first, first + n) for first, n in zip(self.first, self.counts, strict=True))
+        margin = [max(0.5, LEAST_FRAME / 2 * n / side) for n, side in zip((len(keys), len(queries)), size, strict=True)]
+        shown = f"queries {queries[0]} to {queries[-1]} and keys {keys[0]} to {keys[-1]} are shown"
         try:
             places = [(row, None) for row in highlight.get("rows", ())]
             places += [(None, column) for column in highlight.get("columns", ())]
             places += [(row, column) for row, column in highlight.get("cells", ())]
+            diagonals = [operator.index(offset) for offset in highlight.get("diagonals", ())]
         except (TypeError, ValueError) as error:
             raise OptionError(
-                f"highlight needs token numbers for rows and columns, (query, key) for cells; got {dict(highlight)!r}"
+                "highlight needs token numbers for rows and columns, (query, key) for cells, query less key for "
+                f"diagonals; got {dict(highlight)!r}"
             ) from error
         for row, column in places:
             if (row is not None and row not in queries) or (column is not None and column not in keys):
-                raise OptionError(
-                    f"cannot highlight query {row}, key {column}: queries {queries[0]} to {queries[-1]} and keys "
-                    f"{keys[0]} to {keys[-1]} are shown"
-                )
-            x, width = (keys[0], len(keys)) if column is None else (column, 1)
-            y, height = (queries[0], len(queries)) if row is None else (row, 1)
-            yield x - 0.5, y - 0.5, float(width), float(height)
+                raise OptionError(f"cannot highlight query {row}, key {column}: {shown}")
+            rows, columns = (every if at is None else [at] for at, every in ((row, queries), (column, keys)))
+            yield _frame_cells((rows[0], columns[0]), (rows[-1], columns[-1]), margin)
+        for offset in diagonals:
+            start, stop = max(queries[0], keys[0] + offset), min(queries[-1], keys[-1] + offset)
+            if start > stop:
+                raise OptionError(f"cannot highlight the diagonal of keys {offset} before their query: {shown}")
+            yield _frame_cells((start, start - offset), (stop, stop - offset), margin)
+        for name in highlight.get("segments", ()):
+            parts = [range(start, stop) for known, start, stop in self.segments if known == name]
+            if not parts:
+                known_names = ", ".join(dict.fromkeys(known for known, *_ in self.segments)) or "none"
+                raise OptionError(f"cannot highlight segment {name!r}; there are {known_names}")
+            for part in parts:
+                rows, columns = ([i for i in part if i in every] for every in (queries, keys))
+                if columns and (rows or not self.is_self):
+                    (left, top), (right, low) = (columns[0], (rows or queries)[0]), (columns[-1], (rows or queries)[-1])
+                    yield np.array([(left, top), (right + 1, top), (right + 1, low + 1), (left, low + 1)]) - 0.5
+
+
+def _frame_cells(first: tuple[int, int], last: tuple[int, int], margin: Sequence[float]) -> np.ndarray:
+    """Return the corners of a frame so far around the middles of a line of cells, from one (query, key) to another."""
+    (top, left), (low, right), (x, y) = first, last, margin
+    upper = [(left - x, top + y), (left - x, top - y), (left + x, top - y)]
+    lower = [(right + x, low - y), (right + x, low + y), (right - x, low + y)]
+    return np.array([*upper, *lower])
 
 
 def read_sides(maps: AttentionMaps, sink: str) -> Sides:
@@ -183,6 +211,10 @@ def find_outstanding(weights: Iterable[np.ndarray], seen: np.ndarray) -> tuple[l
     return rows, columns
 
 
+def _name_token(number: int, label: str) -> str:
+    return label if label == str(number) else f"{number} {shorten_label(label)}"
+
+
 def name_outstanding(sides: Sides, weights: Iterable[np.ndarray], seen: np.ndarray) -> list[str]:
     """Return phrases that name tokens that stand out, for pages on which not all are; none where cells are larger."""
     if sides.cell != (1, 1):
@@ -190,7 +222,7 @@ def name_outstanding(sides: Sides, weights: Iterable[np.ndarray], seen: np.ndarr
     every = zip(("queries", "keys"), find_outstanding(weights, seen), sides.first, strict=True)
     tokens = sides.tokens_query or (), sides.tokens_key or ()
     return [
-        f"{what} with much weight: " + ", ".join(f"{first + i} {shorten_label(words[i])}" for i in places)
+        f"{what} with much weight: " + ", ".join(_name_token(first + i, words[i]) for i in places)
         for (what, places, first), words in zip(every, tokens, strict=True)
         if places
     ]
@@ -323,8 +355,9 @@ def draw_heatmap(weights: Any, *which: Any, ax: Axes | None = None, options: Hea
     )
     ax.grid(visible=False, which="both")  # lines of a style sheet would cross out cells
     _draw_sides(ax, sides, palette, find_outstanding([shown.cells.filled(0)], ~np.ma.getmaskarray(shown.cells)))
-    for x, y, width, height in sides.list_frames(options.highlight or {}):
-        ax.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=palette.accent, linewidth=1.2, zorder=3))
+    size = ax.bbox.width * 72 / ax.figure.dpi, ax.bbox.height * 72 / ax.figure.dpi
+    for corners in sides.list_frames(options.highlight or {}, size):
+        ax.add_patch(Polygon(corners, fill=False, edgecolor=palette.accent, linewidth=1.2, zorder=3))
     if options.cbar is not False:
         place: dict[str, Any] = {"cax": options.cbar} if isinstance(options.cbar, Axes) else {"ax": ax}
         bar = ax.figure.colorbar(ax.images[-1], label=scale.label, extend=scale.extend, **place)

@@ -26,7 +26,10 @@ from .venues import find_venue, get_style
 
 FIGS_PER_ROW = 4
 Highlight = Mapping[str, Sequence[Any]]
-_FRAMED = 'what to frame: "rows" and "columns", numbers of tokens, and "cells", pairs of a query and a key'
+_FRAMED = (
+    'what to frame: "rows" and "columns", numbers of tokens; "cells", pairs of a query and a key; "diagonals", by how '
+    'many tokens keys come before their query; "segments", by name, the tokens of each that look at each other'
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backend_bases import RendererBase
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.transforms import Affine2D
 
 from .fitting import GridFitter
@@ -157,11 +157,10 @@ class PanelPage(Page):
         self.set_panel(index, cells, shared, title)
 
     def frame(self, index: int, highlight: Highlight) -> None:
-        """Frame rows, columns and cells of a panel, as `Sides.list_frames` takes them."""
-        to_page, frames = self._map_tokens(index), []
-        for x, y, width, height in self.sides[index].list_frames(highlight):
-            (x0, y1), (x1, y0) = to_page.transform([(x, y), (x + width, y + height)])
-            frames.append(Rectangle((x0, y0), x1 - x0, y1 - y0))
+        """Frame some cells of a panel, as `Sides.list_frames` takes them."""
+        to_page = self._map_tokens(index)
+        corners = self.sides[index].list_frames(highlight, self.places[index][2:])
+        frames = [Polygon(to_page.transform(each)) for each in corners]
         accent = self.style.palette.accent
         frame = PatchCollection(frames, facecolor="none", edgecolor=accent, linewidth=1.2, zorder=3)
         self.figure.changing.append(self.axes.add_collection(frame))

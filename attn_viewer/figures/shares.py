@@ -9,6 +9,7 @@ from ..analysis.modalities import measure_modality_share
 from ..declarations import takes_options
 from ..maps import AttentionMaps
 from ..options import ColormapOptions
+from .heads import MEANS_WIDTH, draw_means
 from .options import PageLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
 from .scales import Extent, make_scale
@@ -26,10 +27,10 @@ class ShareLook(ColormapOptions, PageLook):
 
 @takes_options(ShareLook)
 def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigure:
-    """Draw the share of the weight of each word on pictures, sound, prompt and completion, a panel each.
+    """Draw the share of the weight of each word on pictures, sound, segments, prompt and completion, a panel each.
 
     A row is a layer, the first on top, and the mean over its heads; a column is a word of the completion with the
-    weights of the token before, which chose it, or a query where nothing was generated.
+    weights of the token before, which chose it, or a query where nothing was generated. Bars are means over the words.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
     """
     shares = measure_modality_share(maps)
     words = [shorten_label(word, LONGEST) for word in shares.words]
-    style = options.make_style([maps.model_id, *words])
+    style = options.make_style([maps.model_id, *words, *shares.names])
     scale = make_scale(Extent(1.0, 1.0), cmap=options.cmap, palette=style.palette, label="share of the weight")
     said = "each word: weights of the token before, which chose it" if "completion" in shares.names else "queries"
     notes = [said, maps.averaged, *maps.remarks]
@@ -59,10 +60,11 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
     n_layers, n_words = shares.values.shape[1:]
     left = max(style.measure(f"{layer}", size)[0] for layer in maps.layers) + 2 * TICK + size * ROW
     below = max(style.measure(word, size)[0] for word in words) + 2 * TICK
-    wide = n_words * WIDE if style.width is None else style.width - 2 * MARGIN - left
+    beside = MARGIN + MEANS_WIDTH
+    wide = n_words * WIDE if style.width is None else style.width - 2 * MARGIN - left - beside
     high, title = n_layers * max(HIGH, size), measure_title(style)
     down = high + title + BETWEEN / 2
-    page = Page(style, left + wide, len(shares.names) * down + below, caption)
+    page = Page(style, left + wide + beside, len(shares.names) * down + below, caption)
     step = max(1, round(size * ROW * n_words / wide))
     with mpl.rc_context(page.rc):
         for i, (name, values) in enumerate(zip(shares.names, shares.values, strict=True)):
@@ -74,6 +76,9 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
             panel.set_xticks(shown, [style.spell(words[at]) for at in shown], rotation=90, parse_math=False)
             panel.tick_params(labelsize=size, length=TICK, width=0.5, pad=1.5)
             panel.spines[:].set_visible(False)
-            page.write(x, y + high + 3.5, f"{name}  {np.mean(values):.0%}", size=style.title)
+            page.write(x, y + high + 3.5, f"{style.spell(name)}  {np.mean(values):.0%}", size=style.title)
+            means = draw_means(page, (x + wide + MARGIN, y, MEANS_WIDTH, high), scale, values.mean(axis=1), name)
+            if i < len(shares.names) - 1:
+                means.set_xticks([])
             page.name_axis(MARGIN + size / 2, y + high / 2, "layer", rotation=90)
     return page.figure

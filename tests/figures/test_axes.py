@@ -92,7 +92,7 @@ def test_six_panels_with_letters_one_bar_and_a_framed_row_in_six_lines(compose):
         assert ax.get_title("left").startswith(f"({letter})")
         assert get_texts(ax.xaxis) == get_texts(ax.yaxis) == TOKENS
         (frame,) = ax.patches
-        assert frame.get_bbox().extents.tolist() == [-0.5, 2.5, 7.5, 3.5]
+        assert frame.get_path().get_extents().extents.tolist() == [-0.5, 2.5, 7.5, 3.5]
 
 
 def test_six_panels_in_one_call():

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from conftest import make_maps
 
-from attn_viewer import plot_panels
+from attn_viewer import draw_heatmap, plot_panels
 from attn_viewer.errors import OptionError, PageSizeError
+from attn_viewer.figures.heatmap import LEAST_FRAME
 from attn_viewer.figures.labels import TokenStamps
 from attn_viewer.figures.scales import round_end
 
@@ -83,3 +84,32 @@ def test_rows_columns_and_cells_are_framed():
             plot_panels(maps, HEADS[:2], highlight=wrong)
     with pytest.raises(OptionError, match="cannot highlight query 0"):
         plot_panels(maps, HEADS[:2], highlight={"rows": [0]}, sink="hide")
+
+
+def test_diagonals_and_segments_are_framed():
+    maps = make_maps(1, 2, 6, segments=[("one", 0, 2), ("two", 2, 5)])
+    image = (figure := plot_panels(maps, [(0, 1)], highlight={"diagonals": [2], "segments": ["two"]})).axes[0].images[0]
+    left, right, _, top = image.get_extent()
+    cell = (right - left) / 6
+    diagonal, block = (
+        (path.vertices[:-1] - (left, top)) / (cell, -cell) for path in figure.axes[0].collections[-1].get_paths()
+    )
+    np.testing.assert_allclose(diagonal, [(0, 3), (0, 2), (1, 2), (4, 5), (4, 6), (3, 6)], atol=1e-9)
+    np.testing.assert_allclose(block, [(2, 2), (5, 2), (5, 5), (2, 5)], atol=1e-9)
+    drawn = draw_heatmap(maps, 0, 1, highlight={"diagonals": [2]}, sink="hide").patches[0].get_xy()
+    np.testing.assert_allclose(drawn[:-1], np.array([(1, 4), (1, 3), (2, 3), (4, 5), (4, 6), (3, 6)]) - 0.5)
+    for wrong, message in (({"diagonals": [6]}, "keys 6 before"), ({"segments": ["three"]}, "there are one, two")):
+        with pytest.raises(OptionError, match=message):
+            plot_panels(maps, [(0, 1)], highlight=wrong)
+    with pytest.raises(OptionError, match="query less key for diagonals"):
+        plot_panels(maps, [(0, 1)], highlight={"diagonals": ["x"]})
+
+
+def test_a_frame_leaves_thin_cells_to_be_seen():
+    maps = make_maps(1, 1, 400)
+    figure = plot_panels(maps, [(0, 0)], width=3.25, highlight={"rows": [200], "diagonals": [100]})
+    row, diagonal = (path.get_extents() for path in figure.axes[0].collections[-1].get_paths())
+    assert row.height == pytest.approx(LEAST_FRAME)
+    corners = figure.axes[0].collections[-1].get_paths()[1].vertices
+    assert np.ptp(corners[:3, 0]) == pytest.approx(LEAST_FRAME)
+    assert diagonal.width > 100

@@ -31,8 +31,17 @@ def test_a_panel_shows_each_share_layer_by_layer():
         (image,) = panels[name].images
         np.testing.assert_array_equal(image.get_array(), values)
         assert (image.norm.vmin, image.norm.vmax) == (0, 1)
+        bars = [bar.get_width() for bar in panels[f"{name} means"].patches]
+        np.testing.assert_allclose(bars, values.mean(1), rtol=1e-6)
     assert [label.get_text() for label in panels["completion"].get_xticklabels()] == ["␣red", "␣circle"]
     assert [label.get_text() for label in panels["image"].get_yticklabels()] == ["0", "1", "2"]
+
+
+def test_segments_are_parts_of_the_prompt():
+    maps = make_maps(2, 2, 6, segments=[("document 1", 0, 2), ("question", 2, 5)])
+    shares = measure_modality_share(maps)
+    assert shares.names == ("document 1", "question", "prompt")
+    np.testing.assert_allclose(shares.values[1, 0], maps.weights[0].mean(0)[:, 2:5].sum(1), rtol=1e-5)
 
 
 def test_without_completion_every_query_has_its_share():
