@@ -1,6 +1,7 @@
 """How much each word looks at the picture, at the prompt and at the completion, layer by layer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -78,6 +79,9 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
             panel.spines[:].set_visible(False)
             page.write(x, y + high + 3.5, f"{style.spell(name)}  {np.mean(values):.0%}", size=style.title)
             means = draw_means(page, (x + wide + MARGIN, y, MEANS_WIDTH, high), scale, values.mean(axis=1), name)
+            if i == 0:
+                look: dict[str, Any] = {"size": style.axis, "color": style.palette.muted}
+                page.write(x + wide + MARGIN, y + high + 3.5, "mean", **look)
             if i < len(shares.names) - 1:
                 means.set_xticks([])
             page.name_axis(MARGIN + size / 2, y + high / 2, "layer", rotation=90)
