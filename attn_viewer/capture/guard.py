@@ -321,6 +321,8 @@ def _make_view(kind: type) -> type:
     views: dict[tuple[int, object], Callable[[Any], Any]] = {}
 
     def get(config: Any) -> Any:
+        if _IMPLEMENTATION not in vars(config):  # transformers 4 makes another of the class, and asks before it is set
+            raise AttributeError(_IMPLEMENTATION)
         thread, name = threading.get_ident(), vars(config)[_IMPLEMENTATION]
         for (owner, _), view in list(views.items()):
             name = view(name) if owner == thread else name

@@ -32,7 +32,10 @@ def list_tables(module):
 
 
 class Interruption:
-    """Raises a KeyboardInterrupt at the given line that runs, counted over all code; counts them with none."""
+    """Raises a KeyboardInterrupt at the given line that runs, counted over all code; counts them with none.
+
+    While transformers makes a mask it waits: an interrupt in the vmap and the mode there leaves torch itself unusable.
+    """
 
     def __init__(self, at=None):
         self.at, self.count = at, 0
@@ -46,10 +49,15 @@ class Interruption:
 
     def _trace(self, frame, event, argument):
         self.count += event == "line"
-        if self.count == self.at:
+        if self.at is not None and self.count >= self.at and not self._makes_mask(frame):
             self.at = None
             raise KeyboardInterrupt
         return self._trace
+
+    def _makes_mask(self, frame):
+        while frame is not None and "masking_utils" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        return frame is not None
 
 
 WAYS = {

@@ -374,7 +374,7 @@ def make_mllama() -> Family:
         "vision_output_dim": 64,
         "supported_aspect_ratios": MLLAMA_TILES,
     }
-    text = TEXT | {"num_hidden_layers": 3, "cross_attention_layers": [1]}
+    text = TEXT | {"num_hidden_layers": 3, "cross_attention_layers": [1], "rope_scaling": {"rope_type": "default"}}
     model = build(
         "Mllama", vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<|image|>")
     )
