@@ -7,7 +7,7 @@ from typing import Any
 from .capture_options import ProgressOptions
 from .declarations import Options, option
 from .errors import OptionError
-from .options import FilePath, VenueOptions
+from .options import FilePath, ScatterOptions, VenueOptions
 from .selections import parse_names
 
 
@@ -93,7 +93,7 @@ class FolderFiguresOptions(FolderOptions, WorkerOptions, parallel=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtlasOptions(PromptsOptions, VenueOptions, fig_format="png"):
+class AtlasOptions(PromptsOptions, ScatterOptions, VenueOptions, fig_format="png"):
     """The scores."""
 
     scores: str | Sequence[str] | None = option(

@@ -205,6 +205,19 @@ class FigureOptions(VenueOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScatterOptions(Options):
+    """All heads as points."""
+
+    scatter: Sequence[str] = option(
+        (),
+        "two scores to draw all heads by, as points, and one for their colour",
+        metavar="X,Y,COLOUR",
+        parse=parse_names,
+        needs="save_fig_path",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChosenOptions(Options):
     """Chosen heads."""
 

@@ -33,7 +33,7 @@ from attn_viewer import (
 )
 from attn_viewer.analysis import repeated_tokens_prompt
 from attn_viewer.analysis.grouping import group_attention
-from attn_viewer.figures import builtin, savers
+from attn_viewer.figures import builtin, plot_head_scatter, savers
 from attn_viewer.figures.formats import render_figure
 from attn_viewer.figures.page import PageFigure
 from attn_viewer.figures.venues import get_style, use_preset
@@ -117,7 +117,9 @@ def draw_smollm2(path):
 
     prompt = repeated_tokens_prompt(tokenizer)
     twice = capture_attention(model, tokenizer, prompt, **name)
-    scores = score_heads(twice, ["induction"])
+    axes = ["previous_token", "induction", "sink_mass"]
+    scores = score_heads(twice, axes)
+    yield "smollm2_scatter", plot_head_scatter(scores, *axes, notes=["50 random tokens, twice"])
     strongest = [(top.layer, top.head) for top in scores.top("induction", 3)]
     effect = measure_effect(model, tokenizer, prompt, ablate_heads(model, strongest), **name)
     yield "smollm2_effect", plot_effect(effect)

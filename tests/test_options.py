@@ -152,7 +152,7 @@ TYPED = {
     ),
     "heads": (
         MODEL + PAIR + KEPT.replace("--queries 3 ", "") + FIGURE + "--scores entropy,local_mass,sink_rate --window 3 "
-        "--epsilon 0.2 --sort entropy --top 2 --csv c.csv --json j.json",
+        "--epsilon 0.2 --sort entropy --top 2 --csv c.csv --json j.json --scatter entropy,local_mass",
         "--repeated 5 --seed 1 --queries 3 --scores entropy",
         FILE,
         "!" + COARSE + "--scores entropy",
@@ -188,7 +188,8 @@ TYPED = {
         "--scheduler none --save_path d --figure_funcs raw",
     ),
     "atlas": (
-        RUN + "--model demo --scores entropy --mean_maps 2 --fig_format svg --preset icml2024 --columns 2",
+        RUN + "--model demo --scores entropy,local_mass --scatter entropy,local_mass --mean_maps 2 --fig_format svg "
+        "--preset icml2024 --columns 2",
         RUN + "--prompts p.jsonl --raw_prompts --min_chars 1 --max_chars 50 --shuffle --seed 1 --device cpu --force "
         "--model_id m --scores entropy",
         "--scheduler none --save_path d --scores entropy",

@@ -13,6 +13,7 @@ import torch
 from conftest import PROMPT, make_maps
 
 import attn_viewer
+from attn_viewer.analysis import HeadScores
 from attn_viewer.errors import ArgumentError, AttnViewerError
 from attn_viewer.figures import registry
 from attn_viewer.hints import check_value, describe_hint, fits_hint
@@ -152,6 +153,7 @@ def special(demo, demo_maps, tmp_path_factory):
         "matrix2drgb_to_png_bytes": {"matrix": np.zeros((3, 3, 3), np.uint8)},
         "overlay_attention": {"maps": patches, "image": np.eye(4, dtype=np.float32)},
         "plot_effect": {"effect": effect},
+        "plot_head_scatter": {"scores": HeadScores(*np.zeros((2, 1), int), {"a": np.ones(1)}), "x": "a", "y": "a"},
         "plot_similarity": {"similarity": np.eye(2), "names": ["a", "b"]},
         "register_attn_figure_func": {"func": draw_nothing},
         "register_attn_figure_multifunc": {},

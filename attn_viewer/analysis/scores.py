@@ -129,6 +129,16 @@ def check_scores(names: str | Sequence[str]) -> list[str]:
     return names
 
 
+def check_axes(axes: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `OptionError` for a scatter of heads unless its axes, and the colour, are scores among `names`."""
+    missing = [name for name in (check_scores(axes) if axes else ()) if name not in names]
+    if missing or len(axes) not in (0, 2, 3):
+        came = f"{', '.join(missing)} of scores" if missing else f"{len(axes)}"
+        raise OptionError(
+            f"a scatter of heads takes two scores, and one for the colour, of {', '.join(names)}; got {came}"
+        )
+
+
 def choose_scores(names: str | Sequence[str] | None, maps: MapFacts) -> list[str]:
     """Return the names of scores to compute, or raise for one that these maps cannot have."""
     obstacles = {name: find_obstacle(maps, **score.needs) for name, score in SCORES.items()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..capture_options import SelectionOptions
 from ..declarations import option
 from ..errors import OptionError
-from ..options import AblationMode, CacheOptions, ColourOptions, FigureOptions
+from ..options import AblationMode, CacheOptions, ColourOptions, FigureOptions, ScatterOptions
 from ..selections import parse_heads
 from .arguments import (
     Command,
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadsWords(LoadOptions, PromptOptions, SamplingOptions, CacheOptions, FigureOptions, QuietOptions):
+class HeadsWords(
+    LoadOptions, PromptOptions, SamplingOptions, CacheOptions, FigureOptions, ScatterOptions, QuietOptions
+):
     """The scores."""
 
     repeated: int | None = option(
@@ -82,10 +84,11 @@ def _heads(asked: HeadsWords) -> None:
 def _check_scores(asked: HeadsWords) -> tuple[Sequence[str] | None, dict[str, Any]]:
     """Return names and limits of the scores, checked before a model runs."""
     from ..analysis.blocks import check_limits
-    from ..analysis.scores import check_scores
+    from ..analysis.scores import SCORES, check_axes, check_scores
 
     check_output(asked)
     names = None if asked.scores is None else check_scores(asked.scores)
+    check_axes(asked.scatter, names or [*SCORES])
     if asked.sort is not None:
         check_scores([asked.sort])
         if names is not None and asked.sort not in names:
@@ -110,6 +113,7 @@ def _write_scores(scores: "HeadScores", asked: HeadsWords) -> Iterator[Any]:
         return
     from ..analysis.scores import SCORES
     from ..figures.heads import plot_atlas
+    from ..figures.scatter import plot_head_scatter
 
     figures = {
         f"heads_{name}": plot_atlas(
@@ -123,6 +127,8 @@ def _write_scores(scores: "HeadScores", asked: HeadsWords) -> Iterator[Any]:
         )
         for name in scores.columns
     }
+    if asked.scatter:
+        figures["heads_scatter"] = plot_head_scatter(scores, *asked.scatter)
     yield from write_figures(asked, scores.model_id, figures)
 
 

@@ -15,4 +15,5 @@ from .registry import (
 )
 from .runner import run_figure_funcs as run_figure_funcs
 from .savers import matplotlib_multifigure_saver as matplotlib_multifigure_saver
+from .scatter import plot_head_scatter as plot_head_scatter
 from .shares import plot_modality_share as plot_modality_share

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..analysis.census import Census, take_census
 from ..analysis.compare import average_maps
-from ..analysis.scores import SCORES, check_scores
+from ..analysis.scores import SCORES, check_axes, check_scores
 from ..analysis.table import HeadScores
 from ..declarations import takes_options
 from ..errors import ActivationsMissingError, CircuitError
@@ -38,8 +38,9 @@ def atlas_main(model_name: FilePath, *, options: AtlasOptions) -> tuple[RunRepor
     weights are kept nowhere. A run that was stopped, by whatever, goes on where it was; how it shares the work changes
     no byte. Into ``{model}/atlas``: ``census.npz`` (`analysis.census.Census`: scores of each prompt and head, where
     each looks hardest, sums over tokens and positions), ``scores.csv`` and ``scores.json`` (means over prompts),
-    ``{score}.{format}``, and what `storage.atlas_files` declares. With `mean_maps` also ``mean_maps_attn_scores.pt``,
-    which every command reads, and ``mean_maps.{format}``, in which shorter prompts have no part.
+    ``{score}.{format}``, with `scatter` ``scatter.{format}``, and what `storage.atlas_files` declares. With `mean_maps`
+    also ``mean_maps_attn_scores.pt``, which every command reads, and ``mean_maps.{format}``, in which shorter prompts
+    have no part.
 
     Parameters
     ----------
@@ -61,6 +62,7 @@ def atlas_main(model_name: FilePath, *, options: AtlasOptions) -> tuple[RunRepor
         If nothing can be done.
     """
     scores = None if options.scores is None else check_scores(options.scores)
+    check_axes(options.scatter, scores or [name for name, score in SCORES.items() if not score.is_slow])
     model = DataFolder(options.save_path).get_model(check_model_id(options.model_id or name_model(model_name)))
     folder = check_folder(model.folder.root)
     is_stored = options.prompts_path is None
@@ -173,7 +175,7 @@ def _write_atlas(
     for name, content in make_entries(census, is_stored=circuits is None, circuits=found, remark=remark):
         write_whole(target / f"{name}.json", dump_object(content))
     with use_preset(options.preset, columns=options.columns):
-        paths += _draw_scores(mean, len(census.prompts), target, options.fig_format)
+        paths += _draw_scores(mean, len(census.prompts), target, options)
         if options.mean_maps is not None:
             paths += _save_mean(model, sorted(census.prompts), options.mean_maps, target, options.fig_format)
     if circuits:
@@ -192,10 +194,14 @@ def _find_circuits(model_path: str, device: str | None) -> tuple[dict[tuple[int,
     return plain, "of queries and keys at distance 0, without biases"
 
 
-def _draw_scores(mean: HeadScores, n_prompts: int, target: Path, fmt: str) -> Iterator[Path]:
+def _draw_scores(mean: HeadScores, n_prompts: int, target: Path, options: AtlasOptions) -> Iterator[Path]:
     from ..figures.formats import render_figure
     from ..figures.heads import plot_atlas
+    from ..figures.scatter import plot_head_scatter
 
+    fmt = options.fig_format
+    if options.scatter:
+        yield write_whole(target / f"scatter.{fmt}", render_figure(plot_head_scatter(mean, *options.scatter), fmt))
     for name in mean.columns:
         figure = plot_atlas(
             mean.make_grid(name),

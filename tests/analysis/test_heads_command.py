@@ -39,16 +39,16 @@ def test_all_files_from_a_cache(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cache = save_scores(make_maps(3, 4, 9), tmp_path)
     words = f"heads --load_attention_scores_path {cache} --csv t/h.csv --json t/h.json --save_fig_path vis --layers 1-2"
-    assert main([*words.split(), "--scores", "entropy, keys_90"]) == 0
+    assert main([*words.split(), "--scores", "entropy, keys_90", "--scatter", "entropy,keys_90"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2 + 8
-    files = ("t/h.csv", "t/h.json", "vis/random/heads_entropy.jpg", "vis/random/heads_keys_90.jpg")
-    assert err.splitlines() == [f"wrote {file}" for file in files]
+    figures = [f"vis/random/heads_{name}.jpg" for name in ("entropy", "keys_90", "scatter")]
+    assert err.splitlines() == [f"wrote {file}" for file in ("t/h.csv", "t/h.json", *figures)]
     with open("t/h.csv", newline="") as file:
         assert [row["layer"] for row in csv.DictReader(file)] == ["1"] * 4 + ["2"] * 4
     with open("t/h.json") as file:
         assert list(json.load(file)["scores"]) == ["entropy", "keys_90"]
-    assert all((tmp_path / "vis/random" / f"heads_{n}.jpg").stat().st_size > 5000 for n in ("entropy", "keys_90"))
+    assert all((tmp_path / figure).stat().st_size > 5000 for figure in figures)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,9 @@ def test_all_files_from_a_cache(tmp_path, monkeypatch, capsys):
         ("--scores none", "there is no score 'none'"),
         ("--sort none", "there is no score 'none'"),
         ("--scores entropy --sort induction", "cannot sort by 'induction'"),
+        ("--scores entropy --save_fig_path d --scatter entropy,induction", "of entropy; got induction of scores"),
+        ("--save_fig_path d --scatter entropy", "nuclear_norm; got 1\n"),
+        ("--scatter entropy,induction", "scatter has no use without save_fig_path"),
         ("--top 0", "top must be"),
         ("--window 0", "window must be"),
         ("--epsilon 1", "epsilon must be"),

@@ -59,10 +59,12 @@ def copy(made, tmp_path):
 
 
 def test_atlas_averages_maps_by_position(copy, capsys):
-    words = ["atlas", "--save-path", str(copy), "--scores", "entropy", "--mean-maps", "6", "--quiet"]
-    assert main(words) == 0
+    words = ["atlas", "--save-path", str(copy), "--scores", "entropy,sink_mass", "--mean-maps", "6", "--quiet"]
+    assert main([*words, "--scatter", "sink_mass,entropy"]) == 0
     target = copy / "demo" / "atlas"
-    assert f"{target / 'mean_maps_attn_scores.pt'}\n{target / 'mean_maps.png'}\n" in capsys.readouterr().out
+    drawn = ("scatter.png", "entropy.png", "sink_mass.png", "mean_maps_attn_scores.pt", "mean_maps.png")
+    assert "".join(f"{target / name}\n" for name in drawn) in capsys.readouterr().out
+    assert (target / "scatter.png").stat().st_size > 5000
     mean = load_scores(target / "mean_maps_attn_scores.pt")
     maps = [load_prompt_maps("demo", {"text": text}, copy) for text in TEXTS]
     long = [one for one in maps if len(one.tokens_key) >= 6]
