@@ -85,20 +85,20 @@ def plot_head_scatter(
         plain, masked = mpl.colors.to_rgba_array([style.palette.accent, style.palette.masked])
         colours = scale.make_mappable().to_rgba(values) if bars else plain
         colours = np.where(np.ma.getmaskarray(values)[:, None], masked, colours)
-        panel.scatter(*places[:, order], c=colours[order], clip_on=False, **look)
+        across, up = places[:, order]
+        panel.scatter(across, up, c=colours[order], clip_on=False, **look)
         panel.spines[["top", "right"]].set_visible(False)
         names = [f"{layer}.{head}" for layer, head in zip(scores.layer[shown], scores.head[shown], strict=True)]
         _name_heads(panel, places, names, options.named, style)
-        across, up = page.size[0] / 2 + left / 2, page.bottom + below + height / 2
-        page.name_axis(across, page.bottom + style.axis / 2, labels[0])
-        page.name_axis(MARGIN + style.axis / 2, up, labels[1], rotation=90)
+        page.name_axis((page.size[0] + left) / 2, page.bottom + style.axis / 2, labels[0])
+        page.name_axis(MARGIN + style.axis / 2, page.bottom + below + height / 2, labels[1], rotation=90)
     return page.figure
 
 
 def _name_heads(ax: Axes, places: np.ndarray, names: list[str], most: int, style: PageStyle) -> None:
     """Write names beside the dots furthest along each axis, where neither dots nor other names stand."""
     dots = ax.transData.transform(places.T) * 72 / ax.figure.dpi
-    edges = ax.bbox.extents * 72 / ax.figure.dpi + (1, 0, MARGIN, MARGIN)
+    edges = np.array(ax.bbox.extents) * 72 / ax.figure.dpi + np.array((1, 0, MARGIN, MARGIN))
     taken = [(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in dots]
     furthest = [np.argsort(-axis, kind="stable")[:most] for axis in places[::-1]]
     for i in dict.fromkeys(np.concatenate(furthest).tolist()):
@@ -114,6 +114,11 @@ def _name_heads(ax: Axes, places: np.ndarray, names: list[str], most: int, style
                 box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
             ):
                 taken.append(box)
-                where = {"xytext": (right, above), "textcoords": "offset points", "ha": "left", "va": "bottom"}
-                ax.annotate(names[i], places[:, i], size=style.label, **where)
+                where: dict[str, Any] = {
+                    "xytext": (right, above),
+                    "textcoords": "offset points",
+                    "ha": "left",
+                    "va": "bottom",
+                }
+                ax.annotate(names[i], tuple(places[:, i]), size=style.label, **where)
                 break
