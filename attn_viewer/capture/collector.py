@@ -143,8 +143,7 @@ class Collector:
             heads, reduction = self._start(stack, (n_heads, *rows.shape[1:]), layers[0], height=1)
             weights = rows.softmax(-1)
             reduction.take_weights(weights if len(heads) == n_heads else weights[list(heads)])
-            # Copies, so that those of one layer can go before others.
-            stack.kept |= {layer: (heads, reduction.array[:, [place]]) for place, layer in enumerate(layers)}
+            stack.kept |= {layer: (heads, reduction.array[:, i : i + 1]) for i, layer in enumerate(layers)}
 
     def _reduce(
         self, stack: Stack, call: AttentionCall, scores: Scores, heads: tuple[int, ...], reduction: FullReduction

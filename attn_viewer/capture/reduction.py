@@ -17,6 +17,7 @@ import torch
 
 from . import kernels
 
+Array = npt.NDArray[Any]
 AUTO = "auto"
 # Bytes of weights up to which "auto" keeps everything: 700 tokens of a model with 30 layers of 9 heads.
 FULL_BUDGET = 512 * 2**20
@@ -98,6 +99,27 @@ def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[An
     if n_bytes < MAPPED_SIZE:
         return np.zeros(shape, dtype)
     return np.frombuffer(mmap.mmap(-1, n_bytes), dtype).reshape(shape)
+
+
+class RowMemory:
+    """Copies of small arrays of one type, side by side in pages that go when all arrays in them have gone.
+
+    Rows of a generation that lay between the keys and values of its steps would stop those from being used again.
+    """
+
+    def __init__(self) -> None:
+        self.free: Array = np.empty(0, np.uint8)
+
+    def copy(self, array: Array) -> Array:
+        """Return a copy, and a large array as it is: it has pages of its own."""
+        if array.nbytes >= MAPPED_SIZE:
+            return array
+        if len(self.free) < array.nbytes:
+            self.free = allocate_zeros((16 * MAPPED_SIZE,), np.uint8)
+        taken, self.free = np.split(self.free, [array.nbytes])
+        copied = taken.view(array.dtype).reshape(array.shape)
+        copied[:] = array
+        return copied
 
 
 def release_freed(query: torch.Tensor, passed: int) -> int:

@@ -16,7 +16,7 @@ from ..errors import CaptureError, OptionError
 from ..inputs.signature import has_decoder
 from .collector import Collector, Extent
 from .numbering import NumberedModules, get_kind, is_called_attention
-from .reduction import allocate_zeros
+from .reduction import RowMemory, allocate_zeros
 from .stacks import Stack
 from .watch import AttentionCall
 
@@ -79,6 +79,7 @@ class StepRecorder:
         self._known = NumberedModules(model)
         self._collectors: list[Collector] = []
         self._begun = _Pass(0, 0, 1, None, [])
+        self._memory = RowMemory()
         self.passes: list[_Pass] = []
         self.first: Collector | None = None  # of the first pass, which knows what all have shown
         self.stack: Stack | None = None
@@ -155,7 +156,8 @@ class StepRecorder:
         stacks = [collector.find_main(self.kind) for collector in self._collectors]
         stack, begun = stacks[0], self._begun
         begun.arrays = [
-            {layer: self._sum_cells(one, array) for layer, (_, array) in one.kept.items()} for one in stacks
+            {layer: self._memory.copy(self._sum_cells(one, array)) for layer, (_, array) in one.kept.items()}
+            for one in stacks
         ]
         if self.stack is not None and stack.calls < self.stack.calls:
             return  # a draft made by the first layers
@@ -233,9 +235,17 @@ class StepRecorder:
         n_key = stack.shape[1] if self.kind == "cross" else n_rows
         kept = self.options.choose_rows(count)
         self.first.options = dataclasses.replace(self._plain, queries=self.options.queries)
+        cells = [-(-n // size) for n, size in zip((kept.stop - kept.start, n_key), stack.cell, strict=True)]
         for layer, heads in self.heads.items():
-            parts = [one.arrays[row].pop(layer) for one, row in zip(self.passes, rows, strict=True)]
-            stack.kept[layer] = heads, self._join_layer(parts, (kept.stop - kept.start, n_key), kept.start)
+            part = self.passes[0].arrays[rows[0]][layer]
+            stack.kept[layer] = heads, allocate_zeros((len(part), *cells), part.dtype)
+        for row in rows:  # what is written needs memory, and what it is written from lets go of as much
+            one = self.passes.pop(0)
+            self._write_rows(one, one.arrays[row], start + kept.start)
+        if stack.reduction == "pooled" and self.options.pooling == "mean":
+            sizes = np.outer(*map(measure_cells, (kept.stop - kept.start, n_key), stack.cell))
+            for _, array in stack.kept.values():
+                array /= sizes.astype(array.dtype)
         return dataclasses.replace(
             stack, shape=(count, n_key), first=0 if self.kind == "cross" else start, continues=start > 0
         )
@@ -255,27 +265,21 @@ class StepRecorder:
                 )
         return row
 
-    def _join_layer(self, parts: Sequence[Array], shape: tuple[int, int], skipped: int) -> Array:
+    def _write_rows(self, one: _Pass, arrays: Mapping[int, Array], start: int) -> None:
+        """Write the rows of a pass to where they belong in what is kept of all, whose first row is `start`."""
         stack: Any = self.stack
-        height, width = stack.cell
-        cells = -(-shape[0] // height), -(-shape[1] // width)
-        joined = allocate_zeros((len(parts[0]), *cells), parts[0].dtype)
+        height = stack.cell[0]
         combine = np.maximum if self.options.pooling == "max" else np.add
-        start = self.passes[0].first + skipped
-        for one, part in zip(self.passes, parts, strict=True):
-            places = (np.arange(one.first, one.stop, one.height) - start) // height
-            chosen = (places >= 0) & (places < cells[0])
-            part, places = part[:, chosen, : cells[1]], places[chosen]
+        places = (np.arange(one.first, one.stop, one.height) - start) // height
+        for layer, (_, joined) in stack.kept.items():
+            chosen = (places >= 0) & (places < joined.shape[1])
+            part = arrays[layer][:, chosen, : joined.shape[2]]
             if height == 1:
-                joined[:, places, : part.shape[2]] = part
+                joined[:, places[chosen], : part.shape[2]] = part
                 continue
-            for place, row in zip(places, part.swapaxes(0, 1), strict=True):
+            for place, row in zip(places[chosen], part.swapaxes(0, 1), strict=True):
                 cell = joined[:, place, : part.shape[2]]
                 combine(cell, row, out=cell)
-        if stack.reduction == "pooled" and self.options.pooling == "mean":
-            sizes = np.outer(measure_cells(shape[0], height), measure_cells(shape[1], width))
-            joined /= sizes.astype(joined.dtype)
-        return joined
 
 
 class StepReporter:

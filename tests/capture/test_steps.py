@@ -1,5 +1,8 @@
 """Rows of each step of a generation, against one pass over all tokens."""
 
+import gc
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +172,30 @@ def test_only_modules_that_attend_are_watched_once_they_are_known(name):
         assert len(attention) == 3
         assert watched[2] == attention | around
         assert early == [1, 0, 0, 0]  # functions are seen from where the module has read which attention to run
+
+
+def test_a_step_leaves_nothing_behind_but_its_rows():
+    """Beside what the cache holds of it, and its number."""
+    model, tensors, arrays, rows = build_model("llama"), [], [], []
+
+    def measure(step):
+        gc.collect()
+        held = [one.untyped_storage() for one in gc.get_objects() if type(one) is torch.Tensor]
+        tensors.append(sum({storage.data_ptr(): storage.nbytes() for storage in held}.values()))
+        arrays.append(tracemalloc.get_traced_memory()[0])
+        rows.append(sum(row.nbytes for row in step.weights.values()))
+
+    tracemalloc.start()
+    try:
+        capture_generation(
+            model, None, make_ids(150), max_new_tokens=9, when="steps", reduction="full", on_step=measure
+        )
+    finally:
+        tracemalloc.stop()
+    config = model.config
+    cached = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    np.testing.assert_allclose(np.diff(tensors[3:]), cached + 8, atol=16)  # of the mask, whose size differs
+    assert arrays[-1] - arrays[3] < sum(rows[4:])  # those lie in pages that Python does not count
 
 
 def test_a_function_that_raises_ends_the_generation(demo):
