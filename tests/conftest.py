@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import gc
 import importlib.util
 import os
 import shutil
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -45,25 +47,42 @@ def try_examples(share):
     return settings(max_examples=max(1, round(share * settings.default.max_examples)))
 
 
-def uses_smollm2(item):
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return "smollm2" in item.fixturenames or any(isinstance(value, str) and value == "smollm2" for value in values)
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
-    """Mark what drives a browser, and let one process of pytest-xdist do all that needs SmolLM2."""
+    """Mark what drives a browser."""
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.browser)
-        if uses_smollm2(item):
-            item.add_marker(pytest.mark.xdist_group("smollm2"))
+        if {"smollm2", "smollm2_folder"} & set(item.fixturenames) and "smollm2" not in item.nodeid:
+            raise pytest.UsageError(
+                f"{item.nodeid} needs SmolLM2, which its name must say: by it one process has all such"
+            )
 
 
-@pytest.hookimpl(specname="pytest_collection_modifyitems", trylast=True)  # whatever order there is
-def put_large_groups_first(items):
-    """Let processes start with what only one of them may run."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Let weights that nobody seeds be the same every time, in any order of tests."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+def pytest_collection_finish():
+    """Look no more for garbage among the modules and tests that are there now."""
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let all that needs SmolLM2 be one more file for ``--dist loadfile``, so that one process reads it."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "smollm2" if "smollm2" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -67,7 +67,7 @@ def test_layers_and_heads_are_chosen(demo, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize("n_layers", [1, 3, 4, 5])
+@pytest.mark.parametrize("n_layers", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4)), 5])
 @pytest.mark.parametrize("n_heads", [1, 13])
 @pytest.mark.parametrize("num_figs_per_row", [pytest.param(1, marks=pytest.mark.slow), 3, 40])
 def test_any_number_of_panels(tmp_path, n_layers, n_heads, num_figs_per_row):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import sys
 from typing import get_args
@@ -279,14 +280,19 @@ def test_all_that_a_command_offers_is_tried(name):
     assert offered == {word for line in TYPED[name] for word in line.removeprefix("!").split() if word[:2] == "--"}
 
 
+@functools.cache
+def make_parser(name):
+    parser = argparse.ArgumentParser()
+    add_options(parser, COMMAND_LIST[name])
+    return parser
+
+
 @pytest.mark.parametrize(("name", "option"), OFFERED)
 def test_what_would_do_nothing_is_refused(name, option):
     """An option that needs another is refused without it, in every command that offers both."""
-    command = COMMAND_LIST[name]
+    command, parser = COMMAND_LIST[name], make_parser(name)
     field = command.options._fields[option]
     needs = [need for need in get_declaration(field).needs if need.partition("=")[0] in command.options._fields]
-    parser = argparse.ArgumentParser()
-    add_options(parser, command)
     words = list_words(option, field)
     if field.default is dataclasses.MISSING or not words:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPT, make_maps
+from conftest import PROMPT, make_maps, store_prompt
 
 import attn_viewer
 from attn_viewer.analysis import HeadScores
@@ -19,13 +19,6 @@ from attn_viewer.figures import registry
 from attn_viewer.hints import check_value, describe_hint, fits_hint
 
 WRONG = (None, 3.7, object(), "x", [], {}, b"x", 10**40, float("nan"))
-ROOMS = [
-    attn_viewer.analysis,
-    attn_viewer.figures,
-    attn_viewer.interventions,
-    attn_viewer.pipeline,
-    attn_viewer.storage,
-]
 ROOMS = ("analysis", "figures", "interventions", "pipeline", "storage")
 PLACES = [attn_viewer, *(getattr(attn_viewer, room) for room in ROOMS)]
 PUBLIC = {name: getattr(place, name) for place in PLACES for name in place.__all__}
@@ -116,10 +109,10 @@ def special(demo, demo_maps, tmp_path_factory):
     code.write_text(
         "import attn_viewer\n\n\n@attn_viewer.register_attn_figure_func\ndef draw(matrix, folder):\n    pass\n"
     )
-    cache = attn_viewer.save_scores(make_maps(), folder)
-    attn_viewer.activations_main("demo", folder, prompts, progress=False)
-    stored = {"model_name": "demo", "save_path": folder}
+    cache = attn_viewer.save_scores(make_maps(1, 1, 4), folder)
     text = {"text": "Summer is warm."}
+    store_prompt(make_maps(1, 1, 4, model_id="demo"), text, folder)
+    stored = {"model_name": "demo", "save_path": folder}
     tokens = ["[CLS]", *(f"{row},{column}" for row in range(2) for column in range(3))]
     patches = make_maps(n_tokens=7, tokens=tokens, causal=False, grid=(2, 3))
     effect = attn_viewer.measure_effect(model, tokenizer, PROMPT, attn_viewer.ablate_heads(model, [(1, 0)]))
@@ -127,15 +120,16 @@ def special(demo, demo_maps, tmp_path_factory):
     run(None, None)
     record = attn_viewer.experiments.list_experiments(folder / "runs")[0].path
     return {
-        "activations_main": stored | {"prompts_path": prompts},
+        "activations_main": {"model_name": "demo", "save_path": folder / "made", "prompts_path": prompts},
         "atlas_main": stored | {"scores": ["entropy"]},
         "figures_main": stored | {"figure_funcs_select": "raw", "parallel": 1},
+        "run_figure_funcs": {"maps": make_maps(1, 1, 4)},
         "register_attention": {"module_class": type("Mixer", (torch.nn.Module,), {}), "weights_from": len},
         "average_maps": {"maps": [demo_maps]},
         "capture_attention": {"prompt": PROMPT, "tokenizer": tokenizer},
         "capture_generation": {"max_new_tokens": 1},
         "save_completions": {"max_new_tokens": 1, "tokenizer": tokenizer},
-        "compute_activations": {"prompt": text, "save_path": folder},
+        "compute_activations": {"prompt": text, "save_path": folder / "made"},
         "get_activations": {"prompt": text, "save_path": folder, "tokenizer": tokenizer},
         "load_activations": stored | {"prompt": text},
         "load_prompt_maps": stored | {"prompt": text},

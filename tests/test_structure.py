@@ -1,6 +1,7 @@
 """The rooms of the package: what CONTRIBUTING says of them, and that a room imports downwards only."""
 
 import ast
+import functools
 from pathlib import Path
 
 import networkx as nx
@@ -37,6 +38,7 @@ FLOORS = (
 )
 
 
+@functools.cache
 def list_modules():
     """Return the syntax tree of each module by its dotted name."""
     modules = {}
@@ -47,9 +49,10 @@ def list_modules():
     return modules
 
 
+@functools.cache
 def find_imports():
     """Return pairs of a module and one of this package that it imports, wherever in its code."""
-    modules = list_modules()
+    modules, pairs = list_modules(), []
     for name, (tree, path) in modules.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -60,8 +63,9 @@ def find_imports():
                 continue
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
             module = f"{base}.{node.module}" if node.module else base
-            for alias in node.names:
-                yield name, next(m for m in (f"{module}.{alias.name}", module) if m in modules)
+            found = ((f"{module}.{alias.name}", module) for alias in node.names)
+            pairs += [(name, next(one for one in both if one in modules)) for both in found]
+    return pairs
 
 
 def find_floor(name):

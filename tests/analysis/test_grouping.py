@@ -140,7 +140,7 @@ def test_what_cannot_be_grouped_is_refused():
         group_attention(pooled, "words")
 
 
-def test_a_chat_has_a_segment_a_message(smollm2):
+def test_a_chat_with_smollm2_has_a_segment_a_message(smollm2):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is warm?"}]
     maps = capture_attention(*smollm2, messages, layers=[0])
     assert [name for name, *_ in maps.segments] == ["system", "user", "assistant"]

@@ -62,7 +62,7 @@ def test_without_its_induction_heads_the_demo_model_does_not_repeat(demo):
     assert with_induction >= 2 * with_others
 
 
-def test_induction_shows_on_text_by_matching_tokens(smollm2):
+def test_induction_of_smollm2_shows_on_text_by_matching_tokens(smollm2):
     """The head that is strongest on text is one of the strongest on random tokens."""
     on_text = score_heads(capture_attention(*smollm2, TEXT), ["induction"])
     on_random = score_heads(capture_attention(*smollm2, repeated_tokens_prompt(smollm2[1], 25)), ["induction"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from architectures import build_model
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, Qwen3Config
 
 from attn_viewer.capture.circuits import N_DIRECTIONS, N_ENDS, factorise_product, measure_circuits, read_head_weights
@@ -49,7 +50,12 @@ def test_the_demo_model(demo):
     assert output_value.directions[0][3] == label_tokens(np.argsort(written)[:N_ENDS], tokenizer)
 
 
-def test_heads_that_share_keys(smollm2):
+def test_heads_that_share_keys():
+    check_llama(build_model("llama"), 1, 3)
+
+
+@pytest.mark.slow
+def test_heads_of_smollm2_share_keys(smollm2):
     check_llama(smollm2[0], 18, 6)
 
 

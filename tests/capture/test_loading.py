@@ -45,7 +45,7 @@ def test_dtype_and_device_map(tmp_path, demo):
     assert load_model(tmp_path, attn_implementation="eager")[0].config._attn_implementation == "eager"
 
 
-def test_gguf_is_dequantised(smollm2):
+def test_gguf_of_smollm2_is_dequantised(smollm2):
     model, tokenizer = smollm2
     assert model.dtype == torch.float32
     assert model.config._attn_implementation == "sdpa"

@@ -15,6 +15,7 @@ FAMILIES = [
     *("mistral", "llama", "qwen3", "gemma2", "gemma3_text", "gemma4_text", "phi3", "cohere2", "gpt2", "gpt_neox"),
     *("falcon", "falcon (grouped)", "gpt_bigcode", "gpt_oss", "opt", "bloom", "bert (decoder)"),
 ]
+FULLY = ("mistral", "gpt_oss")
 CACHES = {
     "dynamic": lambda config: transformers.DynamicCache(),
     "sliding": lambda config: transformers.DynamicCache(config=config),
@@ -44,9 +45,15 @@ def run_cached(model, cut, stop, cache, **arguments):
     return maps
 
 
-@pytest.mark.parametrize("cut", [3, 9])  # before and after the window of 5 is full
-@pytest.mark.parametrize("n_new", [1, 2, 3])  # 2: as many as heads that share keys
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "n_new", "cut"),
+    [  # of all families one step, of two each number of new tokens, of which 2 are as many as heads that share keys
+        pytest.param(name, n_new, cut, marks=[pytest.mark.slow] * (name not in FULLY and (n_new, cut) != (1, 9)))
+        for name in FAMILIES
+        for n_new in (1, 2, 3)
+        for cut in (3, 9)  # before and after the window of 5 is full
+    ],
+)
 def test_steps_over_a_cache_are_rows_of_the_whole(name, n_new, cut):
     reference = build_model(name, attn_implementation="eager")
     model = reference if name in NOT_AS_EAGER else build_model(name)

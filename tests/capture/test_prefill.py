@@ -293,7 +293,7 @@ def test_smollm2(smollm2, smollm2_folder):
     assert measure_difference(maps, compute_eager(reference, tokenizer(PROMPT)["input_ids"])) < 1e-5
 
 
-def test_chat_messages_go_through_the_template(smollm2):
+def test_chat_messages_go_through_the_template_of_smollm2(smollm2):
     model, tokenizer = smollm2
     maps = capture_attention(model, tokenizer, [{"role": "user", "content": "hi"}], layers=[0])
     text = "".join(maps.tokens_key)
@@ -301,7 +301,7 @@ def test_chat_messages_go_through_the_template(smollm2):
     assert text.endswith("<|im_start|>assistant⏎")
 
 
-def test_half_precision_models_are_captured(smollm2_folder):
+def test_smollm2_is_captured_in_half_precision(smollm2_folder):
     model, tokenizer = load_model(smollm2_folder, dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     maps = capture_attention(model, tokenizer, PROMPT)

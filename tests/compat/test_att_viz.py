@@ -83,13 +83,24 @@ def test_saved_completions_become_pages(model, tmp_path):
         att_viz.process_saved_completions(RenderConfig(), HEADS, prefixes, prettify_tokens=False)
 
 
-def test_post_processing_opens_a_page_amplified(model, tmp_path, monkeypatch):
+@pytest.fixture
+def page(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokens, matrix, n = model.generate_text("And God said", 2, prompt_template=None)
     (page,) = Renderer(RenderConfig()).render(tokens, n, matrix, prettify_tokens=False)
+    return page
+
+
+@pytest.mark.slow  # a process
+def test_post_processing_is_a_command(page, tmp_path):
     words = [sys.executable, "-m", "attn_viewer.compat.att_viz", page.name]
     done = subprocess.run([*words, "2.5", "0.05"], capture_output=True, text=True, check=True)
-    made = tmp_path / done.stdout.strip()
+    made = (tmp_path / done.stdout.strip()).read_text()
+    assert made == att_viz.reprocess_html(page, 2.5, 0.05).read_text()
+
+
+def test_post_processing_opens_a_page_amplified(page, tmp_path):
+    made = att_viz.reprocess_html(page, 2.5, 0.05)
     assert made.name == f"{page.stem}_reprocessed.html"
     assert "view=text&amp=2_5&min=0_05" in made.read_text().replace("\\u0026", "&")
     assert len(made.read_text()) > len((tmp_path / page).read_text())

@@ -105,8 +105,8 @@ def test_every_page_of_heatmaps(matrix, norm):
         if len(matrix) == 1 and sink != "keep":
             continue  # nothing is left, which is a typed error
         look = {"norm": norm, "sink": sink, "scale": scale}
-        for figure in (plot_layer_averages(maps, **look), plot_heads(maps, 1, **look)):
-            render_figure(figure, "png")
+        render_figure(plot_heads(maps, 1, **look), "png")
+    render_figure(plot_layer_averages(maps, norm=norm), "png")
 
 
 @EACH

@@ -1,5 +1,6 @@
 import gzip
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -18,19 +19,25 @@ from attn_viewer.figures.formats import FORMATS, check_format, render_figure
 MAGIC = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "svgz": b"\x1f\x8b"}
 
 
+@pytest.fixture(scope="module")
+def elsewhere():
+    """The figure in each format, from another process."""
+    script = (
+        "import pickle, sys; sys.path.insert(0, 'tests'); from conftest import make_maps\n"
+        "from attn_viewer import plot_layer_averages\n"
+        "from attn_viewer.figures.formats import FORMATS, render_figure\n"
+        "made = {fmt: render_figure(plot_layer_averages(make_maps(3, 2, 5)), fmt) for fmt in FORMATS}\n"
+        "sys.stdout.buffer.write(pickle.dumps(made))"
+    )
+    return pickle.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_the_same_figure_gives_the_same_bytes(fmt):
+def test_the_same_figure_gives_the_same_bytes(fmt, elsewhere):
     maps = make_maps(3, 2, 5)
     data = render_figure(plot_layer_averages(maps), fmt)
     assert data.startswith(MAGIC[fmt])
-    assert render_figure(plot_layer_averages(maps), fmt) == data
-    script = (
-        "import sys; sys.path.insert(0, 'tests'); from conftest import make_maps\n"
-        "from attn_viewer import plot_layer_averages; from attn_viewer.figures.formats import render_figure\n"
-        f"sys.stdout.buffer.write(render_figure(plot_layer_averages(make_maps(3, 2, 5)), {fmt!r}))"
-    )
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert other.stdout == data
+    assert render_figure(plot_layer_averages(maps), fmt) == data == elsewhere[fmt]
 
 
 def test_raster_pictures_show_the_weights():

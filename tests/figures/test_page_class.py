@@ -25,7 +25,9 @@ def get_pixels(figure):
     return np.asarray(Image.open(io.BytesIO(render_figure(figure, "png"))))
 
 
-@pytest.mark.parametrize("fmt", [pytest.param(fmt, marks=[pytest.mark.slow] * (fmt == "pdf")) for fmt in FORMATS])
+@pytest.mark.parametrize(
+    "fmt", [pytest.param(fmt, marks=[pytest.mark.slow] * (fmt not in ("png", "svg"))) for fmt in FORMATS]
+)
 @pytest.mark.parametrize("scale", ["shared", "panel"])
 def test_a_page_drawn_after_others_has_the_bytes_of_a_fresh_one(demo_maps, fmt, scale):
     options = {"scale": scale, "sink": "hide", "vmax": 0.8}

@@ -21,10 +21,14 @@ def list_modules():
     return {"torch", "transformers"} & set(sys.modules)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_processes_write_the_bytes_that_one_writes(fmt, monkeypatch):
-    maps, look = make_maps(9, 3, 6), PanelLook(norm="quantile", sink="hide")
+@pytest.fixture(scope="module")
+def own_workers():
     get_reusable_executor().shutdown()  # workers of another test may have loaded more
+
+
+@pytest.mark.parametrize("fmt", [pytest.param(fmt, marks=[pytest.mark.slow] * (fmt == "pdf")) for fmt in FORMATS])
+def test_processes_write_the_bytes_that_one_writes(fmt, own_workers, monkeypatch):
+    maps, look = make_maps(9, 3, 6), PanelLook(norm="quantile", sink="hide")
     with mpl.rc_context({"axes.edgecolor": "red", "image.cmap": "magma"}), use_preset("icml2024"):
         alone = list(pages.render_pages(maps, look, fmt, has_heads=True))
         monkeypatch.setattr(pages, "START", 0.0)

@@ -158,6 +158,7 @@ for fmt in ("png", "svg", "svgz"):
 """
 
 
+@pytest.mark.slow  # test_formats.py compares pages with those of another process
 def test_the_same_bytes_in_two_processes_for_all_formats(tmp_path):
     files = []
     for name in ("first", "second"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from attn_viewer import capture_attention
 from attn_viewer.cli import main
@@ -353,14 +353,14 @@ def test_weights_that_are_not_whole_are_computed(copy):
         np.testing.assert_allclose(array, whole[name], atol=1e-6)
 
 
-def fail_on_two(item):
-    if item == 2:
-        raise RuntimeError("two")
-    return item * 10
-
-
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_parts_report_what_became_of_them(parallel):
+    # Inside, so that processes get its code, and import nothing of this module.
+    def fail_on_two(item):
+        if item == 2:
+            raise RuntimeError("two")
+        return item * 10
+
     outcomes = sorted(
         run_parts(fail_on_two, [1, 2, 3], WorkerOptions(parallel=parallel)), key=lambda outcome: outcome.item
     )
@@ -371,12 +371,13 @@ def test_parts_report_what_became_of_them(parallel):
     ]
 
 
-def count_threads(_):
-    return max(library["num_threads"] for library in threadpool_info())
-
-
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_parts_use_one_thread_of_linear_algebra(parallel):
+    def count_threads(_):
+        from threadpoolctl import threadpool_info
+
+        return max(library["num_threads"] for library in threadpool_info())
+
     with threadpool_limits(2):
         before = count_threads(None)
         assert [outcome.value for outcome in run_parts(count_threads, [1, 2], WorkerOptions(parallel=parallel))] == [

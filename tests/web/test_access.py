@@ -20,25 +20,34 @@ def path(maps, tmp_path_factory):
 
 
 STATES = (
+    "view=overview&sort=sink_mass&plane=previous_token&maps=0",
+    "view=heatmap&pin=5.2",
+    "view=text&observer=7&maps=0",
+    "view=lines&line=4",
+)
+MORE_STATES = (
     "view=overview&sort=sink_mass&maps=0",
     "view=overview&tint=distance&maps=2",
     "view=overview",
-    "view=overview&sort=sink_mass&plane=previous_token&maps=0",
     "view=heatmap&head=mean&on=1.2&maps=0",
-    "view=heatmap&pin=5.2",
     "view=heatmap&maps=2",
-    "view=text&observer=7&maps=0",
     "view=text&observed=2-4&maps=1",
     "view=text&on=1",
-    "view=lines&line=4",
 )
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
-def test_axe_finds_nothing_serious(open_page, path, scheme):
+@pytest.mark.parametrize(
+    ("scheme", "states"),
+    [
+        pytest.param("light", STATES, id="light"),
+        pytest.param("light", MORE_STATES, id="light, more", marks=pytest.mark.slow),
+        pytest.param("dark", STATES + MORE_STATES, id="dark", marks=pytest.mark.slow),
+    ],
+)
+def test_axe_finds_nothing_serious(open_page, path, scheme, states):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = open_page(path, scheme=scheme, bypass_csp=True)
-    for state in STATES:
+    for state in states:
         page.goto("about:blank")
         page.goto(f"{path.as_uri()}#{state}")
         page.wait_for_selector("[data-ready]:not([data-ready=false])")

@@ -63,7 +63,7 @@ def test_an_atlas_that_lies(folder):
     path.write_text(before)
 
 
-@pytest.fixture(scope="module", params=["server", "site"])
+@pytest.fixture(scope="module", params=["server", pytest.param("site", marks=pytest.mark.slow)])
 def address(request, folder, tmp_path_factory):
     if request.param == "server":
         with run_server(folder) as url:

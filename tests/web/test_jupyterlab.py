@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 from conftest import make_maps
 from PIL import Image
@@ -75,6 +74,7 @@ def run_lab(folder):
 def test_the_tooltip_is_at_the_pointer_in_jupyterlab(browser, tmp_path):
     for name in ("jupyterlab", "anywidget"):
         pytest.importorskip(name, reason=f"needs JupyterLab with anywidget: pip install {name}")
+    nbformat = pytest.importorskip("nbformat")  # takes two seconds of processor to import
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "nb.ipynb")
@@ -111,6 +111,7 @@ def test_a_picture_stands_for_the_widget_where_none_runs():
 
 def test_nbconvert_shows_the_picture(monkeypatch):
     nbconvert = pytest.importorskip("nbconvert", reason="needs nbconvert: pip install nbconvert")
+    nbformat = pytest.importorskip("nbformat")
     data, metadata = show_attention(make_maps(3, 4, 9))._repr_mimebundle_()
     output = nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)
     cell = nbformat.v4.new_code_cell("show_attention(maps)", outputs=[output])

@@ -529,7 +529,7 @@ def test_a_tab_that_is_left_cancels_its_job(open_live, url, monkeypatch):
     assert cancelled.wait(20)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious(browser, url, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with browser.new_context(color_scheme=scheme, bypass_csp=True) as context:
@@ -553,6 +553,7 @@ def test_two_tabs_wait_for_each_other(open_live, url):
     wait_for_views(second)
 
 
+@pytest.mark.slow  # in a browser: test_a_page_tells_that_its_server_was_killed_and_works_again_after_a_restart
 def test_the_command_serves_the_demo_model_and_a_new_run_refuses_the_old_page(demo):
     secrets = []
     for _ in range(2):

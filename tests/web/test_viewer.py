@@ -114,7 +114,7 @@ def test_the_mean_of_a_layer(open_page, path, maps):
     np.testing.assert_allclose(float(weight.split()[1]), maps.get_layer(1).mean(0)[14, 14], rtol=0.05)
 
 
-def test_eight_bits_and_split_into_rows_and_columns(open_page, tmp_path, smollm2):
+def test_smollm2_in_eight_bits_and_split_into_rows_and_columns(open_page, tmp_path, smollm2):
     model, tokenizer = smollm2
     text = " ".join(f"{TEXT} {i}" for i in range(12))
     maps = capture_attention(model, tokenizer, text, model_id="s", layers=[0, 7], heads=[0, 1, 5])
@@ -201,8 +201,10 @@ def test_keys(open_page, path):
 
 def test_a_mean_alone_is_called_no_head(open_page, tmp_path, maps):
     (path,) = export_html(maps.average_heads(), tmp_path / "mean.html")
+    page = open_page(path)
     for view in ("overview", "heatmap", "text", "lines"):
-        page = open_page(path, f"view={view}")
+        page.goto("about:blank")
+        page.goto(f"{path.as_uri()}#view={view}")
         page.wait_for_selector(f'[data-view="{view}"][aria-selected="true"]')
         words = page.locator("body").inner_text()
         assert f"mean over {maps.n_heads[0]} heads" in words
@@ -447,8 +449,14 @@ def test_links_that_make_no_sense(open_page, path, state):
     page.wait_for_selector(".av-overview[data-ready]")
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "dark"),
+        (400, "light"),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((1280, "light"), (400, "dark"))),
+    ],
+)
 def test_every_view_fits_its_window(open_page, path, width, scheme):
     page = open_page(path, width=width, scheme=scheme)
     for number in "1234":

@@ -2,8 +2,6 @@ import base64
 import json
 from pathlib import Path
 
-import nbclient
-import nbformat
 import numpy as np
 import pytest
 
@@ -95,6 +93,9 @@ window.stop = window.show();
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_run_and_hold_no_outputs(path, tmp_path):
+    import nbclient  # two seconds of processor in every worker, were it at the top
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
     client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
