@@ -63,7 +63,8 @@ def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
     kind = "svg" if fmt == "svgz" else fmt
     if kind == "pgf":
         raise OptionError(
-            "a PGF file holds no cells, which are pictures; write PDF or EPS, which LaTeX includes as well"
+            "a PGF file holds no cells, which are pictures, and its words are TeX, which tokens are not; write PDF or "
+            "EPS, which LaTeX includes as well"
         )
     look = {"dpi": figure.dpi} | options
     if kind in _METADATA:

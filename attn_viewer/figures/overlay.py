@@ -23,7 +23,7 @@ from ..spans import Span, shift_spans
 from ..tokens import join_labels
 from .options import FIGS_PER_ROW, PageLook, ScaleLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
-from .scales import Extent, Scale, make_scale
+from .scales import QUANTILE, Extent, Scale, make_scale
 from .style import DARK, PageStyle, Palette, shorten_label
 
 # Width of an image in points; from which share of the scale on a square is drawn.
@@ -86,10 +86,11 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     panels, who, patch = _list_panels(maps, spans, options)
     weights = np.stack([np.concatenate([p.weights[span.positions].ravel() for span in spans]) for p in panels])
     largest = float(np.abs(weights).max()) or 1.0
+    end = float(np.quantile(np.abs(weights), QUANTILE)) if options.norm == "quantile" else largest
     titles = [shorten_label(panel.title, TITLE) for panel in panels]
     style = options.make_style([maps.model_id, who, *titles])
     scale = make_scale(
-        Extent(largest, largest, maps.signed),
+        Extent(end or largest, largest, maps.signed),
         norm=options.norm, vmin=options.vmin, vmax=options.vmax, cmap=options.cmap, palette=style.palette,
         label=WEIGHTINGS[maps.weighting],
     )  # fmt: skip

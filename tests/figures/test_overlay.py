@@ -67,6 +67,21 @@ def test_patches_lie_on_their_places(n_special, query, row, patch):
     assert overlays[0].norm is overlays[1].norm
 
 
+def test_a_scale_to_a_quantile_ends_there():
+    maps = AttentionMaps(
+        [np.full((1, 1, 100), 0.0091, np.float32) + np.eye(1, 100, 7, dtype=np.float32) * 0.09],
+        [f"k{i}" for i in range(100)],
+        tokens_query=["q"],
+        kind="cross",
+        causal=False,
+        spans=[Span("image", 0, "whole", 0, 10, 10, 10, 0.0)],
+    )
+    (*_, (overlay,)) = get_layers(overlay_attention(maps, np.zeros((10, 10)), norm="quantile"))
+    assert overlay.norm.vmax == pytest.approx(0.01)
+    (*_, (overlay,)) = get_layers(overlay_attention(maps, np.zeros((10, 10))))
+    assert overlay.norm.vmax == pytest.approx(0.1)
+
+
 def test_one_head_and_layer():
     maps = make_image_maps()
     figure = overlay_attention(maps, GREY, layers=[4], head=2, vmax=0.5)
