@@ -600,6 +600,8 @@ def test_a_browser_tries_next_tokens_compares_and_saves(open_live, demo, tmp_pat
         page.wait_for_selector("#live[data-state=ready]")
         start_job(page, "Capture", TEXT)
         wait_for_views(page)
+        start_job(page, "Compare with last", f"{TEXT} and")  # tokens of both come before the change
+        page.get_by_text("Among the tokens of both, no head looks elsewhere.").wait_for()
     texts = {prompt["text"] for prompt in DataFolder(tmp_path / "kept").get_model("demo").list_prompts()[0]}
     assert texts == {"In the beginning God created the heaven", TEXT, TEXT.replace("God", "man")}
 

@@ -3,6 +3,8 @@
 import { formatWeight, make, plural } from "./dom.js";
 
 const MOST_HEADS = 5;
+/** A share that moved and is no more than rounding. */
+const ROUNDING = 1e-5;
 
 export function describeEffect({ description, loss, before, after }) {
   const [old, now] = loss.map((value) => value.toFixed(3));
@@ -24,12 +26,13 @@ export function describeEffect({ description, loss, before, after }) {
 
 /** Which heads two prompts differ in most, as buttons that open each; `open(layer, head)`. */
 export function describeComparison({ changed, distances, maps: [meta] }, open) {
-  const ranked = distances.flatMap((row, i) => row.map((value, j) => ({ value, layer: meta.layers[i], head: meta.heads[i][j] })));
-  ranked.sort((one, other) => other.value - one.value);
+  const all = distances.flatMap((row, i) => row.map((value, j) => ({ value, layer: meta.layers[i], head: meta.heads[i][j] })));
+  const ranked = all.filter(({ value }) => value > ROUNDING).sort((one, other) => other.value - one.value);
   const buttons = ranked
     .slice(0, MOST_HEADS)
     .map(({ layer, head, value }) => make("button", { class: "al-do", type: "button", onclick: () => open(layer, head) }, `${layer}.${head}: ${formatWeight(value)}`));
-  const text = `A: the prompt before; B: this one, with ${plural(changed, "token")} changed. Heads that changed most, by the share of a row's weight that moved among the tokens of both:`;
+  const most = ranked.length ? "Heads that changed most, by the share of a row's weight that moved among the tokens of both:" : "Among the tokens of both, no head looks elsewhere.";
+  const text = `A: the prompt before; B: this one, with ${plural(changed, "token")} changed. ${most}`;
   return [make("p", {}, text), make("div", { class: "al-row" }, ...buttons)];
 }
 
