@@ -6,6 +6,7 @@ import torch
 from architectures import build_model, make_ids
 
 from attn_viewer import capture_attention, capture_attention_calls, capture_generation, overlay_attention
+from attn_viewer.capture.numbering import number_modules
 from attn_viewer.errors import CaptureError, OptionError
 from attn_viewer.storage.pt import load_scores, save_scores
 
@@ -140,6 +141,48 @@ def test_turns_of_a_language_model_are_passes():
     for maps in steps:
         rows = whole.weights[1][:, maps.first_query :][:, : maps.shape[0], : maps.shape[1]]
         np.testing.assert_allclose(maps.weights[1], rows, atol=1e-6)
+
+
+def test_a_unet_of_diffusers_is_what_its_attention_computes():
+    diffusers = pytest.importorskip("diffusers", reason="needs pip install diffusers")
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
+    blocks |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "block_out_channels": [16, 32]}
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, layers_per_block=1, norm_num_groups=8, cross_attention_dim=16, attention_head_dim=4, **blocks
+    ).eval()
+    words, latents, expected = 3 * torch.randn(1, 3, 16), torch.randn(1, 4, 8, 8), {}
+
+    def compute(module, args, kwargs):
+        words = args[0] if kwargs.get("encoder_hidden_states") is None else kwargs["encoder_hidden_states"]
+        query, key = (module.head_to_batch_dim(part) for part in (module.to_q(args[0]), module.to_k(words)))
+        weights = module.get_attention_scores(query, key).numpy()
+        expected.setdefault((names[module], weights.shape), []).append(weights)
+
+    def denoise():
+        x = latents
+        for time in (900, 500, 100):
+            x = x - 0.1 * unet(x, torch.tensor(time), encoder_hidden_states=words).sample
+
+    found = capture_attention_calls(denoise, model=unet, tokens=WORDS, when="steps", grid=(8, 8))
+    names = {module: number_modules(unet)[name][0] for name, module in unet.named_modules()}
+    with torch.no_grad():
+        for module in names:
+            if module.__class__.__name__ == "Attention":
+                module.register_forward_pre_hook(compute, with_kwargs=True)
+        denoise()
+    assert len(found) == 6
+    for path, steps in found.items():
+        assert [maps.step for maps in steps] == [0, 1, 2]
+        shape = (steps[0].n_heads[0], *steps[0].shape)
+        n_layers = len(steps[0].layers)
+        weights = expected[path.partition(",")[0], shape]
+        for step, maps in enumerate(steps):
+            for ours, theirs in zip(maps.weights, weights[step * n_layers :][:n_layers], strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    words = next(steps for path, steps in found.items() if path.startswith("up") and path.endswith("attn2"))
+    assert words[-1].spans_query[0][4:6] == (8, 8)
+    assert words[-1].tokens_key == tuple(WORDS)
 
 
 def test_passes_are_those_of_a_model(denoiser):
