@@ -7,9 +7,10 @@ picture stand in one row, and none of them sees another.
 
     python examples/train_demo_vision.py
 
-About half an hour on two cores. The seed fixes the scenes and the initial weights. The package's model was trained in
-three sittings: 1,000 steps; ``--go_on --seed 1 --steps 500 --peak 1.2e-3``; and, when there was one question more,
-``--go_on --seed 2 --steps 240 --batch 24 --peak 8e-4``.
+Under an hour on two cores. It trains in the three sittings that made the package's model, which answers at least 99 %
+of questions about a shape right (a test measures it); after the first alone it is less. Seeds fix the scenes and the
+initial weights. When the first two sittings of the package's model were held, there was one question fewer, "What is
+this?".
 """
 
 import argparse
@@ -18,6 +19,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +40,18 @@ from transformers import (
 )
 
 PATCH, UNSCORED = 16, -100
+
+
+class Sitting(NamedTuple):
+    """How long and how fast to train; all but the first go on with the model that there is."""
+
+    seed: int
+    steps: int
+    batch: int  # pictures a step
+    peak: float  # learning rate after warm-up
+
+
+SITTINGS = (Sitting(0, 1000, 32, 2e-3), Sitting(1, 500, 32, 1.2e-3), Sitting(2, 240, 24, 8e-4))
 SIDE = SIZE // PATCH
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 # Share of a patch that a shape covers where it is said to lie on it.
@@ -187,24 +201,24 @@ def add_words(model: LlavaForConditionalGeneration, before: dict[str, int], toke
         table.weight.data.copy_(weights[rows])
 
 
-def train_model(processor: LlavaProcessor, args: argparse.Namespace) -> LlavaForConditionalGeneration:
-    """Return a trained model."""
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
+def train_model(processor: LlavaProcessor, args: argparse.Namespace, sitting: Sitting) -> LlavaForConditionalGeneration:
+    """Return a model after a sitting."""
+    torch.manual_seed(sitting.seed)
+    rng = np.random.default_rng(sitting.seed)
     encode = functools.cache(functools.partial(processor.tokenizer.encode, add_special_tokens=False))
-    if args.go_on:
+    if sitting is not SITTINGS[0]:
         model = LlavaForConditionalGeneration.from_pretrained(args.output).train()
         add_words(model, PreTrainedTokenizerFast.from_pretrained(args.output).get_vocab(), processor.tokenizer)
     else:
         model = make_model(processor.tokenizer, args.width, args.layers, args.heads)
     words = [torch.tensor([encode(word)[0] for word in ("<image>", *kind)]) for kind in (SHAPES, COLOURS)]
-    adam = torch.optim.AdamW(model.parameters(), args.peak, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, args.peak, total_steps=args.steps, pct_start=0.1)
+    adam = torch.optim.AdamW(model.parameters(), sitting.peak, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, sitting.peak, total_steps=sitting.steps, pct_start=0.1)
     seen = {}
     model.model.multi_modal_projector.register_forward_hook(lambda *call: seen.update(patches=call[2]))
-    bar = trange(args.steps, desc="training", unit="step", mininterval=5)
+    bar = trange(sitting.steps, desc="training", unit="step", mininterval=5)
     for step in bar:
-        batch = make_batch(rng, encode, args.batch)
+        batch = make_batch(rng, encode, sitting.batch)
         logits = model(
             input_ids=batch["ids"],
             pixel_values=batch["pixels"],
@@ -256,18 +270,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("--output", type=Path, default=here / "attn_viewer" / "demo_vision")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
-    parser.add_argument("--peak", type=float, default=2e-3, help="learning rate after warm-up")
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--go_on", action="store_true", help="train the model in --output on, with another seed")
-    parser.add_argument("--seed", type=int, default=0)
+    choices = range(1, len(SITTINGS) + 1)
+    parser.add_argument("--sittings", type=int, nargs="+", choices=choices, default=[*choices], help="which to hold")
     args = parser.parse_args()
     processor = make_processor()
-    model = train_model(processor, args)
-    save_model(model, processor, args.output)
+    for number in args.sittings:
+        save_model(train_model(processor, args, SITTINGS[number - 1]), processor, args.output)
 
 
 if __name__ == "__main__":
