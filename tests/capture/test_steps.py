@@ -194,7 +194,7 @@ def test_a_step_leaves_nothing_behind_but_its_rows():
         tracemalloc.stop()
     config = model.config
     cached = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    np.testing.assert_allclose(np.diff(tensors[3:]), cached + 8, atol=16)  # of the mask, whose size differs
+    np.testing.assert_allclose(np.diff(tensors[3:]), cached + 8, atol=32)  # of masks, of positions in transformers 4
     assert arrays[-1] - arrays[3] < sum(rows[4:])  # those lie in pages that Python does not count
 
 
