@@ -138,7 +138,11 @@ def read_head_weights(model: torch.nn.Module) -> tuple[dict[tuple[int, int], Hea
             _locate(output) in normed and _shares_memory(get_weight(module), call.projection)
             for module, _, output in trace.made.values()
         ):
-            raise _refuse(model, "something stands between a head and the residual stream")
+            raise _refuse(
+                model,
+                "no plain linear module takes heads to the residual stream; a norm, a gate or an adapter stands "
+                "between, or it is quantised or offloaded",
+            )
         (query, given), (key, _), (value, _) = map(trace.find_rows, (call.query, call.key, call.value))
         output = call.projection.double().cpu().unflatten(0, (len(query), -1))
         for head in range(len(query)):
