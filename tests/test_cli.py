@@ -66,10 +66,17 @@ def test_figure_functions_that_raise_are_listed_and_the_rest_go_on(tmp_path, mon
     assert out.split() == ["vis/random/all_layers_avg.jpg", *good]
     failed = [f"  from_a_file at L0 H{head}: ValueError: a spike" for head in spiky]
     assert err.splitlines() == [f"figures that failed: {len(spiky)}; all others are written:", *failed]
-    assert run_view([*words, "--figures", "raw, column*", "--heads", "1"]) == 0
+    assert run_view([*words, "--figures", "raw, column_mas*", "--heads", "1"]) == 0
     assert capsys.readouterr().out.split()[1:] == [
         f"vis/random/figures/L0/H1/{name}" for name in ("raw.png", "column_mass.svgz")
     ]
+
+
+@pytest.mark.parametrize("words", [("--image", "a.png", "--image", "b.png"), ("--layers", "1", "--layers", "2")])
+def test_a_word_given_twice_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        run_view([*words])
+    assert f"{words[0]}: is given twice, with" in capsys.readouterr().err
 
 
 def make_cache(tmp_path):

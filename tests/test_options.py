@@ -153,7 +153,7 @@ TYPED = {
     ),
     "heads": (
         MODEL + PAIR + KEPT.replace("--queries 3 ", "") + FIGURE + "--scores entropy,local_mass,sink_rate --window 3 "
-        "--epsilon 0.2 --sort entropy --top 2 --csv c.csv --json j.json --scatter entropy,local_mass",
+        "--epsilon 0.2 --sort entropy --top 2 --csv c.csv --json j.json --scatter entropy,sink_rate",
         "--repeated 5 --seed 1 --queries 3 --scores entropy",
         FILE,
         "!" + COARSE + "--scores entropy",

@@ -166,7 +166,16 @@ def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> Non
         many = {"nargs": "+"} if hint is not str else {}
         section.add_argument(name, **options | many)
     else:
-        section.add_argument(*(f"--{word}" for word in words), dest=name, **options)
+        section.add_argument(*(f"--{word}" for word in words), dest=name, action=_Once, **options)
+
+
+class _Once(argparse.Action):
+    """Refuse a word that is given twice: argparse drops the first value without saying so."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if hasattr(namespace, self.dest):
+            raise argparse.ArgumentError(self, f"is given twice, with {values!r:.60} the second time; give it once")
+        setattr(namespace, self.dest, values)
 
 
 def _find_reader(hint: Any) -> Callable[[str], Any]:
