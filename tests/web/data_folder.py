@@ -64,10 +64,10 @@ def make_data_folder(folder, demo):
     return maps
 
 
-def start_server(*words):
-    """Return a process of ``attn-viewer serve`` with some words on a free port, and its URL."""
+def start_server(*words, port="0"):
+    """Return a process of ``attn-viewer serve`` with some words on a port, a free one if not said, and its URL."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "attn_viewer", "serve", "--port", "0", *words],
+        [sys.executable, "-m", "attn_viewer", "serve", "--port", port, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -617,7 +617,7 @@ def test_a_page_tells_that_its_server_was_killed_and_works_again_after_a_restart
             process.kill()
             page.get_by_text("The server does not answer. Is it still running?").wait_for()
             process.communicate()
-            process, again = start_server("--model_path", "--port", url.rpartition(":")[2])
+            process, again = start_server("--model_path", port=url.rpartition(":")[2])
             assert again == url
             start_job(page, "Capture")
             page.get_by_text("This page is of an earlier run of the server; reload it.").wait_for()

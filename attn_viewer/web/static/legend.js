@@ -28,46 +28,63 @@ function tellCount(shown, all) {
   return shown === all ? "" : `${shown} of ${all} heads shown`;
 }
 
-/** The switches; `isMean` where the mean of those that are on is shown, and not each. */
+/**
+ * The switches; `isMean` where the mean of those that are on is shown, and not each. They are the same elements while the
+ * heads are the same: a click that takes long ends on the switch on which it began.
+ */
 export function createLegend(context, isMean = false) {
   const { meta, update } = context;
   const element = make("div", { class: "av-heads", role: "group", "aria-label": "Heads" });
+  // At the end, so that a switch stays under the pointer that clicks it twice.
+  const count = make("span", { class: "av-label" });
+  let built = null;
+  let chips = [];
 
-  function show() {
-    const { state, theme } = context;
-    const heads = meta.heads[meta.layers.indexOf(state.layer)];
-    const choices = isMean ? heads : listChoices(meta, state.layer);
-    const on = new Set((isMean ? listMeant(state) : state.on) ?? heads);
+  function read() {
+    const heads = meta.heads[meta.layers.indexOf(context.state.layer)];
+    const choices = isMean ? heads : listChoices(meta, context.state.layer);
+    return { heads, choices, on: new Set((isMean ? listMeant(context.state) : context.state.on) ?? heads) };
+  }
+
+  function turn(head) {
+    const { heads, choices, on } = read();
+    const next = choices.filter((other) => (other === head) !== on.has(other));
+    const isAll = next.length === heads.length && !next.includes("mean");
+    update({ on: isAll || (isMean && !next.length) ? null : next });
+  }
+
+  function build(choices) {
     const focused = element.contains(document.activeElement) ? document.activeElement.dataset.head : null;
-    const chips = choices.map((head) => {
-      const color = colorHead(theme, head === "mean" ? head : heads.indexOf(head), heads.length);
-      const chip = make(
+    chips = choices.map((head) =>
+      make(
         "button",
         {
           type: "button",
           "data-head": head,
-          "aria-pressed": String(on.has(head)),
           "aria-label": head === "mean" ? "Mean of heads" : `Head ${head}`,
           title: "Click to switch, double click for this one alone",
-          onclick: () => {
-            const next = choices.filter((other) => (other === head) !== on.has(other));
-            const isAll = next.length === heads.length && !next.includes("mean");
-            update({ on: isAll || (isMean && !next.length) ? null : next });
-          },
+          onclick: () => turn(head),
           ondblclick: () => update({ on: [head] }),
         },
         make("i"),
         meta.averaged ? "mean" : String(head),
-      );
-      chip.firstChild.style.background = color;
-      return chip;
-    });
+      ),
+    );
     const all = make("button", { type: "button", class: "av-plain", "data-head": "all", onclick: () => update({ on: null }) }, "All");
     const none = make("button", { type: "button", class: "av-plain", "data-head": "none", onclick: () => update({ on: [] }) }, "None");
-    // At the end, so that a switch stays under the pointer that clicks it twice.
-    const count = make("span", { class: "av-label" }, tellCount(heads.filter((head) => on.has(head)).length, heads.length));
     element.replaceChildren(make("span", { class: "av-label" }, "Heads"), ...chips, all, ...(isMean ? [] : [none]), count);
     if (focused) element.querySelector(`[data-head="${focused}"]`)?.focus();
+    built = String(choices);
+  }
+
+  function show() {
+    const { heads, choices, on } = read();
+    if (built !== String(choices)) build(choices);
+    choices.forEach((head, i) => {
+      chips[i].setAttribute("aria-pressed", String(on.has(head)));
+      chips[i].firstChild.style.background = colorHead(context.theme, head === "mean" ? head : heads.indexOf(head), heads.length);
+    });
+    count.textContent = tellCount(heads.filter((head) => on.has(head)).length, heads.length);
   }
 
   return { element, show };
