@@ -191,5 +191,6 @@ class PictureOptions(Options):
         "a file, PIL image or 8-bit array; adds the pages overlay and modality_share; on a command line without "
         "model_path, the demo model that sees runs",
         metavar="FILE",
+        once=True,
         apart=(CACHE, "chat", "pair", "prompt_ids"),
     )

@@ -36,6 +36,7 @@ class Declaration:
     words: tuple[str, ...] | None = None  # on the command line; None is the option's name, () is not offered
     metavar: str | None = None
     alone: str | None = None  # what the word means on a command line with nothing after it; None is an error
+    once: bool = False  # given twice on a command line it is refused; the last of any other is taken
     parse: Callable[[str], Any] | None = None  # reads the word that follows on a command line
     read: Callable[[Any], Any] | None = None  # brings what came into its final form
     at_least: float | None = None

@@ -166,11 +166,12 @@ def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> Non
         many = {"nargs": "+"} if hint is not str else {}
         section.add_argument(name, **options | many)
     else:
-        section.add_argument(*(f"--{word}" for word in words), dest=name, action=_Once, **options)
+        action = {"action": _Once} if declared.once else {}
+        section.add_argument(*(f"--{word}" for word in words), dest=name, **action, **options)
 
 
 class _Once(argparse.Action):
-    """Refuse a word that is given twice: argparse drops the first value without saying so."""
+    """Refuse a word that is given twice, of which argparse takes the last, where several may be meant."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         if hasattr(namespace, self.dest):
