@@ -76,9 +76,8 @@ def test_one_picture_is_taken_and_of_other_words_the_last(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_view(["--image", "a.png", "--image", "b.png"])
     assert "--image: is given twice, with 'b.png' the second time" in capsys.readouterr().err
-    assert (
-        run_view(["--load_attention_scores_path", make_cache(tmp_path), "--quiet", "--layers", "0", "--layers", "1"]) == 0
-    )
+    words = ["--load_attention_scores_path", make_cache(tmp_path), "--quiet"]
+    assert run_view([*words, "--layers", "0", "--layers", "1"]) == 0
 
 
 def make_cache(tmp_path):
