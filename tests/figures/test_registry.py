@@ -171,4 +171,4 @@ def test_reloading_a_module_replaces_its_functions(tmp_path, monkeypatch):
     path.write_text(FILE.format("# one line more, and so another size\n"))
     importlib.reload(module)
     assert select_attn_figure_funcs("from_file") == [module.from_file]
-    assert len([*itertools.chain(*map(registry.get_figure_names, select_attn_figure_funcs("from*")))]) == 1
+    assert len([*itertools.chain(*map(registry.get_figure_names, select_attn_figure_funcs("from_f*")))]) == 1
