@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import gc
 import importlib.util
 import os
 import shutil
@@ -64,11 +63,6 @@ def pytest_runtest_setup():
     """Let weights that nobody seeds be the same every time, in any order of tests."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-
-
-def pytest_collection_finish():
-    """Look no more for garbage among the modules and tests that are there now."""
-    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
