@@ -9,15 +9,14 @@ import functools
 import math
 import mmap
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..attentions import Array
 from . import kernels
 
-Array = npt.NDArray[Any]
 AUTO = "auto"
 # Bytes of weights up to which "auto" keeps everything: 700 tokens of a model with 30 layers of 9 heads.
 FULL_BUDGET = 512 * 2**20
@@ -90,7 +89,7 @@ REDUCTIONS: dict[str, type[FullReduction]] = {
 }
 
 
-def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def allocate_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     """Return a writable array of zeros, in pages of its own where it is large.
 
     What stays of each layer must not lie between what the model frees: the heap would grow by several times as much.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from typing import Any
 
-import numpy.typing as npt
 import torch
 
+from ..attentions import Array
 from ..errors import CaptureError
 from ..selections import describe_numbers
 from .padding import WHOLE, Kept
 
-Array = npt.NDArray[Any]
 # Weak references to the query and key of a call.
 Inputs = tuple["weakref.ref[torch.Tensor]", ...]
 

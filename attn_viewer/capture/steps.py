@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from ..attentions import Array
 from ..capture_options import CaptureOptions
 from ..cells import measure_cells
 from ..errors import CaptureError, OptionError
@@ -19,8 +19,6 @@ from .numbering import NumberedModules, get_kind, is_called_attention
 from .reduction import RowMemory, allocate_zeros
 from .stacks import Stack
 from .watch import AttentionCall
-
-Array = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
