@@ -29,9 +29,9 @@ from .style import DARK, PageStyle, Palette, shorten_label
 # Width of an image in points; from which share of the scale on a square is drawn.
 PANEL, FAINTEST = 108.0, 0.01
 TITLE = 20
-# The image is shown in greys near the page's ground, of so much contrast, so that all colour is weight, and with less
-# than twice so many pixels a side.
-CONTRAST, SHARPEST = 0.65, 1024
+# The image is shown in greys near the page's ground, so that all colour is weight: of so much contrast, of less where
+# weights of 0 are dark; and with less than twice so many pixels a side.
+CONTRAST, DARK_CONTRAST, SHARPEST = 0.65, 0.35, 1024
 
 
 class _Panel(NamedTuple):
@@ -353,9 +353,9 @@ def _shrink(picture: Any) -> Any:
 
 
 def _turn_grey(picture: Any, palette: Palette) -> Any:
-    """Return a picture in greys as light or dark as the page: floats that span `CONTRAST`, axes ``(height, width)``."""
+    """Return a picture in greys as light or dark as the page: floats, axes ``(height, width)``."""
     # Luminance of ITU-R BT.709; what is transparent stands on white.
     grey = picture if picture.ndim == 2 else picture[..., :3] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
     if picture.shape[2:] == (4,):
         grey = 1 - (1 - grey) * picture[..., 3]
-    return CONTRAST * grey if palette is DARK else 1 - CONTRAST * (1 - grey)
+    return DARK_CONTRAST * grey if palette is DARK else 1 - CONTRAST * (1 - grey)

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ..analysis.scores import SCORES
 from ..analysis.table import HeadScores
@@ -16,10 +17,11 @@ from .heads import make_score_scale, measure_column_numbers
 from .labels import GAP, TICK
 from .options import AtlasLook, PageLook
 from .page import LINE, MARGIN, Page, PageFigure, check_height, choose_width
+from .scales import format_number
 from .style import PageStyle
 
-# Points: the panel where no width is given, its least height, and a dot.
-SIDE, LOWEST, RADIUS = 216.0, 60.0, 2.2
+# Points: the panel where no width is given, its least height, and a dot; steps from tick to tick, at most.
+SIDE, LOWEST, RADIUS, MOST_STEPS = 216.0, 60.0, 2.2, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,9 @@ def plot_head_scatter(
     scale = make_score_scale(values, AtlasLook(cmap=options.cmap), style.palette, style.spell(labels[-1]))
     bars = [] if color is None else [scale]
     caption = options.make_caption("heads by score", notes, model_id=scores.model_id, bars=bars)
-    left, below = style.axis * LINE + style.measure("0.00", style.label)[0] + GAP + TICK, measure_column_numbers(style)
+    ticks = [MaxNLocator(MOST_STEPS).tick_values(axis.min(), axis.max()) for axis in places]
+    left = style.axis * LINE + max(style.measure(format_number(t), style.label)[0] for t in ticks[1]) + GAP + TICK
+    below = measure_column_numbers(style)
     width = choose_width(style, left + SIDE if style.width is None else left)
     height = 0.75 * (width - 2 * MARGIN - left)
     if style.height is not None:
@@ -88,6 +92,10 @@ def plot_head_scatter(
         across, up = places[:, order]
         panel.scatter(across, up, c=colours[order], clip_on=False, **look)
         panel.spines[["top", "right"]].set_visible(False)
+        for axis, at in zip((panel.xaxis, panel.yaxis), ticks, strict=True):
+            axis.set_ticks(at, [format_number(tick) for tick in at])
+            axis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.label)
+        panel.set(xlim=ticks[0][[0, -1]], ylim=ticks[1][[0, -1]])
         names = [f"{layer}.{head}" for layer, head in zip(scores.layer[shown], scores.head[shown], strict=True)]
         _name_heads(panel, places, names, options.named, style)
         page.name_axis((page.size[0] + left) / 2, page.bottom + style.axis / 2, labels[0])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from attn_viewer import AttentionMaps, capture_image_attention, overlay_attention
 from attn_viewer.errors import OptionError, PromptError, UnsuitableMapsError
-from attn_viewer.figures.overlay import CONTRAST, FAINTEST
+from attn_viewer.figures.overlay import CONTRAST, DARK_CONTRAST, FAINTEST
 from attn_viewer.spans import Span
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
@@ -101,7 +101,7 @@ def test_every_kind_of_image_becomes_light_grey():
         (picture, _), _ = get_layers(overlay_attention(maps, image))
         np.testing.assert_allclose(picture.get_array(), 1 - CONTRAST * (1 - GREY), atol=1 / 255)
         (picture, _), _ = get_layers(overlay_attention(maps, image, dark=True))
-        np.testing.assert_allclose(picture.get_array(), CONTRAST * GREY, atol=1 / 255)
+        np.testing.assert_allclose(picture.get_array(), DARK_CONTRAST * GREY, atol=1 / 255)
     (picture, _), _ = get_layers(overlay_attention(maps, np.dstack([rgb, np.zeros_like(GREY)])))
     np.testing.assert_allclose(picture.get_array(), 1)
 

@@ -59,6 +59,22 @@ def test_names_keep_clear_of_dots_of_each_other_and_of_the_edges():
         assert not any(other.contains(*centre) for other in boxes[:i])
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1, 137.0])
+def test_names_and_numbers_suit_scores_of_any_size(factor):
+    x, y = np.random.default_rng(1).random((2, 20)) * factor
+    figure = plot_head_scatter(make_scores(x, y), "previous_token", "induction", named=4)
+    panel, canvas = get_panel(figure), FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    order = np.argsort(-y)[:4]
+    assert {f"{i // 4}.{i % 4}" for i in order} <= {text.get_text() for text in panel.texts}
+    (low, high), numbers = panel.get_ylim(), panel.get_yticks()
+    assert (low, high) == (numbers[0], numbers[-1])
+    (name,) = [text for text in figure.axes[0].texts if text.get_text() == "induction"]
+    widest = min(label.get_window_extent(renderer).x0 for label in panel.get_yticklabels())
+    assert name.get_window_extent(renderer).x1 < widest
+
+
 @pytest.mark.parametrize("axes", [("previous_token", "nothing"), ("nothing", "induction")])
 def test_scores_that_are_not_there(axes):
     with pytest.raises(OptionError, match="'nothing'"):
