@@ -95,7 +95,7 @@ def plot_head_scatter(
         for axis, at in zip((panel.xaxis, panel.yaxis), ticks, strict=True):
             axis.set_ticks(at, [format_number(tick) for tick in at])
             axis.set_tick_params(length=TICK, width=0.5, pad=1.5, labelsize=style.label)
-        panel.set(xlim=ticks[0][[0, -1]], ylim=ticks[1][[0, -1]])
+        panel.set(xlim=(ticks[0][0], ticks[0][-1]), ylim=(ticks[1][0], ticks[1][-1]))
         names = [f"{layer}.{head}" for layer, head in zip(scores.layer[shown], scores.head[shown], strict=True)]
         _name_heads(panel, places, names, options.named, style)
         page.name_axis((page.size[0] + left) / 2, page.bottom + style.axis / 2, labels[0])
