@@ -4,6 +4,7 @@ Hints are read as they stand in the code. One that names what is not loaded, or 
 allows everything: what is checked here is what a caller can get wrong, not what the code can.
 """
 
+import builtins
 import collections.abc
 import functools
 import inspect
@@ -149,6 +150,9 @@ class _Absent:
         return type(name, (), {}) if name[:1].isupper() or name == "ndarray" else self
 
 
+_WORDS = vars(builtins) | vars(typing) | vars(collections.abc)
+
+
 class _Namespace(dict[str, Any]):
     """Names in hints that a module does not have at run time: packages, and public names of ours."""
 
@@ -168,7 +172,7 @@ def read_hint(hint: Any, scope: Mapping[str, Any]) -> Any:
     if not isinstance(hint, str):
         return Any if hint is inspect.Parameter.empty else hint
     try:
-        return eval(hint, {}, _Namespace(vars(typing) | vars(collections.abc) | dict(scope)))
+        return eval(hint, {}, _Namespace(_WORDS | dict(scope)))
     except Exception:  # a name that is not loaded, or an attribute that this version lacks
         return Any
 

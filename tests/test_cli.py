@@ -174,10 +174,13 @@ def test_help_is_spelled_as_words_are_typed(capsys):
     assert r"(default: 'Summer is warm. Winter is cold.\n')" in words
 
 
-def test_help_loads_nothing_heavy():
-    code = "import sys; from attn_viewer.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+@pytest.mark.parametrize("run", ["main", "run_view"])
+def test_help_loads_nothing_heavy(run):
+    code = f"import sys; from attn_viewer.cli import {run}\ntry: {run}(['--help'])\nfinally: print('|', *sys.modules)"
     out, _ = start("-c", code, cwd=ROOT).communicate()
-    assert not {"torch", "matplotlib", "transformers", "numpy"} & set(out.split())
+    loaded = set(out.rpartition("|")[2].split())
+    assert not {"torch", "matplotlib", "transformers", "numpy", "importlib.metadata"} & loaded
+    assert not {"attn_viewer.experiments", "attn_viewer.figures", "attn_viewer.pipeline"} & loaded
 
 
 @pytest.mark.slow
