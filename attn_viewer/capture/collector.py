@@ -14,6 +14,7 @@ from ..cells import choose_cell
 from ..errors import CaptureError
 from ..maps import AttentionMaps
 from ..selections import choose_numbers
+from .axes import divide_batch, drop_batch, explain_tensors
 from .changes import HeadIntervention, list_interventions
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights, multiply_row
 from .numbering import NumberedModules, get_kind
@@ -84,7 +85,8 @@ class Collector:
         """Take a call of scaled_dot_product_attention."""
         with self._excuse_tower(call.name):
             inputs = call.query, call.key
-            call = self._unpack_heads(call)
+            n_heads = count_heads(self.modules[call.name], self.model)
+            call = self._unpack_heads(divide_batch(call, n_heads, self.batch_size))
             if call.ordinal:
                 self.single.pop(call.name, None)
             else:
@@ -216,7 +218,8 @@ class Collector:
         """Note the module that is seen; keep what refuses the attention of a tower, as `find_main` needs another."""
         self._note(name)
         try:
-            yield
+            with torch.no_grad(), explain_tensors(name):  # a program may compute with gradients
+                yield
         except CaptureError as error:
             if self._is_own(name):
                 raise
@@ -288,16 +291,7 @@ class Collector:
 
     def _drop_batch(self, tensor: torch.Tensor, name: str, least: int = 3) -> torch.Tensor:
         """Return one prompt's part of a tensor of axes (batch, n_heads, n, …)."""
-        is_batch = self.batch_index is not None and self.batch_size in (None, len(tensor))
-        if tensor.ndim == 4 and (len(tensor) == 1 or is_batch):
-            return tensor[0 if len(tensor) == 1 or self.batch_index is None else self.batch_index]
-        if least <= tensor.ndim <= 3:
-            return tensor
-        raise CaptureError(
-            f"module {name!r} computes attention on a tensor of shape {tuple(tensor.shape)}, where "
-            "(1, n_heads, n_tokens, d) is expected: windows, frames or pictures of one input, or prompts of a "
-            "batch, lie side by side there, which make no one map; capture_attention_calls(…, batch_index=…) shows one"
-        )
+        return drop_batch(tensor, name, self.batch_index, self.batch_size, least)
 
     def _place(
         self,

@@ -37,9 +37,9 @@ def capture_attention(
 ) -> Any:
     """Capture the exact attention weights of every head for a prompt.
 
-    The model runs once, on the attention it was loaded with; its result is bit for bit that of a plain forward pass,
-    and it is left as it was found. Under SDPA each layer's weights are computed from the queries, keys and mask that
-    the layer used, a block at a time; in eager mode they are taken from the layers themselves.
+    The model runs once, in eval mode, on the attention it was loaded with; its result is bit for bit that of a plain
+    forward pass, and it is left as it was found. Under SDPA each layer's weights are computed from the queries, keys
+    and mask that the layer used, a block at a time; in eager mode they are taken from the layers themselves.
 
     Parameters
     ----------

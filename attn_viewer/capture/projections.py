@@ -45,6 +45,7 @@ class ProjectionWatch:
     def __init__(self, stack: ModuleStack, on_call: Callable[[AttentionCall], None]) -> None:
         self.stack, self.on_call = stack, on_call
         self.held: AttentionCall | None = None
+        self.copies: dict[str, Any] = {}  # of what it was given
         self.fed: dict[str, _Fed] = {}
         self.total: torch.Tensor | None = None  # what the module that made the call put out
 
@@ -58,13 +59,16 @@ class ProjectionWatch:
         """Take a call."""
         self.let_go()
         self.held = call
+        self.copies = {name: getattr(call, name).clone() for name in ("query", "key", "value")}
 
     def let_go(self) -> None:
         """Hand on the last call."""
         call, self.held = self.held, None
         if call is not None:
-            self.on_call(dataclasses.replace(call, projection=self._find(call.name)))
-        self.fed, self.total = {}, None
+            # The model may have written over what the call was given.
+            parts = {name: part for name, part in self.copies.items() if not torch.equal(part, getattr(call, name))}
+            self.on_call(dataclasses.replace(call, projection=self._find(call.name), **parts))
+        self.fed, self.total, self.copies = {}, None, {}
 
     def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.held is None:
@@ -139,5 +143,6 @@ def measure_value_norms(value: torch.Tensor, projection: torch.Tensor) -> torch.
     """
     slices = projection.unflatten(0, (-1, value.shape[-1]))
     group = len(slices) // len(value)
-    norms = (torch.linalg.vector_norm(value[i // group].float() @ w.float(), dim=-1) for i, w in enumerate(slices))
-    return torch.stack(list(norms))
+    with torch.autocast(value.device.type, enabled=False):  # the model's pass may have it on
+        norms = [torch.linalg.vector_norm(value[i // group].float() @ w.float(), dim=-1) for i, w in enumerate(slices)]
+    return torch.stack(norms)

@@ -1,6 +1,7 @@
 """Seeing each scaled_dot_product_attention call of a forward pass, without touching the model."""
 
 import dataclasses
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -78,11 +79,13 @@ class AttentionWatch(Watch):
     def _see_multihead(self, *args: Any, **kwargs: Any) -> Any:
         function = torch.nn.functional.multi_head_attention_forward
         output = function(*args, **kwargs)
-        # What nn.MultiheadAttention runs inside is out of a mode's sight, so that it is asked once more.
-        _, weights = function(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
-        place = self._count()
-        if weights is not None:  # as asked for
-            self.on_weights(ModuleWeights(*place, weights, self.stack.model))
+        # What nn.MultiheadAttention runs inside is out of a mode's sight, so that it is asked once more: for weights
+        # before dropout, which would take random numbers that the model is to have.
+        asked = {"training": False, "need_weights": True, "average_attn_weights": False}
+        with torch.no_grad():
+            weights: Any = function(**inspect.signature(function).bind(*args, **kwargs).arguments | asked)[1]
+        weights = weights[None] if weights.ndim == 3 else weights
+        self.on_weights(ModuleWeights(*self._count(), weights, self.stack.model))
         return output
 
     def _count(self) -> tuple[str, int]:

@@ -4,7 +4,7 @@ import torch
 from architectures import ENCODER_DECODERS, build_model
 from transformers import SqueezeBertConfig, SqueezeBertModel
 
-from attn_viewer import capture_attention_calls, plot_heads
+from attn_viewer import capture_attention, capture_attention_calls, plot_heads
 from attn_viewer.errors import CaptureError, OptionError
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
@@ -158,5 +158,114 @@ def test_a_batch_needs_a_choice_and_a_program_a_call(program):
         capture_attention_calls(x)
     with pytest.raises(CaptureError, match=r"prompts of a batch, lie side by side .* batch_index="):
         capture_attention_calls(lambda: model(x), model=model)
+    with pytest.raises(OptionError, match="batch_index=2, but module '0' runs on a batch of 2"):
+        capture_attention_calls(lambda: model(x), model=model, batch_index=2)
     with pytest.raises(CaptureError, match="no attention weights"):
         capture_attention_calls(lambda: None)
+
+
+class Flat(torch.nn.Module):
+    """A layer whose prompts, or the heads of all of them, lie on the first of three axes."""
+
+    def __init__(self, heads=1, num_heads=None, attend=SDPA):
+        super().__init__()
+        self.heads, self.num_heads, self.attend = heads, num_heads, attend
+        self.qkv = torch.nn.Linear(16, 48)
+
+    def forward(self, x):
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        mask = torch.ones(len(parts[0]), 7, 7, dtype=torch.bool).tril()
+        return x + self.attend(*parts, mask).unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2)
+
+    def compute(self, x):
+        q, k, _ = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).detach()
+        future = torch.ones(7, 7, dtype=torch.bool).triu(1)
+        return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(future, -torch.inf).softmax(-1)
+
+
+@pytest.mark.parametrize("heads", [(1, None), (4, 4), (1, 1)])
+def test_prompts_that_share_an_axis_with_heads_are_none(heads):
+    torch.manual_seed(0)
+    model, x = Flat(*heads), torch.randn(2, 7, 16)
+    (maps,) = capture_attention_calls(lambda: model(x), model=model, batch_index=1).values()
+    np.testing.assert_allclose(maps.weights[0], model.compute(x)[1], atol=1e-6)
+    with pytest.raises(CaptureError, match="prompts of a batch, lie side by side"):
+        capture_attention_calls(lambda: model(x), model=model)
+    (maps,) = capture_attention_calls(lambda: model(x[:1]), model=model).values()
+    np.testing.assert_allclose(maps.weights[0], model.compute(x[:1])[0], atol=1e-6)
+
+
+def test_heads_of_all_prompts_on_one_axis_are_refused_where_nothing_tells_how_many_they_are():
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 16), Flat(4))
+    ids = torch.arange(14).reshape(2, 7) % 9
+    with pytest.raises(CaptureError, match=r"on a tensor of shape \(8, 7, 4\)"):
+        capture_attention(model, prompt=ids, batch_index=1)
+    maps = capture_attention(model, prompt=ids[:1])
+    np.testing.assert_allclose(maps.weights[0], model[1].compute(model[0](ids[:1]))[0], atol=1e-6)
+
+
+def test_attention_without_axes_of_heads_and_batch():
+    torch.manual_seed(0)
+    x = torch.randn(5, 16)
+    mask = torch.eye(5).bool() | (torch.arange(5) > 2)
+    (maps,) = capture_attention_calls(lambda: SDPA(x, x, x, mask)).values()
+    expected = (x @ x.mT / 4).masked_fill(~mask, -torch.inf).softmax(-1)
+    np.testing.assert_allclose(maps.weights[0][0], expected, atol=1e-6)
+    model = torch.nn.MultiheadAttention(16, 4).eval()
+    (maps,) = capture_attention_calls(lambda: model(x, x, x, need_weights=False), model=model).values()
+    expected = model(x, x, x, average_attn_weights=False)[1]
+    np.testing.assert_allclose(maps.weights[0], expected.detach(), atol=1e-6)
+
+
+class Doubtful(torch.nn.MultiheadAttention):
+    """Drops weights whatever it is told, as one does who samples from a model."""
+
+    def forward(self, x):
+        function, heads = torch.nn.functional.multi_head_attention_forward, self.num_heads
+        first = x, x, x, self.embed_dim, heads, self.in_proj_weight, self.in_proj_bias, None, None, False, self.dropout
+        return function(*first, self.out_proj.weight, self.out_proj.bias, True, None, False)[0]
+
+
+def test_dropout_in_a_pass_has_the_random_numbers_that_it_has_without_us():
+    model, x, outputs = Doubtful(16, 4, dropout=0.5), torch.randn(5, 1, 16), []
+
+    def run():
+        torch.manual_seed(0)
+        outputs.append((model(x), torch.get_rng_state()))
+
+    run()
+    (maps,) = capture_attention_calls(run, model=model).values()
+    assert all(map(torch.equal, *outputs))
+    _, expected = torch.nn.MultiheadAttention.forward(model.eval(), x, x, x, average_attn_weights=False)
+    np.testing.assert_allclose(maps.weights[0], expected[0].detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [{}, {"reduction": "head_mean"}, {"reduction": "pooled", "max_cells": 3}])
+def test_a_program_may_compute_gradients(program, kept):
+    model, x = program
+    options = {"model": model, "batch_index": 1} | kept
+    (expected,) = capture_attention_calls(lambda: model(x), **options).values()
+    gradients = torch.autograd.grad(model(x).sum(), model[0].qkv.weight)
+
+    def run():
+        with torch.enable_grad():
+            model(x).sum().backward()
+
+    (maps,) = capture_attention_calls(run, **options).values()
+    np.testing.assert_allclose(maps.weights, expected.weights, atol=1e-6)
+    torch.testing.assert_close(model[0].qkv.weight.grad, gradients[0])
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [
+        lambda q, k, v, mask: torch.vmap(SDPA)(q, k, v),
+        lambda q, k, v, mask: SDPA(*(part.to("meta") for part in (q, k, v))),
+        lambda q, k, v, mask: SDPA(*(torch.nested.nested_tensor([*part[None]]) for part in (q, k, v))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_attention_on_what_is_no_plain_array_is_refused(attend):
+    model = Flat(4, attend=attend)
+    with pytest.raises(CaptureError, match="tensors that are no plain arrays of numbers"):
+        capture_attention_calls(lambda: model(torch.randn(1, 7, 16)), model=model)

@@ -234,6 +234,34 @@ def test_half_precision_is_no_reason_to_refuse(dtype):
     np.testing.assert_allclose(half, capture_norms(build_model("gpt2")), rtol=0.1, atol=0.1)
 
 
+class Overwriting(torch.nn.Module):
+    """Attention that uses the memory of its queries, keys and values again, at a precision of its own."""
+
+    def __init__(self, fill, precision):
+        super().__init__()
+        self.qkv, self.out = torch.nn.Linear(16, 48), torch.nn.Linear(16, 16)
+        self.fill, self.precision = fill, precision
+
+    def forward(self, x):
+        with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
+            parts = self.qkv(x).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+            made = torch.nn.functional.scaled_dot_product_attention(*parts)
+            self.kept = parts.clone()
+            parts.fill_(self.fill)
+            return self.out(made.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_values_are_those_that_the_call_had_and_in_full_precision(precision):
+    torch.manual_seed(0)
+    model, x = Overwriting(3.0, precision), torch.randn(1, 6, 16)
+    (maps,) = capture_attention_calls(lambda: model(x), model=model, weighting="value_norm").values()
+    query, key, value = model.kept.double()[:, 0]
+    moved = value @ model.out.weight.detach().double().T.unflatten(0, (4, 4))
+    expected = (query @ key.mT / 2).softmax(-1) * moved.norm(dim=-1)[:, None]
+    np.testing.assert_allclose(maps.weights[0], expected, rtol=1e-5)
+
+
 def test_calls_without_a_model_have_no_projection():
     parts = torch.randn(3, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     run = lambda: torch.nn.functional.scaled_dot_product_attention(*parts)  # noqa: E731
