@@ -78,16 +78,11 @@ def view_attention(
         raise OptionError("view_attention needs a model and a prompt, or load_attention_scores_path")
     picture = None
     if options.image is not None:
-        from .inputs.pictures import ask_about, crop_picture, pad_picture, read_picture
+        from .inputs.pictures import ask_about, read_picture
 
         picture = read_picture(options.image)
         prompt = ask_about(picture, prompt)
     maps = _get_maps(model, model_id, tokenizer, prompt, options)
-    if picture is not None and [span.part for span in maps.spans] == ["whole"]:  # tiles show all of it
-        picture = crop_picture(picture, tokenizer)
-    if picture is not None and maps.spans:
-        rows, columns = zip(*(span.tile or (0, 0) for span in maps.spans), strict=True)
-        picture = pad_picture(picture, tokenizer, (max(rows) + 1, max(columns) + 1))
     if options.figures is not None:
         from .figures.runner import check_full
 

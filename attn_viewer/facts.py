@@ -37,6 +37,8 @@ PAIR = ("sentence A", "sentence B")
 DERIVED = ("rollout", "flow")  # from the mean over the heads of several layers
 # No fact holds more values, and no fact of texts more characters.
 MOST = 2**22
+# So many widths from a picture begin or end the borders that a processor adds.
+FARTHEST = 1000
 # Whole numbers that JSON and JavaScript keep.
 LARGEST = 2**53 - 1
 
@@ -111,6 +113,13 @@ class MapFacts:
         "Patches of a picture among the query tokens of cross-attention: those of a diffusion model look at words.",
         (),
         low=-1,
+    )
+    crops: tuple[tuple[float, float, float, float], ...] = _declare(
+        "What the patches of each picture, all tiles together, lie on: left, top, right and bottom as shares of its "
+        "width and height, below 0 or above 1 where borders were added; not said, all of it.",
+        (),
+        low=-FARTHEST,
+        high=FARTHEST,
     )
     step: int | None = _declare("Which pass of several that a program makes, counted from 0.", None)
     model_id: str = _declare("Name of the model, for titles and file names.", "model")
@@ -213,6 +222,13 @@ class MapFacts:
             (
                 all(span.is_within(n_key) for span in self.spans),
                 f"spans must be patches or frames among {n_key} key tokens, got {shorten(self.spans)}",
+            ),
+            (
+                all(
+                    left < min(right, 1) and right > 0 and top < min(bottom, 1) and bottom > 0
+                    for left, top, right, bottom in self.crops
+                ),
+                f"crops must be left, top, right and bottom of pictures, got {shorten(self.crops)}",
             ),
             (
                 all(span.is_within(self.first_query + n_query + self.queries_after) for span in self.spans_query),

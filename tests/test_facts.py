@@ -33,6 +33,7 @@ SAID = {
     "grouping": ("words", "max"),
     "spans": [("image", 0, "whole", 2, 2, 2, 2, 0.0)],
     "spans_query": [("image", 0, "whole", 1, 2, 2, 2, 0.0)],
+    "crops": [(0.25, 0.0, 0.75, 1.5)],
     "step": 4,
     "model_id": "org/name",
     "reduction": "pooled",
@@ -100,6 +101,12 @@ def test_any_value_is_a_fact_or_a_typed_error(name, value):
     assert MapFacts.from_plain(json.loads(json.dumps(maps.to_plain()))) == maps.facts
     assert repr(maps)
     assert maps.shape == (4, 4)
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 0, 1), (1, 0, 2, 1), (0, -2, 1, 0), (0, 0, 1, 1001), (0, 0, float("nan"), 1)])
+def test_crops_hold_a_part_of_the_picture(crop):
+    with pytest.raises(InvalidMapsError, match="crops"):
+        make_maps(crops=[crop])
 
 
 def test_a_grid_is_short_for_the_patches_of_one_picture():

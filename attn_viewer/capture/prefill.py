@@ -105,6 +105,7 @@ def label_stack(collector: Collector, stack: Stack, prompt: Prompt, kind: str, m
         ids_key=key.ids,
         segments=() if key.ids is None or kind == "decoder" else prompt.segments,
         spans=key.spans,
+        crops=key.crops,
         kind=kind,
         model_id=model_id,
     )

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 
 from ..capture_options import CaptureOptions
 from ..declarations import takes_options
 from ..errors import CaptureError, PromptError
+from ..inputs.pictures import Turn, find_crops, read_picture
 from ..maps import AttentionMaps
 from ..spans import Span
 from .collector import Collector
@@ -30,9 +30,9 @@ def capture_image_attention(
     ----------
     model
         A vision encoder of transformers that takes ``pixel_values`` (ViT, DINOv2, SigLIP, CLIP's vision tower, …).
-    image : PIL.Image.Image, numpy.ndarray or torch.Tensor
-        What the processor takes, put upright as its EXIF data say; or, without one, pixel values of axes
-        ``(1, channels, height, width)``.
+    image : path-like, PIL.Image.Image, numpy.ndarray or torch.Tensor
+        A picture, put upright as its EXIF data say, or a tensor that the processor takes; or, without one, pixel values
+        of axes ``(1, channels, height, width)``.
     processor : transformers image processor, optional
         Turns the image into pixel values.
     model_id
@@ -52,9 +52,14 @@ def capture_image_attention(
     CaptureError
         If the weights could not be seen, or are not over a regular grid of patches.
     """
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)  # upright, as in messages and overlays
-    pixels = image if processor is None else processor(images=image, return_tensors="pt")["pixel_values"]
+    is_picture = processor is not None and not isinstance(image, torch.Tensor)
+    image = read_picture(image) if is_picture else image
+
+    def show(turn: Turn) -> Any:
+        return processor(images=turn(image), return_tensors="pt") if processor else {"pixel_values": image}
+
+    inputs = show(lambda picture: picture)
+    pixels = inputs["pixel_values"]
     if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4 or len(pixels) != 1:
         came = f"shape {tuple(pixels.shape)}" if isinstance(pixels, torch.Tensor) else type(pixels).__name__
         raise PromptError(
@@ -74,7 +79,10 @@ def capture_image_attention(
     tokens = ["[CLS]", *(f"[REG{i}]" for i in range(1, n_special))][:n_special]
     tokens += [f"{row},{column}" for row in range(grid[0]) for column in range(grid[1])]
     span = Span("image", 0, "whole", n_special, *grid, grid[1], 0.0)
-    return collector.make_maps(stack, tokens, tokens, model_id=model_id or get_model_id(model), spans=[span])
+    crops = find_crops([span], inputs, show) if is_picture else ()
+    return collector.make_maps(
+        stack, tokens, tokens, model_id=model_id or get_model_id(model), spans=[span], crops=crops
+    )
 
 
 def _find_grid(model: torch.nn.Module, size: Sequence[int]) -> tuple[int, int]:

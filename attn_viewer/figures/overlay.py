@@ -16,7 +16,7 @@ from ..analysis.modalities import COMPLETION, find_completion, find_text
 from ..declarations import takes_options
 from ..errors import OptionError, UnsuitableMapsError, shorten
 from ..facts import WEIGHTINGS
-from ..inputs.pictures import read_picture
+from ..inputs.pictures import WHOLE, Crop, crop_pixels, read_picture
 from ..maps import AttentionMaps
 from ..options import MOST_PANELS, OverlayOptions
 from ..spans import Span, shift_spans
@@ -60,9 +60,10 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
         Full or averaged over heads, with the `spans` of a picture, which `capture_attention` finds for models that see
         and `capture_image_attention` for vision encoders.
     image : array_like, PIL.Image.Image or path-like
-        The picture as the model saw it (processors may cut borders off, Mllama's pads), of axes ``(height, width)``,
-        ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or floats from 0 to 1; or a file of it. It is stretched over the
-        patches; the page says so where it is not of their shape.
+        The picture that was captured, of axes ``(height, width)``, ``(height, width, 3)`` or ``(…, 4)``: 8-bit, or
+        floats from 0 to 1; or a file of it. Shown is what the model saw, without borders that its processor cut off or
+        with those that it added, where the capture was given the picture; of maps of ready model inputs give it as the
+        model saw it. It is stretched over the patches; the page says so where it is not of their shape.
     **options
         Options of `OverlayLook`.
 
@@ -82,7 +83,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     """
     maps, looks = _turn_words(maps)
     spans = _choose_spans(maps, options)
-    picture = _read_image(image)
+    picture = crop_pixels(_read_image(image), _find_crop(maps, options))
     panels, who, patch = _list_panels(maps, spans, options)
     weights = np.stack([np.concatenate([p.weights[span.positions].ravel() for span in spans]) for p in panels])
     largest = float(np.abs(weights).max()) or 1.0
@@ -203,6 +204,21 @@ def _choose_spans(maps: AttentionMaps, options: OverlayOptions) -> Sequence[Span
         return [chosen[0]._replace(part="whole")]
     tiles = [span for span in found if span.tile]
     return tiles or [next((span for part in ("whole", "thumbnail") for span in found if span.part == part), found[0])]
+
+
+def _find_crop(maps: AttentionMaps, options: OverlayOptions) -> Crop:
+    """Return the part of the picture that the chosen patches lie on."""
+    found = [span for span in maps.spans if span.number == options.picture and span.sense == "image"]
+    crop = maps.crops[options.picture] if options.picture < len(maps.crops) else WHOLE
+    here = next((span.tile for span in found if span.part == options.part), None)
+    if options.part is not None and here is None:  # a thumbnail is of all of it where there are tiles
+        return crop if options.part == "whole" else WHOLE
+    if here is None:
+        return crop
+    down, across = _count_tiles([span for span in found if span.tile])
+    wide, high = (crop[2] - crop[0]) / across, (crop[3] - crop[1]) / down
+    left, top = crop[0] + here[1] * wide, crop[1] + here[0] * high
+    return left, top, left + wide, top + high
 
 
 def _list_panels(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import PromptError, describe_error
 from ..facts import PAIR
 from .chat import encode_chat, find_turns
-from .pictures import read_message_pictures
+from .pictures import Turn, turn_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ class Encoded(NamedTuple):
 
     inputs: dict[str, torch.Tensor]  # arguments of a forward pass, batch axis first
     find_segments: Callable[[int], Segments]  # (name, start, stop) of the parts of a row, padding counted
+    show: Callable[[Turn], Mapping[str, torch.Tensor]] | None = None  # the same prompt with other pictures
 
 
 def get_text_tokenizer(tokenizer: Any) -> Any:
@@ -51,9 +52,13 @@ def encode_form(tokenizer: Any, prompt: Any, *, wants_types: bool = False) -> En
         return Encoded(_run_tokenizer(tokenizer, prompt), lambda row: ())
     if is_list and any(isinstance(part, Mapping) for part in prompt):
         check_tokenizer(tokenizer)
-        messages = read_message_pictures(prompt)
+        messages = turn_pictures(prompt)
         ids = (inputs := encode_chat(tokenizer, messages))["input_ids"][0].tolist()
-        return Encoded(inputs, lambda row: find_turns(tokenizer, messages, ids))
+        return Encoded(
+            inputs,
+            lambda row: find_turns(tokenizer, messages, ids),
+            lambda turn: encode_chat(tokenizer, turn_pictures(messages, turn)),
+        )
     if isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(part, str) for part in prompt):
         check_tokenizer(tokenizer)
         if not all(prompt):

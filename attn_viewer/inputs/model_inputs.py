@@ -17,6 +17,7 @@ from ..spans import Span, shift_spans
 from ..tokens import label_tokens
 from .forms import Encoded, Segments, check_tokenizer, encode_form, get_text_tokenizer, read_ids, read_row
 from .limits import check_vocabulary
+from .pictures import Crop, find_crops
 from .placeholders import check_placeholders, find_cross_spans, find_spans
 from .signature import find_device, find_inner, get_config, has_decoder, list_arguments, takes_argument
 
@@ -33,6 +34,7 @@ class Tokens:
     ids: tuple[int, ...] | None = None  # where these are words
     labels: tuple[str, ...] | None = None  # one a token; left out, tokens go by number
     spans: tuple[Span, ...] = ()  # patches of pictures and frames of sound among them, padding not counted
+    crops: Sequence[Crop] = ()  # parts of the pictures that these lie on
 
     @property
     def count(self) -> int | None:
@@ -136,7 +138,8 @@ def _read_prompt(
     for name, found in spans.items():
         if found:
             own = read.get(name, Tokens(slice(0, None)))
-            read[name] = dataclasses.replace(own, spans=shift_spans(found[row], own.kept.start, own.count))
+            crops = [] if encoded.show is None else find_crops(found[row], encoded.inputs, encoded.show)
+            read[name] = dataclasses.replace(own, spans=shift_spans(found[row], own.kept.start, own.count), crops=crops)
     return Prompt(row, read, _crop(encoded.find_segments(row), kept))
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import PromptError, describe_error, shorten
+from ..spans import Span
+
+Inputs = Mapping[str, "torch.Tensor"]
+Turn = Callable[[Any], Image.Image]
+Crop = tuple[float, float, float, float]
+
+if TYPE_CHECKING:
+    import torch
 
 # No model sees more of a picture, and one of so many takes 200 MB while it is read.
 MOST_PIXELS = 50_000_000
+WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
+# Less of a picture, as a share of its side, is not seen, and measured as not cut off.
+EXACT = 0.01
 # What Pillow reads by itself; for others it runs programs (EPS) or seldom used code.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -74,36 +86,89 @@ def ask_about(picture: Image.Image, prompt: Any) -> list[Mapping[str, Any]]:
     return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
 
 
-def crop_picture(picture: Image.Image, processor: Any) -> Image.Image:
-    """Return what a processor leaves of a picture that it scales as one: some cut off the borders."""
-    own = getattr(processor, "image_processor", processor)
-    size, crop = getattr(own, "size", None) or {}, getattr(own, "crop_size", None) or {}
-    if not getattr(own, "do_center_crop", False) or size.get("shortest_edge") is None:
-        return picture
-    scale = min(picture.size) / size["shortest_edge"]
-    wide, high = (min(side, crop[name] * scale) for side, name in zip(picture.size, ("width", "height"), strict=True))
-    left, top = (picture.width - wide) / 2, (picture.height - high) / 2
-    return picture.crop((round(left), round(top), round(left + wide), round(top + high)))
+def find_crops(spans: Sequence[Span], inputs: Inputs, show: Callable[[Turn], Inputs]) -> list[Crop]:
+    """Find which part of each picture its patches lie on, as `MapFacts.crops` says it; nothing where it is all of it.
 
-
-def pad_picture(picture: Image.Image, processor: Any, tiles: tuple[int, int]) -> Image.Image:
-    """Return a picture on the canvas of so many tiles, down and across, on which a processor pads it; others as it is.
-
-    It is scaled as `get_image_size_fit_to_canvas` of transformers' Mllama does it, and lies at the top left.
+    Processors cut borders off, add some or do neither. What they do depends on the size alone, so that pictures of
+    which each place is known tell it: `show` returns the inputs of the same prompt, each of whose pictures a function
+    has turned into another.
     """
-    own = getattr(processor, "image_processor", processor)
-    if not (getattr(own, "do_pad", False) and getattr(own, "max_image_tiles", None)):
-        return picture
-    side = own.size["height"]
-    canvas = tiles[1] * side, tiles[0] * side
-    scale = min(min(max(n, side), most) / n for n, most in zip(picture.size, canvas, strict=True))
-    padded = Image.new("RGB", canvas)
-    padded.paste(picture.resize([max(1, int(n * scale)) for n in picture.size]))
-    return padded
+    spans = [span for span in spans if span.sense == "image"]
+    pixels = inputs.get("pixel_values")
+    # Patches without pictures are never cut, and families that tell sizes leave borders out themselves.
+    if pixels is None or pixels.ndim < 4 or not spans or "image_sizes" in inputs:
+        return []
+    n_pictures, has_places = 1 + max(span.number for span in spans), pixels.ndim == 6  # for as many tiles as may be
+    if not has_places and pixels.flatten(0, -4).shape[0] != len(spans):
+        return []
+    black, white, ramps = (show(turn)["pixel_values"].float() for turn in (_make_black, _make_white, _make_ramps))
+    shares = ((ramps - black) / (white - black)).flatten(0, -4).numpy()  # not a number in borders that were added
+    crops = []
+    for number in range(n_pictures):
+        own = [(i, span) for i, span in enumerate(spans) if span.number == number]
+        if has_places:
+            own = [(number * len(shares) // n_pictures + i, span) for i, (_, span) in enumerate(own)]
+        tiles = [(shares[i], span.tile) for i, span in own if span.tile] or [(shares[own[0][0]], (0, 0))]
+        rows, columns = (1 + max(place[axis] for _, place in tiles) for axis in (0, 1))
+        grid = {place: tile for tile, place in tiles}
+        empty = np.full_like(shares[0], np.nan)
+        canvas = np.block([[grid.get((row, column), empty) for column in range(columns)] for row in range(rows)])
+        (left, right), (top, bottom) = _find_ends(canvas[0], 0), _find_ends(canvas[1], 1)
+        crops.append((left, top, right, bottom))
+    return crops if any(np.abs(np.subtract(crop, WHOLE)).max() > EXACT for crop in crops) else []
 
 
-def read_message_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return chat messages whose pictures were read; addresses on the web are left to the processor."""
+def _make_black(picture: Any) -> Image.Image:
+    return Image.new("RGB", picture.size)
+
+
+def _make_white(picture: Any) -> Image.Image:
+    return Image.new("RGB", picture.size, "white")
+
+
+def _make_ramps(picture: Any) -> Image.Image:
+    """Return a picture whose red tells how far to the right a place is, its green how far down."""
+    across, down = ((np.arange(side) + 0.5) / side * 255 for side in picture.size)
+    pixels = np.zeros((len(down), len(across), 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = across.round(), down.round()[:, None]
+    return Image.fromarray(pixels)
+
+
+def _find_ends(shares: np.ndarray, axis: int) -> tuple[float, float]:
+    """Return where the first pixel of an axis begins and the last one ends, by how far along a picture each is."""
+    along = np.ma.masked_invalid(shares).mean(axis)
+    (seen,) = np.nonzero(~np.ma.getmaskarray(along))
+    if not len(seen):  # a picture that was not turned: the processor fetched it
+        return 0.0, 1.0
+    # Where a picture was made larger its ends are not as bright as their places say.
+    inner = seen[(along[seen] > max(0.02, along.min() + 0.01)) & (along[seen] < min(0.98, along.max() - 0.01))]
+    places = (inner + 0.5) / len(along)
+    if len(inner) > 1:
+        slope, start = np.polyfit(places, along[inner], 1)
+    else:  # of so few pixels none was cut off
+        slope = len(along) / len(seen)
+        start = -seen[0] / len(seen)
+    return float(start), float(start + slope)
+
+
+def crop_pixels(pixels: np.ndarray, crop: Crop) -> np.ndarray:
+    """Return a part of a picture, axes ``(height, width, …)``, black where it lies beyond."""
+    left, top, right, bottom = crop
+    size = (bottom - top) * (right - left) * pixels.shape[0] * pixels.shape[1]
+    step = math.ceil(math.sqrt(max(1, size / MOST_PIXELS)))
+    pixels = pixels[::step, ::step]
+    kept, added = [], [(0, 0)] * pixels.ndim
+    for axis, (start, stop) in enumerate(((top, bottom), (left, right))):
+        side = pixels.shape[axis]
+        first, last = round(start * side), round(stop * side)
+        last = max(last, first + 1)
+        kept.append(slice(max(first, 0), max(last, 0)))
+        added[axis] = max(-first, 0), max(last - side, 0)
+    return np.pad(pixels[tuple(kept)], added)
+
+
+def turn_pictures(messages: Sequence[Mapping[str, Any]], turn: Turn = read_picture) -> list[Mapping[str, Any]]:
+    """Return chat messages whose pictures were read, or turned; addresses on the web are left to the processor."""
 
     def read(part: Any) -> Any:
         if not isinstance(part, Mapping) or part.get("type") != "image":
@@ -114,7 +179,7 @@ def read_message_pictures(messages: Sequence[Mapping[str, Any]]) -> list[Mapping
         source = part[name]
         if isinstance(source, str) and (name == "url" or source.startswith(("http://", "https://", "data:"))):
             return part
-        return {"type": "image", "image": read_picture(source)}
+        return {"type": "image", "image": turn(source)}
 
     return [
         {**message, "content": [read(part) for part in message["content"]]}

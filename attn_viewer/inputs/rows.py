@@ -79,7 +79,8 @@ def append_tokens(model: torch.nn.Module, tokenizer: Any, inputs: ModelInputs, i
     before = range(n_tokens or 0)
     labels = (*side.write_labels(len(before)), *label_tokens(own, get_text_tokenizer(tokenizer)))
     total = len(before) + count
-    whole = Tokens(slice(0, total), total, None if side.ids is None else (*side.ids, *own), labels, side.spans)
+    words = None if side.ids is None else (*side.ids, *own)
+    whole = dataclasses.replace(side, kept=slice(0, total), total=total, ids=words, labels=labels)
     segments = [*prompt.segments]
     if segments and segments[-1][0] not in PAIR:  # of a chat: what the model says is the answer
         start = segments.pop()[1] if segments[-1][0] == ANSWER else len(before)

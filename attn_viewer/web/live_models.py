@@ -19,7 +19,7 @@ from ..declarations import list_choices
 from ..errors import OptionError, PromptError
 from ..inputs.forms import get_text_tokenizer
 from ..inputs.model_inputs import prepare_inputs
-from ..inputs.pictures import ask_about, crop_picture, read_picture
+from ..inputs.pictures import ask_about, read_picture
 from ..interventions.changed_heads import Intervention, ablate_heads, merge_heads
 from ..interventions.head_effects import measure_effect
 from ..interventions.repeated_passes import encode_text
@@ -80,7 +80,7 @@ class LiveModel:
         job.check()
         metas = describe_page(maps, [score_for_display(one) for one in maps])
         if wanted.picture:
-            (picture,) = spell_pictures(crop_picture(self._read_picture(wanted), self.tokenizer), maps)
+            (picture,) = spell_pictures(self._read_picture(wanted), maps)
             for meta in metas:
                 meta["pictures"] = [picture | {"href": f"live/picture?job={job.name}"}]
             return Result(tuple(maps), metas, facts, picture=picture["href"])

@@ -77,8 +77,8 @@ def export_html(
     path : path-like
         The file; its folder is made.
     image : path-like, PIL.Image.Image, numpy.ndarray or list of these, optional
-        The picture as the model saw it (its processor may cut off borders), 8-bit, where the maps have its patches;
-        several in the order in which the model was given them. It stands beside the text, at most 512 pixels a side.
+        The picture that was captured, 8-bit, where the maps have its patches; several in the order in which the model
+        was given them. What the model saw of it stands beside the text, at most 512 pixels a side.
     scores : mapping of str to sequence of sequence of float, optional
         Numbers about heads to sort by, one list a layer; left out, a few are measured where the maps are full.
     **options

@@ -2,11 +2,15 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from ..errors import OptionError, UnsuitableMapsError
-from ..inputs.pictures import read_picture
+from ..inputs.pictures import WHOLE, Crop, crop_pixels, read_picture
 from ..maps import AttentionMaps
 
 # Patches are at least this small, and a page shows a picture smaller.
@@ -29,11 +33,12 @@ def spell_pictures(image: Any, maps: Sequence[AttentionMaps]) -> list[dict[str, 
     images = image if isinstance(image, (list, tuple)) else [image]
     if len(images) > max(numbers) + 1:
         raise OptionError(f"there are patches of {max(numbers) + 1} pictures, got {len(images)} pictures")
-    return [_spell(one) for one in images]
+    crops = next(one.crops for one in maps if one.spans)
+    return [_spell(one, crop) for one, crop in itertools.zip_longest(images, crops[: len(images)], fillvalue=WHOLE)]
 
 
-def _spell(image: Any) -> dict[str, Any]:
-    picture = read_picture(image)
+def _spell(image: Any, crop: Crop) -> dict[str, Any]:
+    picture = Image.fromarray(crop_pixels(np.asarray(read_picture(image)), crop))
     picture.thumbnail((MOST_SIDE, MOST_SIDE))
     found = {}
     for kind in ("png", "jpeg"):  # drawings are smaller in the first, photographs in the second

@@ -3,6 +3,7 @@ import pytest
 import torch
 import transformers
 from architectures import VISION, build_model, make_inputs
+from PIL import Image
 
 from attn_viewer import capture_attention_calls, capture_image_attention
 from attn_viewer.errors import CaptureError, PromptError
@@ -35,6 +36,23 @@ def test_a_processor_makes_the_pixels():
 
     maps = capture_image_attention(model, pixels, process)
     np.testing.assert_array_equal(maps.weights[0], capture_image_attention(model, pixels * 2).weights[0])
+
+
+def test_maps_say_what_a_processor_cut_off(tmp_path):
+    model = build_model("vit", VISION)
+    size = model.config.image_size
+    processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)(
+        size={"shortest_edge": 2 * size}, crop_size={"height": size, "width": size}
+    )
+    photo = Image.new("L", (40, 80))  # turned to 80 × 40 by its EXIF data
+    exif = photo.getexif()
+    exif[0x112] = 6
+    photo.save(tmp_path / "photo.png", exif=exif)
+    for image in (tmp_path / "photo.png", Image.new("RGBA", (80, 40)), np.zeros((40, 80), np.uint8)):
+        maps = capture_image_attention(model, image, processor)
+        np.testing.assert_allclose(maps.crops, [(0.375, 0.25, 0.625, 0.75)], atol=0.02)
+    with pytest.raises(PromptError, match="cannot read a ndarray as a picture: float64"):
+        capture_image_attention(model, np.zeros((40, 80, 3)), processor)
 
 
 def test_what_is_no_image_or_no_grid():

@@ -177,15 +177,16 @@ def test_what_cannot_be_laid_over():
             overlay_attention(maps, GREY, **options)
 
 
-def make_seeing_maps(spans, n_keys=24, *, n_layers=2):
+def make_seeing_maps(spans, n_keys=24, *, n_layers=2, crops=()):
     """Return maps of a model that read a picture and said ``red circle``, split into three tokens."""
     rng = np.random.default_rng(1)
     weights = np.tril(rng.random((n_layers, 3, n_keys, n_keys)) + 0.01).astype(np.float32)
     words = ["what", "␣is", "␣it", "?", "␣red", "␣cir", "cle"]
     tokens = ["<s>", *["<image>"] * (n_keys - 1 - len(words)), *words]
     return AttentionMaps(
-        list(weights / weights.sum(-1, keepdims=True)), tokens, spans=spans, prompt_length=n_keys - 3, model_id="seer"
-    )
+        list(weights / weights.sum(-1, keepdims=True)), tokens, spans=spans, crops=crops, prompt_length=n_keys - 3,
+        model_id="seer",
+    )  # fmt: skip
 
 
 ROWS = Span("image", 0, "whole", 2, 3, 4, 5, 0.0)  # a newline token behind each row
@@ -233,6 +234,22 @@ def test_tiles_lie_side_by_side_and_parts_over_the_whole():
     np.testing.assert_allclose(overlay.get_array(), maps.weights[0][:, -1, 13:17].mean(0), rtol=1e-5)
     with pytest.raises(OptionError, match="there are tile 0,0"):
         overlay_attention(maps, GREY, part="tile 7,7")
+
+
+def test_shown_is_what_the_model_saw_of_a_picture():
+    tiles = [Span("image", 0, f"tile 0,{i}", 1 + 2 * i, 1, 2, 2, 0.0) for i in range(2)]
+    thumbnail = Span("image", 0, "thumbnail", 5, 2, 2, 2, 0.0)
+    maps = make_seeing_maps([*tiles, thumbnail], crops=[(0.5, 0, 1.5, 0.5)])
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:4, 4:] = 200
+    light = 1 - CONTRAST * (1 - 200 / 255)
+    for part, expected in ((None, [light, 1 - CONTRAST]), ("tile 0,0", [light]), ("tile 0,1", [1 - CONTRAST])):
+        (picture, *_), _ = get_layers(overlay_attention(maps, image, query=-1, part=part))
+        shown = np.asarray(picture.get_array())
+        assert shown.shape == (4, 4 * len(expected))
+        np.testing.assert_allclose(shown, np.repeat([expected], 4, 0).repeat(4, 1), atol=1e-6)
+    (picture, *_), _ = get_layers(overlay_attention(maps, image, query=-1, part="thumbnail"))
+    assert picture.get_array().shape == (8, 8)
 
 
 def test_sound_and_completions_without_their_first_query_are_refused():

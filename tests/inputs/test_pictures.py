@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from families import MLLAMA_TILES, make_llava, make_mllama_processor
+from families import MLLAMA_TILES, make_image_processor, make_llava
 from PIL import Image
-from transformers import CLIPImageProcessor
 
 from attn_viewer import capture_attention, capture_generation
 from attn_viewer.errors import PromptError
-from attn_viewer.inputs.pictures import MOST_PIXELS, crop_picture, pad_picture, read_picture
+from attn_viewer.inputs import pictures
+from attn_viewer.inputs.pictures import MOST_PIXELS, WHOLE, crop_pixels, find_crops, read_picture
+from attn_viewer.spans import Span
 
 TEMPLATE = (
     "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %} {{ part['text'] }}"
@@ -102,33 +103,70 @@ def test_pictures_go_with_a_processor(family):
         )
 
 
-@pytest.mark.parametrize("shape", [(40, 120), (90, 60), (50, 50)])
-@pytest.mark.parametrize("side", [32, 24])
-def test_a_cropped_picture_is_what_the_model_saw(shape, side):
-    """Scaled to the crop, what is left is what the processor hands to the model; others leave all of it."""
-    ramp = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
-    picture = Image.fromarray(np.dstack([ramp, np.linspace(0, 255, shape[1]).astype(np.uint8) + 0 * ramp, ramp]))
-    plain = {"do_normalize": False, "do_rescale": False, "size": {"shortest_edge": 32}}
-    processor = CLIPImageProcessor(crop_size={"height": side, "width": side}, **plain)
-    seen = np.asarray(processor(picture, return_tensors="pt")["pixel_values"][0]).transpose(1, 2, 0)
-    cropped = crop_picture(picture, processor)
-    assert abs(cropped.width - cropped.height) <= 2
-    scaled = np.asarray(cropped.resize((side, side), Image.Resampling.BICUBIC), float)
-    assert np.abs(scaled - seen)[2:-2, 2:-2].mean() < 4
-    stretched = CLIPImageProcessor(do_center_crop=False, size={"height": 32, "width": 32})
-    assert crop_picture(picture, stretched) is crop_picture(picture, None) is picture
+SIDES = {"height": 32, "width": 32}
+# As families cut borders off, add some, or stretch all of a picture.
+PROCESSORS = {
+    "crops": ("clip", {"size": {"shortest_edge": 32}, "crop_size": SIDES}),
+    "crops all sides": ("clip", {"size": {"shortest_edge": 40}, "crop_size": SIDES}),
+    "crops what was stretched": ("deit", {"size": {"height": 40, "width": 40}, "crop_size": SIDES}),
+    "crops as it is": ("clip", {"do_resize": False, "crop_size": SIDES}),
+    "pads": ("deepseek_vl", {"size": SIDES, "min_size": 2}),
+    "stretches": ("siglip", {"size": SIDES}),
+    "pads tiles": ("mllama", {"size": SIDES, "max_image_tiles": 4}),
+}
 
 
-@pytest.mark.parametrize("size", [(30, 20), (10, 9), (20, 70), (48, 48)])
-def test_a_padded_picture_is_what_the_model_saw(size):
-    processor = make_mllama_processor()
-    ramp = np.linspace(60, 250, size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)
-    picture = Image.fromarray(np.dstack([ramp] * 3))
-    made = processor.image_processor(picture, do_normalize=False, do_rescale=False, return_tensors="pt")
-    down, across = MLLAMA_TILES[int(made["aspect_ratio_ids"]) - 1]
-    tiles = made["pixel_values"][0, 0, : down * across].unflatten(0, (down, across))
-    seen = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
-    padded = np.asarray(pad_picture(picture, processor, (down, across)), float)
-    np.testing.assert_array_equal(padded > 0, seen > 0)
-    assert abs(padded - seen).mean() < 4
-    assert pad_picture(picture, CLIPImageProcessor(), (2, 2)) is picture
+def paint(size):
+    """Return a picture that differs everywhere, and whose blue tells it from borders."""
+    red, green = np.meshgrid(*(np.linspace(40, 250, side) for side in size))
+    return Image.fromarray(np.dstack([red, green, np.full_like(red, 99)]).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(120, 40), (60, 90), (50, 50), (33, 30)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_what_is_cut_out_is_what_the_model_saw(name, size):
+    """Cut out and made as large, a picture is what the processor makes of it."""
+    kind, options = PROCESSORS[name]
+    processor, picture = make_image_processor(kind, **options), paint(size)
+
+    def show(turn, **more):
+        return processor(images=turn(picture), return_tensors="pt", **more)
+
+    plain = show(lambda same: same, do_normalize=False, do_rescale=False)
+    seen, tiles = plain["pixel_values"], [(0, 0)]
+    if kind == "mllama":
+        down, across = MLLAMA_TILES[int(plain["aspect_ratio_ids"]) - 1]
+        tiles = [(row, column) for row in range(down) for column in range(across)]
+        lines = seen[0, 0, : len(tiles)].unflatten(0, (down, across))
+        seen = lines.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)[None]
+    spans = [Span("image", 0, f"tile {row},{column}", 0, 4, 4, 4, 0.0) for row, column in tiles]
+    found = find_crops(spans, plain, show)
+    if name == "stretches" or (name in ("crops", "pads") and size == (50, 50)):
+        assert found == []
+    seen = seen[0].numpy().transpose(1, 2, 0)
+    cut = crop_pixels(np.asarray(picture), found[0] if found else WHOLE)
+    scaled = np.asarray(Image.fromarray(cut).resize(seen.shape[1::-1], Image.Resampling.BICUBIC), float)
+    here, there = (np.abs(pixels[..., 2] - 99) < 5 for pixels in (seen, scaled))
+    assert (here == there).mean() > 0.9
+    assert np.abs(scaled - seen)[here & there].max() < 14
+
+
+def test_pictures_are_cut_alone(family):
+    """Maps say of each picture what was cut off, also behind a completion."""
+    messages = ask(paint((96, 48)), paint((24, 24)), paint((24, 96)))
+    expected = [(0.25, 0, 0.75, 1), (0, 0, 1, 1), (0, 0.375, 1, 0.625)]
+    words = {"suppress_tokens": [*range(len(family.processor.tokenizer), 96)]}
+    maps = capture_generation(family.model, family.processor, messages, max_new_tokens=2, generate_options=words)
+    np.testing.assert_allclose(maps.crops, expected, atol=0.01)
+    assert capture_attention(family.model, family.processor, ask(paint((24, 24)))).crops == ()
+
+
+def test_what_lies_beyond_a_picture_is_black_and_bounded(monkeypatch):
+    pixels = np.full((2, 4, 3), 7, np.uint8)
+    cut = crop_pixels(pixels, (0.5, -1, 1.5, 2))
+    assert cut.shape == (6, 4, 3)
+    assert np.argwhere(cut[..., 0]).tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 1000)
+    small = crop_pixels(np.full((60, 60), 7, np.uint8), (-9, -9, 10, 10))
+    assert small.size < 4000
+    assert np.argwhere(small).mean(0) == pytest.approx((np.array(small.shape) - 1) / 2)

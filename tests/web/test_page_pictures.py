@@ -165,6 +165,14 @@ def test_tiles_make_one_picture_and_sounds_stand_in_rows(open_page, tmp_path):
     assert box.locator('[data-token="73"]').is_visible()
 
 
+def test_a_page_shows_what_the_model_saw(tmp_path):
+    spans = [Span("image", number, "whole", 1 + number, 1, 1, 1, 0.0) for number in range(2)]
+    maps = make_maps(n_tokens=9, spans=spans, crops=[(0.25, 0, 0.75, 1), (0, -1, 1, 2)])
+    photo = np.zeros((40, 80, 3), np.uint8)
+    (path,) = export_html(maps, tmp_path / "p.html", image=[photo, photo])
+    assert [(one["width"], one["height"]) for one in read_page(path)[0]["pictures"]] == [(40, 40), (80, 120)]
+
+
 def test_pictures_are_bounded_and_told(tmp_path):
     spans = [Span("image", 0, "whole", 1, 2, 3, 3, 0.0)]
     maps = make_maps(n_tokens=9, tokens=list("abcdefghi"), spans=spans)
