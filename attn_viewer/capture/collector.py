@@ -458,10 +458,10 @@ class Collector:
         """
         unseen = find_unseen(self.model, self.numbers, self.accounted, seen, unclear)
         for name in (name for name in unseen if not self._is_own(name)):
-            self.refused.setdefault(self.numbers[name][0], describe_unseen(self.model, [name]))
+            self.refused.setdefault(self.numbers[name][0], describe_unseen(self.model, [name], unclear))
         unseen = [name for name in unseen if self._is_own(name)]
         if unseen or not self.accounted:
-            raise CaptureError(describe_unseen(self.model, unseen))
+            raise CaptureError(describe_unseen(self.model, unseen, unclear))
 
 
 def _is_repeated(stack: Stack, number: int, inputs: tuple[torch.Tensor, ...] | None) -> bool:

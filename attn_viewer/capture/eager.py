@@ -168,13 +168,14 @@ def _sum_rows(part: Any) -> torch.Tensor | None:
     """Return what the rows of numbers that may be weights, axes (batch, n_heads, n_query, n_key), sum to."""
     if not isinstance(part, torch.Tensor) or part.ndim != 4 or not part.is_floating_point() or part.numel() == 0:
         return None
-    return part.sum(dim=-1, dtype=torch.float32) if part.min() >= 0 else None
+    # What is no number (of a model that overflows) is no reason to look elsewhere: maps refuse it.
+    return None if part.min() < 0 else part.sum(dim=-1, dtype=torch.float32)
 
 
 def _are_weights(part: Any, may_be_zero: bool) -> bool:
     """Tell attention weights from position biases and cached keys; an intervention can zero all heads of a layer."""
     sums = _sum_rows(part)
-    return sums is not None and bool(sums.max() <= 1.01 and (sums.max() > 1e-6 or may_be_zero))
+    return sums is not None and not bool(sums.max() > 1.01 or (sums.max() <= 1e-6 and not may_be_zero))
 
 
 def _are_normalised(weights: torch.Tensor, softmaxes: Sequence[tuple[int, ...]]) -> bool:
@@ -183,5 +184,5 @@ def _are_normalised(weights: torch.Tensor, softmaxes: Sequence[tuple[int, ...]])
     if sums is None:
         return False
     has_sinks = any(shape[-1] == weights.shape[-1] + 1 for shape in softmaxes)
-    are_right = ((sums - 1).abs() < _ROUNDING) | (sums == 0) | (has_sinks & (sums < 1))
-    return bool(are_right.all() and (sums > 0).any())
+    are_right = ((sums - 1).abs() < _ROUNDING) | (sums == 0) | (has_sinks & (sums < 1)) | sums.isnan()
+    return bool(are_right.all() and (sums != 0).any())

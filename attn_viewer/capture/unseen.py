@@ -40,14 +40,21 @@ def _are_nested(name: str, other: str) -> bool:
     return other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.")
 
 
-def describe_unseen(model: torch.nn.Module, names: Sequence[str]) -> str:
-    """Say whose weights could not be seen (nobody's, without names), and what would help."""
+def describe_unseen(model: torch.nn.Module, names: Sequence[str], unclear: Collection[str] = ()) -> str:
+    """Say whose weights could not be seen (nobody's, without names), and what would help; `unclear` as they are."""
     subject = (
         f"the weights of {len(names)} attention modules could not be seen (first: {names[0]!r}, "
         f"{type(model.get_submodule(names[0])).__name__})"
         if names
         else f"{type(model).__name__} showed no attention weights"
     )
+    doubtful = sorted(name for name in unclear if not names or _are_nested(name, names[0]))
+    if doubtful:
+        return (
+            f"{subject}: module {doubtful[0]!r} multiplies scores with values in a way that does not tell its weights "
+            "(in several parts, changed after the softmax, or with heads and prompts on one axis); "
+            "register_attention(module class, function) says where they are"
+        )
     ways = (
         "it neither calls torch.nn.functional.scaled_dot_product_attention, nor returns weights, nor multiplies a "
         "softmax over keys with values by functions of torch"

@@ -152,6 +152,22 @@ def test_a_layer_between_others_that_shows_no_weights_is_an_error(program):
     assert maps.layers == (0, 2)
 
 
+class Heads(Written):
+    """Heads one by one."""
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 3, 0, 1, 4)
+        return x + torch.cat([(q[i] @ k[i].mT).softmax(-1) @ v[i] for i in range(self.heads)], -1)
+
+
+@pytest.mark.parametrize("layer", [Heads(None), Written(lambda scores: scores.softmax(-1) / 2)])
+def test_products_that_do_not_tell_the_weights_are_refused_for_that(program, layer):
+    _, x = program
+    for model in (torch.nn.Sequential(layer), torch.nn.Sequential(Block(), layer, Block())):
+        with pytest.raises(CaptureError, match=r"in a way that does not tell its weights .* register_attention"):
+            capture_attention_calls(lambda model=model: model(x[:1]), model=model)
+
+
 def test_a_batch_needs_a_choice_and_a_program_a_call(program):
     model, x = program
     with pytest.raises(OptionError, match="run must be a function"):

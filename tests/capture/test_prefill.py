@@ -10,7 +10,7 @@ from conftest import PROMPT
 from attn_viewer import capture_attention, load_model
 from attn_viewer.capture.guard import borrow_model
 from attn_viewer.capture.prefill import get_model_id
-from attn_viewer.errors import CaptureError, OptionError, PromptError
+from attn_viewer.errors import CaptureError, InvalidMapsError, OptionError, PromptError
 
 
 def compute_eager(model, ids, **arguments):
@@ -253,6 +253,16 @@ def test_a_model_whose_weights_nobody_sees_is_an_error():
     model.model.layers[1] = Layer(model.model.layers[1], WrittenAttention(torch.sigmoid))
     with pytest.raises(CaptureError, match=r"1 attention modules could not be seen .*layers\.1\.blind"):
         capture_attention(model, prompt=make_ids())
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("options", [{}, {"reduction": "head_mean"}, {"reduction": "pooled", "max_cells": 3}])
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_weights_that_are_no_numbers_are_refused_for_that(name, implementation, options):
+    model = build_model(name, attn_implementation=implementation)
+    next(p for path, p in model.named_parameters() if "1" in path and "q" in path).data[0, 0] = torch.nan
+    with pytest.raises(InvalidMapsError, match=r"weights\[1\] must be finite"):
+        capture_attention(model, prompt=make_ids(), **options)
 
 
 def test_a_layer_that_goes_by_another_name_is_not_missing():
