@@ -187,7 +187,8 @@ class PictureOptions(Options):
 
     image: Any = option(
         None,
-        "picture that goes before the prompt, in a user's message through the chat template of the model's processor: "
+        "picture that goes before the prompt, in a user's message through the chat template of the model's processor "
+        "(a prompt with the placeholder of a picture, or without a template, goes in as it is): "
         "a file, PIL image or 8-bit array; adds the pages overlay and modality_share; on a command line without "
         "model_path, the demo model that sees runs",
         metavar="FILE",

@@ -20,7 +20,8 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
     """Turn chat messages into model inputs through a chat template.
 
     What the template adds for an answer is in it unless the last message is the assistant's. Contents are text, or
-    parts ``{"type": "text", "text": …}``, ``{"type": "image", …}`` and so on, for which a processor is needed.
+    parts ``{"type": "text", "text": …}``, ``{"type": "image", …}`` and so on, for which a processor is needed. The text
+    of one message of pictures goes in as it is where there is no template, or where it says itself where they stand.
     """
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
@@ -34,6 +35,9 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
             f"the messages hold {' and '.join(sorted(senses))}, and {type(tokenizer).__name__} is for text alone; give "
             "the model's processor as tokenizer (AutoProcessor.from_pretrained)"
         )
+    question = _find_question(tokenizer, messages)
+    if question is not None:
+        return _ask(tokenizer, *question)
     if not getattr(tokenizer, "chat_template", None):
         way = "model inputs as the processor returns them" if senses else "text (no --chat)"
         raise PromptError(
@@ -45,6 +49,40 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> dict[str, torch.
             f"{type(tokenizer).__name__} leaves the {' and '.join(sorted(senses))} of the messages out; use the "
             "processor that belongs to the model"
         )
+    return inputs
+
+
+def _find_question(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Any]] | None:
+    """Return text and pictures of one message that the chat template does not write."""
+    parts = [part for part in _get_parts(messages[0]) if isinstance(part, Mapping)]
+    texts, pictures = _get_texts(messages[0]), [part["image"] for part in parts if part.get("image") is not None]
+    if len(messages) > 1 or not pictures or len(texts) != 1 or len(_get_parts(messages[0])) != 1 + len(pictures):
+        return None
+    has_template, token = getattr(tokenizer, "chat_template", None), _get_image_token(tokenizer)
+    return None if has_template and not (token and token in texts[0]) else (texts[0], pictures)
+
+
+def _get_image_token(processor: Any) -> str:
+    """Return what stands for a picture in a text, where the processor has that."""
+    return str(getattr(processor, "image_token", None) or "")
+
+
+def _ask(processor: Any, text: str, pictures: Sequence[Any]) -> dict[str, torch.Tensor]:
+    """Return model inputs of a text as it is, and pictures, for which some processors write the placeholders."""
+    from transformers.utils import logging
+
+    token, verbosity = _get_image_token(processor), logging.get_verbosity()
+    logging.set_verbosity_error()  # PaliGemma's advises against what it does
+    try:
+        inputs = dict(processor(text=[text], images=[*pictures], return_tensors="pt"))
+        placeholder = _get_tokenizer(processor).convert_tokens_to_ids(token) if token else None
+        if placeholder is not None and not bool((inputs["input_ids"] == placeholder).any()):
+            raise ValueError("it says of no picture where it stands")
+    except Exception as error:  # of as many types as there are processors
+        advice = f"; write {token!r} once a picture, where the model was trained to read it" if token else ""
+        raise PromptError(f"{type(processor).__name__} refuses this prompt: {describe_error(error)}{advice}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     return inputs
 
 
@@ -126,6 +164,8 @@ def find_turns(tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) 
     system's; special tokens before that are nobody's. There are none where the beginning of a conversation is not how
     the template begins the whole.
     """
+    if _find_question(tokenizer, messages) is not None:
+        return []
     messages = _fit_contents(tokenizer, messages)
     turns, start, before = [], _find_first_turn(tokenizer, messages, ids), 0
     if not set(ids[:start]) <= set(_get_tokenizer(tokenizer).all_special_ids):

@@ -1,13 +1,15 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
-from families import MLLAMA_TILES, make_image_processor, make_llava
+from families import FAMILIES, MLLAMA_TILES, make_image_processor, make_llava
 from PIL import Image
 
 from attn_viewer import capture_attention, capture_generation
 from attn_viewer.errors import PromptError
 from attn_viewer.inputs import pictures
-from attn_viewer.inputs.pictures import MOST_PIXELS, WHOLE, crop_pixels, find_crops, read_picture
+from attn_viewer.inputs.pictures import MOST_PIXELS, WHOLE, ask_about, crop_pixels, find_crops, read_picture
 from attn_viewer.spans import Span
 
 TEMPLATE = (
@@ -149,6 +151,38 @@ def test_what_is_cut_out_is_what_the_model_saw(name, size):
     here, there = (np.abs(pixels[..., 2] - 99) < 5 for pixels in (seen, scaled))
     assert (here == there).mean() > 0.9
     assert np.abs(scaled - seen)[here & there].max() < 14
+
+
+# Of what a model without chat template is asked: what stands for the picture, if its processor does not write that.
+PLAIN_PROMPTS = {"llava": "<image>", "paligemma": "", "gemma3": "<start_of_image>", "smolvlm": "<image>",
+                 "deepseek_vl": "<image_placeholder>", "mllama": "<|image|>"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN_PROMPTS)
+def test_a_plain_prompt_says_where_the_picture_stands(name, capsys):
+    made, token = FAMILIES[name](), PLAIN_PROMPTS[name]
+    picture, text = paint(made.size[::-1]), f"{token} what is this ?".strip()
+    maps = capture_attention(made.model, made.processor, ask_about(picture, text))
+    inputs = dict(made.processor(text=[f"{made.image_token} what is this ?"], images=[picture], return_tensors="pt"))
+    expected = capture_attention(made.model, made.processor, inputs)
+    assert maps.tokens_key == expected.tokens_key
+    np.testing.assert_array_equal(np.stack(maps.weights), np.stack(expected.weights))
+    assert (maps.spans, maps.segments) == (expected.spans, ())
+    assert "infer" not in capsys.readouterr().err
+    for refused in [f"{made.image_token} {made.image_token} what"] + ["what is this ?"] * bool(token):
+        with pytest.raises(PromptError, match=r"refuses this prompt|placeholders .* where its pixel_values"):
+            capture_attention(made.model, made.processor, ask_about(picture, refused))
+
+
+def test_a_prompt_with_a_placeholder_goes_in_as_it_is(demo_vision):
+    model, processor = demo_vision
+    picture = paint((96, 96))
+    text = f"{processor.image_token} what colour is the star ?"
+    expected = dict(processor(text=[text], images=[picture], return_tensors="pt"))
+    for own in (capture_attention, functools.partial(capture_generation, max_new_tokens=1)):
+        assert own(model, processor, ask_about(picture, text)).ids_key[: expected["input_ids"].shape[1]] == tuple(
+            expected["input_ids"][0].tolist()
+        )
 
 
 def test_pictures_are_cut_alone(family):
