@@ -21,6 +21,7 @@ from .errors import InvalidMapsError, find_nearest, shorten
 from .kinds import Kept, Kind, Pooling
 from .selections import MOST_NUMBERS, check_spans, choose_numbers, describe_numbers
 from .spans import Span
+from .tokens import show_label
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,17 +54,17 @@ def _declare(
     low: float = 0,
     high: float = LARGEST,
     same_as: str = "",
-    is_raw: bool = False,
+    is_label: bool = False,
     is_compared: bool = False,
 ) -> Any:
     """Declare a fact: its meaning, and its default, without which it must be said.
 
     A text is one of `choices`, if there are any, and numbers lie between `low` and `high`. Not said, a fact is the
-    `same_as` another. Raw texts may hold lone surrogates, which whoever shows them makes visible. Maps must agree in
-    facts that are compared, or they cannot be compared or averaged.
+    `same_as` another. In labels nothing stays hidden, see `show_label`. Maps must agree in facts that are
+    compared, or they cannot be compared or averaged.
     """
     limits = {"meaning": meaning, "choices": tuple(choices), "low": low, "high": high, "same_as": same_as}
-    limits |= {"is_raw": is_raw, "is_compared": is_compared}
+    limits |= {"is_label": is_label, "is_compared": is_compared}
     return dataclasses.field(default=default[0] if default else dataclasses.MISSING, metadata=limits)
 
 
@@ -75,9 +76,9 @@ class MapFacts:
     """
 
     tokens_key: tuple[str, ...] = _declare(
-        "Labels of the key tokens, always one a token, also when pooled.", is_raw=True
+        "Labels of the key tokens, always one a token, also when pooled.", is_label=True
     )
-    tokens_query: tuple[str, ...] = _declare("Labels of the query tokens.", same_as="tokens_key", is_raw=True)
+    tokens_query: tuple[str, ...] = _declare("Labels of the query tokens.", same_as="tokens_key", is_label=True)
     ids_key: tuple[int, ...] | None = _declare(
         "Token ids of the key tokens, when known. They tell apart tokens that look alike.", None
     )
@@ -369,9 +370,9 @@ def _make_reader(kind: Any, limits: Mapping[str, Any]) -> _Reader:
     if typing.get_origin(kind) is not tuple:
         low, high, choices = limits["low"], limits["high"], limits["choices"]
         if kind is str:
-            return (
-                functools.partial(_read_choice, choices) if choices else functools.partial(_read_text, limits["is_raw"])
-            )
+            if choices:
+                return functools.partial(_read_choice, choices)
+            return functools.partial(_read_text, limits["is_label"])
         if kind is bool:
             return _read_bool
         return functools.partial(_read_whole if kind is int else _read_number, low, high)
@@ -383,17 +384,17 @@ def _refuse(name: str, expected: str, value: Any) -> InvalidMapsError:
     return InvalidMapsError(f"{name} must be {expected}, got {shorten(value)}")
 
 
-def _read_text(is_raw: bool, value: Any, name: str) -> str:
+def _read_text(is_label: bool, value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise _refuse(name, "str", value)
     try:
-        if not (is_raw or value.isascii()):
+        if not (is_label or value.isascii()):
             value.encode()
     except UnicodeEncodeError as reason:
         raise _refuse(name, "text without lone surrogates", value) from reason
     if len(value) > MOST:
         raise _refuse(name, f"at most {MOST:,} characters", value)
-    return str(value)
+    return show_label(value) if is_label else str(value)
 
 
 def _read_choice(choices: tuple[str, ...], value: Any, name: str) -> str:

@@ -51,6 +51,17 @@ def show_text(text: str) -> str:
     return text.translate({ord(c): f"<U+{ord(c):04X}>" for c in set(text) if not _has_picture(c)})
 
 
+def show_label(text: str) -> str:
+    """Return a label as it is, or by `show_text` where print would hide a part of it."""
+    is_seen = text.isprintable() and text == text.strip()
+    return text if is_seen else _show_characters(regex.findall(r"\X", text))
+
+
+def _show_characters(characters: Iterable[str]) -> str:
+    """Make characters, as a person counts them, visible; what joins the parts of one is no sign of its own."""
+    return "".join(show_text(c) if len(c) == 1 or not _has_picture(c[0]) else c for c in characters)
+
+
 def _has_picture(character: str) -> bool:
     # Variation selectors are marks (Mn) that only change the look of what stands before them.
     return unicodedata.category(character)[0] not in "CZ" and not "\ufe00" <= character <= "\ufe0f"
@@ -101,8 +112,8 @@ def join_labels(labels: Iterable[str]) -> str:
     for is_byte, part in itertools.groupby(regex.findall(r"\X", text), lambda part: "\udc80" <= part <= "\udcff"):
         if is_byte:
             parts.append(show_bytes("".join(part).encode("utf-8", "surrogateescape")))
-        else:  # what joins the parts of a character is no sign of its own
-            parts += [show_text(c) if len(c) == 1 or not _has_picture(c[0]) else c for c in part]
+        else:
+            parts.append(_show_characters(part))
     return "".join(parts)
 
 

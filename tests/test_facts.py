@@ -65,6 +65,13 @@ def test_every_fact_is_kept_by_plain_types_and_maps():
     assert AttentionMaps(maps.weights, facts, model_id="other").facts == dataclasses.replace(facts, model_id="other")
 
 
+def test_nothing_in_a_label_is_hidden():
+    tokens = ["\n", " ", " cat", "New York", "\u200b", "a\tb", "\udc80", "e\u0301"]
+    shown = ("⏎", "␣", "␣cat", "New York", "<U+200B>", "a⇥b", "<U+DC80>", "e\u0301")
+    made = [MapFacts(labels, layers=[0], heads=[[0]]) for labels in (tokens, shown)]
+    assert made[0].tokens_key == made[1].tokens_key == shown
+
+
 def test_what_is_unknown_is_named():
     with pytest.raises(InvalidMapsError, match=r"no fact 'casual' .* did you mean 'causal'"):
         AttentionMaps([EYE], TOKENS, casual=True)

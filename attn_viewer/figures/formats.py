@@ -41,7 +41,7 @@ def check_format(fmt: str) -> str:
 def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> bytes:
     """Turn a figure into the content of a file, SVG with text as text or as outlines."""
     fmt = check_format(fmt)
-    with mpl.rc_context(make_file_rc(text_as_path=text_as_path)):
+    with _set_rc(figure, text_as_path=text_as_path):
         if fmt in ("jpg", "png") and (fmt == "jpg" or to_rgba(figure.get_facecolor())[3] == 1):
             return _render_pixels(figure, fmt)
         return _save(figure, fmt, {})
@@ -55,8 +55,13 @@ def save_figure(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
     kind = str(read_format(fmt))
     if kind in FORMATS and not options:
         return render_figure(figure, kind)
-    with mpl.rc_context(make_file_rc()):
+    with _set_rc(figure):
         return _save(figure, kind, options)
+
+
+def _set_rc(figure: Figure, *, text_as_path: bool = False) -> contextlib.AbstractContextManager[None]:
+    """Set the rcParams of files, and those of a page of ours: matplotlib reads some before it draws."""
+    return mpl.rc_context(getattr(figure, "rc", {}) | make_file_rc(text_as_path=text_as_path))
 
 
 def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:

@@ -20,7 +20,7 @@ from ..declarations import takes_options
 from ..errors import OptionError
 from ..facts import WEIGHTINGS, find_future
 from ..maps import AttentionMaps
-from ..tokens import name_bytes
+from ..tokens import name_bytes, show_label
 from .options import HeatmapLook, Highlight
 from .page import PageFigure
 from .scales import Extent, make_scale, measure_weights, set_bar_ticks
@@ -297,7 +297,9 @@ def read_matrix(
                 f"key {column} {values[row, column]:.3g}; leave causal out, or clear them with np.tril"
             )
         values = np.ma.masked_array(values, np.ma.getmaskarray(values) | future)
-    query, key = (None if tokens is None else tuple(map(str, tokens)) for tokens in (tokens_query, tokens_key))
+    query, key = (
+        None if tokens is None else tuple(show_label(str(t)) for t in tokens) for tokens in (tokens_query, tokens_key)
+    )
     return Heatmap(values, Sides(values.shape, query, key))
 
 

@@ -23,7 +23,7 @@ from ..errors import OptionError, PageSizeError
 from .formats import render_figure, save_figure
 from .labels import LineText
 from .scales import BAR_HEIGHT, Scale, draw_colorbar, format_number
-from .style import PageStyle
+from .style import DRAWING, PageStyle
 
 BETWEEN = 11.0
 LINE = 1.4
@@ -59,6 +59,11 @@ class PageFigure(Figure):
         self.rc = rc or {}
         self.changing: list[Artist] = []  # what may change, in the order of drawing; it lies on top of all that stays
         self._kept: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the pixels, which a copy draws anew."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
+        return state | {"_kept": None}
 
     def _repr_png_(self) -> bytes:
         """Show the figure as the value of a notebook's cell."""
@@ -252,14 +257,14 @@ class Page:
         self.size = across, style.height if style.is_exact and style.height else needed
         # What is left over of a page of a given height is below.
         self.bottom = MARGIN + self.size[1] - needed
-        self.rc = style.make_rc()
-        self.figure = PageFigure(
-            figsize=(self.size[0] / 72, self.size[1] / 72),
-            dpi=choose_resolution(*self.size, style),
-            facecolor=style.palette.ground,
-            rc=self.rc,
-        )
+        self.rc = DRAWING | style.make_rc()
         with mpl.rc_context(self.rc):
+            self.figure = PageFigure(
+                figsize=(self.size[0] / 72, self.size[1] / 72),
+                dpi=choose_resolution(*self.size, style),
+                facecolor=style.palette.ground,
+                rc=self.rc,
+            )
             self.axes: Axes = self.figure.add_axes((0, 0, 1, 1), label="page")
             self.axes.set_axis_off()
             self.axes.set(xlim=(0, self.size[0]), ylim=(0, self.size[1]))

@@ -161,9 +161,9 @@ class PanelPage(Page):
         to_page = self._map_tokens(index)
         corners = self.sides[index].list_frames(highlight, self.places[index][2:])
         frames = [Polygon(to_page.transform(each)) for each in corners]
-        accent = self.style.palette.accent
-        frame = PatchCollection(frames, facecolor="none", edgecolor=accent, linewidth=1.2, zorder=3)
-        self.figure.changing.append(self.axes.add_collection(frame))
+        with mpl.rc_context(self.rc):
+            look: dict[str, Any] = {"edgecolor": self.style.palette.accent, "linewidth": 1.2, "zorder": 3}
+            self.figure.changing.append(self.axes.add_collection(PatchCollection(frames, facecolor="none", **look)))
 
 
 class CellImage(AxesImage):

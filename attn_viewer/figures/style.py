@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
@@ -15,6 +16,11 @@ _log = logging.getLogger(__name__)
 # Parts of a prompt, neighbours far apart in hue.
 BANDS = ("#3b6fb6", "#e0a030", "#4f9d69", "#a05fb0", "#7f7f7f", "#c9694a")
 SMALLEST_LABEL = 5.0
+# What matplotlib draws by where no style sheet says otherwise: a page looks the same whatever a person has set.
+_DRAWN = "agg axes errorbar figure font grid hatch image legend lines mathtext patch path scatter text xtick ytick"
+DRAWING: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if k.partition(".")[0] in _DRAWN.split()}
+_SAVING: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if k.startswith("savefig.")}
+GENERIC = ("serif", "sans-serif", "sans serif", "sans", "cursive", "fantasy", "monospace")
 # Bundled with matplotlib and drawn after Times, which papers are set in.
 STIX = "STIXGeneral"
 
@@ -125,7 +131,6 @@ class PageStyle:
             "xtick.major.pad": 1.5,
             "ytick.color": colors.ink,
             "figure.facecolor": colors.ground,
-            "savefig.facecolor": "auto",
             "path.simplify": True,
         }
 
@@ -135,7 +140,7 @@ def make_file_rc(*, text_as_path: bool = False) -> dict[Any, Any]:
 
     A figure's own are no part of them, for it is drawn under those whoever saves it.
     """
-    return {
+    return _SAVING | {
         "svg.fonttype": "path" if text_as_path else "none",
         "svg.hashsalt": "attn_viewer",
         "pdf.fonttype": 42,
@@ -172,6 +177,16 @@ def _list_fonts() -> list[tuple[str, str]]:
         if entry.style == "normal" and entry.weight in (400, "normal", "regular") and "Last" not in entry.name
     }
     return [(path, name) for name, path in sorted(entries)]
+
+
+def find_families(names: Iterable[str]) -> tuple[str, ...]:
+    """Return font families by their own names, where some are called as rcParams have them: ``sans-serif``."""
+    return tuple(_read_name(font_manager.findfont(FontProperties(family=[n]))) if n in GENERIC else n for n in names)
+
+
+@functools.cache
+def _read_name(path: str) -> str:
+    return str(font_manager.get_font(path).family_name)
 
 
 def choose_family(names: Iterable[str], kind: str) -> str:

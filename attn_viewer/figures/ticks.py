@@ -13,7 +13,7 @@ from matplotlib.ticker import Formatter, Locator, NullLocator
 
 from ..tokens import name_bytes
 from .labels import AxisLabels
-from .style import SMALLEST_LABEL, PageStyle, shorten_label
+from .style import SMALLEST_LABEL, PageStyle, find_families, shorten_label
 
 # Room for a line of text, in font sizes.
 LINE_ROOM = 1.2
@@ -135,7 +135,7 @@ class TokenLocator(Locator):
         self.choice = TickChoice(1, texts is None, is_key)
         self._widths: dict[tuple[str, ...], float] = {}
         self._given: dict[str, Any] = {}
-        self._size = math.inf
+        self._size = self._pitch = math.inf
         # What labels were last chosen for: what is shown and how it is written; size of the page, length of the axis.
         self._chosen_for: tuple[Any, ...] = ()
 
@@ -196,16 +196,17 @@ class TokenLocator(Locator):
         ).get_size_in_points()
         is_ours = now.get("labelsize") in (None, self._given.get("labelsize"))
         size = wished if is_ours else FontProperties(size=now["labelsize"]).get_size_in_points()
-        family = tuple(now.get("labelfontfamily") or mpl.rcParams["font.family"])
+        family = find_families(now.get("labelfontfamily") or mpl.rcParams["font.family"])
         page = [round(float(side) / axes.figure.dpi, 6) for side in axes.figure.bbox.size]
         is_again = self._keep((*view, size, family), page, round(whole, 6))
         if is_ours and self.texts is not None:
             fitting = length / shown / LINE_ROOM
             size = min(size, max(fitting, min(SMALLEST_LABEL, size))) if fitting >= SMALLEST_LABEL else size
         self._label_style = PageStyle(family=family)
-        self._size, self._pitch = min(size, self._size) if is_again else size, length / shown
         # Axes that get a little shorter keep their labels, which may be wider where they are others.
         slack = SLACK if is_again else 1.0
+        now_is = size, length * slack / shown
+        self._size, self._pitch = map(min, now_is, (self._size, self._pitch)) if is_again else now_is
         choice = choose_ticks(
             length * slack,
             shown,
@@ -276,7 +277,7 @@ def set_token_ticks(
     """
     texts = None
     if tokens is not None:
-        style = PageStyle(family=tuple(mpl.rcParams["font.family"])).fit_fonts(name_bytes(tokens))
+        style = PageStyle(family=find_families(mpl.rcParams["font.family"])).fit_fonts(name_bytes(tokens))
         texts = write_labels(tokens, style)
         if len(style.family) > 1:
             axis.set_tick_params(which="major", labelfontfamily=list(style.family))

@@ -23,7 +23,7 @@ from ..facts import MapFacts
 from ..figures.scales import get_colormap
 from ..figures.style import DARK, LIGHT
 from ..maps import AttentionMaps
-from ..tokens import show_text
+from ..tokens import SPACE, show_text
 
 VERSION = 2
 Meta = dict[str, Any]
@@ -68,7 +68,7 @@ def describe_facts(
     NaN where a head has none. `notes` are sentences that a reader must see. Labels are only ever shown as text.
     """
     plain = facts.to_plain()
-    labels = {name: [show_text(token) for token in plain[name]] for name in LABELS if name in plain}
+    labels = {name: [token.replace(" ", SPACE) for token in plain[name]] for name in LABELS if name in plain}
     _name_patches(facts, labels)
     rows, columns = facts.shape
     colours = {"palette": spell_palette(facts.signed, LIGHT)}
@@ -84,7 +84,7 @@ def describe_facts(
             "version": VERSION,
             "rows": rows,
             "columns": columns,
-            "segments": [[show_text(name).replace("␣", " "), start, stop] for name, start, stop in facts.segments],
+            "segments": [[show_text(name).replace(SPACE, " "), start, stop] for name, start, stop in facts.segments],
             "unit": facts.unit,
             "sentence_b_start": facts.sentence_b_start,
             "averaged": facts.averaged if facts.is_mean else None,

@@ -150,6 +150,24 @@ def test_thirty_two_axes_for_a_venue_hold_their_labels(venue, n_tokens):
     draw_for_a_venue(venue, n_tokens, 32, "constrained")
 
 
+@pytest.mark.parametrize("layout", ["constrained", "compressed"])
+@pytest.mark.parametrize("size", [(9, 6), (12, 8), (7, 5)])
+def test_labels_that_fit_while_a_layout_engine_measures_are_those_that_are_drawn(size, layout):
+    widths = [3, 4, 5, 7, 6, 17, 16, 5, 4, 24, 9, 2, 1, 8, 8, 24]  # every fourth is short, every second is not
+    tokens = [chr(97 + i) * width for i, width in enumerate(widths)]
+    figure = Figure(figsize=size, layout=layout)
+    for i, ax in enumerate(figure.subplots(2, 3).flat):
+        draw_heatmap(make_maps(1, 6, 16, tokens=tokens), 0, i, ax=ax)
+    check_axes(figure)
+
+
+def test_labels_have_fonts_of_the_family_that_is_set_now():
+    tokens = ["a", "\N{HEBREW LETTER ALEF}"]
+    for names in ["DejaVu Sans"], ["STIXGeneral"]:  # the second has no Hebrew
+        with mpl.rc_context({"font.family": "sans-serif", "font.sans-serif": names}):
+            draw(draw_heatmap(np.eye(2), tokens, ax=Figure().add_subplot()).figure)
+
+
 def test_tight_layout_leaves_room_for_labels():
     figure = Figure(figsize=(7, 3))
     axes = figure.subplots(1, 3)

@@ -1,5 +1,7 @@
+import copy
 import dataclasses
 import io
+import pickle
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
+from test_venues import list_pages
 
 from attn_viewer import plot_heads
 from attn_viewer.figures.formats import FORMATS, render_figure
@@ -55,6 +58,46 @@ def test_changes_of_what_stays_are_seen():
     assert not np.array_equal(changed, before)
     figure.text(0.5, 0.5, "over all")
     assert not np.array_equal(get_pixels(figure), changed)
+
+
+def test_a_copy_of_a_page_that_was_drawn_is_the_page():
+    figure = plot_heads(make_maps(1, 2, 5), 0)
+    before = figure._repr_png_()
+    assert pickle.loads(pickle.dumps(figure))._repr_png_() == copy.deepcopy(figure)._repr_png_() == before
+
+
+# Each of them turns, moves, crosses out or cuts something in figures that read it.
+SETTINGS = {
+    "axes.autolimit_mode": "round_numbers",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.titlelocation": "right",
+    "axes.xmargin": 0.2,
+    "figure.autolayout": True,
+    "figure.dpi": 50,
+    "font.weight": "bold",
+    "image.aspect": "equal",
+    "image.interpolation": "bicubic",
+    "image.origin": "lower",
+    "lines.marker": "o",
+    "patch.antialiased": False,
+    "path.sketch": (1, 100, 2),
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "pink",
+    "savefig.transparent": True,
+    "text.antialiased": False,
+    "xtick.labelsize": 20,
+    "xtick.labeltop": True,
+    "xtick.minor.visible": True,
+}
+
+
+@pytest.mark.parametrize("fmt", ["png", "svg", "pdf"])
+def test_pages_are_the_same_whatever_a_person_has_set(fmt):
+    for draw in list_pages(make_maps(4, 3, 6)):
+        plain = draw()
+        with mpl.rc_context(SETTINGS):
+            assert render_figure(draw(), fmt) == render_figure(plain, fmt)
 
 
 def test_a_measured_layout_leaves_no_empty_page():

@@ -267,20 +267,22 @@ def test_a_page_is_rather_flat_than_a_tower_that_labels_more_tokens(n_heads, n_t
     assert figure.get_figheight() < 5
 
 
-def test_every_page_function_fits_hides_and_turns_dark():
-    maps = make_maps(40, 3, 12)
-    calls = [
-        lambda **options: plot_layer_averages(maps.select(layers=range(9)), **options),
+def list_pages(maps):
+    return [
+        lambda **options: plot_layer_averages(maps.select(layers=range(4)), **options),
         lambda **options: plot_heads(maps, 0, **options),
         lambda **options: plot_atlas(np.eye(40, 12), **options),
         lambda **options: plot_comparison(maps.select(layers=[0, 1]), maps.select(layers=[0, 1]), **options),
         lambda **options: plot_birds_eye(maps, **options),
         lambda **options: plot_running_text(maps, **options),
         lambda **options: plot_similarity(np.eye(20), names=[str(i) for i in range(20)], **options),
-        lambda **options: plot_panels(maps, [(0, 1), (3, 2)], **options),
+        lambda **options: plot_panels(maps, [(0, 1), (3, 2)], highlight={"rows": [3]}, **options),
         lambda **options: plot_lines(maps, 0, **options),
     ]
-    for draw in calls:
+
+
+def test_every_page_function_fits_hides_and_turns_dark():
+    for draw in list_pages(make_maps(40, 3, 12)):
         figure = draw(figsize=(5, 8), title="a name", dark=True)
         assert figure.get_size_inches().tolist() == [5, 8]
         assert mpl.colors.to_hex(figure.get_facecolor()) == DARK.ground
