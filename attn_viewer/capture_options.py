@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from .declarations import Options, option
@@ -28,7 +27,6 @@ def read_numbers(what: str) -> Callable[[Any], Any]:
     return functools.partial(check_numbers, what=what)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProgressOptions(Options):
     """Messages."""
 
@@ -42,7 +40,6 @@ def choose_precision() -> Any:
     return captured("auto", "precision that the model is loaded in; auto is the checkpoint's", words="dtype")
 
 
-@dataclass(frozen=True, kw_only=True)
 class SourceOptions(ProgressOptions):
     """Where a model comes from and goes to."""
 
@@ -56,14 +53,12 @@ class SourceOptions(ProgressOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class LoadingOptions(SourceOptions):
     """How a model is loaded."""
 
     dtype: ModelPrecision = choose_precision()
 
 
-@dataclass(frozen=True, kw_only=True)
 class SelectionOptions(Options):
     """Which layers and heads."""
 
@@ -75,7 +70,6 @@ class SelectionOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class CaptureOptions(SelectionOptions):
     """What is kept of the weights while a model runs."""
 
@@ -119,7 +113,6 @@ class CaptureOptions(SelectionOptions):
         return slice(start, stop)
 
 
-@dataclass(frozen=True, kw_only=True)
 class StepOptions(CaptureOptions):
     """Which forward passes are kept, and what of them."""
 
@@ -131,7 +124,6 @@ class StepOptions(CaptureOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PassOptions(CaptureOptions):
     """What a language model runs on beside the prompt, and what is kept."""
 
@@ -159,7 +151,6 @@ class PassOptions(CaptureOptions):
             raise OptionError("batch_index='all' is for capture_attention and capture_generation; give a number here")
 
 
-@dataclass(frozen=True, kw_only=True)
 class GenerationOptions(StepOptions, PassOptions):
     """What a model generates after the prompt, and what is kept."""
 
@@ -181,7 +172,6 @@ class GenerationOptions(StepOptions, PassOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PictureOptions(Options):
     """A picture."""
 

@@ -5,8 +5,7 @@ parameter section of functions under `takes_options`. What is declared stands in
 
 `needs` names another option without which one would do nothing (``"reduction=pooled"``: with that value; of several,
 one is enough); `apart` names options beside which it has no meaning. Both are refused, and neither counts in a class
-that does not have the option named. A class may change defaults: ``class Mine(LookOptions, norm="power")``, with
-``@dataclass(frozen=True, kw_only=True)`` above it as everywhere here.
+that does not have the option named. A class may change defaults: ``class Mine(LookOptions, norm="power")``.
 """
 
 import dataclasses
@@ -23,7 +22,13 @@ from .errors import ArgumentError, OptionError
 from .hints import bind_call, check_argument, check_names, check_value, describe_hint, read_hint
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_: bool) -> Callable[[type], type]:
+        """Leave the class as it is: what is said here is for type checkers."""
+        return lambda kind: kind
+
 
 _R = TypeVar("_R")
 
@@ -77,20 +82,28 @@ class _ClassDoc:
         self.text = text
 
     def __get__(self, instance: object, owner: "type[Options]") -> str:
-        if "__match_args__" not in owner.__dict__:
-            return self.text  # `dataclass`, which is at work, asks only whether there is one
         entries = textwrap.indent("\n".join(owner.document()), "    ")
         return f"{self.text.rstrip()}\n\n    Parameters\n    ----------\n{entries}\n"
 
 
+class _ClassSignature:
+    """The signature of a class of options, made when somebody asks."""
+
+    def __get__(self, instance: object, owner: "type[Options]") -> inspect.Signature:
+        return inspect.Signature([_make_parameter(*one) for one in owner._fields.items()])
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Options:
     """Base of all groups of options: values that are checked when they are made and never change.
 
-    Raises `ArgumentError` for a value of the wrong type or out of its limits, or a name that is no option.
+    Each class is a dataclass, of which no code is generated: there are many, and most are parts of others. Raises
+    `ArgumentError` for a value of the wrong type or out of its limits, one that is missing and a name that is none.
     """
 
     group_name: ClassVar[str] = ""
     _fields: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
+    __signature__: ClassVar[_ClassSignature] = _ClassSignature()
 
     def __init_subclass__(cls, **defaults: Any) -> None:
         """Collect declarations, change defaults and document the class."""
@@ -114,12 +127,36 @@ class Options:
                 fields[name] = declared
         cls._fields = inherited | fields
         cls.group_name = (cls.__doc__ or cls.__name__).partition("\n")[0].rstrip(".")
+        dataclass(init=False, repr=False, eq=False)(cls)
         cls.__doc__ = _ClassDoc(cls.__doc__ or cls.__name__)  # type: ignore[assignment]
 
-    def __new__(cls, *args: Any, **given: Any) -> "Self":
-        """Refuse names that are no options, before Python does in its own words."""
-        check_names(cls.__name__, given, cls._fields)
-        return super().__new__(cls)
+    def __init__(self, *args: object, **given: Any) -> None:
+        kind = type(self).__name__
+        check_names(kind, given, self._fields)
+        if args:
+            raise ArgumentError(f"{kind} takes options by name, as in {kind}({next(iter(self._fields))}=…)")
+        values = {name: field.default for name, field in self._fields.items()} | given
+        if missing := [name for name, value in values.items() if value is dataclasses.MISSING]:
+            raise ArgumentError(f"{kind} needs {' and '.join(missing)}")
+        self.__dict__.update(values)
+        self.__post_init__()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise dataclasses.FrozenInstanceError(
+            f"options never change; make others with dataclasses.replace(…, {name}=…)"
+        )
+
+    def __delattr__(self, name: str) -> None:
+        setattr(self, name, None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and type(other) is type(self) and self.as_dict() == other.as_dict()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.as_dict().values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changes().items())})"
 
     def __post_init__(self) -> None:
         """Check all values, so that a wrong one is found before any work is done."""
@@ -128,7 +165,7 @@ class Options:
             if declared.read is not None and value is not None:
                 value = declared.read(value)
                 value = field.default if value == field.default else value  # a default that was read is no choice
-                object.__setattr__(self, name, value)
+                self.__dict__[name] = value
             if value is not field.default:
                 declared.check(name, value, read_type(field))
 
@@ -258,16 +295,22 @@ def takes_options(kind: type[Options], *places: str) -> Callable[[Callable[..., 
     return decorate
 
 
+def _make_parameter(
+    name: str, field: "dataclasses.Field[Any]", kind: Any = inspect.Parameter.KEYWORD_ONLY
+) -> inspect.Parameter:
+    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+    return inspect.Parameter(name, kind, default=default, annotation=field.type)
+
+
 def _make_signature(
     own: Mapping[str, inspect.Parameter], kind: type[Options], places: Sequence[str]
 ) -> inspect.Signature:
     """Own parameters, options that may come by position, `options`, all other options."""
     declared = {
-        name: inspect.Parameter(
+        name: _make_parameter(
             name,
+            kind._fields[name],
             inspect.Parameter.POSITIONAL_OR_KEYWORD if name in places else inspect.Parameter.KEYWORD_ONLY,
-            default=kind._fields[name].default,
-            annotation=kind._fields[name].type,
         )
         for name in dict.fromkeys([*places, *kind._fields])
     }

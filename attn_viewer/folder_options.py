@@ -1,7 +1,6 @@
 """Options of runs over many prompts: a data folder, its workers, and what is made of it."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .capture_options import ProgressOptions
@@ -16,7 +15,6 @@ def placed(**more: Any) -> Any:
     return option(None, "where the model runs, such as cpu or cuda:0", metavar="NAME", **more)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FolderOptions(ProgressOptions):
     """The data folder."""
 
@@ -24,7 +22,6 @@ class FolderOptions(ProgressOptions):
     n_samples: int | None = option(None, "only the first N prompts; left out, all", metavar="N", at_least=1)
 
 
-@dataclass(frozen=True, kw_only=True)
 class WorkerOptions(Options):
     """How the work is shared among processes."""
 
@@ -40,12 +37,10 @@ class WorkerOptions(Options):
             raise OptionError(f"parallel has no use beside scheduler {self.scheduler!r}, which has its own workers")
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteOptions(WorkerOptions, ProgressOptions):
     """How a data folder becomes a site."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PromptsOptions(FolderOptions, WorkerOptions):
     """The prompts, and the model that runs on them."""
 
@@ -66,7 +61,6 @@ class PromptsOptions(FolderOptions, WorkerOptions):
     model_id: str | None = option(None, "name of the model in the folder; left out, its own", metavar="NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ActivationsOptions(PromptsOptions):
     """The prompts, and what is stored of them."""
 
@@ -75,7 +69,6 @@ class ActivationsOptions(PromptsOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class FolderFiguresOptions(FolderOptions, WorkerOptions, parallel=True):
     """The figures of every head."""
 
@@ -92,7 +85,6 @@ class FolderFiguresOptions(FolderOptions, WorkerOptions, parallel=True):
     force: bool = option(False, "draw what is there already")
 
 
-@dataclass(frozen=True, kw_only=True)
 class AtlasOptions(PromptsOptions, ScatterOptions, VenueOptions, fig_format="png"):
     """The scores."""
 

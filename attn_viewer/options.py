@@ -11,7 +11,6 @@ it belongs to and use it where it acts::
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .capture_options import (
@@ -60,7 +59,6 @@ def parse_grouping(text: str) -> Grouping:
     return parse_spans(text) if ":" in text else text  # type: ignore[return-value]
 
 
-@dataclass(frozen=True, kw_only=True)
 class CacheOptions(Options):
     """What to read in place of running a model."""
 
@@ -69,7 +67,6 @@ class CacheOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ColormapOptions(Options):
     """Colours."""
 
@@ -78,7 +75,6 @@ class ColormapOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class NormOptions(ColormapOptions):
     """From numbers to colours."""
 
@@ -87,7 +83,6 @@ class NormOptions(ColormapOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class SinkOptions(Options):
     """The first token."""
 
@@ -98,12 +93,10 @@ class SinkOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ColourOptions(NormOptions, SinkOptions):
     """From weights to colours."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScaleOptions(NormOptions):
     """Ends of the scale from numbers to colours."""
 
@@ -118,7 +111,6 @@ class ScaleOptions(NormOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class MapOptions(ColourOptions, ScaleOptions):
     """How weights are shown."""
 
@@ -127,7 +119,6 @@ class MapOptions(ColourOptions, ScaleOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ColumnOptions(Options):
     """How panels stand."""
 
@@ -141,12 +132,10 @@ class ColumnOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PanelOptions(MapOptions, ColumnOptions):
     """How panels of weights look."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PresetOptions(Options):
     """The venue that figures are made for."""
 
@@ -159,14 +148,12 @@ class PresetOptions(Options):
     columns: Literal[1, 2] = option(1, "columns of the venue's page that a figure spans", needs="preset")
 
 
-@dataclass(frozen=True, kw_only=True)
 class VenueOptions(PresetOptions):
     """The format of figures, and the venue they are made for."""
 
     fig_format: Format = drawn("jpg", "file format of the figures", read=read_format)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FigurePageOptions(PresetOptions):
     """How the page of a figure looks."""
 
@@ -197,14 +184,12 @@ class FigurePageOptions(PresetOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class FigureOptions(VenueOptions):
     """Where figures go, and for whom they are made."""
 
     save_fig_path: FilePath | None = option(None, "folder of the figures", metavar="DIR")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScatterOptions(Options):
     """All heads as points."""
 
@@ -217,7 +202,6 @@ class ScatterOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChosenOptions(Options):
     """Chosen heads."""
 
@@ -226,7 +210,6 @@ class ChosenOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class LookOptions(PanelOptions, FigurePageOptions, FigureOptions, ChosenOptions):
     """How the figures of a prompt look."""
 
@@ -257,7 +240,6 @@ def parse_query(text: str) -> int | str | tuple[int, int]:
 MOST_PANELS = 400  # of a page of overlays, one a word
 
 
-@dataclass(frozen=True, kw_only=True)
 class OverlayOptions(ChosenOptions, ColumnOptions, ScaleOptions, FigurePageOptions):
     """What is laid over a picture, and how."""
 
@@ -283,7 +265,6 @@ class OverlayOptions(ChosenOptions, ColumnOptions, ScaleOptions, FigurePageOptio
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PageOptions(Options):
     """How an interactive page is made."""
 
@@ -297,12 +278,10 @@ class PageOptions(Options):
     theme: Theme = option("auto", "colours; auto is the reader's choice", needs="html_path")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExportOptions(PageOptions, ProgressOptions):
     """How a page is made, and whether a bar shows it."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class CompletionPageOptions(ExportOptions, state="view=text"):
     """The pages of completions."""
 
@@ -314,7 +293,6 @@ class CompletionPageOptions(ExportOptions, state="view=text"):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunOptions(CacheOptions, ProgressOptions):
     """What is read, written and drawn for a prompt."""
 
@@ -347,6 +325,5 @@ class RunOptions(CacheOptions, ProgressOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ViewOptions(PictureOptions, GenerationOptions, PageOptions, LookOptions, RunOptions, reduction="auto"):
     """All options of `view_attention`."""

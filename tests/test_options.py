@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
+import pickle
 import sys
 from typing import get_args
 
@@ -64,6 +66,25 @@ def test_unknown_options_are_named_with_the_nearest():
         CaptureOptions(weigthing="attention")
     with pytest.raises(ArgumentError, match="view_attention has no option 'vmix'; did you mean 'vmin'"):
         view_attention(vmix=1)
+
+
+def test_options_are_values(tmp_path):
+    paper = LookOptions(fig_format="svg", norm="log", save_fig_path=tmp_path)
+    wide = dataclasses.replace(paper, norm="linear")
+    assert (wide.norm, wide.fig_format, wide.save_fig_path) == ("linear", "svg", tmp_path)
+    again = pickle.loads(pickle.dumps(paper))
+    assert (again, hash(again), copy.deepcopy(paper)) == (paper, hash(paper), paper)
+    assert paper not in (wide, ViewOptions(fig_format="svg", norm="log", save_fig_path=tmp_path), None)
+    assert repr(wide) == f"LookOptions(fig_format='svg', save_fig_path={tmp_path!r})"
+    assert [field.name for field in dataclasses.fields(paper)] == list(inspect.signature(LookOptions).parameters)
+    for change in (lambda: setattr(paper, "norm", "power"), lambda: delattr(paper, "norm")):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="never change"):
+            change()
+    assert paper.norm == "log"
+    with pytest.raises(ArgumentError, match=r"LookOptions takes options by name, as in LookOptions\(\w+=…\)"):
+        LookOptions("svg")
+    with pytest.raises(ArgumentError, match="needs first and second"):
+        COMMAND_LIST["compare"].options()
 
 
 def test_stored_options_are_passed_on(tmp_path):

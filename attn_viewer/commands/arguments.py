@@ -49,7 +49,6 @@ class Family:
     steps: dict[str, tuple[str, Command]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class QuietOptions(Options):
     """Messages."""
 
@@ -61,14 +60,12 @@ class QuietOptions(Options):
         return False if self.quiet else None
 
 
-@dataclass(frozen=True, kw_only=True)
 class NameOptions(Options):
     """Names."""
 
     model_id: str | None = option(None, "name for titles and output folder; left out, the model's", metavar="NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
 class LoadOptions(NameOptions, SourceOptions):
     """The model; left out, the demo model of this package."""
 
@@ -84,7 +81,6 @@ def parse_ids(text: str) -> list[int]:
         raise OptionError(f"token ids are whole numbers such as 5,17,5, got {text!r:.80}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
 class PromptOptions(Options):
     """The prompt."""
 
@@ -113,7 +109,6 @@ class PromptOptions(Options):
     chat: bool = option(False, "send the prompt as a user message through the chat template", apart=(CACHE, "repeated"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class SamplingOptions(GenerationOptions, reduction="auto"):
     """What is generated, and what is kept."""
 

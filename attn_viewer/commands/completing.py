@@ -1,7 +1,6 @@
 """``attn-viewer completions``: capture completions where the model is, and make pages of them elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from .arguments import (
 ENDING = "_attn_scores.pt"
 
 
-@dataclass(frozen=True, kw_only=True)
 class SaveWords(LoadOptions, PromptOptions, SamplingOptions, QuietOptions, max_new_tokens=40):
     """The completions."""
 
@@ -72,7 +70,6 @@ def _read_prompts(asked: SaveWords) -> tuple[list[str], list[Any]]:
     return names, [[{"role": "user", "content": text}] if asked.chat else text for text in texts]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RenderWords(CompletionPageOptions, QuietOptions):
     """The pages."""
 

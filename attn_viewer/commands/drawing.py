@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..capture_options import PictureOptions, captured
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from ..maps import AttentionMaps
 
 
-@dataclass(frozen=True, kw_only=True)
 class ViewWords(
     LoadOptions,
     PromptOptions,
@@ -105,7 +103,6 @@ def _view_prompt(asked: Any, options: ViewOptions) -> int:
 view = Command(ViewWords, _view)
 
 
-@dataclass(frozen=True, kw_only=True)
 class HtmlWords(LoadOptions, PromptOptions, PictureOptions, SamplingOptions, CacheOptions, PageOptions, QuietOptions):
     """The page."""
 
@@ -119,7 +116,6 @@ def _html(asked: HtmlWords) -> int:
 html = Command(HtmlWords, _html)
 
 
-@dataclass(frozen=True, kw_only=True)
 class OverviewWords(
     LoadOptions,
     PromptOptions,
@@ -166,7 +162,6 @@ def _overview(asked: OverviewWords) -> None:
 overview = Command(OverviewWords, _overview)
 
 
-@dataclass(frozen=True, kw_only=True)
 class OverlayWords(NameOptions, CacheOptions, OverlayOptions, FigureOptions, QuietOptions, save_fig_path="./vis"):
     """The image and its model."""
 

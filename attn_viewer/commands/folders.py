@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..declarations import option
 from ..errors import OptionError
@@ -13,7 +12,6 @@ from ..web.live_options import LiveOptions
 from .arguments import Command, LoadOptions, QuietOptions, load_model, report_run
 
 
-@dataclass(frozen=True, kw_only=True)
 class ActivationsWords(ActivationsOptions, QuietOptions):
     """The model."""
 
@@ -30,7 +28,6 @@ def _activations(asked: ActivationsWords) -> int:
 activations = Command(ActivationsWords, _activations)
 
 
-@dataclass(frozen=True, kw_only=True)
 class StoredOptions(QuietOptions):
     """The model."""
 
@@ -44,7 +41,6 @@ class StoredOptions(QuietOptions):
         return name_model(self.model)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FiguresWords(FolderFiguresOptions, StoredOptions):
     """Which figures."""
 
@@ -59,7 +55,6 @@ def _figures(asked: FiguresWords) -> int:
 figures = Command(FiguresWords, _figures)
 
 
-@dataclass(frozen=True, kw_only=True)
 class AtlasWords(AtlasOptions, QuietOptions):
     """Which scores."""
 
@@ -78,7 +73,6 @@ def _atlas(asked: AtlasWords) -> int:
 atlas = Command(AtlasWords, _atlas)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ServeWords(LoadOptions, LiveOptions):
     """The server."""
 
@@ -140,7 +134,6 @@ def _serve(asked: ServeWords) -> None:
 serve = Command(ServeWords, _serve)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteWords(SiteOptions, QuietOptions):
     """The site."""
 

@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from ..interventions.head_effects import HeadEffect
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeadsWords(
     LoadOptions, PromptOptions, SamplingOptions, CacheOptions, FigureOptions, ScatterOptions, QuietOptions
 ):
@@ -149,7 +147,6 @@ def _format_table(scores: "HeadScores", rows: Sequence[int]) -> str:
 heads = Command(HeadsWords, _heads)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CompareWords(SelectionOptions, ColourOptions, FigureOptions, save_fig_path="./vis"):
     """The two models."""
 
@@ -201,7 +198,6 @@ def _compare(asked: CompareWords) -> None:
 compare = Command(CompareWords, _compare)
 
 
-@dataclass(frozen=True, kw_only=True)
 class AblateWords(LoadOptions, PromptOptions, FigureOptions, QuietOptions, fig_format="png"):
     """The intervention."""
 

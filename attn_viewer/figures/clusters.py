@@ -1,7 +1,6 @@
 """Which heads look alike, as a clustered heatmap."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -21,7 +20,6 @@ from .style import SMALLEST_LABEL
 SIDE, DENDROGRAM, ROW = 168.0, 30.0, 1.2  # points, but rows are in font sizes
 
 
-@dataclass(frozen=True, kw_only=True)
 class SimilarityLook(ColormapOptions, PageLook):
     """How a page of similarities looks."""
 

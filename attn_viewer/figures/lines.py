@@ -2,7 +2,6 @@
 
 import colorsys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, SupportsInt
 
 import matplotlib as mpl
@@ -35,7 +34,6 @@ class Side(NamedTuple):
     labels: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class LinesLook(SinkOptions, PageLook):
     """How a page of lines looks, and what it shows."""
 

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -32,7 +31,6 @@ _FRAMED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PageLook(FigurePageOptions):
     """How a page looks; every function that makes one takes these."""
 
@@ -82,7 +80,6 @@ class PageLook(FigurePageOptions):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScaleLook(ScaleOptions):
     """From numbers to colours."""
 
@@ -103,7 +100,6 @@ class ScaleLook(ScaleOptions):
             yield "logarithmic colour scale"
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeatmapLook(ColourOptions, ScaleLook, vmin=None):
     """How one heatmap looks, and what of the weights it shows."""
 
@@ -120,7 +116,6 @@ class HeatmapLook(ColourOptions, ScaleLook, vmin=None):
     highlight: Highlight | None = option(None, _FRAMED)
 
 
-@dataclass(frozen=True, kw_only=True)
 class AtlasLook(ScaleLook, vmin=None):
     """How scores of heads look."""
 
@@ -132,7 +127,6 @@ class AtlasLook(ScaleLook, vmin=None):
     marks: Sequence[tuple[int, int]] = option((), "layer and head numbers to frame")
 
 
-@dataclass(frozen=True, kw_only=True)
 class AtlasPageLook(AtlasLook, PageLook):
     """How a page of scores of heads looks."""
 
@@ -143,7 +137,6 @@ class AtlasPageLook(AtlasLook, PageLook):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class WeightLook(ColourOptions, ScaleLook, PageLook):
     """How a page of weights looks."""
 
@@ -159,7 +152,6 @@ class WeightLook(ColourOptions, ScaleLook, PageLook):
         return dataclasses.replace(extent, is_signed=maps.signed)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MapLook(MapOptions, WeightLook):
     """How a page of maps looks."""
 
@@ -170,7 +162,6 @@ class MapLook(MapOptions, WeightLook):
             yield "each panel on its own scale"
 
 
-@dataclass(frozen=True, kw_only=True)
 class OverviewLook(MapLook, norm=None):
     """How a page of all layers looks; `norm` left out is power, or linear where weights have signs."""
 
@@ -180,12 +171,10 @@ class OverviewLook(MapLook, norm=None):
         return dataclasses.replace(self, norm=norm)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PanelLook(PanelOptions, MapLook):
     """How a page of heatmaps looks."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChosenLook(PanelLook):
     """How a page of chosen heads looks."""
 

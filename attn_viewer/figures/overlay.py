@@ -41,7 +41,6 @@ class _Panel(NamedTuple):
     weights: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OverlayLook(OverlayOptions, ScaleLook, PageLook):
     """What is laid over a picture, and how it looks."""
 

@@ -1,6 +1,5 @@
 """Heads as points: two of their scores as axes, a third as colour, names of those that stand out."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -24,7 +23,6 @@ from .style import PageStyle
 SIDE, LOWEST, RADIUS, MOST_STEPS = 216.0, 60.0, 2.2, 5
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScatterLook(ColormapOptions, PageLook):
     """How a page of heads as points looks."""
 

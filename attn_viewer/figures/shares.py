@@ -1,6 +1,5 @@
 """How much each word looks at the picture, at the prompt and at the completion, layer by layer."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -21,7 +20,6 @@ WIDE, HIGH, TICK, LONGEST = 11.0, 7.0, 2.0, 16
 ROW = 1.4
 
 
-@dataclass(frozen=True, kw_only=True)
 class ShareLook(ColormapOptions, PageLook):
     """How a page of shares looks."""
 

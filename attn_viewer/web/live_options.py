@@ -1,14 +1,12 @@
 """What a live page may ask for, and its limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from ..declarations import Options, option
 from ..options import AblationMode
 
 
-@dataclass(frozen=True, kw_only=True)
 class LiveOptions(Options):
     """Limits of a page with a prompt box."""
 
@@ -23,7 +21,6 @@ class LiveOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Wanted(Options):
     """What a page asks for."""
 
