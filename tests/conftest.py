@@ -60,9 +60,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """Let weights that nobody seeds be the same every time, in any order of tests."""
+    """Let weights that nobody seeds, and pyplot, be the same every time, in any order of tests."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -198,7 +198,6 @@ def test_savers_leave_no_figure_behind(tmp_path):
 def test_pyplot_draws_into_the_axes_and_keeps_nothing(tmp_path):
     from matplotlib import pyplot
 
-    pyplot.close("all")  # what another test may have left open
     mine = [pyplot.figure(), pyplot.figure()]
     pyplot.figure(mine[0].number)
     mine[0].gca().set_title("mine")

@@ -50,8 +50,24 @@ def test_as_many_images_a_row_as_asked(page, url):
     wait_until(page, "!location.hash.includes('row=')")
 
 
+def test_cards_stay_when_texts_arrive(page, url):
+    held, are_held = [], [True]
+    page.route("**/api/prompts?*", lambda route: held.append(route) if are_held else route.continue_())
+    page.goto(f"{url}/#models=demo&prompts={FIRST},{THIRD}&heads=L0H0,1")
+    wait_until(page, "document.querySelectorAll('.ab-card').length === 4")
+    page.evaluate("() => document.querySelectorAll('.ab-card').forEach((card) => (card.isMine = true))")
+    assert page.locator(".ab-where").first.text_content() == ""
+    are_held.clear()
+    for route in held:
+        route.continue_()
+    wait_until(page, "document.querySelector('.ab-where').textContent")
+    assert page.locator(".ab-card").evaluate_all("(cards) => cards.every((card) => card.isMine)")
+    assert page.locator(".ab-card").count() == 4
+
+
 @pytest.mark.parametrize(("border", "count"), [("model", 2), ("layer", 2), ("prompt", 2), ("none", 1)])
 def test_borders_tell_apart(page, url, border, count):
+    page.set_viewport_size({"width": 1280, "height": 2000})  # cards leave the page with the screen
     page.goto(f"{url}/#models=demo&models=org--stacked&prompts={FIRST},{THIRD}&heads=L0-1H0,1&border={border}")
     wait_until(page, "document.querySelectorAll('.ab-card').length === 16")
     found = page.locator(".ab-card").evaluate_all(

@@ -126,14 +126,13 @@ export function createGallery(context) {
   }
 
   function makeCard(item) {
-    const text = context.textOf(item.prompt);
     const name = `L${item.layer} H${item.head}`;
     const link = make(
       "a",
-      { title: text.slice(0, 300), onclick: (event) => follow(event, item) },
+      { onclick: (event) => follow(event, item) },
       context.isThere(item) ? makePicture(context, item) : make("span", { class: "ab-none" }, "not of this model"),
       make("span", { class: "ab-name" }, make("b", {}, name), ` ${item.figure}`),
-      make("span", { class: "ab-where" }, context.state.models.length > 1 ? `${item.model} · ${text}` : text),
+      make("span", { class: "ab-where" }),
     );
     const compare = make("button", { class: "ab-compare", "aria-label": `Compare ${name}`, onclick: () => mark(item) }, "Compare");
     return make("div", { class: "ab-card" }, link, compare);
@@ -185,9 +184,13 @@ export function createGallery(context) {
     const next = new Map();
     for (let i = first; i < last; i++) {
       const item = items.get(start + i);
-      const key = JSON.stringify([item, context.look, context.textOf(item.prompt).slice(0, 40), context.isThere(item)]);
+      const key = JSON.stringify([item, context.look, context.isThere(item)]);
       const card = cards.get(key) ?? makeCard(item);
-      card.firstChild.href = context.link({ open: place(item), beside: null, view: "" });
+      const link = card.firstChild;
+      const text = context.textOf(item.prompt);
+      link.href = context.link({ open: place(item), beside: null, view: "" });
+      link.title = text.slice(0, 300);
+      link.lastChild.textContent = context.state.models.length > 1 ? `${item.model} · ${text}` : text;
       card.style.borderColor = colour(item);
       card.classList.toggle("ab-coloured", context.state.border !== "none");
       card.style.width = `${width}px`;
