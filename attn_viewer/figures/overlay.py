@@ -1,6 +1,7 @@
 """Attention over the patches of an image, laid over the image."""
 
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -337,7 +338,7 @@ def _find_query(
 
 def _read_image(image: Any) -> Any:
     """Return an image as an array: bytes, or floats from 0 to 1, of axes ``(height, width[, 3 or 4])``."""
-    if isinstance(image, (str, os.PathLike, Image.Image)):
+    if isinstance(image, (str, os.PathLike, io.BytesIO, Image.Image)):
         image = read_picture(image)  # palettes, CMYK, EXIF
     try:
         picture = np.asarray(image)

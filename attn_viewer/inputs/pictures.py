@@ -60,6 +60,8 @@ def _read_bytes(source: Any) -> Any:
 
 def _convert(picture: Image.Image) -> Image.Image:
     width, height = picture.size
+    if not width * height:
+        raise PromptError(f"a picture of {width} × {height} pixels has none; give one with pixels")
     if width * height > MOST_PIXELS:
         raise PromptError(
             f"a picture of {width:,} × {height:,} pixels is more than {MOST_PIXELS:,} in all, and models see it much "

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -112,7 +114,9 @@ def test_pil_images_and_files_are_seen_as_they_look(tmp_path):
     looks.save(tmp_path / "looks.png")
     turned = looks.transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x112] = 6  # shown turned back
-    for image in (looks.quantize(64), looks.convert("CMYK"), looks.convert("LA"), turned, tmp_path / "looks.png"):
+    path = tmp_path / "looks.png"
+    bytes_of = io.BytesIO(path.read_bytes())
+    for image in (looks.quantize(64), looks.convert("CMYK"), looks.convert("LA"), turned, path, bytes_of):
         (picture, _), _ = get_layers(overlay_attention(maps, image))
         np.testing.assert_allclose(picture.get_array(), 1 - CONTRAST * (1 - GREY), atol=2 / 255)
     with pytest.raises(PromptError, match="8 bits"):

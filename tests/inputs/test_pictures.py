@@ -78,7 +78,8 @@ def test_what_is_no_picture_is_refused(family, tmp_path):
     text.write_text("no picture")
     for source, reason in (
         (damaged, "cannot read image"), (text, "cannot read image"), (tmp_path / "none.png", "cannot read image"),
-        (np.ones(3), "cannot read a ndarray"), (7, "cannot read a int"), (None, "has no image, path or url"),
+        (np.ones(3), "cannot read a ndarray"), (np.zeros((0, 5, 3), np.uint8), "5 × 0 pixels has none"),
+        (7, "cannot read a int"), (None, "has no image, path or url"),
     ):  # fmt: skip
         with pytest.raises(PromptError, match=reason):
             capture_attention(family.model, family.processor, ask(source))
