@@ -36,7 +36,7 @@ def collect_texts(n_texts):
     """Return paragraphs from all over the language reference."""
     topics = sorted(pydoc_data.topics.topics.items())
     texts = [" ".join(part.split()) for _, topic in topics for part in re.split(r"\n\s*\n", topic)]
-    texts = [text for text in texts if 40 <= len(text) <= 400]
+    texts = list(dict.fromkeys(text for text in texts if 40 <= len(text) <= 400))
     return texts[:: len(texts) // n_texts][:n_texts]
 
 

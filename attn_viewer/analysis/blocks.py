@@ -19,7 +19,7 @@ WINDOW = 8
 EPSILON = 0.3
 # Bytes of one block in float64, if it has several heads: a few arrays of its size stay in a core's cache, and there are
 # so few blocks that calling numpy costs little.
-BLOCK_BYTES = 2**19
+BLOCK_BYTES = 2**20
 # A key counts as a possible sink when at least so many queries see it: fewer, and a head that looks at its neighbours
 # seems to have one at the end of every prompt.
 LEAST_QUERIES = 8

@@ -5,8 +5,10 @@ import contextlib
 import gzip
 import hashlib
 import json
+import socket
 import subprocess
 import sys
+import urllib.parse
 
 import numpy as np
 from conftest import PROMPT
@@ -85,3 +87,14 @@ def run_server(folder):
         process.terminate()
         _, err = process.communicate()
     assert "Traceback" not in err
+
+
+def send_raw(url, data):
+    """Return all that the server says to bytes, until it ends or is silent."""
+    address = urllib.parse.urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(data)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received

@@ -17,7 +17,17 @@ import httpx
 import numpy as np
 import pytest
 from conftest import PROMPT
-from data_folder import EVIL, HOSTILE, TEXTS, make_data_folder, name_prompt, run_server, start_server, write_model
+from data_folder import (
+    EVIL,
+    HOSTILE,
+    TEXTS,
+    make_data_folder,
+    name_prompt,
+    run_server,
+    send_raw,
+    start_server,
+    write_model,
+)
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -203,17 +213,6 @@ def test_names_that_a_stranger_points_here_are_refused(data, host, status):
     # In a thread of its own: playwright's loop runs in this one from the first browser test on.
     with ThreadPoolExecutor(1) as thread:
         assert thread.submit(lambda: asyncio.run(ask())).result() == status
-
-
-def send_raw(url, data):
-    """Return all that the server says to bytes, until it ends or is silent."""
-    address = urllib.parse.urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-        connection.sendall(data)
-        received = b""
-        while part := connection.recv(65536):
-            received += part
-        return received
 
 
 def make_requests(place, outside):
