@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import __version__
 from .errors import CacheError, OptionError
-from .files import check_folder, make_folder, write_whole
+from .files import check_folder, describe_place, make_folder, write_whole
 from .hints import check_call
 
 LONGEST_REPR = 500
@@ -141,7 +141,7 @@ def list_experiments(
     Those that cannot be read are left out with a warning.
     """
     records = []
-    for path in sorted(Path(save_dir).glob("*/*.json")):
+    for path in sorted(Path(save_dir).glob("*/*.json")) if describe_place(save_dir) == "is a folder" else ():
         try:
             records.append(load_experiment(path))
         except CacheError as error:  # noqa: PERF203 - one broken record must not hide the others

@@ -8,10 +8,11 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .errors import OptionError, OutputError
 
@@ -27,6 +28,17 @@ _ADVICE = {
 }
 # With the process in a temporary file's name, numbers make it the only one of that name.
 _numbers = itertools.count()
+
+
+def describe_place(
+    path: str | os.PathLike[str],
+) -> Literal["is a file", "is a folder", "is neither file nor folder", "does not exist"]:
+    """Say what is at a path, links followed; nothing is where no file can have the name or nobody may look."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # a name too long, a NUL byte
+        return "does not exist"
+    return "is a file" if stat.S_ISREG(mode) else "is a folder" if stat.S_ISDIR(mode) else "is neither file nor folder"
 
 
 def check_model_id(model_id: str) -> str:
@@ -65,8 +77,8 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Create a folder with its parents, or raise `OutputError`; what killed processes left half done in it goes."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _folder_error(folder, error.strerror or error) from error
+    except (OSError, ValueError) as error:  # a NUL byte
+        raise _folder_error(folder, getattr(error, "strerror", None) or error) from error
     remove_leftovers(folder)
     return Path(folder)
 

@@ -89,9 +89,9 @@ def make_cache(tmp_path):
     [
         ("--model_path ./none", "does not exist"),
         ("--model_path none/too/deep", "does not exist"),
-        ("--model_path none.gguf", "there is no GGUF file"),
+        ("--model_path none.gguf", "GGUF file 'none.gguf' does not exist"),
         ("--model_path empty", "config.json is missing"),
-        ("--model_path some.txt", "is a file, not a folder"),
+        ("--model_path some.txt", "is a file; give a model folder"),
         ("--model_path broken", "cannot load 'broken'"),
         ("--load_attention_scores_path none.pt", "does not exist"),
         ("--load_attention_scores_path some.txt", "is damaged"),

@@ -17,6 +17,7 @@ from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.files import (
     check_folder,
     check_model_id,
+    describe_place,
     make_folder,
     name_temporary,
     open_whole,
@@ -194,3 +195,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, caches, name):
     kept = {place for place in places if (place / left).exists()}
     # The folder of a model is cleared by the run over all its prompts.
     assert kept == ({folder / "random"} if name.startswith("np") else set())
+
+
+def test_what_is_at_a_path(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "circle").symlink_to("circle")
+    expected = {"": "is a folder", "file": "is a file", "link": "is a file", "pipe": "is neither file nor folder"}
+    expected |= dict.fromkeys(("circle", "a\0b", "x" * 300), "does not exist")
+    assert {name: describe_place(tmp_path / name) for name in expected} == expected

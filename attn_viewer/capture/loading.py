@@ -16,7 +16,8 @@ from typing import Any
 
 from ..capture_options import LoadingOptions
 from ..declarations import takes_options
-from ..errors import ModelLoadError
+from ..errors import ModelLoadError, shorten
+from ..files import describe_place
 from ..options import FilePath
 
 # The trained models of this package; the first is taken where none is named.
@@ -92,8 +93,9 @@ def _load_tokenizer(where: str, arguments: dict[str, Any], *, may_see: bool) -> 
 def _find_adapter(model_path: str | os.PathLike[str] | None) -> Path | None:
     """Return the folder of an adapter; None where the path is something else."""
     folder = None if model_path is None else Path(os.path.expanduser(model_path))
-    is_adapter = folder and (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").exists()
-    return folder if is_adapter else None
+    if folder is None or describe_place(folder / "config.json") != "does not exist":
+        return None
+    return folder if describe_place(folder / ADAPTER_CONFIG) == "is a file" else None
 
 
 def _read_base(adapter: Path) -> str:
@@ -105,7 +107,8 @@ def _read_base(adapter: Path) -> str:
     if not isinstance(base, str) or not base:
         raise ModelLoadError(f"adapter {str(adapter)!r} does not say to which model it belongs, but {base!r:.80}")
     beside = adapter / base
-    base = str(beside) if beside.is_dir() and not Path(base).is_dir() else base
+    if describe_place(beside) == "is a folder" != describe_place(base):
+        base = str(beside)
     if _find_adapter(base) is not None:
         raise ModelLoadError(f"adapter {str(adapter)!r} belongs to {base!r}, which is an adapter too; merge that one")
     return base
@@ -121,7 +124,7 @@ def _put_adapter(model: Any, tokenizer: Any, adapter: Path, progress: bool | Non
             f"{str(adapter)!r} is an adapter, which peft loads: pip install 'attn-viewer[adapters]'"
         ) from error
     with _report_loading(f"adapter {str(adapter)!r}", progress):
-        if (adapter / "tokenizer_config.json").is_file():
+        if describe_place(adapter / "tokenizer_config.json") == "is a file":
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(adapter))
             if len(tokenizer) > model.get_input_embeddings().num_embeddings:
                 model.resize_token_embeddings(len(tokenizer))
@@ -181,20 +184,22 @@ def _locate(model_path: FilePath | None) -> tuple[str, dict[str, Any]]:
         return str(get_demo_path(str(model_path or DEMO_MODELS[0]))), {}
     path = Path(os.path.expanduser(model_path))  # what stands for the home of nobody stays as it is
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelLoadError(f"there is no GGUF file {str(model_path)!r}; check the path")
+        if (what := describe_place(path)) != "is a file":
+            raise ModelLoadError(f"GGUF file {shorten(str(model_path))} {what}; check the path")
         return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    what = describe_place(path)
+    if what == "is a folder":
+        if describe_place(path / "config.json") != "is a file":
             raise ModelLoadError(
-                f"folder {str(model_path)!r} holds no model: config.json is missing; give the folder that "
+                f"folder {shorten(str(model_path))} holds no model: config.json is missing; give the folder that "
                 "save_pretrained wrote, or a .gguf file"
             )
         return str(path), {}
     is_hub_name = 0 <= str(model_path).count("/") <= 1 and str(model_path)[:1] not in (".", "/", "~", "")
-    if path.exists() or not is_hub_name:
-        kind = "is a file, not a folder" if path.exists() else "does not exist"
-        raise ModelLoadError(f"{str(model_path)!r} {kind}; give a model folder, a .gguf file or a hub name 'org/name'")
+    if what != "does not exist" or not is_hub_name:
+        raise ModelLoadError(
+            f"{shorten(str(model_path))} {what}; give a model folder, a .gguf file or a hub name 'org/name'"
+        )
     return str(model_path), {}
 
 

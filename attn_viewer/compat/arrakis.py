@@ -9,7 +9,6 @@ without the head, or with one pattern for both, and change no parameter. Experim
 
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,13 +92,10 @@ class BaseInterpretabilityBench:
 
     def list_versions(self, experiment_name: str) -> list[str]:
         """Return the versions of an experiment's source that left records, the oldest run first."""
-        return list(dict.fromkeys(record.version for record in self._list(experiment_name)))
+        return list(dict.fromkeys(record.version for record in list_experiments(self.save_dir, name=experiment_name)))
 
     def get_version(self, experiment_name: str, version_hash: str) -> Mapping[str, Any] | None:
         """Return what is known of the last run of a version: `source`, `result` and more; None if there is none."""
-        found = [record for record in self._list(experiment_name) if record.version == version_hash]
+        records = list_experiments(self.save_dir, name=experiment_name)
+        found = [record for record in records if record.version == version_hash]
         return vars(found[-1]) if found else None
-
-    def _list(self, name: str) -> list[Any]:
-        records = list_experiments(self.save_dir) if Path(self.save_dir).is_dir() else []
-        return [record for record in records if record.name == name]

@@ -18,7 +18,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import AttnViewerError, OptionError
+from ..errors import AttnViewerError, OptionError, shorten
+from ..files import describe_place
 from ..options import FilePath
 
 _BUILTIN = f"{__package__}.builtin"
@@ -161,8 +162,8 @@ def load_figure_funcs(path: FilePath) -> list[str]:
         If there is no such file, it fails (then nothing of it stays registered) or it registers nothing.
     """
     path = Path(path)
-    if path.suffix != ".py" or not path.is_file():
-        raise OptionError(f"figure functions are read from a Python file, and {str(path)!r} is none")
+    if path.suffix != ".py" or describe_place(path) != "is a file":
+        raise OptionError(f"figure functions are read from a Python file, and {shorten(str(path))} is none")
     before = dict(_functions), dict(_specs)
     name = f"attn_viewer_figures_from_{re.sub(r'[^a-zA-Z0-9]', '_', str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -34,7 +34,7 @@ from ..errors import (
     OptionError,
     shorten,
 )
-from ..files import check_model_id, make_folder, open_whole, remove_leftovers, write_whole
+from ..files import check_model_id, describe_place, make_folder, open_whole, remove_leftovers, write_whole
 from ..maps import AttentionMaps
 from ..options import FilePath
 from ..selections import MOST_NUMBERS
@@ -114,7 +114,7 @@ class DataFolder:
 
         ``org/name`` is the folder ``org--name``, or ``org/name`` where pattern-lens made that.
         """
-        is_nested = (self.root / check_model_id(name) / CONFIG).is_file()
+        is_nested = describe_place(self.root / check_model_id(name) / CONFIG) == "is a file"
         return Model(self, name if is_nested else name.replace("/", "--"))
 
     def list_models(self) -> list["Model"]:
@@ -192,7 +192,7 @@ class Model:
         counts = {"n_layers": max(maps.layers) + 1, "n_heads": max(maps.n_heads)}
         extra = {"model_id": maps.model_id, "layers": list(maps.layers), "n_heads": list(maps.n_heads)}
         path = self.path / CONFIG
-        if path.is_file():
+        if describe_place(path) == "is a file":
             stored = self.config
             for mine, theirs in ((counts, stored), (extra, stored.get(EXTRA, extra))):
                 if any(value != theirs.get(key) for key, value in mine.items()):

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CacheError
+from ..errors import CacheError, shorten
 from ..facts import MapFacts
-from ..files import check_model_id, make_folder, open_whole
+from ..files import check_model_id, describe_place, make_folder, open_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
 from .stored import EXTRA
@@ -66,10 +66,9 @@ def load_scores(path: str | os.PathLike[str]) -> AttentionMaps:
     CacheError
         If the file is missing, damaged, holds anything but tensors and plain types, or its parts do not fit.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "is no plain file" if path.exists() else "does not exist"
-        raise CacheError(f"cache {str(path)!r} {what}; give the .pt file that --save_attention_scores wrote")
+    path = Path(os.path.expanduser(path))
+    if (what := describe_place(path)) != "is a file":
+        raise CacheError(f"cache {shorten(str(path))} {what}; give the .pt file that --save_attention_scores wrote")
     try:
         archive = TensorArchive(path)
     except Exception as error:  # damaged and hostile files raise many types

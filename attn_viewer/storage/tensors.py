@@ -56,7 +56,9 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]  # in elements, as torch counts them
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_gradients: Any) -> Tensor:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor:
+    if any(isinstance(part, dict) and part for part in more):
+        raise ValueError("the numbers of a tensor are others than stored (negated or conjugated)")
     is_shaped = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 8
     numbers = (offset, *shape, *strides) if is_shaped else (None,)
     if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..capture_options import GenerationOptions
 from ..declarations import takes_options
-from ..errors import CacheError, OptionError
-from ..files import check_folder, check_model_id
+from ..errors import CacheError, OptionError, shorten
+from ..files import check_folder, check_model_id, describe_place
 from ..long_runs import show_bar
 from ..maps import AttentionMaps
 from ..options import CompletionPageOptions, ExportOptions, FilePath
@@ -128,8 +128,8 @@ def render_completions(
     if len(set(pages)) < len(pages):
         raise OptionError(f"pages in one folder need distinct names, got {[name for _, name in places]}")
     for source in sources:
-        if not source.is_file():
-            raise CacheError(f"completion {str(source)!r} does not exist; make it with save_completions")
+        if (what := describe_place(source)) != "is a file":
+            raise CacheError(f"completion {shorten(str(source))} {what}; make it with save_completions")
     for page in pages:
         check_page_path(page)
     if options.zero_first_token:

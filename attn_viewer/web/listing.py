@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError
+from ..errors import ActivationsMissingError, AttnViewerError, GetActivationsError, OptionError, shorten
+from ..files import describe_place
 from ..storage.folder import FAILED, MAX_BYTES, DataFolder, Model, Prompt
 from ..storage.hashes import HASH
 from ..storage.objects import parse_lines
@@ -41,9 +42,8 @@ class Listing:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = DataFolder(path, opener=open_inside)
-        if not self.folder.root.is_dir():
-            what = "is a file" if self.folder.root.exists() else "is not there: there is no data folder"
-            raise OptionError(f"{str(path)!r} {what}; give the data folder that attn-viewer activations made")
+        if (what := describe_place(self.folder.root)) != "is a folder":
+            raise OptionError(f"data folder {shorten(str(path))} {what}; give one that attn-viewer activations made")
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {}
 

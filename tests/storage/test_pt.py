@@ -13,8 +13,18 @@ from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import AttentionMaps, load_scores, save_scores
-from attn_viewer.errors import CacheError, OptionError, OutputError
+from attn_viewer import (
+    AttentionMaps,
+    load_model,
+    load_scores,
+    save_scores,
+)
+from attn_viewer.errors import AttnViewerError, CacheError, ModelLoadError, OptionError, OutputError
+from attn_viewer.experiments import list_experiments
+from attn_viewer.figures import load_figure_funcs
+from attn_viewer.files import describe_place, make_folder
+from attn_viewer.pipeline.figures import figures_main
+from attn_viewer.storage.pt import SUFFIX
 
 
 def make_legacy(n_layers=2, n_heads=3, n=4):
@@ -283,3 +293,28 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         save_scores(make_maps(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "y" * 5_000, "~nobody-of-that-name/x.pt", "a\0b"])
+def test_a_name_that_no_file_can_have_is_that_of_none(path):
+    with pytest.raises(CacheError, match="does not exist"):
+        load_scores(path)
+    for name in (f"/{path}", f"/{path}.gguf"):
+        with pytest.raises(ModelLoadError, match="does not exist"):
+            load_model(name)
+    with pytest.raises(OptionError, match="is none"):
+        load_figure_funcs(f"{path}.py")
+    assert list_experiments(path) == []
+    assert describe_place(path) == "does not exist"
+    with pytest.raises(AttnViewerError):
+        figures_main("m", save_path=path)
+    if "~" not in path:
+        with pytest.raises(OutputError, match="cannot write to folder"):
+            make_folder(path)
+
+
+def test_a_tensor_whose_numbers_are_others_than_stored_is_refused(tmp_path):
+    path = tmp_path / f"m{SUFFIX}"
+    torch.save({"attention_scores": [torch._neg_view(torch.eye(2)[None, None])], "tokens_list": ["a", "b"]}, path)
+    with pytest.raises(CacheError, match="others than stored"):
+        load_scores(path)

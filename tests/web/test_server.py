@@ -464,7 +464,7 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, demo_maps, value, sta
 
 def test_what_cannot_be_served(tmp_path, capsys):
     assert main(["serve", "--path", str(tmp_path / "none")]) == 2
-    assert "there is no data folder" in capsys.readouterr().err
+    assert "none' does not exist; give one that" in capsys.readouterr().err
     with pytest.raises(OptionError, match="port must be"):
         serve(tmp_path, port=70_000)
     with pytest.raises(OptionError, match="cannot listen on"):
