@@ -10,12 +10,12 @@ import torch
 
 from ..capture_options import GenerationOptions
 from ..declarations import takes_options
-from ..errors import CaptureError, OptionError, PromptError
-from ..inputs.forms import get_text_tokenizer
-from ..inputs.limits import explain_refusal
+from ..errors import CaptureError, OptionError, PromptError, describe_error, shorten
+from ..inputs.forms import CACHES, get_text_tokenizer
+from ..inputs.limits import explain_refusal, is_in_libraries
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
 from ..inputs.rows import append_tokens, replace_decoder_tokens, take_prompt
-from ..inputs.signature import call_model, find_inner, has_decoder
+from ..inputs.signature import call_model, find_inner, has_decoder, list_arguments
 from ..maps import AttentionMaps
 from ..tokens import label_tokens
 from .guard import borrow_model
@@ -58,7 +58,7 @@ def capture_generation(
     Raises
     ------
     OptionError
-        If the model cannot generate or there is no `max_new_tokens`.
+        If the model cannot generate, or not with these `generate_options`, or there is no `max_new_tokens`.
     PromptError
         If the prompt cannot be used, or prompt and completion are longer than the model's positions.
     """
@@ -68,11 +68,14 @@ def capture_generation(
     kind = choose_kind(model, options.kind or ("cross" if is_pair else None))
     batch = prepare_inputs(model, tokenizer, prompt, options)
     has_begun = options.decoder_prompt is not None or (isinstance(prompt, Mapping) and "decoder_input_ids" in prompt)
-    arguments = {"max_new_tokens": options.max_new_tokens, **(options.generate_options or {})}
+    given = dict(options.generate_options or {})
+    _check_given(model, given)
+    arguments = {"max_new_tokens": options.max_new_tokens, **given}
     maps = []
     for one in batch.prompts:
         inputs = take_prompt(batch, one)
         side = inputs.prompts[0].sides["decoder" if is_pair else "self"]
+        _check_cache(given, (side.total or 0) if options.when == "steps" else 0)
         if options.when == "steps":
             found = _capture_steps(model, tokenizer, inputs, options, (kind, arguments, has_begun, model_id))
             maps.append(found)
@@ -87,6 +90,29 @@ def capture_generation(
         maps.append(_note_prompt(found, kind, side.total))
         _check_order(maps[-1])
     return maps if batch.is_batch else maps[0]
+
+
+def _check_given(model: torch.nn.Module, given: Mapping[str, Any]) -> None:
+    """Refuse what would change prompt or length behind the back of what is shown of them."""
+    import transformers
+
+    settings = {*vars(transformers.GenerationConfig()), *CACHES} - {"max_new_tokens"}
+    if twice := sorted({*given} & {*list_arguments(model), "inputs", "max_new_tokens"} - settings):
+        raise OptionError(
+            f"generate_options hold {shorten(twice)}; what the model reads goes into the prompt (as model inputs), "
+            "how much it writes into max_new_tokens="
+        )
+
+
+def _check_cache(given: Mapping[str, Any], n_prompt: int) -> None:
+    """Refuse a cache with as many tokens as a prompt, of which steps show the rest; a second pass shows none of it."""
+    for name in CACHES:
+        n_past = int(getattr(given.get(name), "get_seq_length", int)())
+        if n_past > max(n_prompt - 1, 0):
+            raise OptionError(
+                f"{name} in generate_options holds {n_past:,} tokens already, whose attention cannot be shown; "
+                "leave it out, or pass when='steps' with a prompt that begins with these tokens and goes on"
+            )
 
 
 def _note_prompt(maps: AttentionMaps, kind: str, n_prompt: int | None) -> AttentionMaps:
@@ -122,7 +148,7 @@ def _capture_steps(
         raise OptionError("an encoder runs once, before the first step; leave out when='steps'")
     generator = _find_generator(model, inputs)
     n_beams = arguments.get("num_beams") or getattr(generator.generation_config, "num_beams", None) or 1
-    if n_beams > 1 and options.on_step is not None:
+    if n_beams != 1 and options.on_step is not None:
         raise OptionError("on_step cannot tell which beam wins before the end; leave it out, or num_beams")
     prompt = inputs.prompts[0]
     is_pair = "decoder" in prompt.sides
@@ -185,11 +211,19 @@ def _generate(
     watched: contextlib.AbstractContextManager[Any] = (
         borrow_model(model, keeps_attention=True) if recorder is None else watch_attention(generator, passes=recorder)
     )
-    with explain_refusal(model, inputs.arguments, n_tokens), watched:
-        try:
+    try:
+        with explain_refusal(model, inputs.arguments, n_tokens), watched:
             return generator.generate(**arguments, **options | {"return_dict_in_generate": True})
-        finally:
-            settings.update(**before)
+    except Exception as error:
+        given = {name: value for name, value in options.items() if name not in ("max_new_tokens", "pad_token_id")}
+        if not given or isinstance(error, torch.OutOfMemoryError) or not is_in_libraries(error):
+            raise
+        raise OptionError(
+            f"{type(generator).__name__} cannot generate with generate_options {shorten(given)}: it raises "
+            f"{type(error).__name__}: {describe_error(error)}; give what its generate takes"
+        ) from error
+    finally:
+        settings.update(**before)
 
 
 def _find_generator(model: torch.nn.Module, inputs: ModelInputs) -> Any:

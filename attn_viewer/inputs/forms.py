@@ -18,6 +18,8 @@ Segments = Sequence[tuple[str, int, int]]
 _FORMS = (
     "text, a pair of texts (a, b), chat messages, token ids, or model inputs as a tokenizer or processor returned them"
 )
+# What versions of transformers call the keys and values of earlier tokens.
+CACHES = ("past_key_values", "cache")
 
 
 class Encoded(NamedTuple):
@@ -172,6 +174,11 @@ def _read_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             )
         tensors["inputs_embeds"] = embeds.reshape(-1, *embeds.shape[-2:])
     for name, value in inputs.items():
+        if value is not None and name in (*CACHES, "encoder_outputs"):
+            raise PromptError(
+                f"{name} comes from an earlier pass, whose tokens nobody can tell here; give all tokens as one prompt, "
+                "or run both passes in capture_attention_calls"
+            )
         if value is not None and name not in tensors:
             tensors[name] = read_ids(value) if name == "decoder_input_ids" else read_tensor(name, value)
     if ids is not None or embeds is not None:

@@ -15,6 +15,7 @@ from ..errors import AttnViewerError, PromptError, describe_error
 from .signature import call_model, find_inner, get_config
 
 _WORDS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_OWN = __package__.partition(".")[0]
 # What models raise for inputs that they were not made for.
 _REFUSALS = (IndexError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
@@ -74,12 +75,24 @@ def explain_refusal(
         ) from error
 
 
-def _is_refused(model: torch.nn.Module, arguments: Mapping[str, Any], error: Exception) -> bool:
-    """Tell whether inputs alone make a plain pass raise an error of this kind, in code that is no user's."""
-    frames = [
+def is_in_libraries(error: Exception) -> bool:
+    """Tell whether an error came out of torch or transformers without a user's code in between."""
+    frames = {
+        frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    }
+    return frames <= {"torch", "transformers", "contextlib", "functools", __package__.partition(".")[0]}
+
+
+def _list_packages(error: Exception) -> list[str]:
+    """Return the packages whose code an error came through, outermost first."""
+    return [
         frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
     ]
-    raised_in = next((name for name in reversed(frames) if name != __package__.partition(".")[0]), "")
+
+
+def _is_refused(model: torch.nn.Module, arguments: Mapping[str, Any], error: Exception) -> bool:
+    """Tell whether inputs alone make a plain pass raise an error of this kind, in code that is no user's."""
+    raised_in = next((name for name in reversed(_list_packages(error)) if name != _OWN), "")
     is_theirs = raised_in not in ("torch", "transformers")
     if is_theirs or not isinstance(error, _REFUSALS) or isinstance(error, torch.OutOfMemoryError):
         return False

@@ -117,3 +117,51 @@ def test_what_cannot_generate_is_refused(demo):
         capture_generation(*demo, PROMPT, max_new_tokens=0)
     with pytest.raises(OptionError, match="has self attention, not 'cross'"):
         capture_attention(*demo, PROMPT, kind="cross")
+
+
+@pytest.mark.parametrize("when", ["pass", "steps"])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"top_k": "x", "do_sample": True}, "top_k"),
+        ({"num_beams": 0}, "ZeroDivisionError"),
+        ({"num_beams": "2"}, "TypeError"),
+        ({"stop_strings": ["a"]}, "stop strings"),
+        ({"max_new_tokens": 2}, "max_new_tokens="),
+        ({"attention_mask": torch.ones(1, 2)}, "goes into the prompt"),
+        ({"inputs_embeds": torch.ones(1, 2, 32)}, "goes into the prompt"),
+        ({"inputs": torch.ones(1, 2).long()}, "goes into the prompt"),
+    ],
+)
+def test_options_that_generate_does_not_take_are_refused(options, reason, when):
+    model, how = build_model("llama"), {"max_new_tokens": 3, "when": when}
+    with pytest.raises(OptionError, match=reason):
+        capture_generation(model, None, make_ids(), generate_options=options, **how)
+
+
+def test_a_cache_of_what_is_not_shown_is_refused():
+    """With the keys of another text, a pass over prompt and completion would show weights that chose nothing."""
+    model, ids = build_model("llama"), make_ids()
+    for when, n_past in (("pass", 1), ("steps", len(ids)), ("steps", len(ids) + 1)):
+        cache = transformers.DynamicCache()
+        with torch.no_grad():
+            model(torch.ones(1, n_past, dtype=torch.long), past_key_values=cache)
+        with pytest.raises(OptionError, match="tokens already"):
+            capture_generation(
+                model, None, ids, max_new_tokens=3, when=when, generate_options={"past_key_values": cache}
+            )
+    empty = {"past_key_values": transformers.DynamicCache()}
+    plain = capture_generation(model, None, ids, max_new_tokens=3)
+    assert capture_generation(model, None, ids, max_new_tokens=3, generate_options=empty).ids_key == plain.ids_key
+
+
+def test_what_a_persons_own_code_raises_in_generate_is_handed_on():
+    def fail(ids, scores):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        capture_generation(
+            build_model("llama"), None, make_ids(), max_new_tokens=3, generate_options={"logits_processor": [fail]}
+        )
+    assert type(caught.value) is ValueError

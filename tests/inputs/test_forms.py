@@ -260,6 +260,8 @@ IDS = [[2, 5, 6, 3]]
         ({"input_ids": IDS, "inputs_embeds": torch.zeros(1, 4, 32)}, "not both"),
         ({"inputs_embeds": torch.zeros(1, 4, 32, dtype=torch.long)}, "numbers of axes"),
         ({"input_ids": "the cat"}, "even rows"),
+        ({"input_ids": [2, 3], "past_key_values": transformers.DynamicCache()}, "comes from an earlier pass"),
+        ({"input_ids": [2, 3], "past_key_values": ((torch.ones(1), torch.ones(1)),)}, "comes from an earlier pass"),
         ([10**30], "got a list of object"),
         ([object()], "whole numbers"),
         ([None], "whole numbers"),
