@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.weak import TensorWeakRef
 
 from ..capture_options import CaptureOptions
 from ..cells import choose_cell
@@ -339,7 +339,7 @@ class Collector:
             number += ordinal  # one module that serves all layers (ALBERT)
         stack.calls.add(number)
         # Held, they would lie in the way of what the layer does next, and the heap would grow around them.
-        stack.last = number, inputs and tuple(weakref.ref(tensor) for tensor in inputs)
+        stack.last = number, inputs and tuple(map(TensorWeakRef, inputs))
         return stack, number
 
     def _wants(self, layer: int) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.utils.weak import TensorWeakRef
 
 if TYPE_CHECKING:
     from .guard import Loan
@@ -40,7 +40,7 @@ class SequenceWatch:
         self.stack = stack
         self.given: dict[str, tuple[torch.nn.Module, tuple[Any, ...]]] = {}  # each running module, and all that it got
         self.runs: Counter[str] = Counter()
-        self.results: dict[str, list[weakref.ref[torch.Tensor]]] = {}
+        self.results: dict[str, list[TensorWeakRef]] = {}
         # Each takes what an outermost module that begins was given by name, and how many tokens its cache holds.
         self.on_begin: list[Callable[[Mapping[str, Any], int | None], object]] = []
         self.lengths: dict[int, tuple[int, object]] = {}  # of caches when a pass first showed them; by id, so they stay
@@ -79,7 +79,7 @@ class SequenceWatch:
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         name = self.stack.name
         self.given.pop(name, None)
-        self.results[name] = [weakref.ref(part) for part in iterate_tensors(output)]
+        self.results[name] = [TensorWeakRef(part) for part in iterate_tensors(output)]
 
     def _describe(self, name: str) -> Given:
         module, values = self.given[name]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 
 import torch
+from torch.utils.weak import TensorWeakRef
 
 from ..attentions import Array
 from ..errors import CaptureError
@@ -13,7 +13,7 @@ from ..selections import describe_numbers
 from .padding import WHOLE, Kept
 
 # Weak references to the query and key of a call.
-Inputs = tuple["weakref.ref[torch.Tensor]", ...]
+Inputs = tuple[TensorWeakRef, ...]
 
 
 @dataclasses.dataclass

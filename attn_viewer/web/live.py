@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -80,6 +80,8 @@ class LiveApp:
             words = json.loads(body)
         except asyncio.TimeoutError:
             raise HTTPException(408, "the request came too slowly") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the request ended before its body did") from None  # to nobody
         except (ValueError, RecursionError):
             raise HTTPException(400, "the request is no JSON") from None
         if not isinstance(words, dict):
