@@ -7,7 +7,7 @@ from typing import Any, Literal
 from .declarations import Options, option
 from .errors import OptionError
 from .kinds import Kind, Pooling, Reduction
-from .selections import check_numbers
+from .selections import check_numbers, parse_rows
 
 Precision = Literal["float32", "float16"]
 Weighting = Literal["attention", "value_norm"]
@@ -76,8 +76,8 @@ class CaptureOptions(SelectionOptions):
     queries: slice | int | None = captured(
         None,
         "query tokens to keep: a range, or how many of the last ones; left out, all",
-        metavar="K",
-        parse=int,
+        metavar="K|2:5",
+        parse=parse_rows,
         at_least=1,
     )
     reduction: Reduction = captured(

@@ -189,7 +189,12 @@ class Options:
             if not self._is_asked(name, given):
                 continue
             for other in declared.apart:
-                if other in self._fields and self._is_asked(other, given):
+                asked, has_value, _ = other.partition("=")
+                if (
+                    asked in self._fields
+                    and self._is_asked(asked, given)
+                    and (not has_value or self._is_met(other, given))
+                ):
                     raise OptionError(f"{name} has no use beside {other}; leave one of them out")
             needs = [need for need in declared.needs if need.partition("=")[0] in self._fields]
             if needs and not any(self._is_met(need, given) for need in needs):

@@ -7,7 +7,7 @@ from .capture_options import ProgressOptions
 from .declarations import Options, option
 from .errors import OptionError
 from .options import FilePath, ScatterOptions, VenueOptions
-from .selections import parse_names
+from .selections import parse_names, parse_workers
 
 
 def placed(**more: Any) -> Any:
@@ -25,7 +25,7 @@ class FolderOptions(ProgressOptions):
 class WorkerOptions(Options):
     """How the work is shared among processes."""
 
-    parallel: bool | int = option(1, "processes, True for one a core", metavar="N", parse=int, at_least=1)
+    parallel: bool | int = option(1, "processes, True for one a core", metavar="N", parse=parse_workers, at_least=1)
     scheduler: str | None = option(
         None, "address of a dask scheduler, or 'local' to start one", metavar="tcp://HOST:PORT"
     )

@@ -29,6 +29,7 @@ _PLAIN = {
     str: "text",
     bool: "True or False",
     bytes: "bytes",
+    slice: "a range",
     dict: "a dict",
     os.PathLike: "a path",
     types.NoneType: "None",

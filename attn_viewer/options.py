@@ -24,7 +24,7 @@ from .capture_options import (
     CaptureOptions as CaptureOptions,
 )
 from .declarations import Options, option
-from .selections import parse_heads, parse_names, parse_spans
+from .selections import parse_heads, parse_names, parse_spans, parse_workers
 
 if TYPE_CHECKING:
     import matplotlib.colors
@@ -108,6 +108,7 @@ class ScaleOptions(NormOptions):
         metavar="W",
         at_least=-LARGEST_WEIGHT,
         at_most=LARGEST_WEIGHT,
+        apart=("norm=quantile", "scale=panel"),
     )
 
 
@@ -306,7 +307,7 @@ class RunOptions(CacheOptions, ProgressOptions):
         None, "folder of the cache", metavar="DIR", needs="save_attention_scores"
     )
     plot_figs_per_head: bool = drawn(False, "draw a page of all heads for every layer too")
-    ignore_first_token: bool = drawn(False, "the same as sink=hide")
+    ignore_first_token: bool = drawn(False, "the same as sink=hide", apart="sink=keep")
     figures: str | Collection[str] | None = drawn(
         None,
         "registered figure functions to run on the weights of every head, names or glob patterns; they get the "
@@ -320,7 +321,7 @@ class RunOptions(CacheOptions, ProgressOptions):
         "processes that draw the pages of heads, True for one a core; used where that takes less time, and the files "
         "are the same",
         metavar="N",
-        parse=int,
+        parse=parse_workers,
         at_least=1,
     )
 

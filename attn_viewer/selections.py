@@ -106,6 +106,17 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def parse_rows(text: str) -> int | slice:
+    """Read how many of the last tokens, or a range of tokens such as ``2:5``, its end left out."""
+    start, colon, stop = text.partition(":")
+    return slice(int(start), int(stop)) if colon else int(start)
+
+
+def parse_workers(text: str) -> bool | int:
+    """Read how many processes, or ``True`` for one a core."""
+    return text == "True" or int(text)
+
+
 def parse_spans(text: str) -> list[tuple[str, int, int]]:
     """Read spans of tokens such as ``system:0:25,user:25:40``, the end of each left out, or raise `OptionError`."""
     spans = [re.fullmatch(r"\s*(.+):(\d+):(\d+)\s*", part) for part in text.split(",")]

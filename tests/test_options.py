@@ -355,3 +355,47 @@ def test_what_runs_a_model_is_refused_beside_a_cache(name, tmp_path, capsys, mon
     if name != "overlay":
         assert {"weighting", "kind", "queries", "reduction", "max_new_tokens", "temperature", "prompt"} <= set(refused)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["random_attn_scores.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--vmax 0.5 --norm quantile", "vmax has no use beside norm=quantile"),
+        ("--vmax 0.5 --scale panel", "vmax has no use beside scale=panel"),
+        ("--vmax 0.5 --scale shared --norm log", None),
+        ("--ignore_first_token --sink keep", "ignore_first_token has no use beside sink=keep"),
+        ("--ignore_first_token --sink renormalise", None),
+        ("--max_new_tokens 2 --temperature 1 --seed -1", "seed must be a whole number from 0"),
+        ("--max_new_tokens 2 --temperature 1 --seed 18446744073709551616", "seed must be a whole number from 0"),
+    ],
+)
+def test_words_that_contradict_each_other_are_refused(words, message):
+    chosen = make_parser("view").parse_args(words.split())
+    with contextlib.nullcontext() if message is None else pytest.raises(OptionError, match=message):
+        read_options(COMMAND_LIST["view"].options, chosen)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_figs_per_row", "x"], "must be a whole number or 'auto', got 'x'"),
+        (["--queries", "2-4"], "must be a range or a whole number, got '2-4'"),
+        (["--parallel", "yes"], "must be True or False or a whole number, got 'yes'"),
+        (["--vmax", "big"], "must be a number, got 'big'"),
+    ],
+)
+def test_words_that_cannot_be_read_say_what_is_expected(words, message, capsys):
+    with pytest.raises(SystemExit):
+        make_parser("view").parse_args(words)
+    assert message in capsys.readouterr().err
+
+
+def test_ranges_and_cores_are_typed_as_the_help_says():
+    chosen = make_parser("view").parse_args(["--queries", "2:5", "--parallel", "True"])
+    assert (chosen.queries, chosen.parallel) == (slice(2, 5), True)
+
+
+@pytest.mark.parametrize("name", COMMAND_LIST)
+def test_help_shows_no_python(name):
+    assert "(default: (" not in make_parser(name).format_help()
+    assert "'(" not in make_parser(name).format_help()

@@ -128,7 +128,7 @@ def average_maps(maps: Iterable[AttentionMaps], *, length: int | None = None) ->
                 total += layer.astype(np.float64) * one.n_prompts
         n_prompts += one.n_prompts
     if first is None:
-        raise OptionError("there are no maps to average")
+        raise OptionError("there are no maps to average, of as many tokens as were asked for; ask for fewer")
     starts = (0 if first.kind == "cross" else first.first_query, 0)
     queries, keys = (
         tuple(label or str(start + i) for i, label in enumerate(side))

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..capture_options import LoadingOptions
 from ..declarations import takes_options
-from ..errors import ModelLoadError, shorten
+from ..errors import ModelLoadError, OptionError, shorten
 from ..files import describe_place
 from ..options import FilePath
 
@@ -63,18 +63,21 @@ def load_model(model_path: FilePath | None = None, *, options: LoadingOptions) -
     if adapter is not None:
         return _put_adapter(*load_model(_read_base(adapter), options=options), adapter, options.progress)
     where, arguments = _locate(model_path)
+    name = str(DEMO_MODELS[0] if model_path is None else model_path)
+    if options.revision is not None and os.path.isdir(where):
+        raise OptionError(f"revision is for models of the hub, and {name!r} is on disk; leave it out")
     import transformers
 
     arguments |= {"revision": options.revision or "main", "trust_remote_code": options.trust_remote_code}
     chosen = {"device_map": options.device_map, "attn_implementation": options.attn_implementation}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    with _report_loading(f"{str(model_path)!r}", options.progress):
+    with _report_loading(repr(name), options.progress):
         config = transformers.AutoConfig.from_pretrained(where, **arguments)
         # A GGUF file names no architecture; what it holds is a language model.
         is_unnamed = not getattr(config, "architectures", None) and "gguf_file" in arguments
-        name = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
-        tokenizer = _load_tokenizer(where, arguments, may_see=name.endswith("ForConditionalGeneration"))
-        model = getattr(transformers, name).from_pretrained(where, dtype=options.dtype, **arguments, **chosen)
+        kind = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
+        tokenizer = _load_tokenizer(where, arguments, may_see=kind.endswith("ForConditionalGeneration"))
+        model = getattr(transformers, kind).from_pretrained(where, dtype=options.dtype, **arguments, **chosen)
     return model.eval(), tokenizer
 
 

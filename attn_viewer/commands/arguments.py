@@ -23,6 +23,7 @@ from ..capture_options import (
 )
 from ..declarations import Options, get_declaration, list_choices, option, read_type
 from ..errors import OptionError, PromptError
+from ..hints import describe_hint
 from ..options import FigureOptions
 from ..selections import parse_names, parse_numbers
 
@@ -116,7 +117,12 @@ class SamplingOptions(GenerationOptions, reduction="auto"):
         None, "sample the completion; left out, the likeliest tokens", metavar="T", above=0, needs="max_new_tokens"
     )
     seed: int | None = captured(
-        None, "seed of the sampling, or of random tokens", metavar="N", needs=("temperature", "repeated")
+        None,
+        "seed of the sampling, or of random tokens",
+        metavar="N",
+        at_least=0,
+        at_most=2**64 - 1,  # which torch takes
+        needs=("temperature", "repeated"),
     )
 
 
@@ -140,6 +146,7 @@ def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> Non
     if not words:
         return
     text, default = declared.help, field.default
+    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     if not is_first and default not in (None, False, ""):
         text += f" (default: '{default}')" if " " in str(default) else f" (default: {default})"
     options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
@@ -150,7 +157,7 @@ def _add_option(section: Any, name: str, field: "dataclasses.Field[Any]") -> Non
         options |= {"choices": choices, "type": type(choices[0])}
     else:
         options |= {
-            "type": _make_reader(declared.parse or (str if is_first else _find_reader(hint))),
+            "type": _make_reader(declared.parse or (str if is_first else _find_reader(hint)), hint),
             "metavar": declared.metavar,
         }
     if choices and declared.read is not None:
@@ -187,16 +194,17 @@ def _find_reader(hint: Any) -> Callable[[str], Any]:
     return str
 
 
-def _make_reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Let argparse tell what an error of ours says."""
+def _make_reader(parse: Callable[[str], Any], hint: Any) -> Callable[[str], Any]:
+    """Let argparse tell what an error of ours says, and what is expected where something else cannot be read."""
 
     def read(text: str) -> Any:
         try:
             return parse(text)
         except OptionError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be {describe_hint(hint)}, got {text!r:.80}") from error
 
-    read.__name__ = "number" if parse in (int, float) else parse.__name__
     return read
 
 
@@ -255,7 +263,8 @@ def load_model(asked: LoadOptions, progress: bool | None, default: str | None = 
     from ..capture import loading
 
     options = LoadingOptions(dtype=asked.model_dtype, **SourceOptions.pick(asked).as_dict())
-    return loading.load_model(asked.model_path or default, options=options, progress=progress)
+    path = default if asked.model_path is None else asked.model_path
+    return loading.load_model(path, options=options, progress=progress)
 
 
 def prepare_generation(asked: SamplingOptions) -> GenerationOptions:

@@ -43,7 +43,7 @@ class HeadsWords(
         None,
         "N random tokens said twice in place of a prompt",
         metavar="N",
-        at_least=1,
+        at_least=2,
         apart="load_attention_scores_path",
     )
     scores: Sequence[str] | None = option(
@@ -85,6 +85,8 @@ def _check_scores(asked: HeadsWords) -> tuple[Sequence[str] | None, dict[str, An
     from ..analysis.scores import SCORES, check_axes, check_scores
 
     check_output(asked)
+    if asked.csv is not None and asked.csv == asked.json:
+        raise OptionError(f"csv and json are one file, {asked.csv!r}; give each its own")
     names = None if asked.scores is None else check_scores(asked.scores)
     check_axes(asked.scatter, names or [*SCORES])
     if asked.sort is not None:
@@ -210,7 +212,7 @@ class AblateWords(LoadOptions, PromptOptions, FigureOptions, QuietOptions, fig_f
     rank: bool = option(False, "ablate every head in turn, by its effect on the loss")
     mode: AblationMode = option("zero", "what stands in for an ablated head")
     alpha: float = option(0.5, "share of the first, merging", metavar="A", needs="merge")
-    top: int = option(5, "next tokens or heads to show", metavar="K", at_least=0)
+    top: int = option(5, "next tokens or heads to show", metavar="K", at_least=1)
     json: str | None = option(None, "write all numbers", metavar="FILE")
 
 

@@ -114,7 +114,7 @@ def _check_similarity(similarity: ArrayLike, names: Sequence[str]) -> np.ndarray
     if values.ndim != 2 or len(values) != len(values.T) or len(values) < 2 or len(names) != len(values):
         raise OptionError(
             f"similarities must be (n_heads, n_heads) of at least 2 heads with a name each, got shape {values.shape} "
-            f"and {len(names)} names"
+            f"and {len(names)} names; one head alone has nothing to be like"
         )
     if not np.isfinite(values).all() or not np.allclose(values, values.T, atol=1e-6):
         raise OptionError("similarities must be finite, and the same from either side")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.JpegPresets import presets
 
-from ..errors import OptionError
+from ..errors import OptionError, PageSizeError
 from ..options import Format, read_format
 from .style import make_file_rc
 
@@ -26,6 +26,9 @@ FORMATS: tuple[str, ...] = get_args(Format)
 # larger than PNG (median 0.67); those of many labels are up to 1.9 times as large, for PNG says what repeats once. With
 # half the colours (4:2:0) they would be 1.4 times as large, and small cells of wrong colours.
 JPG_TABLES = [[8, *table[1:]] for table in cast(Any, presets["web_low"]["quantization"])]
+# Pixels of a side, as JPEG holds them, and of a page: 1 GB while it is drawn.
+LONGEST_SIDE, MOST_PIXELS = 65_500, 2**28
+_VECTOR = ("eps", "pdf", "ps", "svg")
 # Without dates, so that the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
@@ -45,6 +48,16 @@ def render_figure(figure: Figure, fmt: str, *, text_as_path: bool = False) -> by
         if fmt in ("jpg", "png") and (fmt == "jpg" or to_rgba(figure.get_facecolor())[3] == 1):
             return _render_pixels(figure, fmt)
         return _save(figure, fmt, {})
+
+
+def _check_pixels(figure: Figure, dpi: float) -> None:
+    """Refuse a picture that is too large before its memory is taken."""
+    width, height = (round(side * dpi) for side in figure.get_size_inches())
+    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
+        raise PageSizeError(
+            f"{width:,} × {height:,} pixels are more than a picture has ({LONGEST_SIDE:,} a side, {MOST_PIXELS:,} in "
+            "all); write PDF or SVG, or a smaller page"
+        )
 
 
 def save_figure(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
@@ -71,7 +84,11 @@ def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
             "a PGF file holds no cells, which are pictures, and its words are TeX, which tokens are not; write PDF or "
             "EPS, which LaTeX includes as well"
         )
+    if kind not in (known := figure.canvas.get_supported_filetypes()):
+        raise OptionError(f"matplotlib writes {', '.join(sorted(known))}, got format {fmt!r}")
     look = {"dpi": figure.dpi} | options
+    if kind not in _VECTOR:
+        _check_pixels(figure, look["dpi"] if isinstance(look["dpi"], (int, float)) else figure.dpi)
     if kind in _METADATA:
         look["metadata"] = _METADATA[kind] | dict(look.get("metadata") or {})
     buffer, is_postscript = io.BytesIO(), kind in ("eps", "ps")
@@ -85,7 +102,10 @@ def _save(figure: Figure, fmt: str, options: dict[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def _flatten(figure: Figure) -> Iterator[None]:
-    """Lay lines and pictures that are transparent on the colour of the page, for PostScript draws them opaque."""
+    """Lay lines and pictures that are transparent on the colour of the page, for PostScript draws them opaque.
+
+    Cells go in one by one: PostScript writes each pixel of what was brought to size as six digits.
+    """
     ground = np.array(to_rgb(figure.get_facecolor()))
 
     def blend(colours: np.ndarray) -> np.ndarray:
@@ -94,6 +114,7 @@ def _flatten(figure: Figure) -> Iterator[None]:
         return np.concatenate([shares[..., :3] * alpha + ground * (1 - alpha), np.ones_like(alpha)], axis=-1)
 
     images = [(image, image.get_array()) for ax in figure.axes for image in ax.images]
+    cells = [image for image, _ in images if image.get_interpolation() == "nearest"]
     found: list[tuple[Artist, str, np.ndarray]] = [
         *((lines, "color", to_rgba_array(lines.get_colors())) for lines in figure.findobj(LineCollection)),
         *((image, "data", array) for image, array in images if array is not None and array.shape[2:] == (4,)),
@@ -101,14 +122,19 @@ def _flatten(figure: Figure) -> Iterator[None]:
     try:
         for artist, name, colours in found:
             artist.set(**{name: blend(colours)})
+        for image in cells:
+            image.set_interpolation("none")
         yield
     finally:
+        for image in cells:
+            image.set_interpolation("nearest")
         for artist, name, colours in found:
             artist.set(**{name: colours})
 
 
 def _render_pixels(figure: Figure, fmt: str) -> bytes:
     """Hand the pixels to the encoder as they are; `savefig` would copy and blend them first."""
+    _check_pixels(figure, figure.dpi)
     canvas, colour = figure.canvas, figure.get_facecolor()
     try:
         if to_rgba(colour)[3] < 1:

@@ -11,6 +11,7 @@ from architectures import build_model, make_ids
 
 from attn_viewer import capture_attention, capture_generation, load_model
 from attn_viewer.capture.loading import choose_class, get_demo_path
+from attn_viewer.cli import main
 from attn_viewer.errors import CaptureError, ModelLoadError, OptionError
 
 # Of peft, where a model has no folder yet.
@@ -178,3 +179,13 @@ def test_a_model_that_sees_comes_with_its_processor_or_else_its_tokenizer(tmp_pa
     assert not caplog.messages
     assert load_model(tmp_path)[1].get_vocab() == processor.tokenizer.get_vocab()
     assert "text alone" in caplog.text
+
+
+def test_a_path_without_a_name_is_no_demo_model(capsys):
+    assert main(["view", "--model_path", ""]) == 2
+    assert "folder '' holds no model" in capsys.readouterr().err
+
+
+def test_revisions_are_of_models_on_the_hub():
+    with pytest.raises(OptionError, match="revision is for models of the hub, and 'demo' is on disk"):
+        load_model(revision="x")

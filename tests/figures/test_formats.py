@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from attn_viewer import plot_birds_eye, plot_layer_averages, plot_lines
-from attn_viewer.errors import OptionError
+from attn_viewer.errors import OptionError, PageSizeError
 from attn_viewer.figures.formats import FORMATS, check_format, render_figure
 
 MAGIC = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "svgz": b"\x1f\x8b"}
@@ -105,3 +105,25 @@ def test_what_is_transparent_lies_on_the_page_in_eps_which_knows_no_transparency
     _, pictures = read_eps(figure)
     assert not (pictures[-1] == 0).all(axis=1).any()  # gaps are white
     assert (figure.axes[-1].images[0].get_array()[..., 3] == 0).any()
+
+
+def test_cells_go_into_eps_one_by_one():
+    maps = make_maps(2, 3, 7)
+    figure = plot_layer_averages(maps)
+    _, pictures = read_eps(figure)
+    assert [len(picture) for picture in pictures].count(7 * 7) == 2
+    assert {image.get_interpolation() for image in figure.axes[0].images} == {"nearest"}
+
+
+@pytest.mark.parametrize(("options", "size"), [({}, (900, 5)), ({}, (100, 90)), ({"dpi": 30000}, (3, 2))])
+def test_pictures_past_what_files_hold_are_refused_before_they_are_drawn(options, size):
+    figure = plot_layer_averages(make_maps(1, 1, 4))
+    figure.set_size_inches(*size)
+    for fmt in ("png", "jpg", "tif"):
+        with pytest.raises(PageSizeError, match=r"pixels are more than a picture has .*write PDF"):
+            figure.savefig(io.BytesIO(), format=fmt, **options)
+
+
+def test_formats_that_matplotlib_does_not_write_are_named():
+    with pytest.raises(OptionError, match=r"matplotlib writes .*eps, .*, got format 'bmp'"):
+        plot_layer_averages(make_maps(1, 1, 4)).savefig("none.bmp")
