@@ -149,10 +149,8 @@ class PanelPage(Page):
     def set_weights(self, index: int, cells: np.ma.MaskedArray, shared: Scale, title: str, *, look: MapLook) -> None:
         """Put weights into a panel, on a scale of their own, which the title then says, if that is wished."""
         if look.scale == "panel":
-            norm = shared.norm
-            if look.vmax is None:
-                end = measure_weights([cells.filled(0)], ~np.ma.getmaskarray(cells), look.norm).end
-                norm = make_norm(look.norm, -end if shared.smallest < 0 else look.vmin, end)
+            end = measure_weights([cells.filled(0)], ~np.ma.getmaskarray(cells), look.norm).end
+            norm = make_norm(look.norm, -end if shared.smallest < 0 else look.vmin, end)
             shared, title = dataclasses.replace(shared, norm=norm), title + OWN_SCALE.format(norm.vmax)
         self.set_panel(index, cells, shared, title)
 
