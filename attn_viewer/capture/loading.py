@@ -8,7 +8,9 @@ import io
 import json
 import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -77,8 +79,23 @@ def load_model(model_path: FilePath | None = None, *, options: LoadingOptions) -
         is_unnamed = not getattr(config, "architectures", None) and "gguf_file" in arguments
         kind = "AutoModelForCausalLM" if is_unnamed else choose_class(config)
         tokenizer = _load_tokenizer(where, arguments, may_see=kind.endswith("ForConditionalGeneration"))
-        model = getattr(transformers, kind).from_pretrained(where, dtype=options.dtype, **arguments, **chosen)
+        model = _load_weights(getattr(transformers, kind), where, dtype=options.dtype, **arguments, **chosen)
     return model.eval(), tokenizer
+
+
+def _load_weights(loader: Any, where: str, **arguments: Any) -> Any:
+    """Return a model, or raise where its layers have parameters that the checkpoint lacks: they hold random numbers.
+
+    Poolers and heads, which no attention depends on, may be random.
+    """
+    model, found = loader.from_pretrained(where, output_loading_info=True, **arguments)
+    own = {name for name, _ in model.named_parameters() if re.search(r"\.\d+\.", name)}
+    if missing := sorted(own.intersection(found["missing_keys"])):
+        raise ValueError(
+            f"{len(missing):,} parameters of its layers are not in the checkpoint and would be random numbers "
+            f"({missing[0]}, …); give the config.json and the weights of one model"
+        )
+    return model
 
 
 def _load_tokenizer(where: str, arguments: dict[str, Any], *, may_see: bool) -> Any:
@@ -126,7 +143,9 @@ def _put_adapter(model: Any, tokenizer: Any, adapter: Path, progress: bool | Non
         raise ModelLoadError(
             f"{str(adapter)!r} is an adapter, which peft loads: pip install 'attn-viewer[adapters]'"
         ) from error
-    with _report_loading(f"adapter {str(adapter)!r}", progress):
+    with _report_loading(f"adapter {str(adapter)!r}", progress), warnings.catch_warnings():
+        # One that lacks some of its parameters leaves their layers as they were.
+        warnings.filterwarnings("error", "Found missing adapter keys")
         if describe_place(adapter / "tokenizer_config.json") == "is a file":
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(adapter))
             if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -161,7 +180,7 @@ def load_image_model(model_path: FilePath, *, progress: bool | None = None) -> t
 
     with _report_loading(f"vision model {str(model_path)!r}", progress):
         processor = transformers.AutoImageProcessor.from_pretrained(where, **arguments)
-        model = transformers.AutoModel.from_pretrained(where, **arguments)
+        model = _load_weights(transformers.AutoModel, where, **arguments)
     return getattr(model, "vision_model", model).eval(), processor
 
 

@@ -1,16 +1,18 @@
 import importlib
 import json
+import shutil
 import sys
 
 import numpy as np
 import peft
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from architectures import build_model, make_ids
 
 from attn_viewer import capture_attention, capture_generation, load_model
-from attn_viewer.capture.loading import choose_class, get_demo_path
+from attn_viewer.capture.loading import choose_class, get_demo_path, load_image_model
 from attn_viewer.cli import main
 from attn_viewer.errors import CaptureError, ModelLoadError, OptionError
 
@@ -36,6 +38,29 @@ def test_a_folder_is_loaded_as_what_it_was_trained_to_be(tmp_path, demo):
         demo[1].save_pretrained(tmp_path / name)
     assert type(load_model(tmp_path / "gpt2")[0]).__name__ == "GPT2LMHeadModel"
     assert type(load_model(tmp_path / "bert")[0]).__name__ == "BertModel"
+
+
+@pytest.mark.parametrize("is_vision", [False, True])
+def test_layers_that_a_checkpoint_lacks_are_refused(tmp_path, demo, is_vision):
+    """Such layers hold random numbers, of which transformers only remarks."""
+    load, source = (load_image_model, "demo-vision") if is_vision else (load_model, "demo")
+    shutil.copytree(get_demo_path(source), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    part = config["vision_config"] if is_vision else config
+    part["num_hidden_layers"] += 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match=r"are not in the checkpoint .*layers\.\d+\."):
+        load(tmp_path)
+
+
+def test_a_head_that_a_checkpoint_lacks_is_no_matter(tmp_path, demo):
+    model = transformers.BertForMaskedLM(build_model("bert").config)
+    model.save_pretrained(tmp_path)
+    demo[1].save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    loaded = capture_attention(*load_model(tmp_path), make_ids())
+    np.testing.assert_array_equal(loaded.weights[1], capture_attention(model, None, make_ids()).weights[1])
 
 
 def test_dtype_and_device_map(tmp_path, demo):
@@ -112,6 +137,15 @@ def test_an_adapter_without_the_library(adapter, monkeypatch):
 def test_an_adapter_without_weights(adapter):
     (adapter[0] / "adapter_model.safetensors").write_bytes(b"{")
     with pytest.raises(ModelLoadError, match="cannot load adapter"):
+        load_model(adapter[0])
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_an_adapter_that_lacks_parameters_is_refused(adapter, left):
+    path = adapter[0] / "adapter_model.safetensors"
+    parts = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(dict([*parts.items()][:left]), path)
+    with pytest.raises(ModelLoadError, match="missing adapter keys"):
         load_model(adapter[0])
 
 
