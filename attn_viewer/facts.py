@@ -219,7 +219,15 @@ class MapFacts:
                 pooled == (self.pooling is not None),
                 f"pooling must be one of {get_args(Pooling)} when pooled and None otherwise, got {self.pooling!r}",
             ),
-            (self.averaged_heads != (), "averaged_heads must be numbers of heads, or None; got none"),
+            (
+                self.averaged_heads is None or len(set(self.averaged_heads)) == len(self.averaged_heads) > 0,
+                f"averaged_heads must be numbers of heads, each once, or None; got {shorten(self.averaged_heads)}",
+            ),
+            (
+                not self.is_mean or set(self.n_heads) == {1},
+                f"a mean over heads is one map a layer, got {shorten(self.n_heads)} heads; leave out reduction="
+                "'head_mean' and averaged_heads, and average_heads() takes the mean",
+            ),
             (
                 all(span.is_within(n_key) for span in self.spans),
                 f"spans must be patches or frames among {n_key} key tokens, got {shorten(self.spans)}",

@@ -23,7 +23,7 @@ SAID = {
     "tokens_query": ["x", "y"],
     "ids_key": [9, 8, 7, 6, 5, 4],
     "layers": [3],
-    "heads": [[1, 4]],
+    "heads": [[7]],
     "kind": "decoder",
     "causal": False,
     "first_query": 2,
@@ -58,7 +58,7 @@ def test_every_fact_is_kept_by_plain_types_and_maps():
     assert [name for name in NAMES if getattr(facts, name) == getattr(bare, name)] == []
     again = MapFacts.from_plain(json.loads(json.dumps(facts.to_plain())))
     assert again == facts
-    maps = AttentionMaps([np.full((2, 1, 2), 0.5, np.float32)], facts)
+    maps = AttentionMaps([np.full((1, 1, 2), 0.5, np.float32)], facts)
     assert maps.facts == pickle.loads(pickle.dumps(maps)).facts == facts
     assert AttentionMaps(maps.weights, **SAID).facts == facts
     assert maps != AttentionMaps(maps.weights, facts)

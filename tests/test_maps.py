@@ -161,8 +161,16 @@ def test_a_mean_names_the_heads_that_were_chosen(demo, demo_maps, tmp_path):
 def test_a_mean_of_unlike_layers_names_no_heads():
     maps = AttentionMaps([np.full((n, 2, 2), 0.5, np.float32) for n in (1, 3)], ["a", "b"], causal=False)
     assert maps.averaged == maps.average_heads().averaged == "mean over heads"
-    with pytest.raises(InvalidMapsError, match="averaged_heads"):
-        AttentionMaps([np.ones((1, 1, 1), np.float32)], ["a"], averaged_heads=[])
+    for numbers in ([], [1, 1]):
+        with pytest.raises(InvalidMapsError, match="averaged_heads"):
+            AttentionMaps([np.ones((1, 1, 1), np.float32)], ["a"], averaged_heads=numbers)
+
+
+@pytest.mark.parametrize("facts", [{"reduction": "head_mean"}, {"averaged_heads": [0, 1]}])
+def test_several_heads_are_no_mean(facts):
+    """A figure would show the first of them as the mean."""
+    with pytest.raises(InvalidMapsError, match=r"one map a layer, got \(2,\) heads"):
+        AttentionMaps([np.ones((2, 1, 1), np.float32)], ["a"], **facts)
 
 
 @pytest.mark.parametrize("wanted", [3, "3", ["3"], [1.5], object()])

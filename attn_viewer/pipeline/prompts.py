@@ -17,6 +17,7 @@ from .work import RunReport
 # Where a text may be cut, best first; a cut comes after the match.
 _BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"[.!?…。！？]['\"”’)\]]*\s", r"\n", r"\s")))
 
+_ROW = 'such as {"text": "…"}'
 # What a folder that datasets saved holds.
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
@@ -132,14 +133,20 @@ def _check_row(prompt: Any, where: str) -> dict[str, Any]:
         try:
             prompt = load_plain(prompt)
         except (ValueError, RecursionError) as error:
-            raise InvalidPromptError(f"{where} is no JSON ({error}): {shorten(prompt)}") from error
+            raise InvalidPromptError(
+                f"{where} is no JSON ({error}): {shorten(prompt)}; give one object a line, {_ROW}"
+            ) from error
     if not isinstance(prompt, dict) or not isinstance(prompt.get("text"), str) or not prompt["text"]:
-        raise InvalidPromptError(f"{where} must be an object with a 'text' that is not empty, got {shorten(prompt)}")
+        raise InvalidPromptError(
+            f"{where} must be an object with a text that is not empty, {_ROW}; got {shorten(prompt)}"
+        )
     try:
         # Half a surrogate pair is no text: no tokenizer takes it.
         prompt["text"].encode()
         augment_prompt_with_hash(dict(prompt))
-    except (UnicodeEncodeError, InvalidPromptError) as error:
+    except UnicodeEncodeError as error:
+        raise InvalidPromptError(f"{where} has half a surrogate pair in its text, {error}; take it out") from error
+    except InvalidPromptError as error:
         raise InvalidPromptError(f"{where}: {error}") from error
     return prompt
 
