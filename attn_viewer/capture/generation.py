@@ -10,7 +10,7 @@ import torch
 
 from ..capture_options import GenerationOptions
 from ..declarations import takes_options
-from ..errors import CaptureError, OptionError, PromptError, describe_error, shorten
+from ..errors import AttnViewerError, CaptureError, OptionError, PromptError, describe_error, shorten
 from ..inputs.forms import CACHES, get_text_tokenizer
 from ..inputs.limits import explain_refusal, is_in_libraries
 from ..inputs.model_inputs import ModelInputs, prepare_inputs
@@ -214,6 +214,8 @@ def _generate(
     try:
         with explain_refusal(model, inputs.arguments, n_tokens), watched:
             return generator.generate(**arguments, **options | {"return_dict_in_generate": True})
+    except AttnViewerError:  # of ours, or of who is told each step
+        raise
     except Exception as error:
         given = {name: value for name, value in options.items() if name not in ("max_new_tokens", "pad_token_id")}
         if not given or isinstance(error, torch.OutOfMemoryError) or not is_in_libraries(error):

@@ -234,7 +234,7 @@ def fail(path, content):
 
 
 def test_what_can_be_no_site_is_refused(tmp_path, data):
-    with pytest.raises(OptionError, match="give the data folder"):
+    with pytest.raises(OptionError, match="does not exist; give one that"):
         write_site(tmp_path / "none", tmp_path / "site")
     (tmp_path / "empty").mkdir()
     with pytest.raises(OptionError, match="holds no model"):
