@@ -38,7 +38,8 @@ Overview = Literal["birds_eye", "last_token", "sinks", "similarity"]
 Grouping = Literal["words", "sentences", "segments"] | Sequence[tuple[str, int, int]]
 FilePath = str | os.PathLike[str]
 LARGEST_WEIGHT = 1e30  # float32, which weights have, ends soon after
-LARGEST_PAGE = 1000  # inches of a side, and points of a letter: past it, no program draws a page
+LARGEST_PAGE = 1000  # inches of a side: past it, no program draws a page
+LARGEST_LETTER = 72  # points: past it, letters of a page lie over each other
 
 
 def drawn(default: Any, help: str, **more: Any) -> Any:
@@ -181,7 +182,7 @@ class FigurePageOptions(PresetOptions):
         "font size of labels in points; everything else grows with it",
         metavar="POINTS",
         above=0,
-        at_most=LARGEST_PAGE,
+        at_most=LARGEST_LETTER,
     )
 
 

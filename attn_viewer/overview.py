@@ -74,7 +74,8 @@ def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None, **page: Any) -> "Fig
     from .analysis.scores import score_heads
     from .figures.heads import plot_atlas
 
-    scores = score_heads(maps, ["sink_rate"], progress=False)
+    scores, n = score_heads(maps, ["sink_rate"], progress=False), len(maps.tokens_query)
+    queries = f"{n} queries" if n > 1 else "1 query"
     return plot_atlas(
         scores.make_grid("sink_rate"),
         layers=scores.layers,
@@ -84,7 +85,7 @@ def _draw_sinks(maps: "AttentionMaps", *, cmap: Any = None, **page: Any) -> "Fig
         cmap=cmap,
         vmax=1.0,
         layer_means=True,
-        **{"title": "first-token sink"} | _add_notes(page, [f"{len(maps.tokens_query)} queries", *maps.remarks]),
+        **{"title": "first-token sink"} | _add_notes(page, [queries, *maps.remarks]),
     )
 
 
@@ -93,7 +94,8 @@ def _draw_similarity(maps: "AttentionMaps", *, sink: str = "keep", cmap: Any = N
     from .figures.clusters import plot_similarity
 
     names = [f"{layer}.{head}" for layer, heads in zip(maps.layers, maps.heads, strict=True) for head in heads]
-    notes = [f"{len(maps.tokens_key)} tokens", "first token left out" if sink != "keep" else "first token kept"]
+    n = len(maps.tokens_key)
+    notes = [f"{n} {maps.unit}{'s' * (n > 1)}", "first token left out" if sink != "keep" else "first token kept"]
     notes += maps.remarks
     similarity = measure_similarity(maps, ignore_first_token=sink != "keep")
     return plot_similarity(similarity, names=names, model_id=maps.model_id, cmap=cmap, **_add_notes(page, notes))

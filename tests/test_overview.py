@@ -130,3 +130,10 @@ def test_an_image_model_and_its_processor_from_a_folder(tmp_path, monkeypatch, c
     out, err = capsys.readouterr()
     assert out == "vis/v/overlay.jpg\n"
     assert "Loading" not in err
+
+
+def test_one_is_not_counted_as_many():
+    last = AttentionMaps([np.full((2, 1, 4), 0.25, np.float32)], list("abcd"), tokens_query=["d"], causal=True)
+    for maps, kind, said in ((make_maps(n_tokens=1), "similarity", "1 token"), (last, "sinks", "1 query")):
+        words = [text.get_text() for text in plot_overview(maps, kind).axes[0].texts]
+        assert any(said in word.split("  ·  ") for word in words), words

@@ -23,7 +23,7 @@ from ..options import MOST_PANELS, OverlayOptions
 from ..spans import Span, shift_spans
 from ..tokens import join_labels
 from .options import FIGS_PER_ROW, PageLook, ScaleLook
-from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
+from .page import BETWEEN, MARGIN, Page, PageFigure, measure_gap, measure_title
 from .scales import QUANTILE, Extent, Scale, make_scale
 from .style import DARK, PageStyle, Palette, shorten_label
 
@@ -110,7 +110,7 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
     columns, wide = _fit_panels(style, min(_count_columns(options, n_panels), n_panels), picture.shape)
     high = wide * picture.shape[0] / picture.shape[1]
     n_lines = math.ceil(n_panels / columns)
-    across, down = wide + BETWEEN, high + measure_title(style) + BETWEEN
+    across, down, gap = wide + BETWEEN, high + measure_title(style) + BETWEEN, measure_gap(style)
     page = Page(style, columns * across - BETWEEN, n_lines * down - BETWEEN, caption)
     patches = [rectangle for span in spans for rectangle in _place_patches(span, spans)]
     with mpl.rc_context(page.rc):
@@ -122,12 +122,12 @@ def overlay_attention(maps: AttentionMaps, image: Any, *, options: OverlayLook) 
                 cmap="gray", vmin=0, vmax=1,
             )  # fmt: skip
             if cells is None:
-                page.write(x, y + high + 3.5, title, size=style.title, color=style.palette.muted)
+                page.write(x, y + high + gap, title, size=style.title, color=style.palette.muted)
                 continue
             page.axes.add_collection(_cover_patches(cells, patches, place, scale, options.cover))
-            page.write(x, y + high + 3.5, style.spell(title), size=style.title)
+            page.write(x, y + high + gap, style.spell(title), size=style.title)
             share = f"{cells.sum():.0%}" if maps.weighting == "attention" and not (maps.signed or looks) else ""
-            page.write(x + wide, y + high + 3.5, share, size=style.title, ha="right", color=style.palette.muted)
+            page.write(x + wide, y + high + gap, share, size=style.title, ha="right", color=style.palette.muted)
             if patch is not None:
                 page.axes.add_patch(
                     Rectangle(*_scale_patch(patches[patch], place), fill=False, edgecolor=style.palette.accent,

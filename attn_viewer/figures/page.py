@@ -205,9 +205,14 @@ def measure_bar_end(scale: Scale, style: PageStyle) -> float:
     return max(style.measure(format_number(end), style.label)[0] / 2 for end in ends) + 1
 
 
+def measure_gap(style: PageStyle) -> float:
+    """Return how far the title's baseline is above a panel, in points: letters go a quarter of their size below it."""
+    return max(3.5, style.title / 4)
+
+
 def measure_title(style: PageStyle) -> float:
     """Return the height of the title above a panel, in points."""
-    return style.title + 4.5
+    return style.title + measure_gap(style) + 1
 
 
 def choose_resolution(width: float, height: float, style: PageStyle) -> int:

@@ -17,7 +17,7 @@ from .fitting import GridFitter
 from .heatmap import BAND, Sides, limit_cells
 from .labels import TokenStamps
 from .options import Highlight, MapLook
-from .page import MARGIN, Caption, Page
+from .page import MARGIN, Caption, Page, measure_gap
 from .scales import Scale, make_norm, measure_weights
 from .style import PageStyle
 
@@ -83,7 +83,8 @@ class PanelPage(Page):
             zorder=2,
         )
         self.figure.changing += [*self.images, ax.add_collection(frames)]
-        self.titles = [self.write_line(x, y + h + 3.5, "", size=self.style.title) for x, y, _, h in self.places]
+        gap = measure_gap(self.style)
+        self.titles = [self.write_line(x, y + h + gap, "", size=self.style.title) for x, y, _, h in self.places]
 
     def _draw_labels(self) -> None:
         n_panels, n_across = len(self.sides), self.grid.columns

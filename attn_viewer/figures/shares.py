@@ -11,7 +11,7 @@ from ..maps import AttentionMaps
 from ..options import ColormapOptions
 from .heads import MEANS_WIDTH, draw_means
 from .options import PageLook
-from .page import BETWEEN, MARGIN, Page, PageFigure, measure_title
+from .page import BETWEEN, MARGIN, Page, PageFigure, measure_gap, measure_title
 from .scales import Extent, make_scale
 from .style import SMALLEST_LABEL, shorten_label
 
@@ -61,7 +61,7 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
     below = max(style.measure(word, size)[0] for word in words) + 2 * TICK
     beside = MARGIN + MEANS_WIDTH
     wide = n_words * WIDE if style.width is None else style.width - 2 * MARGIN - left - beside
-    high, title = n_layers * max(HIGH, size), measure_title(style)
+    high, title, gap = n_layers * max(HIGH, size), measure_title(style), measure_gap(style)
     down = high + title + BETWEEN / 2
     page = Page(style, left + wide + beside, len(shares.names) * down + below, caption)
     step = max(1, round(size * ROW * n_words / wide))
@@ -75,11 +75,11 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
             panel.set_xticks(shown, [style.spell(words[at]) for at in shown], rotation=90, parse_math=False)
             panel.tick_params(labelsize=size, length=TICK, width=0.5, pad=1.5)
             panel.spines[:].set_visible(False)
-            page.write(x, y + high + 3.5, f"{style.spell(name)}  {np.mean(values):.0%}", size=style.title)
+            page.write(x, y + high + gap, f"{style.spell(name)}  {np.mean(values):.0%}", size=style.title)
             means = draw_means(page, (x + wide + MARGIN, y, MEANS_WIDTH, high), scale, values.mean(axis=1), name)
             if i == 0:
                 look: dict[str, Any] = {"size": style.axis, "color": style.palette.muted}
-                page.write(x + wide + MARGIN, y + high + 3.5, "mean", **look)
+                page.write(x + wide + MARGIN, y + high + gap, "mean", **look)
             if i < len(shares.names) - 1:
                 means.set_xticks([])
             page.name_axis(MARGIN + size / 2, y + high / 2, "layer", rotation=90)

@@ -208,7 +208,7 @@ def _draw_scores(mean: HeadScores, n_prompts: int, target: Path, options: AtlasO
             label=SCORES[name].label,
             title=name.replace("_", " "),
             model_id=mean.model_id,
-            notes=[f"mean over {n_prompts} prompts"],
+            notes=[f"mean over {n_prompts} prompt{'s' * (n_prompts > 1)}"],
             layers=mean.layers,
             heads=mean.heads,
         )

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from attn_viewer import AttentionMaps, plot_heads, plot_layer_averages
 from attn_viewer.errors import OptionError
 from attn_viewer.figures.grids import iterate_head_pages
-from attn_viewer.figures.labels import TokenStamps
+from attn_viewer.figures.labels import LineText, TokenStamps
 from attn_viewer.figures.scales import round_end
 
 
@@ -302,3 +302,14 @@ def test_pages_have_a_size_one_can_open(n_tokens, n_panels):
     width, height = figure.get_size_inches() * figure.dpi
     assert width * height < 4e7
     assert 90 <= figure.dpi <= 200
+
+
+@pytest.mark.parametrize("size", [8, 30, 72])
+def test_titles_in_large_letters_stand_clear_of_their_panels(size):
+    figure = plot_layer_averages(make_maps(2, 1, 5), fontsize=size)
+    figure.canvas.draw()
+    boxes = [image.get_window_extent() for image in figure.axes[0].images]
+    titles = [text for text in figure.axes[0].findobj(LineText) if text.get_text() in ("layer 0", "layer 1")]
+    assert len(titles) == len(boxes) == 2
+    for title, box in zip(titles, boxes, strict=True):
+        assert title.get_window_extent(figure.canvas.get_renderer()).y0 >= box.y1
