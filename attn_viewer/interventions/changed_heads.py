@@ -212,10 +212,23 @@ def _average_mixture(layer: int, head: int, mixtures: Mixtures) -> Mixture:
     return {term._replace(is_mean=True): share for term, share in _get_mixture(mixtures, head).items()}
 
 
-# What each mode makes of a head, and the words for it.
-_ABLATIONS: dict[AblationMode, tuple[Change, str]] = {
-    "zero": (lambda layer, head, mixtures: {}, "zeroed"),
-    "mean": (_average_mixture, "set to the mean"),
-    "uniform": (lambda layer, head, mixtures: {Term("uniform", head): 1.0}, "made uniform"),
-    "bos": (lambda layer, head, mixtures: {Term("first", head): 1.0}, "on the first token"),
+# What each mode makes of a head, the words for it, and what that means to who chooses it.
+_ABLATIONS: dict[AblationMode, tuple[Change, str, str]] = {
+    "zero": (lambda layer, head, mixtures: {}, "zeroed", "the head puts out nothing"),
+    "mean": (
+        _average_mixture,
+        "set to the mean",
+        "each query gets the mean of the rows up to its own in this text (of all, in encoders): none chooses",
+    ),
+    "uniform": (
+        lambda layer, head, mixtures: {Term("uniform", head): 1.0},
+        "made uniform",
+        "each query gives the same weight to every key that it sees",
+    ),
+    "bos": (
+        lambda layer, head, mixtures: {Term("first", head): 1.0},
+        "on the first token",
+        "each query gives all weight to the first key that it sees",
+    ),
 }
+ABLATION_MEANINGS: dict[str, str] = {mode: meaning for mode, (_, _, meaning) in _ABLATIONS.items()}

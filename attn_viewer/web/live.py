@@ -12,7 +12,7 @@ import ipaddress
 import json
 import secrets
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,14 +113,16 @@ class LiveApp:
         if result is None or not result.texts:
             raise HTTPException(404, "a data folder keeps prompts that are text, when their job is done")
 
-        def save() -> None:
+        def save() -> Iterator[str]:
             for text, maps in zip(result.texts, result.maps, strict=False):
                 model = self.folder.get_model(maps.model_id)
                 model.save_config(maps)
-                model.get_prompt({"text": text}).save(maps)
+                prompt = model.get_prompt({"text": text})
+                prompt.save(maps)
+                yield prompt.path.relative_to(self.folder.root).as_posix()
 
-        await asyncio.to_thread(save)
-        return send_json({"saved": len(result.texts), "folder": self.folder.root.resolve().name})
+        saved = await asyncio.to_thread(lambda: [*save()])
+        return send_json({"saved": saved, "folder": self.folder.root.resolve().name})
 
     def send_events(self, request: Request) -> Response:
         """Stream what a job tells, from an event on, as server-sent events."""

@@ -15,12 +15,11 @@ from PIL import Image
 from ..capture.generation import capture_generation
 from ..capture.guard import Loan
 from ..capture.prefill import capture_attention
-from ..declarations import list_choices
 from ..errors import OptionError, PromptError
 from ..inputs.forms import get_text_tokenizer
 from ..inputs.model_inputs import prepare_inputs
 from ..inputs.pictures import ask_about, read_picture
-from ..interventions.changed_heads import Intervention, ablate_heads, merge_heads
+from ..interventions.changed_heads import ABLATION_MEANINGS, Intervention, ablate_heads, merge_heads
 from ..interventions.head_effects import measure_effect
 from ..interventions.repeated_passes import encode_text
 from ..maps import AttentionMaps
@@ -65,7 +64,7 @@ class LiveModel:
             "megabytes": self.limits.max_maps_mb,
             "hasChat": bool(getattr(self.tokenizer, "chat_template", None)),
             "sees": self.sees,
-            "modes": list_choices(Wanted._fields["mode"]),
+            "modes": ABLATION_MEANINGS | {"merge": "both heads, of one layer, get the mean of their two patterns"},
         }
 
     def run(self, wanted: Wanted, job: Job) -> Result:
@@ -118,8 +117,13 @@ class LiveModel:
     def _generate(self, prompt: Any, n_prompt: int, wanted: Wanted, job: Job) -> _Made:
         return [self._answer(prompt, n_prompt, wanted.new_tokens, job)], {}
 
-    def _answer(self, prompt: Any, n_prompt: int, count: int, job: Job, answer: int = 0) -> AttentionMaps:
-        """Generate, telling each token as it comes; `answer` is the number of the answer that it is of."""
+    def _answer(
+        self, prompt: Any, n_prompt: int, count: int, job: Job, *, answer: int = 0, is_anew: bool = False
+    ) -> AttentionMaps:
+        """Generate, telling each token as it comes; `answer` is the number of the answer that it is of.
+
+        `is_anew` where each token needs all queries before it, for which a cache of keys and values is not enough.
+        """
         if count > self.limits.max_new_tokens or n_prompt + count > self.most_tokens:
             raise PromptError(
                 f"{n_prompt:,} tokens of prompt and {count:,} new ones are asked for, where {self.most_tokens:,} "
@@ -138,7 +142,7 @@ class LiveModel:
             prompt,
             model_id=self.model_id,
             max_new_tokens=count,
-            generate_options={"do_sample": False},
+            generate_options={"do_sample": False, "use_cache": not is_anew},
             when="steps",
             on_step=report,
         )
@@ -190,10 +194,9 @@ class LiveModel:
         job.check()
         with change:
             maps += self._capture(prompt)[0]
-        if wanted.mode != "mean":  # which needs all queries, and a model that generates keeps keys and values alone
-            self._answer(prompt, n_prompt, wanted.new_tokens, job)
-            with change:
-                self._answer(prompt, n_prompt, wanted.new_tokens, job, answer=1)
+        self._answer(prompt, n_prompt, wanted.new_tokens, job)
+        with change:
+            self._answer(prompt, n_prompt, wanted.new_tokens, job, answer=1, is_anew=wanted.mode == "mean")
         described = {
             "description": effect.description,
             "loss": [float(effect.loss_before.mean()), float(effect.loss_after.mean())],

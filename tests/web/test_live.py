@@ -25,6 +25,7 @@ from attn_viewer.declarations import list_choices
 from attn_viewer.errors import OptionError
 from attn_viewer.inputs.pictures import ask_about, read_picture
 from attn_viewer.storage.folder import DataFolder
+from attn_viewer.tokens import label_tokens, show_text
 from attn_viewer.web.encode import decode_head
 from attn_viewer.web.guard import MAX_BODY
 from attn_viewer.web.jobs import MOST_KEPT, MOST_WAITING, JobQueue
@@ -151,10 +152,21 @@ def test_heads_that_are_changed_are_shown_with_their_effect(client, demo):
 
 @pytest.mark.parametrize("mode", ["mean", "uniform", "bos"])
 def test_each_way_to_take_a_head_out(client, demo, mode):
-    end = finish(client, ask(client, "change", heads="1.3", mode=mode))
-    effect = measure_effect(*demo, TEXT, ablate_heads(demo[0], [(1, 3)], mode))
+    *events, end = iterate_events(client, ask(client, "change", heads="1.3", mode=mode, new_tokens=3))
+    change = ablate_heads(demo[0], [(1, 3)], mode)
+    effect = measure_effect(*demo, TEXT, change)
+    ids = demo[1](TEXT, return_tensors="pt")["input_ids"]
+    with change, torch.no_grad():  # from the beginning for each token
+        for _ in range(3):
+            ids = torch.cat([ids, demo[0](ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+    told = [event["text"] for event in events if event.get("answer") == 1]
+    assert told == [show_text(label) for label in label_tokens(ids[0, -3:].tolist(), demo[1])]
     np.testing.assert_allclose(end["effect"]["loss"], [effect.loss_before.mean(), effect.loss_after.mean()], rtol=1e-5)
     assert end["effect"]["description"] == effect.description
+
+
+def test_the_page_says_what_each_way_to_change_heads_means(client):
+    assert tuple(read_facts(client)["modes"]) == list_choices(Wanted._fields["mode"])
 
 
 def test_two_heads_are_merged(client, demo):
@@ -206,7 +218,10 @@ def test_prompts_are_saved_to_the_data_folder(demo, tmp_path):
         for words, count in (({"what": "compare", "other": "a b"}, 2), ({"what": "change", "heads": "1.0"}, 1)):
             job = ask(client, **words)
             finish(client, job)
-            assert client.post("/live/keep", json={"job": job}).json() == {"saved": count, "folder": "kept"}
+            reply = client.post("/live/keep", json={"job": job}).json()
+            assert [place.rpartition("/")[0] for place in reply["saved"]] == ["demo/prompts"] * count
+            assert all((folder / place).is_dir() for place in reply["saved"])
+            assert reply["folder"] == "kept"
         job = ask(client, "predict", ids=[5, 17])
         finish(client, job)
         assert client.post("/live/keep", json={"job": job}).status_code == 404
@@ -462,6 +477,14 @@ def start_job(page, what, prompt=TEXT, new_tokens=20):
     page.get_by_role("button", name=what).click()
 
 
+# How dark each weight of each row of a streamed answer is, of 255.
+READ_ROWS = """canvas => {
+    const side = 6, { width, height } = canvas, { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+    const shade = (x, y) => data[4 * (side * (y + 0.5) * width + side * (x + 0.5)) + 3];
+    return Array.from({ length: height / side }, (_, y) => Array.from({ length: width / side }, (_, x) => shade(x, y)));
+}"""
+
+
 def wait_for_views(page):
     page.wait_for_selector("#live[data-state=ready] .av-stage [data-ready]:not([data-ready=false])")
 
@@ -480,6 +503,12 @@ def test_a_browser_captures_generates_and_cancels(open_live, url, demo, monkeypa
     told = page.locator(".al-answer span").all_inner_texts()
     maps = capture_generation(*demo, TEXT, max_new_tokens=6, generate_options={"do_sample": False})
     assert told == list(maps.tokens_key[maps.prompt_length :])
+    drawn = page.locator(".al-answers canvas").evaluate(READ_ROWS)
+    for i, shades in enumerate(drawn):  # each token's row came with it
+        row = np.stack(maps.weights)[:, :, maps.prompt_length - 1 + i, : maps.prompt_length + i].mean((0, 1))
+        row[0] = 0
+        np.testing.assert_allclose(shades[: len(row)], 255 * np.sqrt(row / row.max()), atol=1)
+        assert not any(shades[len(row) :])
     start_job(page, "Generate", TEXT, 300)
     page.wait_for_selector(".al-answer span:nth-child(3)")
     page.get_by_role("button", name="Cancel").click()
@@ -497,17 +526,25 @@ def test_without_induction_heads_the_page_says_that_the_word_does_not_come_back(
     page.wait_for_selector("#live[data-state=ready] .al-answer")
     assert page.locator(".al-answer span").first.inner_text() == "␣stone"
     wait_for_views(page)
-    for head in ("1.0", "1.2"):
-        page.get_by_role("tab", name="Bird").click()
+    page.get_by_role("tab", name="Heatmap").click()
+    page.get_by_role("button", name="Pick heads").click()
+    page.get_by_role("grid").wait_for()  # picking is done there
+    for head in ("1.0", "0.0", "1.2", "0.0"):  # a second click leaves it out
         page.locator(f'[data-key="{head}"]').click()
-        page.get_by_role("button", name="+ chosen").click()
     assert page.get_by_label("layer.head").input_value() == "1.0,1.2"
+    looks = {head: page.locator(f'[data-key="{head}"]') for head in ("1.0", "0.0", "1.2")}
+    styles = {head: cell.evaluate("one => getComputedStyle(one).outlineStyle") for head, cell in looks.items()}
+    assert styles == {"1.0": "dashed", "0.0": "none", "1.2": "dashed"}
+    page.get_by_role("button", name="Pick heads").click()
+    looks["1.0"].click()
+    page.wait_for_selector(".av-plot[data-ready]:not([data-ready=false])")  # opened, as elsewhere
     start_job(page, "Change heads", prompt, 2)
     page.wait_for_selector("#live[data-state=ready] .al-effect table")
     assert (
         "was ␣stone and is . with the change: ␣stone is no longer predicted"
         in page.locator(".al-effect p").inner_text()
     )
+    assert page.evaluate("document.activeElement.textContent") == "Change heads"  # a keyboard goes on from there
     first = [page.locator(".al-answer").nth(i).locator("span").first.inner_text() for i in range(2)]
     assert first == ["␣stone", "."]
     assert page.get_by_role("button", name="Side by side").is_visible()
@@ -595,7 +632,7 @@ def test_a_browser_tries_next_tokens_compares_and_saves(open_live, demo, tmp_pat
         page.locator(".al-effect button").first.click()
         page.wait_for_selector(".av-plot[data-ready]:not([data-ready=false])")
         page.get_by_role("button", name="Save these prompts").click()
-        page.get_by_text("4 prompts saved to kept; 1 not").wait_for()  # which was tried by its tokens
+        page.get_by_text("3 prompts saved to kept; 1 not").wait_for()  # which was tried by its tokens
         page.get_by_label("Model", exact=True).select_option("same")
         page.wait_for_selector("#live[data-state=ready]")
         start_job(page, "Capture", TEXT)

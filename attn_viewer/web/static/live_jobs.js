@@ -39,7 +39,7 @@ export function createJobs(secret) {
     follow,
     /** `isLeaving` where the page goes away, which does not wait for the answer. */
     cancel: (job, isLeaving = false) => request("live/cancel", { job }, { keepalive: isLeaving }),
-    /** Save a job's prompts to the data folder; promise of {saved, folder}. */
+    /** Save a job's prompts to the data folder; promise of {saved: their places, folder}. */
     keep: async (job) => (await request("live/keep", { job })).json(),
     makeSources: (job, metas) => metas.map((meta, map) => makeSource(job, meta, map)),
   };
