@@ -307,9 +307,9 @@ def test_pages_have_a_size_one_can_open(n_tokens, n_panels):
 @pytest.mark.parametrize("size", [8, 30, 72])
 def test_titles_in_large_letters_stand_clear_of_their_panels(size):
     figure = plot_layer_averages(make_maps(2, 1, 5), fontsize=size)
-    figure.canvas.draw()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [image.get_window_extent() for image in figure.axes[0].images]
     titles = [text for text in figure.axes[0].findobj(LineText) if text.get_text() in ("layer 0", "layer 1")]
     assert len(titles) == len(boxes) == 2
     for title, box in zip(titles, boxes, strict=True):
-        assert title.get_window_extent(figure.canvas.get_renderer()).y0 >= box.y1
+        assert title.get_window_extent(renderer).y0 >= box.y1
