@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .capture_options import GenerationOptions, PassOptions, SelectionOptions
 from .declarations import takes_options
 from .errors import FigureError, OptionError
-from .files import check_folder, check_model_id, make_folder, write_whole
+from .files import check_folder, check_model_id, expand_home, make_folder, write_whole
 from .options import MOST_PANELS, ExportOptions, FilePath, ViewOptions
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def view_attention(
         written = _write_maps(maps, picture, options)
         if options.save_fig_path is None:
             return written
-        folder = Path(options.save_fig_path) / maps.model_id
+        folder = expand_home(options.save_fig_path) / maps.model_id
         for name, data in itertools.chain([] if first is None else [first], pages):
             written.append(write_whole(make_folder(folder) / f"{name}.{options.fig_format}", data))
         if options.figures is None:

@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import __version__
 from .errors import CacheError, OptionError
-from .files import check_folder, describe_place, make_folder, write_whole
+from .files import check_folder, describe_place, expand_home, make_folder, write_whole
 from .hints import check_call
 
 LONGEST_REPR = 500
@@ -104,7 +104,7 @@ def experiment(
                 record["seconds"] = time.perf_counter() - start
                 record["versions"] = _find_versions()
                 with _warn_of_loss(function.__name__, losses):
-                    _write_record(Path(save_dir), record)
+                    _write_record(expand_home(save_dir), record)
 
         return run
 
@@ -140,8 +140,8 @@ def list_experiments(
 
     Those that cannot be read are left out with a warning.
     """
-    records = []
-    for path in sorted(Path(save_dir).glob("*/*.json")) if describe_place(save_dir) == "is a folder" else ():
+    records, save_dir = [], expand_home(save_dir)
+    for path in sorted(save_dir.glob("*/*.json")) if describe_place(save_dir) == "is a folder" else ():
         try:
             records.append(load_experiment(path))
         except CacheError as error:  # noqa: PERF203 - one broken record must not hide the others
@@ -158,7 +158,7 @@ def load_experiment(path: str | os.PathLike[str]) -> ExperimentRecord:
     CacheError
         If there is no such file or it holds no record.
     """
-    path = Path(path)
+    path = expand_home(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.keys() != _TYPES.keys():

@@ -30,6 +30,11 @@ _ADVICE = {
 _numbers = itertools.count()
 
 
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path as every function here takes one: ``~`` is a home; what stands for that of nobody stays."""
+    return Path(os.path.expanduser(path))
+
+
 def describe_place(
     path: str | os.PathLike[str],
 ) -> Literal["is a file", "is a folder", "is neither file nor folder", "does not exist"]:
@@ -62,7 +67,7 @@ def check_model_id(model_id: str) -> str:
 
 def check_folder(folder: str | os.PathLike[str]) -> Path:
     """Return a folder that exists or can be created and written to, or raise `OutputError`; nothing is written."""
-    folder = Path(folder)
+    folder = expand_home(folder)
     if "\0" in str(folder):
         raise _folder_error(folder, "a name cannot hold a NUL byte")
     ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))

@@ -12,7 +12,7 @@ from conftest import make_maps, store_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_viewer import export_html, files, render_completions, save_scores, score_heads, view_attention
+from attn_viewer import export_html, files, load_scores, render_completions, save_scores, score_heads, view_attention
 from attn_viewer.errors import OptionError, OutputError
 from attn_viewer.files import (
     check_folder,
@@ -24,6 +24,7 @@ from attn_viewer.files import (
     remove_leftovers,
     write_whole,
 )
+from attn_viewer.pipeline.prompts import load_text_data
 from attn_viewer.storage.objects import dump_object
 from attn_viewer.storage.pt import SUFFIX
 
@@ -205,3 +206,26 @@ def test_what_is_at_a_path(tmp_path):
     expected = {"": "is a folder", "file": "is a file", "link": "is a file", "pipe": "is neither file nor folder"}
     expected |= dict.fromkeys(("circle", "a\0b", "x" * 300), "does not exist")
     assert {name: describe_place(tmp_path / name) for name in expected} == expected
+
+
+def test_a_home_is_the_same_wherever_a_path_is_typed(tmp_path, monkeypatch):
+    """What was saved by a path is loaded by it, and no folder of the name ~ appears."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(here)
+    maps = make_maps(1, 1, 3)
+    view_attention(load_attention_scores_path=save_scores(maps, "~/scores"), save_fig_path="~/figures")
+    name = f"{maps.model_id}{SUFFIX}"
+    assert load_scores(f"~/scores/{name}").tokens_key == maps.tokens_key
+    export_html(maps, "~/pages/one.html")
+    render_completions([f"~/scores/{maps.model_id}"], "~/completions")
+    score_heads(maps).to_csv("~/tables/heads.csv")
+    files.write_whole(home / "prompts.jsonl", b'{"text": "a"}\n')
+    assert len(load_text_data("~/prompts.jsonl")) == 1
+    assert sorted(path.name for path in home.iterdir()) == [
+        "completions", "figures", "pages", "prompts.jsonl", "scores", "tables",
+    ]  # fmt: skip
+    assert not [*here.iterdir()]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..files import make_folder, write_whole
+from ..files import expand_home, make_folder, write_whole
 from ..hints import check_value
 from .blocks import divide
 
@@ -131,7 +131,8 @@ class HeadScores:
 
 
 def _write_text(path: str | os.PathLike[str], text: str) -> Path:
-    make_folder(Path(path).parent)
+    path = expand_home(path)
+    make_folder(path.parent)
     return write_whole(path, text.encode())
 
 

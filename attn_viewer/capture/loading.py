@@ -19,7 +19,7 @@ from typing import Any
 from ..capture_options import LoadingOptions
 from ..declarations import takes_options
 from ..errors import ModelLoadError, OptionError, shorten
-from ..files import describe_place
+from ..files import describe_place, expand_home
 from ..options import FilePath
 
 # The trained models of this package; the first is taken where none is named.
@@ -112,7 +112,7 @@ def _load_tokenizer(where: str, arguments: dict[str, Any], *, may_see: bool) -> 
 
 def _find_adapter(model_path: str | os.PathLike[str] | None) -> Path | None:
     """Return the folder of an adapter; None where the path is something else."""
-    folder = None if model_path is None else Path(os.path.expanduser(model_path))
+    folder = None if model_path is None else expand_home(model_path)
     if folder is None or describe_place(folder / "config.json") != "does not exist":
         return None
     return folder if describe_place(folder / ADAPTER_CONFIG) == "is a file" else None
@@ -204,7 +204,7 @@ def _locate(model_path: FilePath | None) -> tuple[str, dict[str, Any]]:
     """Return what `from_pretrained` takes for a path: the folder or name, and arguments for a GGUF file."""
     if model_path is None or model_path in DEMO_MODELS:
         return str(get_demo_path(str(model_path or DEMO_MODELS[0]))), {}
-    path = Path(os.path.expanduser(model_path))  # what stands for the home of nobody stays as it is
+    path = expand_home(model_path)
     if path.suffix == ".gguf":
         if (what := describe_place(path)) != "is a file":
             raise ModelLoadError(f"GGUF file {shorten(str(model_path))} {what}; check the path")

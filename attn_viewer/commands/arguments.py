@@ -306,11 +306,11 @@ def check_output(asked: FigureOptions) -> None:
 def write_figures(asked: FigureOptions, model_id: str, figures: dict[str, Any]) -> Iterator[Path]:
     """Draw all figures, then write them below the folder as ``{model_id}/{name}.{fig_format}``; yield the paths."""
     from ..figures.formats import render_figure
-    from ..files import check_model_id, make_folder, write_whole
+    from ..files import check_model_id, expand_home, make_folder, write_whole
 
     # What cannot be drawn is found out before anything is written.
     contents = {name: render_figure(figure, asked.fig_format) for name, figure in figures.items()}
-    place = make_folder(Path(asked.save_fig_path or ".") / check_model_id(model_id))
+    place = make_folder(expand_home(asked.save_fig_path or ".") / check_model_id(model_id))
     for name, data in contents.items():
         yield write_whole(place / f"{name}.{asked.fig_format}", data)
 

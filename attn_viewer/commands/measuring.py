@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..capture_options import SelectionOptions
@@ -218,7 +217,7 @@ class AblateWords(LoadOptions, PromptOptions, FigureOptions, QuietOptions, fig_f
 
 def _ablate(asked: AblateWords) -> None:
     from ..figures.venues import use_preset
-    from ..files import make_folder, write_whole
+    from ..files import expand_home, make_folder, write_whole
 
     if asked.heads is None and asked.merge is None and not asked.rank:
         raise OptionError("ablate needs heads, merge or rank: which heads to take out")
@@ -230,8 +229,9 @@ def _ablate(asked: AblateWords) -> None:
         model, tokenizer = load_model(asked, asked.bars)
         numbers = (_rank if asked.rank else _change)(asked, model, tokenizer, prompt)
         if asked.json is not None:
-            make_folder(Path(asked.json).parent)
-            write_whole(asked.json, (json.dumps(numbers.to_dict(), ensure_ascii=False) + "\n").encode())
+            path = expand_home(asked.json)
+            make_folder(path.parent)
+            write_whole(path, (json.dumps(numbers.to_dict(), ensure_ascii=False) + "\n").encode())
         if asked.save_fig_path is not None:
             for path in write_figures(asked, numbers.model_id, _draw_changes(asked, numbers)):
                 print(path)

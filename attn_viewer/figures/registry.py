@@ -15,11 +15,10 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import AttnViewerError, OptionError, shorten
-from ..files import describe_place
+from ..files import describe_place, expand_home
 from ..options import FilePath
 
 _BUILTIN = f"{__package__}.builtin"
@@ -161,7 +160,7 @@ def load_figure_funcs(path: FilePath) -> list[str]:
     OptionError
         If there is no such file, it fails (then nothing of it stays registered) or it registers nothing.
     """
-    path = Path(path)
+    path = expand_home(path)
     if path.suffix != ".py" or describe_place(path) != "is a file":
         raise OptionError(f"figure functions are read from a Python file, and {shorten(str(path))} is none")
     before = dict(_functions), dict(_specs)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError, OutputError
-from ..files import check_folder, make_folder
+from ..files import check_folder, expand_home, make_folder
 from ..long_runs import show_bar
 from ..maps import AttentionMaps
 from ..options import FilePath
@@ -120,7 +120,7 @@ def run_on_head(
     """
     if np.ndim(pattern) != 2 or np.size(pattern) == 0:
         raise OptionError(f"an attention pattern has axes (n_query, n_key), got shape {np.shape(pattern)}")
-    folder = make_folder(Path(folder) / f"L{layer}" / f"H{head}")
+    folder = make_folder(expand_home(folder) / f"L{layer}" / f"H{head}")
     paths: list[Path] = []
     failures: list[FigureFailure] = []
     for func in funcs:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import PromptError, describe_error, shorten
+from ..files import expand_home
 from ..spans import Span
 
 Inputs = Mapping[str, "torch.Tensor"]
@@ -41,7 +42,9 @@ def read_picture(source: Any) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            if isinstance(source, (str, os.PathLike, io.BytesIO)):
+            if isinstance(source, (str, os.PathLike)):
+                source = expand_home(source)
+            if isinstance(source, (os.PathLike, io.BytesIO)):
                 with Image.open(source, formats=FORMATS) as file:
                     return _convert(file)
             return _convert(source if isinstance(source, Image.Image) else Image.fromarray(_read_bytes(source)))

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..declarations import takes_options
 from ..errors import ActivationsDamagedError, ActivationsMissingError, AttnViewerError, OptionError, OutputError
-from ..files import check_folder, check_model_id, make_folder, remove_leftovers
+from ..files import check_folder, check_model_id, expand_home, make_folder, remove_leftovers
 from ..folder_options import ActivationsOptions, PromptsOptions
 from ..maps import AttentionMaps
 from ..options import FilePath
@@ -34,7 +34,7 @@ def name_model(model_path: FilePath) -> str:
     """Name a model for a data folder: a hub name whole, of a path the last part, without ``.gguf``."""
     text = str(model_path)
     if text.endswith(".gguf") or os.path.isdir(text) or text.startswith((".", "/", "~")):
-        text = Path(os.path.expanduser(text)).resolve().name.removesuffix(".gguf")
+        text = expand_home(text).resolve().name.removesuffix(".gguf")
     return check_model_id(text)
 
 

@@ -15,7 +15,7 @@ from ..declarations import takes_options
 from ..errors import OptionError, OutputError
 from ..figures import registry
 from ..figures.runner import check_full, run_on_head
-from ..files import check_folder, make_folder, name_temporary, remove_leftovers, write_whole
+from ..files import check_folder, expand_home, make_folder, name_temporary, remove_leftovers, write_whole
 from ..folder_options import FolderFiguresOptions
 from ..storage.folder import FAILED, DataFolder
 from .activations import update_indexes
@@ -73,8 +73,8 @@ def figures_main(model_name: str, *, options: FolderFiguresOptions) -> RunReport
         str(folder.absolute()),
         tuple(f.__name__ for f in funcs if is_found[f]),
         tuple(f for f in funcs if not is_found[f]),
-        None if path is None else str(Path(path).absolute()),
-        None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        None if path is None else str(expand_home(path).absolute()),
+        None if path is None else hashlib.sha256(expand_home(path).read_bytes()).hexdigest(),
         options.force,
     )
     hashes = sample_hashes(model, options.n_samples, report)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ActivationsMissingError, AttnViewerError, InvalidPromptError, OptionError, shorten
+from ..files import expand_home
 from ..options import FilePath
 from ..storage.folder import Model
 from ..storage.hashes import augment_prompt_with_hash
@@ -67,7 +68,7 @@ def load_text_data(
     if max_chars is not None and max_chars < max(1, min_chars or 0):
         raise OptionError(f"max_chars must be at least 1 and min_chars, got {max_chars} with min_chars {min_chars}")
     prompts = []
-    for where, row in _read_rows(Path(fname)):
+    for where, row in _read_rows(expand_home(fname)):
         try:
             prompt = _check_row(row, where)
         except InvalidPromptError as error:

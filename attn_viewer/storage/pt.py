@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import CacheError, shorten
 from ..facts import MapFacts
-from ..files import check_model_id, describe_place, make_folder, open_whole
+from ..files import check_model_id, describe_place, expand_home, make_folder, open_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
 from .stored import EXTRA
@@ -41,7 +41,7 @@ def save_scores(maps: AttentionMaps, folder: str | os.PathLike[str], *, name: st
     """
     import torch
 
-    path = Path(folder) / f"{check_model_id(maps.model_id if name is None else name)}{SUFFIX}"
+    path = expand_home(folder) / f"{check_model_id(maps.model_id if name is None else name)}{SUFFIX}"
     make_folder(path.parent)
     facts = maps.to_plain()
     content = {
@@ -66,7 +66,7 @@ def load_scores(path: str | os.PathLike[str]) -> AttentionMaps:
     CacheError
         If the file is missing, damaged, holds anything but tensors and plain types, or its parts do not fit.
     """
-    path = Path(os.path.expanduser(path))
+    path = expand_home(path)
     if (what := describe_place(path)) != "is a file":
         raise CacheError(f"cache {shorten(str(path))} {what}; give the .pt file that --save_attention_scores wrote")
     try:

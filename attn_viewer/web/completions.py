@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..capture_options import GenerationOptions
 from ..declarations import takes_options
 from ..errors import CacheError, OptionError, shorten
-from ..files import check_folder, check_model_id, describe_place
+from ..files import check_folder, check_model_id, describe_place, expand_home
 from ..long_runs import show_bar
 from ..maps import AttentionMaps
 from ..options import CompletionPageOptions, ExportOptions, FilePath
@@ -124,7 +124,7 @@ def render_completions(
     """
     places = _split_prefixes(prefixes)
     sources = [place / f"{name}{SUFFIX}" for place, name in places]
-    pages = [Path(folder or place) / f"{name}.html" for place, name in places]
+    pages = [expand_home(folder or place) / f"{name}.html" for place, name in places]
     if len(set(pages)) < len(pages):
         raise OptionError(f"pages in one folder need distinct names, got {[name for _, name in places]}")
     for source in sources:
@@ -146,7 +146,7 @@ def _split_prefixes(prefixes: Sequence[FilePath]) -> list[tuple[Path, str]]:
     """Return folder and name of each prefix."""
     if isinstance(prefixes, (str, os.PathLike)) or not prefixes:
         raise OptionError(f"prefixes must be a sequence of at least one path without ending, got {prefixes!r}")
-    paths = [Path(prefix) for prefix in prefixes]
+    paths = [expand_home(prefix) for prefix in prefixes]
     if len(set(paths)) < len(paths):
         raise OptionError(f"prefixes must be distinct, got {[str(path) for path in paths]}")
     return [(path.parent, check_model_id(path.name)) for path in paths]

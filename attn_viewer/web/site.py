@@ -25,7 +25,7 @@ from typing import Any
 
 from ..declarations import takes_options
 from ..errors import ActivationsMissingError, GetActivationsError, OptionError, OutputError
-from ..files import check_folder, make_folder, name_temporary, write_whole
+from ..files import check_folder, expand_home, make_folder, name_temporary, write_whole
 from ..folder_options import SiteOptions
 from ..options import FilePath
 from ..pipeline.work import RunReport, note_untried, run_parts
@@ -78,7 +78,7 @@ def write_site(path: FilePath, output: FilePath = "site", *, options: SiteOption
     models = listing.list_models()
     if not models:
         raise OptionError(f"{str(path)!r} holds no model; make one with attn-viewer activations")
-    output = Path(os.path.abspath(output))
+    output = Path(os.path.abspath(expand_home(output)))
     _check_output(output)
     report = RunReport()
     with _make_aside(output) as aside:
