@@ -99,9 +99,8 @@ class BatchWatch(AttentionWatch):
         outputs = []
         for collector, stop, n in zip(self.collectors, itertools.accumulate(self.lengths), self.lengths, strict=True):
             query, key, value = (part[:, :, stop - n : stop] for part in parts)
-            call = self._attend(*where, given._replace(query=query, key=key, value=value))
-            outputs.append(call.output)
-            collector.take_call(call)
+            own = given._replace(query=query, key=key, value=value)
+            outputs.append(self._attend(*where, own, collector.take_call))
         return torch.cat(outputs, dim=2)
 
 

@@ -12,12 +12,12 @@ from ..errors import CaptureError, OptionError
 from ..maps import AttentionMaps
 from ..spans import Span
 from .collector import Collector
+from .fused import SdpaArguments
 from .guard import Switch
 from .numbering import NumberedModules, get_kind
 from .prefill import get_model_id, watch_attention
 from .stacks import Stack
 from .targets import is_tower
-from .watch import AttentionCall
 
 _Side = tuple[str, int]  # a sequence that tokens are of: its name and its number of tokens
 
@@ -113,7 +113,7 @@ class EveryPass:
         self.collectors[-1].follow(self.collectors[0])
         return self.collectors[-1:]
 
-    def take_row(self, call: AttentionCall) -> bool:
+    def take_row(self, name: str, given: SdpaArguments) -> bool:
         """Take nothing: passes need not be steps of one text."""
         return False
 

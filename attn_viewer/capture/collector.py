@@ -16,6 +16,7 @@ from ..maps import AttentionMaps
 from ..selections import choose_numbers
 from .axes import divide_batch, drop_batch, explain_tensors
 from .changes import HeadIntervention, list_interventions
+from .fused import SdpaArguments
 from .kernels import ROWS, Scores, blocks_future, find_hidden, iterate_weights, multiply_row
 from .numbering import NumberedModules, get_kind
 from .padding import Kept, crop_scores, crop_weights
@@ -114,38 +115,39 @@ class Collector:
                 self._reduce(stack, call, scores, *opened)
                 self.passed = release_freed(call.query, self.passed)
 
-    def take_row(self, call: AttentionCall, n_heads: int, first: int) -> bool:
-        """Take the call of a module of `n_heads` heads that runs on the token at position `first` alone.
+    def take_row(self, name: str, given: SdpaArguments, n_heads: int, first: int) -> bool:
+        """Take the one call of a module of `n_heads` heads that runs on the token at position `first` alone.
 
         It is False, and nothing is taken, where it is not sure that this token attends to all tokens up to it.
         """
-        query, key = call.query, call.key
-        is_plain = call.mask is None and not call.is_causal and call.change is None and not call.ordinal
-        is_one = query.ndim == key.ndim == 4 and len(query) == len(key) == 1 and key.shape[2] == first + 1
+        own, other = given.query.shape, given.key.shape
+        is_plain = given.attn_mask is None and not given.is_causal
+        is_one = len(own) == len(other) == 4 and own[0] == other[0] == 1 and other[2] == first + 1
         # Heads that share keys may be packed as queries.
-        if not (is_plain and is_one and query.shape[1] * query.shape[2] == n_heads and n_heads % key.shape[1] == 0):
+        if not (is_plain and is_one and own[1] * own[2] == n_heads and n_heads % other[1] == 0):
             return False
-        self._note(call.name)
-        path, layer = self.numbers[call.name]
+        self._note(name)
+        path, layer = self.numbers[name]
         if path not in self.stacks:
             self.stacks[path] = Stack(path, (1, first + 1), self.members[path], first, True, sources={"sdpa"})
         stack = self.stacks[path]
         stack.calls.add(layer)
         if self._wants(layer):
-            stack.waiting[layer] = multiply_row(query[0].reshape(key.shape[1], -1, key.shape[3]), key[0], call.scale)
-            if len(stack.waiting) * n_heads * key.shape[2] > WAITING:
+            waiting = stack.waiting.setdefault(n_heads, {})
+            waiting[layer] = multiply_row(given.query, given.key, given.scale)
+            if len(waiting) * n_heads * other[2] > WAITING:
                 self._finish_rows(stack)
         return True
 
     def _finish_rows(self, stack: Stack) -> None:
         """Keep what is wanted of the rows that wait."""
-        for n_heads in {len(row) for row in stack.waiting.values()}:
-            layers = [layer for layer, row in stack.waiting.items() if len(row) == n_heads]
-            rows = torch.stack([stack.waiting.pop(layer) for layer in layers], 1)
-            heads, reduction = self._start(stack, (n_heads, *rows.shape[1:]), layers[0], height=1)
+        for n_heads, waiting in stack.waiting.items():
+            rows = torch.stack([*waiting.values()], 1)
+            heads, reduction = self._start(stack, (n_heads, *rows.shape[1:]), next(iter(waiting)), height=1)
             weights = rows.softmax(-1)
             reduction.take_weights(weights if len(heads) == n_heads else weights[list(heads)])
-            stack.kept |= {layer: (heads, reduction.array[:, i : i + 1]) for i, layer in enumerate(layers)}
+            stack.kept |= {layer: (heads, reduction.array[:, i : i + 1]) for i, layer in enumerate(waiting)}
+        stack.waiting.clear()
 
     def _reduce(
         self, stack: Stack, call: AttentionCall, scores: Scores, heads: tuple[int, ...], reduction: FullReduction

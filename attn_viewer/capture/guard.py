@@ -321,9 +321,10 @@ def _make_view(kind: type) -> type:
     views: dict[tuple[int, object], Callable[[Any], Any]] = {}
 
     def get(config: Any) -> Any:
-        if _IMPLEMENTATION not in vars(config):  # transformers 4 makes another of the class, and asks before it is set
+        own = object.__getattribute__(config, "__dict__")  # configs look long at what `vars` asks them for
+        if _IMPLEMENTATION not in own:  # transformers 4 makes another of the class, and asks before it is set
             raise AttributeError(_IMPLEMENTATION)
-        thread, name = threading.get_ident(), vars(config)[_IMPLEMENTATION]
+        thread, name = threading.get_ident(), own[_IMPLEMENTATION]
         for (owner, _), view in list(views.items()):
             name = view(name) if owner == thread else name
         return name

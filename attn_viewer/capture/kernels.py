@@ -100,9 +100,13 @@ def iterate_weights(scores: Scores, *, rows: int = ROWS) -> Iterator[tuple[int, 
 
 
 def multiply_row(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Return the scores, float32, axes ``(n_heads, n_key)``, of one query, axes ``(n_kv_heads, group, d)``."""
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return _multiply(query.float(), key.float().mT, factor).flatten(0, 1)
+    """Return the scores, float32, axes ``(n_heads, n_key)``, of one query, axes ``(1, n_heads, 1, d)`` or packed.
+
+    Keys have axes ``(1, n_kv_heads, n_key, d)``. Once a layer and step, each operation counts.
+    """
+    _, n_kv_heads, _, d = key.shape
+    query = query.reshape(n_kv_heads, -1, d).float() * (d**-0.5 if scale is None else scale)
+    return torch.bmm(query, key.squeeze(0).float().mT).flatten(0, 1)
 
 
 def pool_weights(scores: Scores, cell: tuple[int, int], pooling: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ from ..inputs.signature import call_model, find_device, find_inner, get_config, 
 from ..maps import AttentionMaps
 from .collector import Collector
 from .eager import EagerHooks
+from .fused import SdpaArguments
 from .guard import Loan, borrow_model, find_configs, has_hooks, view_implementation
 from .module_stack import ModuleStack
 from .numbering import NumberedModules, get_kind
@@ -182,8 +183,8 @@ class Passes(Protocol):
     def begin(self, arguments: Mapping[str, Any], past: int | None) -> Sequence[Collector]:
         """Return the collectors of a pass that begins on `arguments` and a cache of `past` tokens."""
 
-    def take_row(self, call: AttentionCall) -> bool:
-        """Take a call at once, where it is sure what it is about; tell whether it is."""
+    def take_row(self, name: str, given: SdpaArguments) -> bool:
+        """Take the first call of a module at once, where it is sure what it is about; tell whether it is."""
 
     def end(self) -> None:
         """Take what the collectors of a pass have."""
@@ -217,11 +218,11 @@ def watch_attention(model: torch.nn.Module, *collectors: Collector, passes: Pass
                 collector.take_weights(placed)
 
         def place_call(call: AttentionCall) -> None:
-            if passes is None or not passes.take_row(call):
-                on_call(dataclasses.replace(call, given=sequences.find()))
+            on_call(dataclasses.replace(call, given=sequences.find()))
 
         wants_lse = options.reduction != "full" and projections is None
-        watch = AttentionWatch(stack, place_call, take_weights, wants_lse=wants_lse)
+        rows = () if passes is None else (passes.take_row,)
+        watch = AttentionWatch(stack, place_call, take_weights, *rows, wants_lse=wants_lse)
         hooks = EagerHooks(stack, take_weights)
         hooks.look_through(watch)
         parts = stack, sequences, watch, hooks, projections

@@ -115,7 +115,7 @@ class RowMemory:
             return array
         if len(self.free) < array.nbytes:
             self.free = allocate_zeros((16 * MAPPED_SIZE,), np.uint8)
-        taken, self.free = np.split(self.free, [array.nbytes])
+        taken, self.free = self.free[: array.nbytes], self.free[array.nbytes :]
         copied = taken.view(array.dtype).reshape(array.shape)
         copied[:] = array
         return copied

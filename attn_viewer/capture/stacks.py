@@ -36,8 +36,8 @@ class Stack:
     last: tuple[int, Inputs | None] | None = None  # the last of them, and what its call was given
     # Head numbers and what was kept of each layer.
     kept: dict[int, tuple[tuple[int, ...], Array]] = dataclasses.field(default_factory=dict)
-    # Scores of layers that had one row, axes (n_heads, n_key), of which nothing has been kept yet.
-    waiting: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
+    # By number of heads: scores of layers that had one row, axes (n_heads, n_key), of which nothing has been kept yet.
+    waiting: dict[int, dict[int, torch.Tensor]] = dataclasses.field(default_factory=dict)
     # Tokens of the layers where they are not the wanted ones.
     elsewhere: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
     unscaled: str | None = None  # the first module whose values or projection were not seen, where they were wanted

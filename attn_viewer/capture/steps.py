@@ -15,10 +15,10 @@ from ..cells import measure_cells
 from ..errors import CaptureError, OptionError
 from ..inputs.signature import has_decoder
 from .collector import Collector, Extent
+from .fused import SdpaArguments
 from .numbering import NumberedModules, get_kind, is_called_attention
 from .reduction import RowMemory, allocate_zeros
 from .stacks import Stack
-from .watch import AttentionCall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +130,10 @@ class StepRecorder:
         self._note(self._collectors[0])
         return self._collectors
 
-    def take_row(self, call: AttentionCall) -> bool:
-        """Take the call of a step at once, where it is sure what it is about; tell whether it is."""
-        is_step = self._begun.n_rows == 1 and len(self._collectors) == 1 and call.name in self.single
-        return is_step and self._collectors[0].take_row(call, self.single[call.name], self._begun.first)
+    def take_row(self, name: str, given: SdpaArguments) -> bool:
+        """Take the first call of a module in a step at once, where it is sure what it is about; tell whether it is."""
+        is_step = self._begun.n_rows == 1 and len(self._collectors) == 1 and name in self.single
+        return is_step and self._collectors[0].take_row(name, given, self.single[name], self._begun.first)
 
     def _note(self, collector: Collector) -> Collector:
         """Have a collector note what it sees where all have."""

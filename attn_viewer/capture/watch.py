@@ -48,8 +48,9 @@ class ModuleWeights:
 class AttentionWatch(Watch):
     """Hand every scaled_dot_product_attention call to a function; the call's result is what it always is.
 
-    Weights of `torch.nn.functional.multi_head_attention_forward` go to `on_weights`. With `wants_lse`, calls come with
-    the log-sum-exp of their rows where it costs nothing.
+    Weights of `torch.nn.functional.multi_head_attention_forward` go to `on_weights`. The first call of a module that
+    nothing changes goes to `take_row` before, which tells whether nothing is left to hand on. With `wants_lse`, calls
+    come with the log-sum-exp of their rows where it costs nothing.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class AttentionWatch(Watch):
         stack: ModuleStack,
         on_call: Callable[[AttentionCall], object],
         on_weights: Callable[[ModuleWeights], object],
+        take_row: Callable[[str, SdpaArguments], bool] = lambda name, given: False,
         *,
         wants_lse: bool = False,
     ) -> None:
         super().__init__()
         self.stack = stack
-        self.on_call, self.on_weights = on_call, on_weights
+        self.on_call, self.on_weights, self.take_row = on_call, on_weights, take_row
         self.wants_lse = wants_lse
         self.counts: Counter[str] = Counter()
         self.unread: set[str] = set()  # modules that called attention before they read in their config which to run
@@ -72,9 +74,21 @@ class AttentionWatch(Watch):
         }
 
     def _see_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        call = self._attend(*self._count(), SdpaArguments(*args, **kwargs))
-        self.on_call(call)
-        return call.output
+        return self._attend(*self._count(), SdpaArguments(*args, **kwargs), self.on_call)
+
+    def _attend(
+        self, name: str, ordinal: int, given: SdpaArguments, on_call: Callable[[AttentionCall], object]
+    ) -> torch.Tensor:
+        change = find_change(given)
+        # The kernel is out of sight of interventions, which change the call's output.
+        # For a single row there is nothing to save.
+        wants_lse = self.wants_lse and given.query.shape[-2] > 1 and not list_interventions()
+        both = attend_with_lse(given) if wants_lse else None
+        output, lse = both or (given.compute(), None)
+        if ordinal or change is not None or not self.take_row(name, given):
+            query, key, value, mask, _, is_causal, scale, _ = given
+            on_call(AttentionCall(name, ordinal, query, key, value, output, mask, is_causal, scale, lse, change))
+        return output
 
     def _see_multihead(self, *args: Any, **kwargs: Any) -> Any:
         function = torch.nn.functional.multi_head_attention_forward
@@ -97,13 +111,3 @@ class AttentionWatch(Watch):
             self.unread.add(name)
         self.counts[name] += 1
         return name, self.counts[name] - 1
-
-    def _attend(self, name: str, ordinal: int, given: SdpaArguments) -> AttentionCall:
-        change = find_change(given)
-        # The kernel is out of sight of interventions, which change the call's output.
-        # For a single row there is nothing to save.
-        wants_lse = self.wants_lse and given.query.shape[-2] > 1 and not list_interventions()
-        both = attend_with_lse(given) if wants_lse else None
-        output, lse = both or (given.compute(), None)
-        query, key, value, mask, _, is_causal, scale, _ = given
-        return AttentionCall(name, ordinal, query, key, value, output, mask, is_causal, scale, lse, change)
