@@ -26,6 +26,8 @@ from .watch import AttentionCall, AttentionWatch
 N_DIRECTIONS, N_ENDS = 8, 8
 # Prompts of the pass: so many numbers a row tell rows apart in any precision.
 _N_PROMPTS = 16
+# How far a product in bfloat16 may be from that of the same numbers in float32, as a share of the largest.
+_ROUNDING = 2**-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,15 @@ class _Trace:
                 continue
             rows = {row.float().numpy().tobytes(): i for i, row in enumerate(output[:, 0].T.contiguous().cpu())}
             found = [rows.get(row.float().numpy().tobytes()) for row in wanted]
-            if None not in found:
+            if None not in found and _is_product(output, given, weight, getattr(module, "bias", None)):
                 return weight.T[torch.tensor(found)].double().cpu().unflatten(0, (part.shape[1], -1)), given
         raise _refuse(self.model, "queries, keys or values are no linear function of what attention is given")
+
+
+def _is_product(output: torch.Tensor, given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Return whether a linear module's output is that of its weights: hooks may have changed it."""
+    made = given.float() @ weight.float() + (0 if bias is None else bias.float())
+    return bool((made - output).abs().max() <= _ROUNDING * output.abs().max())
 
 
 def _refuse(model: torch.nn.Module, why: str) -> CircuitError:
@@ -113,7 +121,7 @@ def read_head_weights(model: torch.nn.Module) -> tuple[dict[tuple[int, int], Hea
     if unembedding is None or not getattr(model, "can_generate", lambda: False)():
         raise _refuse(model, "it is no language model with an output embedding")
     embed: Any = model.get_input_embeddings()  # type: ignore[operator]
-    ids = torch.randperm(embed.num_embeddings, generator=torch.Generator().manual_seed(0))[: 2 * _N_PROMPTS]
+    ids = torch.randperm(len(embed.weight), generator=torch.Generator().manual_seed(0))[: 2 * _N_PROMPTS]
     seen: list[torch.Tensor] = []
     with borrow_model(model) as loan:
         stack = ModuleStack(model)
@@ -200,7 +208,7 @@ def measure_circuits(model: torch.nn.Module, tokenizer: Vocabulary) -> dict[tupl
     heads, last_norm = read_head_weights(model)
     device = find_device(model)
     embed: Any = model.get_input_embeddings()  # type: ignore[operator]
-    tokens = embed(torch.arange(embed.num_embeddings, device=device))[: len(tokenizer)]
+    tokens = embed(torch.arange(len(embed.weight), device=device))[: len(tokenizer)]
     unembed = get_weight(model.get_output_embeddings())  # type: ignore[operator]
     if unembed is None:
         raise _refuse(model, "its output embedding is no plain linear module")

@@ -1,5 +1,6 @@
 """Prompts from JSON lines, Parquet, and data sets of Hugging Face."""
 
+import math
 import numbers
 import random
 import re
@@ -90,10 +91,12 @@ def load_text_data(
 def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield each row of a file, or of the files of a folder, a line yet to be parsed, and the words for where it is."""
     try:
-        if path.is_dir() and not any((path / name).exists() for name in _SAVED):
-            for file in sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".parquet")):
-                yield from _read_rows(file)
-        elif path.is_dir() or path.suffix == ".parquet":
+        if path.is_dir() and not _is_saved(path):
+            for place in sorted(path.rglob("*")):
+                is_table = place.suffix.lower() in (".jsonl", ".parquet") and place.is_file()
+                if is_table or (_is_saved(place) and not _is_saved(place.parent)):  # splits come with their set
+                    yield from _read_rows(place)
+        elif path.is_dir() or path.suffix.lower() == ".parquet":
             for number, row in enumerate(_read_columns(path), 1):
                 yield f"row {number} of {str(path)!r}", row
         else:
@@ -103,11 +106,16 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
                         yield f"line {number} of {str(path)!r}", line
     except AttnViewerError:
         raise
-    except (OSError, ValueError) as error:  # the latter from a name with a NUL byte, and what a damaged table raises
+    # Names with a NUL byte, damaged tables, and a data set that was saved with no rows.
+    except (OSError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidPromptError(
             f"cannot read prompts from {str(path)!r}: {reason}; give JSON lines, Parquet or a folder of these"
         ) from error
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _SAVED)
 
 
 def _read_columns(path: Path) -> Iterator[dict[str, Any]]:
@@ -117,16 +125,27 @@ def _read_columns(path: Path) -> Iterator[dict[str, Any]]:
         from pyarrow import parquet, types
     except ImportError as error:
         raise OptionError(f"{str(path)!r} needs the package datasets: pip install 'attn-viewer[datasets]'") from error
-    if path.suffix == ".parquet" and path.is_file():
+    if path.is_file():
         with parquet.ParquetFile(path) as table:
             plain = [field.name for field in table.schema_arrow if not types.is_nested(field.type)]
+            _check_columns(plain, path)
             for batch in table.iter_batches(columns=plain):
                 yield from batch.to_pylist()
         return
     saved = datasets.load_from_disk(str(path), keep_in_memory=False)
     for split in saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]:
         plain = [name for name, feature in split.features.items() if isinstance(feature, datasets.Value)]
+        _check_columns(plain, path)
         yield from split.select_columns(plain)
+
+
+def _check_columns(plain: list[str], path: Path) -> None:
+    """Refuse a table of which no row can be a prompt, once for all of them."""
+    if plain.count("text") != 1:
+        raise InvalidPromptError(
+            f"{str(path)!r} must have one column 'text' that holds plain values, got these of plain values: "
+            f"{shorten(plain)}; rename the one with the prompts"
+        )
 
 
 def _check_row(prompt: Any, where: str) -> dict[str, Any]:
@@ -141,6 +160,9 @@ def _check_row(prompt: Any, where: str) -> dict[str, Any]:
         raise InvalidPromptError(
             f"{where} must be an object with a text that is not empty, {_ROW}; got {shorten(prompt)}"
         )
+    for name, value in prompt.items():  # of a table: JSON has no other numbers
+        if isinstance(value, float) and not math.isfinite(value):
+            prompt[name] = None
     try:
         # Half a surrogate pair is no text: no tokenizer takes it.
         prompt["text"].encode()

@@ -1,14 +1,33 @@
 """Products of a head's weights against direct computation."""
 
+import functools
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from architectures import build_model
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from attn_viewer.capture.circuits import N_DIRECTIONS, N_ENDS, factorise_product, measure_circuits, read_head_weights
 from attn_viewer.errors import CircuitError
 from attn_viewer.tokens import label_tokens
+
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+
+
+def make_llama(dtype=torch.float32, **changes):
+    torch.manual_seed(0)
+    config = LlamaConfig(**SMALL | {"num_hidden_layers": 2} | changes)
+    return AutoModelForCausalLM.from_config(config).eval().to(dtype)
+
+
+def add_lora(targets):
+    peft = pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which parts make no sense is said of some
+        config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+        return peft.get_peft_model(make_llama(), config).eval()
 
 
 def check_llama(model, layer, head):
@@ -54,6 +73,40 @@ def test_heads_that_share_keys():
     check_llama(build_model("llama"), 1, 3)
 
 
+@pytest.mark.parametrize("changes", [
+    {"attention_bias": True},
+    {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    {"dtype": torch.bfloat16},
+    {"dtype": torch.float16},
+])  # fmt: skip
+def test_variants_of_a_llama(changes):
+    check_llama(make_llama(**changes), 1, 1)
+
+
+def merge(model):
+    model.merge_adapter()
+    return model
+
+
+@pytest.mark.parametrize("finish", [merge, lambda model: model.merge_and_unload()])
+def test_an_adapter_that_is_merged(finish):
+    model = finish(add_lora(["q_proj", "k_proj", "v_proj", "o_proj"]))
+    (attention,) = (module for name, module in model.named_modules() if name.endswith("layers.1.self_attn"))
+    heads, _ = read_head_weights(model)
+    for name, found in (("q", heads[1, 1].query), ("k", heads[1, 1].key), ("v", heads[1, 1].value)):
+        assert torch.equal(found.float(), getattr(attention, f"{name}_proj").weight[8:])
+    plain = make_llama().model.layers[1].self_attn.q_proj.weight[8:]
+    assert not torch.allclose(heads[1, 1].query.float(), plain)
+    assert torch.equal(heads[1, 1].output.float(), attention.o_proj.weight[:, 8:].T)
+
+
+def test_an_adapter_that_leaves_attention_alone():
+    plain, _ = read_head_weights(make_llama())
+    heads, _ = read_head_weights(add_lora(["up_proj", "embed_tokens"]))
+    for name in ("query", "key", "value", "output"):
+        assert torch.equal(getattr(heads[1, 0], name), getattr(plain[1, 0], name))
+
+
 @pytest.mark.slow
 def test_heads_of_smollm2_share_keys(smollm2):
     check_llama(smollm2[0], 18, 6)
@@ -75,7 +128,34 @@ def test_a_product_is_never_made():
     assert (u.gather(0, u.abs().argmax(0, keepdim=True)) > 0).all()
 
 
-SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+def quantise(*names):
+    model, modules = make_llama(), set(names) or {torch.nn.Linear}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it will go
+        return torch.ao.quantization.quantize_dynamic(model, modules, dtype=torch.qint8)
+
+
+def double(name):
+    model = make_llama()
+    model.get_submodule(f"model.layers.1.self_attn.{name}").register_forward_hook(lambda _module, _args, out: 2 * out)
+    return model
+
+
+@pytest.mark.parametrize(("make", "why"), [
+    (quantise, "quantised"),
+    (lambda: quantise("model.layers.0.self_attn.k_proj"), "no linear"),
+    (lambda: quantise("model.layers.1.self_attn.o_proj"), "quantised"),
+    (lambda: quantise("lm_head"), "output embedding"),
+    (lambda: add_lora(["q_proj"]), "no linear"),
+    (lambda: add_lora(["v_proj"]), "no linear"),
+    (lambda: add_lora(["o_proj"]), "adapter"),
+    (lambda: add_lora(["lm_head"]), "output embedding"),
+    *((functools.partial(double, name), "no linear") for name in ("q_proj", "k_proj", "v_proj")),
+    (lambda: double("o_proj"), "no plain linear"),
+])  # fmt: skip
+def test_what_changes_a_product_is_refused(make, why, demo):
+    with pytest.raises(CircuitError, match=why):
+        measure_circuits(make(), demo[1])
 
 
 @pytest.mark.parametrize(("make", "why"), [

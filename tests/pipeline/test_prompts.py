@@ -122,6 +122,60 @@ def test_tables_and_data_sets(tmp_path, kind):
     assert "row 2 of" in str(errors[0])
 
 
+def test_a_data_set_in_a_folder_is_read_once(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"text": ["two"], "loss": [float("nan")]})
+    datasets.DatasetDict(train=table).save_to_disk(tmp_path / "b" / "saved")
+    (tmp_path / "c.parquet").mkdir()  # as Spark writes one
+    table.to_parquet(tmp_path / "c.parquet" / "part-0.PARQUET")
+    (tmp_path / "a.JSONL").write_text('{"text": "one"}\n')
+    found = load_text_data(tmp_path)
+    assert [prompt["text"] for prompt in found] == ["one", "two", "two"]
+    assert found[1]["loss"] is None
+
+
+@pytest.mark.parametrize("rows", [{"words": ["a"] * 9}, {"text": [["a"]] * 9}, {"text": [{"a": "b"}]}])
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_tables_without_texts_are_refused_once(tmp_path, rows, kind):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict(rows)
+    if kind == "saved":
+        table.save_to_disk(tmp_path / "t")
+    else:
+        table.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InvalidPromptError, match="one column 'text'"):
+        load_text_data(tmp_path, errors=[])
+
+
+def test_a_data_set_without_rows_is_refused(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": []}).save_to_disk(tmp_path / "t")
+    with pytest.raises(InvalidPromptError, match="cannot read prompts"):
+        load_text_data(tmp_path / "t")
+
+
+ODD = [
+    (b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}', ["a", "b"], 0),
+    (b'{"text": "a"}\r\n\r\n  \r\n{"text": "b"}\r\n', ["a", "b"], 0),
+    (b'{"text": "a", "n": 1}\n{"text": "a", "n": 2}\n', ["a", "a"], 0),
+    (b'{"text": "a", "meta": {"b": [1, {"c": 2}]}}\n', ["a"], 0),
+    (b'{"words": "a"}\n{"text": ["a"]}\n{"text": {"a": 1}}\n{"text": null}\n{"text": ""}\n{"text": 5}\n', [], 6),
+    (b'{"text": "' + b"word " * 20_000 + b'"}', ["word " * 20_000], 0),
+    ('{"text": "a\u2028b"}\n'.encode(), ["a\u2028b"], 0),
+    (b'{"text": "a"}\r{"text": "b"}\r', [], 1),
+    ('{"text": "a"}'.encode("utf-16"), ["a"], 0),
+    (b'[{"text": "a"}]', [], 1),
+    (b'{"text": "a", "b": ' + b"[" * 100_000, [], 1),
+]
+
+
+@pytest.mark.parametrize(("data", "texts", "n_errors"), ODD)
+def test_odd_lines_are_read_right_or_refused(tmp_path, data, texts, n_errors):
+    errors = []
+    assert [prompt["text"] for prompt in load_text_data(write(tmp_path, data), errors=errors)] == texts
+    assert len(errors) == n_errors
+
+
 def test_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(OptionError, match=r"attn-viewer\[datasets\]"):
