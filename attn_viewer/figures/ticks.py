@@ -219,7 +219,7 @@ class TokenLocator(Locator):
         self.choice = choice.coarsen(self.choice) if is_again else choice
         wanted = {"labelsize": self._size}
         if self.is_key:
-            wanted["labelrotation"] = 0.0 if self.choice.is_upright else 90.0
+            wanted["rotation"] = 0.0 if self.choice.is_upright else 90.0
         self._give({key: value for key, value in wanted.items() if now.get(key) in (None, self._given.get(key))})
 
     def _keep(self, shown: tuple[Any, ...], page: list[float], length: float) -> bool:
@@ -282,6 +282,8 @@ def set_token_ticks(
         if len(style.family) > 1:
             axis.set_tick_params(which="major", labelfontfamily=list(style.family))
     locator = TokenLocator(texts, first, count, is_key=is_key, most_step=most_step, named=named)
+    if isinstance(before := axis.get_major_locator(), TokenLocator):
+        locator._given = before._given  # what it chose for its labels is nobody's wish
     axis.set_major_locator(locator)
     axis.set_major_formatter(TokenFormatter(locator))
     axis.set_minor_locator(NullLocator())  # there is nothing between two tokens

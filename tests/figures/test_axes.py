@@ -386,3 +386,29 @@ def test_ends_that_a_scale_of_ones_own_has_stay_and_others_are_found():
         draw_heatmap(np.eye(4), norm=LogNorm(0.1, 0.5), vmax=0.2)
     with pytest.raises(OptionError, match="causal must be True or False, got 'x'"):
         draw_heatmap(np.eye(4), causal="x")
+
+
+@pytest.mark.parametrize("name", ["rotation", "labelrotation"])
+def test_labels_turned_before_the_first_drawing_stay_so(name):
+    for is_before in (True, False):
+        ax = Figure(figsize=(4, 4)).add_subplot()
+        if is_before:
+            ax.tick_params(axis="x", **{name: 45})
+        draw_heatmap(np.tri(8), TOKENS, ax=ax)
+        if not is_before:
+            ax.tick_params(axis="x", **{name: 45})
+        draw(ax.figure)
+        assert {label.get_rotation() for label in ax.get_xticklabels()} == {45}
+
+
+def test_what_was_chosen_for_other_labels_is_no_wish():
+    ax = Figure(figsize=(4, 4)).add_subplot()
+    many = [f"word {i}" for i in range(24)]
+    draw_heatmap(np.tri(24), many, ax=ax)
+    draw(ax.figure)
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {90}
+    small = ax.get_xticklabels()[0].get_fontsize()
+    draw_heatmap(np.tri(3), list("abc"), ax=ax)
+    draw(ax.figure)
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {0}
+    assert ax.get_xticklabels()[0].get_fontsize() > small
