@@ -108,6 +108,8 @@ def test_from_all_heads_to_one_by_keyboard(page, address):
     page.get_by_role("heading", name="Layer 1, head 0").wait_for()
     page.get_by_role("button", name="entropy (nats)").press("Enter")
     page.get_by_role("heading", name="Examples by entropy (nats)").wait_for()
+    page.set_viewport_size({"width": 420, "height": 860})
+    assert page.evaluate("document.documentElement.scrollWidth") == 420  # nothing stands out of a phone's screen
     page.go_back()
     page.get_by_text("32 of 32 heads").wait_for()
 
