@@ -86,9 +86,9 @@ class ModuleStack:
             loan.add_hook(module.register_forward_hook, self._leave, always_call=True)
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        names = self.known[module]
-        outer = f"{self.name}." if self.name else ""
-        name = next((name for name in names if name.startswith(outer)), names[0])
+        name, *others = self.known[module]
+        if others and self.name:
+            name = next((one for one in (name, *others) if one.startswith(f"{self.name}.")), name)
         if name in self.names:  # no module runs inside itself: a caught interrupt has ended the one that seems to
             del self.frames[self.names.index(name) :]
         self.runs += not self.frames
