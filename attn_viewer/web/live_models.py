@@ -83,7 +83,8 @@ class LiveModel:
             for meta in metas:
                 meta["pictures"] = [picture | {"href": f"live/picture?job={job.name}"}]
             return Result(tuple(maps), metas, facts, picture=picture["href"])
-        texts = () if wanted.ids else (wanted.other, wanted.prompt) if wanted.what == "compare" else (wanted.prompt,)
+        last = wanted.prompt + (self._spell_answer(maps[0]) if wanted.what == "generate" else "")
+        texts = () if wanted.ids else (wanted.other, last) if wanted.what == "compare" else (last,)
         return Result(tuple(maps), metas, facts, texts)
 
     def _read_prompt(self, wanted: Wanted, text: str) -> Any:
@@ -116,6 +117,12 @@ class LiveModel:
 
     def _generate(self, prompt: Any, n_prompt: int, wanted: Wanted, job: Job) -> _Made:
         return [self._answer(prompt, n_prompt, wanted.new_tokens, job)], {}
+
+    def _spell_answer(self, maps: AttentionMaps) -> str:
+        """Return the text of the tokens behind the prompt: a folder keeps weights under the text that they are of."""
+        tokenizer, ids = get_text_tokenizer(self.tokenizer), list(maps.ids_key or ())
+        whole, asked = (tokenizer.decode(ids[:end], skip_special_tokens=True) for end in (None, maps.prompt_length))
+        return str(whole[len(asked) :])
 
     def _answer(
         self, prompt: Any, n_prompt: int, count: int, job: Job, *, answer: int = 0, is_anew: bool = False

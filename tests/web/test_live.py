@@ -215,7 +215,11 @@ def test_prompts_are_saved_to_the_data_folder(demo, tmp_path):
         httpx.Client(base_url=url, headers={"origin": url}, timeout=60) as client,
     ):
         client.headers["x-secret"] = read_facts(client)["secret"]
-        for words, count in (({"what": "compare", "other": "a b"}, 2), ({"what": "change", "heads": "1.0"}, 1)):
+        for words, count in (
+            ({"what": "compare", "other": "a b"}, 2),
+            ({"what": "change", "heads": "1.0"}, 1),
+            ({"what": "generate", "new_tokens": 4}, 1),
+        ):
             job = ask(client, **words)
             finish(client, job)
             reply = client.post("/live/keep", json={"job": job}).json()
@@ -226,7 +230,11 @@ def test_prompts_are_saved_to_the_data_folder(demo, tmp_path):
         finish(client, job)
         assert client.post("/live/keep", json={"job": job}).status_code == 404
     model = DataFolder(folder).get_model("demo")
-    assert {prompt["text"] for prompt in model.list_prompts()[0]} == {TEXT, "a b"}
+    answer = capture_generation(*demo, TEXT, max_new_tokens=4, generate_options={"do_sample": False}, when="steps")
+    ids = answer.ids_key[answer.prompt_length :]
+    whole = TEXT + demo[1].decode(ids)  # weights of an answer are not those of the prompt alone
+    assert {prompt["text"] for prompt in model.list_prompts()[0]} == {TEXT, "a b", whole}
+    assert model.get_prompt({"text": whole}).read_maps().tokens_key == answer.tokens_key
     maps = model.get_prompt({"text": TEXT}).read_maps()
     np.testing.assert_array_equal(np.stack(maps.weights), np.stack(capture_attention(*demo, TEXT).weights))
 
