@@ -128,11 +128,18 @@ class AttentionMaps(MapFacts):
                 f"{n_query} queries have weight on later ones of {n_key} keys, so they need not be the last of them; "
                 "say tokens_query=, the labels of the queries, or kind='self' if they are the last"
             )
-        maps.check_sums()
+        maps.check_claims()
         return maps
 
-    def check_sums(self) -> None:
-        """Raise `InvalidMapsError` where rows of attention weights, if these are such, do not sum to 1."""
+    def check_claims(self) -> None:
+        """Raise `InvalidMapsError` where weights from elsewhere are not what the facts say.
+
+        Rows of attention weights, if these are such, sum to 1, and causal ones are 0 on later keys, which no figure
+        shows.
+        """
+        future = self.future
+        if self.causal and any(head[future].any() for layer in self.weights for head in layer):
+            raise InvalidMapsError("the maps are said to be causal, but queries have weight on later keys")
         is_summed = self.reduction != "pooled" and not (self.grouping and self.grouping[1] == "max")
         if self.weighting == "attention" and is_summed and not self.signed:
             check_rows(self.weights, has_sinks=self.has_sinks)

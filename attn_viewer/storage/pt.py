@@ -17,7 +17,7 @@ from ..facts import MapFacts
 from ..files import check_model_id, describe_place, expand_home, make_folder, open_whole
 from ..maps import AttentionMaps
 from ..tokens import show_raw_token
-from .stored import EXTRA
+from .stored import EXTRA, make_maps
 from .tensors import Tensor, TensorArchive
 
 SUFFIX = "_attn_scores.pt"
@@ -110,17 +110,14 @@ def _read_content(archive: TensorArchive, path: Path) -> AttentionMaps:
         )
     layers = [weights[0] for weights in archive.read(tensors)]
     extra = content.get(EXTRA)
-    maps = _make_maps(layers, extra, tokens, path)
-    maps.check_sums()
-    return maps
+    return _make_maps(layers, extra, tokens, path)
 
 
 def _make_maps(layers: list[np.ndarray], extra: object, tokens: Sequence[Any], path: Path) -> AttentionMaps:
     if extra is None:
         name = path.name.removesuffix(SUFFIX).removesuffix(".pt") or "model"
-        labels = [show_raw_token(t) if isinstance(t, str) else t for t in tokens]
-        return AttentionMaps(layers, labels, model_id=name)
+        extra, tokens = {"model_id": name}, [show_raw_token(t) if isinstance(t, str) else t for t in tokens]
     if not isinstance(extra, dict):
         raise CacheError(f"cache {str(path)!r} has a {type(extra).__name__} under {EXTRA!r}, expected a dictionary")
     numbers = {"layers": range(len(layers)), "heads": [range(len(layer)) for layer in layers]}
-    return AttentionMaps(layers, MapFacts.from_plain({**numbers, **extra, "tokens_key": tokens}))
+    return make_maps(layers, MapFacts.from_plain({**numbers, **extra, "tokens_key": tokens}), extra)

@@ -52,14 +52,24 @@ class StoredMaps:
     def _make_maps(self, facts: MapFacts, weights: Sequence[npt.NDArray[Any]]) -> AttentionMaps:
         with np.errstate(over="ignore"):  # to infinity, which no weight is
             layers = [w if w.dtype == np.float16 else w.astype(np.float32, copy=False) for w in weights]
-        unsaid = {} if "causal" in get_facts(self.stored) else {"causal": None, "first_query": None}
         try:
-            return AttentionMaps(layers, facts, **unsaid)
+            return make_maps(layers, facts, get_facts(self.stored))
         except InvalidMapsError as error:
             raise ActivationsDamagedError(
                 f"what is stored of prompt {self.stored['hash']!r} are no attention weights: {error}; "
                 "compute them again (--force)"
             ) from error
+
+
+def make_maps(weights: Sequence[npt.NDArray[Any]], facts: MapFacts, said: Mapping[str, Any]) -> AttentionMaps:
+    """Return stored maps; `causal` is read from the weights where nothing that is `said` of them says it.
+
+    Raises `InvalidMapsError` as `AttentionMaps`, and if the weights are not what the facts say.
+    """
+    unsaid = {} if "causal" in said else {"causal": None, "first_query": None}
+    maps = AttentionMaps(weights, facts, **unsaid)
+    maps.check_claims()
+    return maps
 
 
 def get_facts(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -236,6 +236,16 @@ def test_bytes_in_another_order_become_tensors(tmp_path):
     assert torch.equal(tensors["blocks.1.attn.hook_pattern"][0], torch.from_numpy(maps.weights[1].copy()))
 
 
+@pytest.mark.parametrize("change", [lambda w: 5 * w, lambda w: w.swapaxes(1, 2), lambda w: w[:, ::-1, ::-1]])
+def test_weights_that_are_not_as_the_facts_say_are_refused(tmp_path, change):
+    """Scores before the softmax, keys on rows, weight on later keys of causal maps."""
+    maps, prompt, path = store(tmp_path)
+    arrays = {KEY.format(i): change(w)[None] for i, w in zip(maps.layers, maps.weights, strict=True)}
+    np.savez(path, **arrays)
+    with pytest.raises(ActivationsDamagedError, match="are no attention weights"):
+        load_prompt_maps(maps.model_id, prompt, tmp_path)
+
+
 def test_a_damaged_prompt_is_replaced(tmp_path):
     maps, prompt, path = store(tmp_path)
     whole = (path.parent / "prompt.json").read_bytes()

@@ -106,6 +106,20 @@ def test_tensors_are_read_as_torch_reads_them(tmp_path_factory, dtype, order, n)
         np.testing.assert_array_equal(weights, view[0].float().numpy())
 
 
+@pytest.mark.parametrize(("causal", "expected"), [({}, False), ({"causal": False}, False), ({"causal": True}, None)])
+def test_weights_on_later_keys_are_shown_or_refused(tmp_path, causal, expected):
+    """A figure of causal maps leaves out what lies above the diagonal."""
+    facts = {"attn_viewer": {"model_id": "m"} | causal}
+    torch.save(
+        {"attention_scores": [torch.full((1, 1, 2, 2), 0.5)], "tokens_list": ["a", "b"], **facts}, tmp_path / "a"
+    )
+    if expected is None:
+        with pytest.raises(CacheError, match="causal, but queries have weight on later keys"):
+            load_scores(tmp_path / "a")
+    else:
+        assert load_scores(tmp_path / "a").causal is expected
+
+
 def test_layers_of_one_storage_are_views_of_it(tmp_path):
     one = torch.rand(1, 2, 3, 3).softmax(-1)
     torch.save({"attention_scores": [one] * 50, "tokens_list": list("abc")}, tmp_path / "a.pt")

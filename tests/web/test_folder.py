@@ -77,6 +77,7 @@ def test_a_thousand_prompts_of_a_thousand_heads(tmp_path):
     prompts = [{"text": f"prompt {i:04}", "tokens": ["a"] * 4} for i in range(1000)]
     places = write_model(tmp_path, "big", 40, 25, prompts)
     weights = np.random.default_rng(0).random((40, 25, 4, 4), np.float32)
+    weights /= weights.sum(-1, keepdims=True)
     for number, place in enumerate(places):
         if number == 0:
             np.save(place / "activations-blocks.-.attn.hook_pattern.npy", weights)
