@@ -149,7 +149,7 @@ class LiveModel:
             prompt,
             model_id=self.model_id,
             max_new_tokens=count,
-            generate_options={"do_sample": False, "use_cache": not is_anew},
+            generate_options={"do_sample": False} | ({"use_cache": False} if is_anew else {}),
             when="steps",
             on_step=report,
         )
