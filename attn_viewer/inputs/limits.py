@@ -77,10 +77,7 @@ def explain_refusal(
 
 def is_in_libraries(error: Exception) -> bool:
     """Tell whether an error came out of torch or transformers without a user's code in between."""
-    frames = {
-        frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
-    }
-    return frames <= {"torch", "transformers", "contextlib", "functools", __package__.partition(".")[0]}
+    return {*_list_packages(error)} <= {"torch", "transformers", "contextlib", "functools", _OWN}
 
 
 def _list_packages(error: Exception) -> list[str]:
