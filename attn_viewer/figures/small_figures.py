@@ -5,17 +5,26 @@ its numbers are plain text here, and it has no minor ticks unless a function ask
 """
 
 import gzip
+import re
 from collections.abc import Sequence
+from typing import Any, Literal
 
-import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullLocator
+from matplotlib.ticker import (
+    AutoLocator,
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from .formats import check_format, render_figure
 from .style import measure_text
@@ -23,8 +32,8 @@ from .style import measure_text
 POINTS = 72
 RASTER_DPI = 300
 PAD = 3.0
-# Height of a line in font sizes; room for tick marks in points; what is too much of both together.
-LINE, TICKS, SPARE = 1.3, 4.5, 1.5
+# Height of a line in font sizes; what is too much of it and of ticks, in points.
+LINE, SPARE = 1.3, 1.5
 _MOST_TURNS = 3
 # Sides of axes in a column that suit most labels; where they do, nothing is moved.
 SIDES = {"left": 0.14, "right": 0.975, "bottom": 0.16, "top": 0.9}
@@ -48,9 +57,17 @@ def render_small_figure(figure: Figure, fmt: str) -> bytes:
 def write_plainly(axis: Axis) -> None:
     """Write the powers of ten of a logarithmic axis as plain numbers, and leave its minor ticks out."""
     if type(axis.get_major_formatter()) is LogFormatterSciNotation:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
         if isinstance(axis.get_minor_locator(), LogLocator):
+            if len(_find_places(axis)) < 2:
+                return  # minor ticks say how long it is
             axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"e\+?(-?)0?", r"e\1", f"{value:g}")))
+
+
+def _find_places(axis: Axis) -> list[float]:
+    """Return where the ticks of an axis are that will be seen."""
+    low, high = sorted(axis.get_view_interval())
+    return [place for place in axis.get_majorticklocs() if low <= place <= high]
 
 
 def place_by_estimate(figure: Figure) -> bool:
@@ -59,30 +76,32 @@ def place_by_estimate(figure: Figure) -> bool:
     Plain is one axes with numbers along its lower and left side, and nothing written outside. To measure where
     matplotlib puts things, also the names of axes beside their numbers, takes as long as to draw them.
     """
-    if (
-        len(figure.axes) != 1
-        or figure.texts
-        or figure.legends
-        or figure.patches
-        or figure.axes[0].name != "rectilinear"
-    ):
+    if len(figure.axes) != 1 or not _is_plain(figure, ax := figure.axes[0]):
         return False
-    (ax,) = figure.axes
     width, height = (side * POINTS for side in figure.get_size_inches())
-    title = "".join(ax.get_title(place) for place in ("left", "center", "right"))
-    rows, columns = ([t for t in axis.get_majorticklabels() if t.get_text()] for axis in (ax.yaxis, ax.xaxis))
-    if not _is_plain(figure, ax, [*rows, *columns], title):
+    for axis in (ax.xaxis, ax.yaxis):
+        # They make ticks beyond their axis, each of which takes time; a person may have drawn some in their own way.
+        if type(axis.get_major_locator()) in (AutoLocator, LogLocator) and len(axis.majorTicks) < 2:
+            axis.set_major_locator(FixedLocator(_find_places(axis)))
+    columns, rows = ([t for t in axis.get_majorticklabels() if t.get_text()] for axis in (ax.xaxis, ax.yaxis))
+    if not _are_plain(figure, ax, [*rows, *columns]):
         return False
-    beside = TICKS + max((_measure(text) for text in rows), default=0)
-    below = TICKS + max((float(text.get_fontsize()) * LINE for text in columns), default=0)
+    beside = _measure_ticks(ax.yaxis) + max((_measure(text) for text in rows), default=0)
+    below = _measure_ticks(ax.xaxis) + max((float(text.get_fontsize()) * LINE for text in columns), default=0)
     left, bottom = PAD + beside + _measure_name(ax.yaxis), PAD + below + _measure_name(ax.xaxis)
     right = PAD + max((_measure(text) / 2 for text in columns), default=0)
     top = PAD + max((float(text.get_fontsize()) / 2 for text in rows), default=0)
-    if title:
-        size = FontProperties(size=mpl.rcParams["axes.titlesize"]).get_size_in_points()
-        top = PAD + size * LINE + mpl.rcParams["axes.titlepad"]
-        if measure_text(title, size, tuple(mpl.rcParams["font.family"]))[0] > width - left - right - PAD:
+    for title in _find_titles(ax):
+        above, edge = (float(where.transform((0, 1))[1]) for where in (title.get_transform(), ax.transAxes))
+        pad = (above - edge) * POINTS / figure.dpi
+        top = PAD + pad + float(title.get_fontsize()) * LINE
+        if _measure(title) > width - left - right - PAD:
             return False
+        # Said to stay where it is; else matplotlib looks for what it must not cover. Older versions forget the rest.
+        places: list[Literal["left", "center", "right"]] = ["left", "center", "right"]
+        place = next(place for place in places if ax.get_title(place))
+        look = {"fontproperties": title.get_fontproperties().copy(), "color": title.get_color()}
+        ax.set_title(title.get_text(), look | {"ha": title.get_horizontalalignment()}, place, pad, y=1)
     across, along = width - left - right, height - bottom - top
     if across <= 0 or along <= 0:
         return False
@@ -92,19 +111,39 @@ def place_by_estimate(figure: Figure) -> bool:
     return True
 
 
-def _is_plain(figure: Figure, ax: Axes, numbers: Sequence[Text], title: str) -> bool:
-    """Tell whether all that is written lies inside of axes, or along their lower and left side as numbers do."""
-    words = [title, *(text.get_text() for text in (ax.xaxis.label, ax.yaxis.label, *numbers))]
-    places = [axis.get_ticks_position() for axis in (ax.xaxis, ax.yaxis)]
-    if ax.child_axes or ax.tables or any("$" in word or not word.isprintable() for word in words):
+def _is_plain(figure: Figure, ax: Axes) -> bool:
+    """Tell whether an axes is where its grid puts it, with nothing beside it but what is along its sides."""
+    if figure.get_children() != [figure.patch, ax] or ax.name != "rectilinear":
         return False
-    if places != ["bottom", "left"] or any(text.get_rotation() for text in numbers):
+    if ax.child_axes or ax.tables or ax.artists or ax.get_aspect() != "auto" or ax.get_box_aspect() is not None:
         return False
-    names = [(label.get_rotation(), label.get_verticalalignment()) for label in (ax.xaxis.label, ax.yaxis.label)]
-    if names != [(0, "top"), (90, "bottom")] or ax.xaxis.label.get_position()[1] or ax.yaxis.label.get_position()[0]:
+    grid, position = figure.subplotpars, ax.get_position()
+    if not np.allclose(position.extents, (grid.left, grid.bottom, grid.right, grid.top)):
         return False
-    if any(axis.get_major_formatter().get_offset() for axis in (ax.xaxis, ax.yaxis)):
+    if any(ax.spines[side].get_position() != ("outward", 0) for side in ("left", "bottom")):
         return False
+    if [axis.get_ticks_position() for axis in (ax.xaxis, ax.yaxis)] != ["bottom", "left"]:
+        return False
+    titles, names = _find_titles(ax), (ax.xaxis.label, ax.yaxis.label)
+    turned = [(text.get_rotation(), text.get_verticalalignment()) for text in (*names, *titles)]
+    places = [names[0].get_position()[1], names[1].get_position()[0], *(title.get_position()[1] for title in titles)]
+    n = 2 + bool(titles)
+    return turned == [(0, "top"), (90, "bottom"), (0, "baseline")][:n] and places == [0, 0, 1][:n]
+
+
+def _are_plain(figure: Figure, ax: Axes, numbers: Sequence[Text]) -> bool:
+    """Tell whether what is written along the sides of an axes is simple, and all else inside of it."""
+    texts = [*_find_titles(ax), ax.xaxis.label, ax.yaxis.label, *numbers]
+    if any("$" in (word := text.get_text()) or not word.isprintable() or text.get_bbox_patch() for text in texts):
+        return False
+    if any(text.get_rotation() for text in numbers):
+        return False
+    for axis in (ax.xaxis, ax.yaxis):
+        has_numbers = not isinstance(axis.get_minor_formatter(), NullFormatter)
+        if has_numbers and not isinstance(axis.get_minor_locator(), NullLocator):
+            return False
+        if axis.get_major_formatter().get_offset():
+            return False
     legend = ax.get_legend()
     inside = [*ax.texts, *([] if legend is None else [legend])]
     if inside:
@@ -112,6 +151,18 @@ def _is_plain(figure: Figure, ax: Axes, numbers: Sequence[Text], title: str) -> 
         room = ax.get_window_extent().padded(1)
         return all(room.count_contains(text.get_window_extent(renderer).corners()) == 4 for text in inside)
     return True
+
+
+def _find_titles(ax: Axes) -> list[Text]:
+    """Return the titles of an axes that say something."""
+    texts = (child for child in ax.get_children() if isinstance(child, Text) and child.get_text())
+    return [text for text in texts if text not in ax.texts]
+
+
+def _measure_ticks(axis: Axis) -> float:
+    """Return the room between an axes and the numbers along its side, in points."""
+    ticks: Any = axis.get_major_ticks()  # whose pad is nothing in matplotlib's stubs
+    return float(axis.get_tick_padding() or 0) + max((tick.get_pad() for tick in ticks), default=0) + 1
 
 
 def _measure(text: Text) -> float:

@@ -1,5 +1,6 @@
 import gzip
 import io
+import itertools
 import re
 
 import matplotlib as mpl
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import make_maps
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from attn_viewer.figures import savers
 from attn_viewer.figures.builtin import attention_by_distance, svd_spectra
-from attn_viewer.figures.small_figures import POINTS, RASTER_DPI, render_small_figure, write_plainly
+from attn_viewer.figures.small_figures import POINTS, RASTER_DPI, SIDES, render_small_figure, write_plainly
 from attn_viewer.figures.style import make_file_rc
 
 PATTERN = make_maps(1, 1, 40, seed=2).weights[0][0]
@@ -92,27 +94,87 @@ def test_the_picture_is_the_one_of_matplotlib(draw):
     np.testing.assert_allclose(values, expected, atol=2e-5)
 
 
-def name_on_top(matrix, ax):
-    ax.plot(matrix[-1])
+def label_in(ax):
+    """Write labels along all sides that are written along as a rule."""
+    ax.plot(np.arange(40), "o-")
+    ax.set_title("A title")
     ax.set_xlabel("key")
-    ax.xaxis.set_label_position("top")
-
-
-def name_upright(matrix, ax):
-    ax.plot(matrix[-1])
-    ax.set_ylabel("attention", rotation=0)
-
-
-def name_of_its_own_place(matrix, ax):
-    ax.plot(matrix[-1])
-    ax.set_xlabel("key", va="bottom", labelpad=12)
     ax.set_ylabel("weight")
-    ax.yaxis.set_label_coords(0.5, 0.4)
 
 
-@pytest.mark.parametrize(
-    "draw", [*FUNCS[:5], name_on_top, name_upright, name_of_its_own_place], ids=lambda draw: draw.__name__
-)
+# What people say about axes, by its name.
+HABITS = {
+    "name on top": lambda ax: ax.xaxis.set_label_position("top"),
+    "name upright": lambda ax: ax.set_ylabel("weight", rotation=0, ha="right"),
+    "name in another place": lambda ax: ax.yaxis.set_label_coords(0.5, 0.4),
+    "name hanging": lambda ax: ax.set_xlabel("key", va="bottom", labelpad=12),
+    "large names": lambda ax: [axis.label.set_fontsize(18) for axis in (ax.xaxis, ax.yaxis)],
+    "boxed name": lambda ax: ax.set_ylabel("weight", bbox={"pad": 12}),
+    "large title": lambda ax: ax.set_title("A title", fontsize=24),
+    "title made larger": lambda ax: ax.title.set_fontsize(20),
+    "title far up": lambda ax: ax.set_title("A title", pad=20),
+    "title higher": lambda ax: ax.set_title("A title", y=1.1),
+    "title below": lambda ax: ax.set_title("A title", y=-0.4),
+    "turned title": lambda ax: ax.set_title("A title", rotation=30),
+    "three titles": lambda ax: [ax.set_title(f"at the {side}", fontsize=11, loc=side) for side in ("left", "right")],
+    "long ticks": lambda ax: ax.tick_params(length=15),
+    "long minor ticks": lambda ax: (ax.minorticks_on(), ax.tick_params(which="minor", length=15)),
+    "numbers far off": lambda ax: ax.tick_params(pad=14),
+    "large numbers": lambda ax: ax.tick_params(labelsize=16),
+    "numbers of minor ticks": lambda ax: ax.set_xticks([5, 15], ["two\nlines", "two\nlines"], minor=True),
+    "spines outside": lambda ax: [ax.spines[side].set_position(("outward", 20)) for side in ("left", "bottom")],
+    "square cells": lambda ax: ax.set_aspect("equal"),
+    "square": lambda ax: ax.set_box_aspect(1),
+    "place of its own": lambda ax: ax.set_position((0.4, 0.4, 0.3, 0.3)),
+    "many powers of ten": lambda ax: (ax.set_xscale("log"), ax.set_xlim(1e-9, 1e9)),
+    "text at the edge": lambda ax: ax.text(1.02, 0.5, "beside", transform=ax.transAxes),
+}
+
+
+def find_labels(ax):
+    """Return the boxes of all that is written along the sides of axes, pixels, by text and number."""
+    texts = [*ax.texts, ax.xaxis.label, ax.yaxis.label]
+    texts += [child for child in ax.get_children() if isinstance(child, Text) and child not in ax.texts]
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = axis.get_view_interval()
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            texts += [tick.label1, tick.label2] if low <= tick.get_loc() <= high else []
+    return {(n, text.get_text()): text.get_window_extent() for n, text in enumerate(texts) if text.get_text()}
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_what_people_say_about_axes_is_on_the_page_and_apart(habit):
+    with mpl.rc_context(savers.make_rc()):
+        figure = Figure(savers.SIZE, dpi=POINTS)
+        figure.subplots_adjust(**SIDES)
+        ax = figure.add_subplot()
+        label_in(ax)
+        HABITS[habit](ax)
+        render_small_figure(figure, "png")
+        figure.dpi = POINTS
+        figure.draw_without_rendering()
+        boxes = find_labels(ax)
+    assert {"A title", "key", "weight"} <= {text for _, text in boxes}
+    for name, box in boxes.items():
+        assert min(box.p0) > -1, name
+        assert (box.p1 < figure.bbox.size + 1).all(), name
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        shared = np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)
+        assert shared.min() < 1.5, (one, other)
+
+
+@pytest.mark.parametrize("values", [[2, 5, 8], [1e-3, 1e3]], ids=str)
+def test_a_logarithmic_axis_has_two_numbers_at_least(values):
+    with mpl.rc_context(savers.make_rc()):
+        figure = make_figure(lambda _, ax: ax.semilogy(values))
+        render_small_figure(figure, "svg")
+        ax = figure.axes[0]
+        low, high = ax.get_ylim()
+        ticks = [*ax.yaxis.get_major_ticks(), *ax.yaxis.get_minor_ticks()]
+        assert sum(low <= tick.get_loc() <= high and bool(tick.label1.get_text()) for tick in ticks) >= 2
+
+
+@pytest.mark.parametrize("draw", FUNCS[:5], ids=lambda draw: draw.__name__)
 def test_all_labels_are_on_the_page(draw):
     with mpl.rc_context(savers.make_rc()):
         figure = make_figure(draw)
