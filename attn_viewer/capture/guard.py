@@ -46,6 +46,8 @@ class Loan:
         if error is not None and not isinstance(error, Exception):
             # What an interrupt left half done in torch is done when its frames go: a watch comes back then.
             traceback.clear_frames(trace)
+            for frame, _ in traceback.walk_tb(trace):
+                _ = frame.f_locals  # made anew: until Python 3.12 a copy lives on where a debugger looks on
         self.close()
 
     @property

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from ..capture.guard import Loan
 from ..errors import AttnViewerError, PromptError, describe_error
 from .signature import call_model, find_inner, get_config
 
@@ -104,22 +104,19 @@ def _is_refused(model: torch.nn.Module, arguments: Mapping[str, Any], error: Exc
 @contextlib.contextmanager
 def _watch_tables(model: torch.nn.Module) -> Iterator[None]:
     """Refuse indices past the end of a table before they are looked up: on a GPU that ends the whole process."""
-    thread = threading.get_ident()
     names = {module: name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
 
     def check(module: torch.nn.Embedding, args: tuple[Any, ...]) -> None:
         index = args[0] if args else None
-        if threading.get_ident() != thread or not isinstance(index, torch.Tensor) or index.device.type == "cpu":
+        if not isinstance(index, torch.Tensor) or index.device.type == "cpu" or not index.numel():
             return
-        if index.numel() and int(index.max()) >= module.num_embeddings:
+        if int(index.max()) >= module.num_embeddings:
             raise IndexError(f"table {names[module]!r} has {module.num_embeddings} rows, not {int(index.max()) + 1}")
 
-    handles = [module.register_forward_pre_hook(check) for module in names]
-    try:
+    with Loan() as loan:
+        for module in names:
+            loan.add_hook(module.register_forward_pre_hook, check)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _find_longest(model: torch.nn.Module, arguments: Mapping[str, Any], name: str, n_tokens: int) -> int | None:
