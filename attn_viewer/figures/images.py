@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.colors import Colormap
 from PIL import Image
 
+from ..attentions import read_weights
 from ..errors import OptionError
 from .scales import get_colormap
 
@@ -118,6 +119,8 @@ def index_matrix(
 
 
 def _check_matrix(matrix: Any) -> np.ndarray:
+    if hasattr(matrix, "detach"):  # a tensor, perhaps with gradients, on a device or in bfloat16
+        matrix = read_weights(matrix)
     try:
         given = np.ma.asarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else np.asarray(matrix)
         numbers = given.astype(np.result_type(given, np.float32), copy=False)

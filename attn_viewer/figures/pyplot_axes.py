@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from ..errors import OptionError
+from matplotlib.text import Text
 
 
 @contextlib.contextmanager
@@ -29,12 +29,8 @@ def open_figures(count: int, size: tuple[float, float], dpi: float, sides: dict[
         figure.subplots_adjust(**sides)
         figure.add_subplot()
     pyplot.figure(figures[0].number)
-    numbers = {*before, *(figure.number for figure in figures)}
     try:
         yield figures
-        has_others = bool(set(pyplot.get_fignums()) - numbers)
-        if has_others and not any(ax.has_data() for figure in figures for ax in figure.axes):
-            raise OptionError("the function drew into a figure of its own; draw into the axes that it is given")
     finally:
         for number in set(pyplot.get_fignums()) - set(before):
             pyplot.close(number)
@@ -45,3 +41,25 @@ def open_figures(count: int, size: tuple[float, float], dpi: float, sides: dict[
             pyplot.figure(current)
         if mpl.get_backend() != backend:
             pyplot.switch_backend(backend)
+
+
+def drop_unused(ax: Axes, figure: Figure) -> bool:
+    """Take the axes that a figure was made with out of it where others lie over them; tell whether anything is drawn.
+
+    Functions of pyplot that make axes, such as ``pyplot.subplot``, find none there elsewhere.
+    """
+    others = [other for other in figure.axes if other is not ax]
+    if len(others) < len(figure.axes) and _is_untouched(ax):
+        is_shared = any(axes.get_siblings(ax)[1:] for axes in (ax.get_shared_x_axes(), ax.get_shared_y_axes()))
+        if not is_shared and any(ax.bbox.count_overlaps([other.bbox]) for other in others):
+            ax.remove()
+    own = [figure.patch, *(other for other in figure.axes if _is_untouched(other))]
+    return any(child not in own for child in figure.get_children())
+
+
+def _is_untouched(ax: Axes) -> bool:
+    """Tell whether nothing is drawn or written in an axes."""
+    own = {ax.patch, ax.xaxis, ax.yaxis, *ax.spines.values()}
+    texts = [child for child in ax.get_children() if isinstance(child, Text)]
+    has_words = any(text.get_text() for text in (*texts, ax.xaxis.label, ax.yaxis.label))
+    return not has_words and all(child in own for child in ax.get_children() if child not in texts)

@@ -18,7 +18,7 @@ from ..errors import OptionError
 from ..files import write_whole
 from .formats import check_format
 from .images import encode_indices, index_matrix, make_palette, matrix_as_svg
-from .pyplot_axes import open_figures
+from .pyplot_axes import drop_unused, open_figures
 from .registry import check_figure_names
 from .scales import get_colormap
 from .small_figures import RASTER_DPI, SIDES, render_small_figure
@@ -29,6 +29,7 @@ from .venues import get_style
 SIZE = (3.25, 2.2)
 # Of lines, in turn; apart in lightness, so that they are told apart in grey too.
 COLOURS = ("#2d4f86", LIGHT.accent, "#4f9d8f", LIGHT.muted, LIGHT.ink)
+_COLOURS: dict[Any, Any] = {name: value for name, value in mpl.rcParamsDefault.items() if "color" in name}
 MATRIX_FORMATS = ("png", "svg", "svgz")
 
 
@@ -52,7 +53,7 @@ def matplotlib_figure_saver(func: Callable[..., Any] | None = None, *, fmt: str 
     Raises
     ------
     OptionError
-        If the format is unknown; when saving, if `func` draws into a figure of its own alone.
+        If the format is unknown; when saving, if `func` draws nothing there, perhaps in a figure of its own.
     """
     fmt = check_format(fmt)
 
@@ -83,7 +84,8 @@ def matplotlib_multifigure_saver(names: Sequence[str], fmt: str = "svgz") -> Cal
     Raises
     ------
     OptionError
-        If the names are not distinct or cannot be those of files, or the format is unknown.
+        If the names are not distinct or cannot be those of files, or the format is unknown; when saving, if `func`
+        draws nothing into one of the figures.
     """
     names, fmt = check_figure_names(names), check_format(fmt)
 
@@ -98,7 +100,14 @@ def _draw_figures(names: Sequence[str], fmt: str, draw: Callable[[dict[str, Axes
     """Return the files of small figures, one a name, into whose axes `draw` has drawn."""
     with mpl.rc_context(make_rc()):
         with open_figures(len(names), find_size(), RASTER_DPI, SIDES) as figures:
-            draw({name: figure.axes[0] for name, figure in zip(names, figures, strict=True)})
+            axes = {name: figure.axes[0] for name, figure in zip(names, figures, strict=True)}
+            draw(dict(axes))
+        for (name, ax), figure in zip(axes.items(), figures, strict=True):
+            if not drop_unused(ax, figure):
+                raise OptionError(
+                    f"the function drew nothing into the axes{f' {name!r}' * bool(name)} that it is given; a figure of "
+                    "its own is not saved"
+                )
         return {name: render_small_figure(figure, fmt) for name, figure in zip(names, figures, strict=True)}
 
 
@@ -176,7 +185,9 @@ def save_matrix_wrapper(
 def make_rc() -> dict[Any, Any]:
     """Return the rcParams of a figure in a column, with lines and ticks to suit."""
     style = get_style()
-    return style.make_rc() | {
+    # A dark style sheet would draw white on the white page.
+    colours = {name: value for name, value in _COLOURS.items() if mpl.rcParams[name] != value}
+    own = {
         "axes.titlesize": style.title,
         "axes.titlepad": 4.0,
         "axes.labelpad": 2.0,
@@ -194,6 +205,7 @@ def make_rc() -> dict[Any, Any]:
         "ytick.minor.size": 1.2,
         "ytick.minor.width": 0.4,
     }
+    return colours | style.make_rc() | own
 
 
 def find_size() -> tuple[float, float]:

@@ -5,16 +5,20 @@ its numbers are plain text here, and it has no minor ticks unless a function ask
 """
 
 import gzip
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
 from matplotlib.ticker import (
     AutoLocator,
@@ -25,9 +29,11 @@ from matplotlib.ticker import (
     NullFormatter,
     NullLocator,
 )
+from matplotlib.transforms import Bbox
 
 from .formats import check_format, render_figure
-from .style import measure_text
+from .page import PIXELS, wrap_phrases
+from .style import PageStyle, measure_text
 
 POINTS = 72
 RASTER_DPI = 300
@@ -38,6 +44,8 @@ _MOST_TURNS = 3
 # Sides of axes in a column that suit most labels; where they do, nothing is moved.
 SIDES = {"left": 0.14, "right": 0.975, "bottom": 0.16, "top": 0.9}
 _WASTE = 0.05
+# How much of the height or width of axes may be left when their ticks are already chosen.
+_LEAST = 0.8
 
 
 def render_small_figure(figure: Figure, fmt: str) -> bytes:
@@ -48,7 +56,10 @@ def render_small_figure(figure: Figure, fmt: str) -> bytes:
             write_plainly(ax.xaxis)
             write_plainly(ax.yaxis)
     if figure.get_layout_engine() is None and not place_by_estimate(figure):
-        fit_sides(figure)
+        if (layout := _choose_layout(figure)) == "constrained":
+            figure.set_layout_engine(layout)
+        else:
+            fit_sides(figure, is_tight=layout == "tight")
     figure.dpi = RASTER_DPI
     data = render_figure(figure, "svg" if fmt == "svgz" else fmt)
     return gzip.compress(data, 6, mtime=0) if fmt == "svgz" else data
@@ -78,11 +89,20 @@ def place_by_estimate(figure: Figure) -> bool:
     """
     if len(figure.axes) != 1 or not _is_plain(figure, ax := figure.axes[0]):
         return False
-    width, height = (side * POINTS for side in figure.get_size_inches())
-    for axis in (ax.xaxis, ax.yaxis):
+    before = [(axis, axis.get_major_locator()) for axis in (ax.xaxis, ax.yaxis)]
+    for axis, locator in before:
         # They make ticks beyond their axis, each of which takes time; a person may have drawn some in their own way.
-        if type(axis.get_major_locator()) in (AutoLocator, LogLocator) and len(axis.majorTicks) < 2:
+        if type(locator) in (AutoLocator, LogLocator) and len(axis.majorTicks) < 2:
             axis.set_major_locator(FixedLocator(_find_places(axis)))
+    fits = _estimate_sides(figure, ax)
+    for axis, locator in [] if fits else before:
+        axis.set_major_locator(locator)
+    return fits
+
+
+def _estimate_sides(figure: Figure, ax: Axes) -> bool:
+    """Give a plain figure the sides that its words need by their font sizes; tell whether they fit."""
+    width, height = (side * POINTS for side in figure.get_size_inches())
     columns, rows = ([t for t in axis.get_majorticklabels() if t.get_text()] for axis in (ax.xaxis, ax.yaxis))
     if not _are_plain(figure, ax, [*rows, *columns]):
         return False
@@ -103,7 +123,11 @@ def place_by_estimate(figure: Figure) -> bool:
         look = {"fontproperties": title.get_fontproperties().copy(), "color": title.get_color()}
         ax.set_title(title.get_text(), look | {"ha": title.get_horizontalalignment()}, place, pad, y=1)
     across, along = width - left - right, height - bottom - top
-    if across <= 0 or along <= 0:
+    grid = figure.subplotpars
+    # Ticks are those of the axes as they were.
+    if across < _LEAST * (grid.right - grid.left) * width or along < _LEAST * (grid.top - grid.bottom) * height:
+        return False
+    if _measure(ax.xaxis.label) > across or _measure(ax.yaxis.label) > along:
         return False
     figure.subplots_adjust(left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height)
     ax.xaxis.set_label_coords(ax.xaxis.label.get_position()[0], -(below + ax.xaxis.labelpad - SPARE) / along)
@@ -180,34 +204,107 @@ def make_renderer(figure: Figure) -> RendererBase:
     return renderer
 
 
-def fit_sides(figure: Figure) -> None:
-    """Give axes on a grid such sides that all labels are `PAD` points from the edge of the page."""
+def _choose_layout(figure: Figure) -> Literal["tight", "constrained"] | None:
+    """Return the layout engine for the axes of a figure where they are as far apart as matplotlib puts them."""
+    if figure.subfigs:
+        return "constrained"
+    specs = [spec for ax in figure.axes if (spec := ax.get_subplotspec())]
+    grids = [spec.get_topmost_subplotspec().get_gridspec() for spec in specs]
+    usual = mpl.rcParams["figure.subplot.wspace"], mpl.rcParams["figure.subplot.hspace"]
+    if any(not isinstance(grid, GridSpec) or grid.locally_modified_subplot_params() for grid in grids):
+        return None
+    if (figure.subplotpars.wspace, figure.subplotpars.hspace) != usual:
+        return None
+    if all(max(grid.get_geometry()) == 1 for grid in grids):
+        return None
+    if len(specs) == len(figure.axes):
+        return "tight"
+    # A colour bar of several axes, which the one engine knows as the other does bars of one.
+    return "constrained" if all(spec.get_topmost_subplotspec() is spec for spec in specs) else None
+
+
+def fit_sides(figure: Figure, *, is_tight: bool = False) -> None:
+    """Give axes on a grid such sides that all labels are `PAD` points from the edge of the page, and apart.
+
+    What a person wrote beside the axes stays beside them, and lines too long for the page are broken.
+    """
     figure.dpi = POINTS
     renderer = make_renderer(figure)
+    lay_out = _lay_out_tight if is_tight else _lay_out
+    lay_out(figure, renderer, _find_room(figure, renderer))
+    if _break_lines(figure, renderer):
+        lay_out(figure, renderer, _find_room(figure, renderer))
+
+
+def _find_room(figure: Figure, renderer: RendererBase) -> Bbox:
+    """Return the part of the page that is left for axes by what is written beside them."""
+    width, height = figure.bbox.size
+    left, bottom, right, top = PAD, PAD, width - PAD, height - PAD
+    grid = figure.subplotpars
+    for artist in (*figure.texts, *figure.legends):
+        box = artist.get_window_extent(renderer)
+        x, y = (box.p0 + box.p1) / 2 / (width, height)
+        if y > grid.top:
+            top = min(top, box.y0 - PAD)
+        elif y < grid.bottom:
+            bottom = max(bottom, box.y1 + PAD)
+        elif x < grid.left:
+            left = max(left, box.x1 + PAD)
+        elif x > grid.right:
+            right = min(right, box.x0 - PAD)
+    return Bbox.from_extents(left, bottom, right, top)
+
+
+def _lay_out_tight(figure: Figure, _: RendererBase, room: Bbox) -> None:
+    for text in figure.texts:
+        text.set_in_layout(False)  # the room is without them
+    pad = PAD / FontProperties(size=mpl.rcParams["font.size"]).get_size_in_points()
+    left, bottom, right, top = figure.transFigure.inverted().transform_bbox(room).extents
+    figure.tight_layout(pad=0, w_pad=pad, h_pad=pad, rect=(left, bottom, right, top))
+
+
+def _lay_out(figure: Figure, renderer: RendererBase, room: Bbox) -> None:
     for turn in range(_MOST_TURNS):
-        sides = _find_sides(figure, renderer)
+        sides = _find_sides(figure, renderer, room)
         # Axes of another size may have other tick labels, which then may need more room.
         if sides is None or _fits(sides, figure, waste=1 if turn else _WASTE):
             return
         figure.subplots_adjust(**sides)
 
 
-def _find_sides(figure: Figure, renderer: RendererBase) -> dict[str, float] | None:
-    """Return the sides of the figure's grid that put all labels `PAD` points from the edge of the page, or None."""
+def _break_lines(figure: Figure, renderer: RendererBase) -> bool:
+    """Break titles and names of axes that are longer than the page; tell whether there are any."""
+    texts = [*figure.texts]
+    for ax in figure.axes:
+        ax.get_tightbbox(renderer)  # which moves them
+        texts += [*_find_titles(ax), ax.xaxis.label, ax.yaxis.label]
+    found = False
+    for text in texts:
+        turns, box = text.get_rotation() / 90, text.get_window_extent(renderer)
+        (low, high), side = ((box.intervaly, box.intervalx)[turns % 2 == 0], figure.bbox.size[int(turns % 2)])
+        if turns % 1 or "$" in text.get_text() or (low > -1 and high < side + 1):
+            continue
+        middle = (low + high) / 2
+        room = {"left": side - low, "right": high}.get(text.get_horizontalalignment(), 2 * min(middle, side - middle))
+        style, size = PageStyle(family=tuple(text.get_fontfamily())), float(text.get_fontsize())
+        lines = (wrap_phrases([line], (room - 2 * PAD) * PIXELS, size, style) for line in text.get_text().splitlines())
+        text.set_text("\n".join(itertools.chain.from_iterable(lines)))
+        found = True
+    return found
+
+
+def _find_sides(figure: Figure, renderer: RendererBase, room: Bbox) -> dict[str, float] | None:
+    """Return the sides of the figure's grid that put all labels at the edge of their room, or None."""
     boxes = [box for ax in figure.axes if (box := ax.get_tightbbox(renderer, for_layout_only=True)) is not None]
     if not boxes:
         return None
     width, height = figure.bbox.size
-    top = height - PAD
-    titles = [text for text in figure.texts if text.get_text() and text.get_text() == figure.get_suptitle()]
-    if titles:
-        top = min(text.get_window_extent(renderer).y0 for text in titles) - PAD
     grid = figure.subplotpars
     sides = {
-        "left": grid.left + (PAD - min(box.x0 for box in boxes)) / width,
-        "right": grid.right + (width - PAD - max(box.x1 for box in boxes)) / width,
-        "bottom": grid.bottom + (PAD - min(box.y0 for box in boxes)) / height,
-        "top": grid.top + (top - max(box.y1 for box in boxes)) / height,
+        "left": grid.left + (room.x0 - min(box.x0 for box in boxes)) / width,
+        "right": grid.right + (room.x1 - max(box.x1 for box in boxes)) / width,
+        "bottom": grid.bottom + (room.y0 - min(box.y0 for box in boxes)) / height,
+        "top": grid.top + (room.y1 - max(box.y1 for box in boxes)) / height,
     }
     sides = {name: min(max(side, 0), 1) for name, side in sides.items()}
     return sides if sides["left"] < sides["right"] and sides["bottom"] < sides["top"] else None

@@ -7,6 +7,7 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -45,6 +46,13 @@ def test_zero_is_in_the_middle_of_a_diverging_map_normalised_or_not(matrix, norm
     np.testing.assert_allclose(picture[1, 2], get_colour(0.5, "RdBu"), atol=1)
     mirrored = index_matrix(-matrix, **options).astype(int)
     np.testing.assert_allclose(mirrored + index_matrix(matrix, **options), LAST_COLOUR, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "bool"])
+def test_tensors_are_coloured_as_arrays_are(kind):
+    matrix = torch.eye(3).to(getattr(torch, kind))
+    matrix = matrix.requires_grad_() if kind != "bool" else matrix
+    np.testing.assert_array_equal(matrix_to_image_preprocess(matrix), matrix_to_image_preprocess(np.eye(3)))
 
 
 def test_colours_are_those_of_the_map():

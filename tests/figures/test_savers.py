@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pytest
 from conftest import make_maps
@@ -14,7 +15,7 @@ from scipy.linalg import svd
 
 from attn_viewer import matplotlib_figure_saver, save_matrix_wrapper
 from attn_viewer.errors import OptionError, OutputError
-from attn_viewer.figures import matplotlib_multifigure_saver, matrix_to_image_preprocess
+from attn_viewer.figures import matplotlib_multifigure_saver, matrix_to_image_preprocess, savers
 from attn_viewer.figures.formats import FORMATS
 
 PATTERN = make_maps(1, 1, 9).weights[0][0]
@@ -69,6 +70,77 @@ def test_saver_without_arguments_and_without_pyplot(tmp_path):
     plain(PATTERN, tmp_path)
     assert (tmp_path / "plain.svgz").is_file()
     assert (dict(mpl.rcParams), open_figures()) == before
+
+
+def draw_and_close(matrix, ax):
+    from matplotlib import pyplot
+
+    pyplot.subplots()[1].plot(matrix)
+    pyplot.close()
+
+
+NOTHING = {
+    "nothing": lambda matrix, ax: None,
+    "a figure closed since": draw_and_close,
+    "a figure of its own": lambda matrix, ax: Figure().add_subplot().plot(matrix),
+    "cleared": lambda matrix, ax: (ax.plot(matrix), ax.figure.clear()),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_page_on_which_nothing_is_drawn_is_refused(tmp_path, name):
+    with pytest.raises(OptionError, match="drew nothing into the axes that it is given; a figure of its own"):
+        matplotlib_figure_saver(fmt="png")(NOTHING[name])(PATTERN, tmp_path)
+
+    @matplotlib_multifigure_saver(["left", "right"], fmt="png")
+    def half(matrix, axes):
+        axes["left"].plot(matrix)
+        NOTHING[name](matrix, axes["right"])
+
+    with pytest.raises(OptionError, match="nothing into the axes 'right'"):
+        half(PATTERN, tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("draw", ["subplot", "add_subplot", "subplots", "twinx"])
+def test_axes_under_others_are_taken_away_but_not_those_that_share(tmp_path, draw, monkeypatch):
+    from matplotlib import pyplot
+
+    figures = []
+    render = savers.render_small_figure
+    monkeypatch.setattr(
+        savers, "render_small_figure", lambda figure, fmt: figures.append(figure) or render(figure, fmt)
+    )
+
+    @matplotlib_figure_saver(fmt="svg")
+    def halves(matrix, ax):
+        if draw == "twinx":
+            ax.twinx().plot(matrix)
+        elif draw == "subplots":
+            ax.figure.subplots(1, 2)[0].imshow(matrix)
+        else:
+            add = pyplot.subplot if draw == "subplot" else ax.figure.add_subplot
+            add(1, 2, 1).imshow(matrix)
+            add(1, 2, 2).plot(matrix)
+
+    halves(PATTERN, tmp_path)
+    (figure,) = figures
+    assert len(figure.axes) == 2
+    left, right = (ax.get_position() for ax in figure.axes)
+    assert (left.x1 < right.x0) == (draw != "twinx")
+
+
+def test_a_dark_style_sheet_draws_nothing_white_on_the_white_page(tmp_path):
+    def boxes(matrix, ax):
+        ax.boxplot(matrix, widths=0.9)
+        ax.fill_between([1, 2, 3], [0, 1, 2])
+
+    files = []
+    for style in ({}, mpl.style.library["dark_background"]):
+        with mpl.rc_context(style):
+            matplotlib_figure_saver(fmt="png")(boxes)(PATTERN, tmp_path)
+        files.append((tmp_path / "boxes.png").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_several_figures_or_none(tmp_path):

@@ -127,6 +127,7 @@ HABITS = {
     "square": lambda ax: ax.set_box_aspect(1),
     "place of its own": lambda ax: ax.set_position((0.4, 0.4, 0.3, 0.3)),
     "many powers of ten": lambda ax: (ax.set_xscale("log"), ax.set_xlim(1e-9, 1e9)),
+    "long names": lambda ax: ax.set_yticks([0, 20], ["the very long name of a token", "another name as long as that"]),
     "text at the edge": lambda ax: ax.text(1.02, 0.5, "beside", transform=ax.transAxes),
 }
 
@@ -161,6 +162,71 @@ def test_what_people_say_about_axes_is_on_the_page_and_apart(habit):
     for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
         shared = np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)
         assert shared.min() < 1.5, (one, other)
+
+
+def list_boxes(figure):
+    """Return the boxes of all that is written in a figure, points, by text and number."""
+    figure.dpi = POINTS
+    figure.draw_without_rendering()
+    boxes = {(-n, text.get_text()): text.get_window_extent() for n, text in enumerate(figure.texts, 1)}
+    for n, ax in enumerate(figure.axes):
+        boxes |= {(100 * n + i, text): box for (i, text), box in find_labels(ax).items()}
+    return boxes
+
+
+def draw_four(figure, **look):
+    for ax in figure.subplots(2, 2, **look).flat:
+        ax.imshow(PATTERN)
+        ax.set(title="head", xlabel="key", ylabel="query")
+
+
+LONG = "a name so long that it goes on and on, longer than any page of a column, be it upright or turned, and further"
+# What people write beside axes, and axes side by side.
+PAGES = {
+    "four": draw_four,
+    "four under a title": lambda figure: (draw_four(figure), figure.suptitle("all"), figure.supylabel("heads")),
+    "four and a bar": lambda figure: (draw_four(figure), figure.colorbar(figure.axes[0].images[0], ax=figure.axes)),
+    "stacked": lambda figure: [label_in(ax) for ax in figure.subplots(2)],
+    "note below": lambda figure: (label_in(figure.add_subplot()), figure.text(0.5, 0.01, "a note", ha="center")),
+    "note beside": lambda figure: (label_in(figure.add_subplot()), figure.text(0.01, 0.5, "note", rotation=90)),
+    "names of all": lambda figure: (label_in(figure.add_subplot()), figure.supxlabel("x"), figure.supylabel("y")),
+    "long title": lambda figure: figure.add_subplot().set_title(LONG),
+    "long title from the left": lambda figure: figure.add_subplot().set_title(LONG, loc="left"),
+    "long names": lambda figure: figure.add_subplot().set(xlabel=LONG, ylabel=LONG),
+    "long title of all": lambda figure: (label_in(figure.add_subplot()), figure.suptitle(LONG)),
+    "one long word": lambda figure: figure.add_subplot().set_title("unbreakable" * 20),
+    "parts": lambda figure: [label_in(part.add_subplot()) for part in figure.subfigures(1, 2)],
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_axes_side_by_side_and_words_beside_them_are_on_the_page_and_apart(name):
+    with mpl.rc_context(savers.make_rc()):
+        figure = Figure(savers.SIZE, dpi=POINTS)
+        figure.subplots_adjust(**SIDES)
+        PAGES[name](figure)
+        words = "".join(text for _, text in list_boxes(figure))
+        render_small_figure(figure, "png")
+        boxes = list_boxes(figure)
+    shown = re.sub(r"\s", "", "".join(text for _, text in boxes))
+    if "word" not in name:  # numbers of ticks may be others
+        assert sorted(filter(str.isalpha, shown)) == sorted(filter(str.isalpha, re.sub(r"\s", "", words)))
+    for what, box in boxes.items():
+        assert min(box.p0) > -1, what
+        assert (box.p1 < figure.bbox.size + 1).all(), what
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        shared = np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)
+        assert shared.min() < 1.5, (one, other)
+
+
+def test_a_distance_that_somebody_chose_is_kept():
+    with mpl.rc_context(savers.make_rc()):
+        figure = Figure(savers.SIZE, dpi=POINTS)
+        upper, lower = figure.subplots(2, sharex=True, gridspec_kw={"hspace": 0})
+        upper.plot(PATTERN[-1])
+        lower.set_xlabel("key")
+        render_small_figure(figure, "svg")
+    assert upper.get_position().y0 == pytest.approx(lower.get_position().y1)
 
 
 @pytest.mark.parametrize("values", [[2, 5, 8], [1e-3, 1e3]], ids=str)
