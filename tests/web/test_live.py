@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -57,6 +58,16 @@ def run_live(demo, **options):
 def url(demo):
     with run_live(demo) as address:
         yield address
+
+
+@contextlib.contextmanager
+def slow_down(demo):
+    """Make the model slower than any browser, so that a job runs as long as a test wants."""
+    handle = demo[0].register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def read_facts(client, path="/"):
@@ -284,7 +295,12 @@ def test_a_model_of_the_list_is_loaded_when_it_is_asked_for_and_sees_a_picture(d
     assert loads == [1]
 
 
-def test_what_is_running_is_cancelled_and_the_next_goes_on(client):
+def test_what_is_running_is_cancelled_and_the_next_goes_on(client, demo):
+    with slow_down(demo):
+        cancel_what_runs(client)
+
+
+def cancel_what_runs(client):
     job = ask(client, "generate", new_tokens=300)
     behind = ask(client)
     idle = ask(client)
@@ -334,10 +350,11 @@ def test_the_limit_by_memory_is_said_beforehand(demo):
 def test_too_many_jobs_are_refused_and_old_ones_forgotten(demo):
     with run_live(demo) as url, httpx.Client(base_url=url, headers={"origin": url}, timeout=60) as client:
         client.headers["x-secret"] = read_facts(client)["secret"]
-        jobs = [ask(client, "generate", new_tokens=300) for _ in range(MOST_WAITING)]
-        assert client.post("/live/jobs", json={"prompt": TEXT}).status_code == 503
-        for job in reversed(jobs):
-            client.post("/live/cancel", json={"job": job})
+        with slow_down(demo):
+            jobs = [ask(client, "generate", new_tokens=300) for _ in range(MOST_WAITING)]
+            assert client.post("/live/jobs", json={"prompt": TEXT}).status_code == 503
+            for job in reversed(jobs):
+                client.post("/live/cancel", json={"job": job})
         finish(client, jobs[0])
         for _ in range(MOST_KEPT + 1):
             last = ask(client)
@@ -416,7 +433,7 @@ NEARLY = st.fixed_dictionaries(
 )
 
 
-@try_examples(5)
+@try_examples(2)
 @given(body=HOSTILE.map(json.dumps) | WORDS.map(json.dumps) | NEARLY.map(json.dumps) | st.text(max_size=40))
 def test_what_is_no_request_is_refused_and_what_is_one_ends(client, body):
     reply = client.post("/live/jobs", content=body.encode("utf-8"), headers={"content-type": "application/json"})
@@ -517,9 +534,10 @@ def test_a_browser_captures_generates_and_cancels(open_live, url, demo, monkeypa
         row[0] = 0
         np.testing.assert_allclose(shades[: len(row)], 255 * np.sqrt(row / row.max()), atol=1)
         assert not any(shades[len(row) :])
-    start_job(page, "Generate", TEXT, 300)
-    page.wait_for_selector(".al-answer span:nth-child(3)")
-    page.get_by_role("button", name="Cancel").click()
+    with slow_down(demo):
+        start_job(page, "Generate", TEXT, 300)
+        page.wait_for_selector(".al-answer span:nth-child(3)")
+        page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Cancelled").wait_for()
     start_job(page, "Generate", TEXT, 301)
     page.get_by_text("300 new ones are allowed").wait_for()
@@ -559,7 +577,7 @@ def test_without_induction_heads_the_page_says_that_the_word_does_not_come_back(
 
 
 @pytest.mark.slow
-def test_a_tab_that_is_left_cancels_its_job(open_live, url, monkeypatch):
+def test_a_tab_that_is_left_cancels_its_job(open_live, url, demo, monkeypatch):
     cancelled = threading.Event()
 
     def cancel(queue, job, plain=JobQueue.cancel):
@@ -568,10 +586,11 @@ def test_a_tab_that_is_left_cancels_its_job(open_live, url, monkeypatch):
 
     monkeypatch.setattr(JobQueue, "cancel", cancel)
     page = open_live(url)
-    start_job(page, "Generate", TEXT, 300)
-    page.wait_for_selector(".al-answer span")
-    page.goto("about:blank")
-    assert cancelled.wait(20)
+    with slow_down(demo):
+        start_job(page, "Generate", TEXT, 300)
+        page.wait_for_selector(".al-answer span")
+        page.goto("about:blank")
+        assert cancelled.wait(20)
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
@@ -588,17 +607,18 @@ def test_axe_finds_nothing_serious(browser, url, scheme):
     assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
 
 
-def test_two_tabs_wait_for_each_other(open_live, url):
+def test_two_tabs_wait_for_each_other(open_live, url, demo):
     first, second = open_live(url), open_live(url)
-    start_job(first, "Generate", TEXT, 300)
-    first.wait_for_selector(".al-answer span")
-    start_job(second, "Capture")
-    second.get_by_text("Waiting: 1 job before this one").wait_for()
-    first.get_by_role("button", name="Cancel").click()
+    with slow_down(demo):
+        start_job(first, "Generate", TEXT, 300)
+        first.wait_for_selector(".al-answer span")
+        start_job(second, "Capture")
+        second.get_by_text("Waiting: 1 job before this one").wait_for()
+        first.get_by_role("button", name="Cancel").click()
     wait_for_views(second)
 
 
-@pytest.mark.slow  # in a browser: test_a_page_tells_that_its_server_was_killed_and_works_again_after_a_restart
+@pytest.mark.slow
 def test_the_command_serves_the_demo_model_and_a_new_run_refuses_the_old_page(demo):
     secrets = []
     for _ in range(2):
@@ -651,13 +671,14 @@ def test_a_browser_tries_next_tokens_compares_and_saves(open_live, demo, tmp_pat
     assert texts == {"In the beginning God created the heaven", TEXT, TEXT.replace("God", "man")}
 
 
+@pytest.mark.slow
 def test_a_page_tells_that_its_server_was_killed_and_works_again_after_a_restart(browser):
-    process, url = start_server("--model_path")
+    process, url = start_server("--model_path", "--max_new_tokens", "400")
     with browser.new_context() as context:  # a failed request is an error on the console of every page
         try:
             page = context.new_page()
             page.goto(url)
-            start_job(page, "Generate", TEXT, 64)
+            start_job(page, "Generate", TEXT, 400)
             page.wait_for_selector(".al-answer span")
             process.kill()
             page.get_by_text("The server does not answer. Is it still running?").wait_for()

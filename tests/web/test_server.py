@@ -292,12 +292,12 @@ def make_requests(place, outside):
         "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\nConnection: close\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc",
         "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
-        "GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        "GET / HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         "GET /\r\n\r\n",
         "\x00\x01\x02\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
-        f"GET / HTTP/1.1\r\nHost: localhost\r\nX: {'a' * 100_000}\r\n\r\n",
-        f"GET /{quote('é')}{'a' * 70_000} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        f"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: {'a' * 100_000}\r\n\r\n",
+        f"GET /{quote('é')}{'a' * 70_000} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ]
     return [request.encode("latin-1") for request in requests]
 
