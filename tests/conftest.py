@@ -9,6 +9,11 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+# Processes side by side share the cores: threads of theirs that wait for one another would take them.
+if n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // n_processes)))
+
 import matplotlib as mpl
 import numpy as np
 import pytest

@@ -139,7 +139,7 @@ class Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
-        self._probe, self._was_probed = torch.empty(0), False
+        self._probe = torch.empty(0)
         self.handlers: dict[Callable[..., Any], Callable[..., Any]] = {torch.Tensor.is_neg: self._see_probe}
 
     def __torch_function__(
@@ -149,24 +149,30 @@ class Watch(TorchFunctionMode):
         return self.handlers.get(func, func)(*args, **kwargs or {})
 
     def _see_probe(self, tensor: torch.Tensor) -> bool:
-        self._was_probed = True
+        vars(tensor).get("seen_by", []).append(self)
         return tensor.is_neg()
 
-    def _is_on(self) -> bool:
-        """Tell whether it sees what this thread calls, however an interrupt left it."""
-        self._was_probed = False
+    def _list_watches(self) -> "list[Watch]":
+        """Return the watches that see what this thread calls, the first first, however an interrupt left them."""
+        watches: list[Watch] = []
+        vars(self._probe)["seen_by"] = watches
         self._probe.is_neg()
-        return self._was_probed
+        del vars(self._probe)["seen_by"]
+        return watches
 
     def put_on(self, *hooked: object) -> None:
         """Begin to watch, also as a hook; nothing happens where it watches already."""
-        if not self._is_on():
+        if self not in self._list_watches():
             self.__enter__()  # type: ignore[no-untyped-call] # torch has no hints there
 
     def take_off(self, *hooked: object) -> None:
         """Stop watching, also as a hook; nothing happens where it does not, or in another thread."""
-        if threading.get_ident() == self._thread and self._is_on():
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call] # nor there
+        if threading.get_ident() == self._thread and self in (watches := self._list_watches()):
+            above = watches[: watches.index(self)]  # one, where an interrupt has put the two of a pass round
+            for watch in (*above, self):
+                watch.__exit__(None, None, None)  # type: ignore[no-untyped-call] # nor there
+            for watch in reversed(above):
+                watch.__enter__()  # type: ignore[no-untyped-call]
 
 
 class PatientLock:

@@ -14,7 +14,7 @@ from architectures import build_model, make_ids
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from attn_viewer import ablate_heads, capture_attention, capture_attention_calls, capture_generation
-from attn_viewer.capture.guard import Loan, Switch, borrow_model
+from attn_viewer.capture.guard import Loan, Switch, Watch, borrow_model
 from attn_viewer.errors import CaptureError
 
 
@@ -99,6 +99,23 @@ def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(way):
         again = capture(model, ids)
         assert again.interventions == expected.interventions
         assert all(np.array_equal(a, b) for a, b in zip(again.weights, expected.weights, strict=True)), at
+
+
+def test_a_watch_below_another_is_taken_off_alone():
+    """An interrupt may put the watch of an intervention above that of the capture in its block."""
+    below, above, last = Watch(), Watch(), Watch()
+    for watch in (below, above, last):
+        watch.put_on()
+    seen = []
+    above.handlers[torch.neg] = lambda tensor: seen.append("above") or torch.neg(tensor)
+    last.handlers[torch.neg] = lambda tensor: seen.append("last") or torch.neg(tensor)
+    below.take_off()
+    below.take_off()
+    torch.neg(torch.ones(1))
+    assert (seen, torch.overrides._len_torch_function_stack()) == (["last", "above"], 2)
+    above.take_off()
+    last.take_off()
+    assert torch.overrides._len_torch_function_stack() == 0
 
 
 # Python says, and passes over, what is raised while something is deleted.
