@@ -15,7 +15,7 @@ from .grids import name_segments
 from .heatmap import name_outstanding, read_head
 from .options import ChosenLook, Highlight, describe_data
 from .page import Caption, PageFigure
-from .panels import PanelPage
+from .panels import PanelPage, reserve_scale
 from .scales import Extent
 from .style import shorten_label
 
@@ -95,7 +95,7 @@ def plot_panels(
     wish = options.num_figs_per_row or options.columns
     if wish is None and len(several) > 1 and len(places) % len(several) == 0:
         wish = len(several)
-    page = PanelPage(style, sides, titles, make_caption, wish=wish)
+    page = PanelPage(style, sides, [reserve_scale(t, options) for t in titles], make_caption, wish=wish)
     for i, (one, title, frame) in enumerate(zip(shown, titles, frames, strict=True)):
         page.set_weights(i, one.cells, scale, style.spell(title), look=options)
         if frame:

@@ -29,8 +29,8 @@ Labels = tuple[tuple[AxisLabels, ...], tuple[AxisLabels, ...]]
 class Grid:
     """Where panels go, and what labels they have.
 
-    `panel` is width and height of each in points; `labels` are those of rows and of columns for each kind of sides,
-    `is_outer` says that they stand beside the outer panels alone.
+    `panel` is width and height of each in points, `title_width` that of the widest title; `labels` are those of rows
+    and of columns for each kind of sides, `is_outer` says that they stand beside the outer panels alone.
     """
 
     n_panels: int
@@ -39,6 +39,7 @@ class Grid:
     labels: Labels
     is_outer: bool
     style: PageStyle
+    title_width: float
 
     @property
     def rows(self) -> int:
@@ -66,7 +67,7 @@ class Grid:
         """Distance from panel to panel, across and down."""
         wide, deep = (room * (not self.is_outer) for room in self._room)
         return (
-            snap(self.panel[0] + BETWEEN + wide),
+            snap(max(self.panel[0], self.title_width) + BETWEEN + wide),
             snap(measure_title(self.style) + self.panel[1] + deep + BETWEEN),
         )
 
@@ -81,7 +82,7 @@ class Grid:
         """Width and height of the room that panels and labels need."""
         (left, bottom), (across, down) = self.corner, self.pitch
         return (
-            left + (self.columns - 1) * across + self.panel[0],
+            left + (self.columns - 1) * across + max(self.panel[0], self.title_width),
             bottom + (self.rows - 1) * down + self.panel[1] + measure_title(self.style),
         )
 
@@ -182,6 +183,8 @@ class GridFitter:
             wide = max(one.width for one in labels[0])
             left, gap = MARGIN + snap(style.axis * LINE + wide), snap(BETWEEN + wide * (not self.is_outer))
             width = math.floor((page - MARGIN - left - (columns - 1) * gap) / columns / PIXEL) * PIXEL
+            if width < LOWEST_PANEL:
+                return None
             height = width / n_key * n_query
             if not has_tokens:
                 height = max(min(height, TALLEST_PAGE / 2), min(n_query * style.label, THINNEST_PANEL, width))
@@ -205,7 +208,7 @@ class GridFitter:
         return snap(2 * MARGIN + self.measure_head(grid.has_indices, grid.step) + grid.size[1]) + PIXEL
 
     def _make(self, columns: int, *, panel: tuple[float, float], labels: Labels) -> Grid:
-        return Grid(self.n_panels, columns, panel, labels, self.is_outer, self.style)
+        return Grid(self.n_panels, columns, panel, labels, self.is_outer, self.style, self.title_width)
 
     def _rate(self, grid: Grid, width: float) -> float:
         """Return how far a page is from one of good proportions, without empty places or small panels, and labelled.

@@ -14,7 +14,7 @@ from ..selections import describe_numbers
 from .heatmap import name_outstanding, read_sides
 from .options import PanelLook, describe_data
 from .page import Caption, PageFigure
-from .panels import OWN_SCALE, PanelPage
+from .panels import PanelPage, reserve_scale
 from .scales import Extent
 from .sinks import treat_mask, treat_sink
 
@@ -207,8 +207,7 @@ class HeatmapPage(PanelPage):
         named = name_outstanding(tokens, (treat_sink(w, maps, look.sink) for w in maps.weights), ~future)
         style = look.make_style([*sides.texts, maps.model_id, *notes, *segments, heading])
         self.scale = look.make_scale(extent, style, WEIGHTINGS[maps.weighting])
-        title = name_layer_map(maps) if maps.is_mean else title
-        title += OWN_SCALE.format(0.00123) * (look.scale == "panel")
+        widest = reserve_scale(name_layer_map(maps) if maps.is_mean else title, look)
 
         def make_caption(has_indices: bool, step: int) -> Caption:
             told = [*describe_data(maps, look, pooling, has_indices=has_indices, step=step, has_lines=True)]
@@ -216,7 +215,7 @@ class HeatmapPage(PanelPage):
             bars = [self.scale] * (look.scale == "shared")
             return look.make_caption(heading, [*notes, *told, *segments], model_id=maps.model_id, bars=bars)
 
-        super().__init__(style, [sides] * n_panels, [title], make_caption, wish=look.num_figs_per_row)
+        super().__init__(style, [sides] * n_panels, [widest], make_caption, wish=look.num_figs_per_row)
         self.figure.changing += self.headings
         self.figure.changing += self.titles if look.scale == "panel" else []
 

@@ -175,8 +175,6 @@ def read_sides(maps: AttentionMaps, sink: str) -> Sides:
     """
     row, column = count_hidden(maps, sink)
     tokens_query, tokens_key = maps.tokens_query[row:], maps.tokens_key[column * maps.cell[1] :]
-    if not tokens_query or not tokens_key:
-        raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
     is_self = maps.kind != "cross"
     return Sides(
         (maps.shape[0] - row, maps.shape[1] - column),

@@ -15,13 +15,16 @@ from ..declarations import option, takes_options
 from ..errors import OptionError, UnsuitableMapsError
 from ..maps import AttentionMaps
 from ..options import SinkOptions
+from ..tokens import name_bytes
 from .options import PageLook
 from .page import LINE, MARGIN, Caption, Page, PageFigure, check_height
 from .sinks import count_hidden, treat_sink
-from .style import BANDS, PageStyle, shorten_label
+from .style import BANDS, PageStyle
+from .ticks import write_labels
 
 # Points between the columns of tokens, and how wide the square of a head is.
 SPAN, SQUARE = 110.0, 6.0
+SIDES = "query", "key"
 # Fainter lines than this share of the largest weight are not seen and not drawn.
 FAINTEST = 0.02
 MOST_TOKENS = 400
@@ -90,10 +93,10 @@ def plot_lines(maps: AttentionMaps, layer: int, *, options: LinesLook) -> PageFi
         if query not in left.numbers:
             raise OptionError(f"there is no query {query!r}; there are {left.numbers[0]} to {left.numbers[-1]}")
         weights = weights * (np.array(left.numbers) == query)[:, None]
-    style = options.make_style([*left.labels, *right.labels, one.model_id])
+    style = options.make_style([*name_bytes(left.labels), *name_bytes(right.labels), one.model_id])
     caption = options.make_caption(f"layer {layer}", _describe(one, options), model_id=one.model_id)
     names = [one.averaged] if one.is_mean else [f"head {number}" for number in one.heads[0]]
-    page = _LinesPage(style, caption, [[style.spell(label) for label in side.labels] for side in (left, right)], names)
+    page = _LinesPage(style, caption, [write_labels(side.labels, style) for side in (left, right)], names)
     with mpl.rc_context(page.rc):
         page.draw_lines(weights)
         page.write_tokens(None if query is None else left.numbers.index(query))
@@ -118,8 +121,8 @@ def _choose_sides(maps: AttentionMaps, segments: tuple[str, str] | None, sink: s
     if not queries or not keys:
         raise OptionError("no query or no key is left; choose other segments, or keep the first token")
     return (
-        Side(queries, [shorten_label(maps.tokens_query[i - maps.first_query]) for i in queries]),
-        Side(keys, [shorten_label(maps.tokens_key[i]) for i in keys]),
+        Side(queries, [maps.tokens_query[i - maps.first_query] for i in queries]),
+        Side(keys, [maps.tokens_key[i] for i in keys]),
     )
 
 
@@ -143,7 +146,14 @@ class _LinesPage(Page):
         self, style: PageStyle, caption: Caption, texts: Sequence[Sequence[str]], names: Sequence[str]
     ) -> None:
         self.texts, self.names, self.colours = texts, names, choose_colours(len(names))
-        self.widths = [max(style.measure(text, style.label)[0] for text in part) + 2 * SQUARE for part in texts]
+        columns = zip(SIDES, texts, strict=True)
+        self.widths = [
+            max(
+                style.measure(name, style.axis)[0],
+                2 * SQUARE + max(style.measure(text, style.label)[0] for text in part),
+            )
+            for name, part in columns
+        ]
         n_rows, width = max(map(len, texts)), style.width or sum(self.widths) + SPAN + 2 * MARGIN
         self.legend = _wrap_names(names, style, width - 2 * MARGIN)
         low, above = style.axis * LINE + 4, len(self.legend) * style.note * LINE
@@ -185,8 +195,8 @@ class _LinesPage(Page):
                 ink = style.palette.accent if align == "right" and i == marked else style.palette.ink
                 look = {"size": style.label, "ha": align, "va": "center_baseline", "color": ink}
                 self.write(x + shift, self._find_row(i), text, **look)
-        self.name_axis(x0 - self.widths[0] / 2, self.bottom + style.axis / 2, "query")
-        self.name_axis(x1 + self.widths[1] / 2, self.bottom + style.axis / 2, "key")
+        self.name_axis(x0 - self.widths[0] / 2, self.bottom + style.axis / 2, SIDES[0])
+        self.name_axis(x1 + self.widths[1] / 2, self.bottom + style.axis / 2, SIDES[1])
 
     def write_legend(self) -> None:
         """Name the colours of the heads."""

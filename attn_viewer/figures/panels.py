@@ -24,6 +24,11 @@ from .style import PageStyle
 OWN_SCALE = "   (to {:.2g})"
 
 
+def reserve_scale(title: str, look: MapLook) -> str:
+    """Return a title with what `PanelPage.set_weights` writes after it, about as wide as that gets."""
+    return title + OWN_SCALE.format(0.00123) * (look.scale == "panel")
+
+
 class PanelPage(Page):
     """A page of equally large heatmaps; `set_panel` puts numbers in, so that thirty pages cost one layout.
 

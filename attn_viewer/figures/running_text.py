@@ -45,6 +45,11 @@ class Piece:
     width: float
     ends_line: bool
 
+    def shorten(self, room: float, style: PageStyle) -> "Piece":
+        """Return the piece with the middle cut out, no wider than `room` points."""
+        text = style.shorten(self.text, room - self.indent, style.label)
+        return dataclasses.replace(self, text=text, width=measure_advance(text, style) + self.indent)
+
 
 def cut_pieces(tokens: Sequence[str], style: PageStyle) -> list[Piece]:
     """Cut labels of tokens after their line breaks (``⏎``), and turn spaces (``␣``) before words into white.
@@ -216,6 +221,7 @@ class _Text:
         pieces = cut_pieces(tokens, style)
         is_short = sum(piece.width for piece in pieces) <= 2 * COLUMN
         room = (COLUMN if is_short else PAGE) if style.width is None else style.width - 2 * MARGIN - left
+        pieces = [piece if piece.width <= room else piece.shorten(room, style) for piece in pieces]
         breaks = {i for i, piece in enumerate(pieces) if piece.ends_line}
         places, n_lines = flow_words([piece.width for piece in pieces], room, breaks)
         return cls(pieces, places, left, room, n_lines * measure_line(style) + BETWEEN)

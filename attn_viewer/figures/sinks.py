@@ -9,14 +9,23 @@ SINKS = ("keep", "hide", "renormalise")
 
 
 def count_hidden(maps: AttentionMaps, sink: str) -> tuple[int, int]:
-    """Return rows and columns of cells that are left out: the first token's column, and its row if that is its own."""
+    """Return rows and columns of cells that are left out: the first token's column, and its row if that is its own.
+
+    Raises
+    ------
+    OptionError
+        If there is no such way, or nothing is left.
+    """
     if sink not in SINKS:
         raise OptionError(f"sink must be one of {', '.join(SINKS)}, got {sink!r}")
     if sink == "keep":
         return 0, 0
     if sink == "renormalise" and maps.reduction == "pooled":
         raise OptionError("rows of pooled maps cannot be renormalised; hide the first cells (sink='hide') or keep them")
-    return int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1), 1
+    row = int(maps.kind != "cross" and maps.first_query == 0 and maps.cell[0] == 1)
+    if maps.shape[0] == row or maps.shape[1] == 1:
+        raise OptionError("nothing is left of a prompt of one token without its first token; keep it")
+    return row, 1
 
 
 def treat_mask(maps: AttentionMaps, sink: str) -> np.ndarray:

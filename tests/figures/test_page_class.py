@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import io
+import itertools
 import pickle
 
 import matplotlib as mpl
@@ -9,13 +10,24 @@ import pytest
 from conftest import make_maps
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.transforms import Affine2D, Bbox
 from PIL import Image
 from test_venues import list_pages
 
-from attn_viewer import plot_heads
+from attn_viewer import (
+    plot_birds_eye,
+    plot_comparison,
+    plot_heads,
+    plot_layer_averages,
+    plot_lines,
+    plot_panels,
+    plot_running_text,
+)
+from attn_viewer.errors import OptionError
 from attn_viewer.figures.formats import FORMATS, render_figure
 from attn_viewer.figures.grids import iterate_head_pages
 from attn_viewer.figures.page import MARGIN, Caption, Page, PageFigure, wrap_phrases
@@ -201,3 +213,91 @@ def test_what_changes_in_a_heading_of_several_lines_is_drawn():
     pages = {layer: get_pixels(figure) for layer, figure in iterate_head_pages(maps, width=2.2)}
     assert len(next(iter(iterate_head_pages(maps, width=2.2)))[1].changing) == 5
     assert np.array_equal(pages["layer_2"], get_pixels(plot_heads(maps, 2, width=2.2)))
+
+
+class Recorder(RendererBase):
+    """Notes the box of each text in points, from the lower left corner."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.boxes = size, []
+
+    def flipy(self):
+        return False
+
+    def get_canvas_width_height(self):
+        return self.size
+
+    def points_to_pixels(self, points):
+        return points
+
+    def draw_image(self, *args, **kwargs): ...
+
+    def draw_path(self, *args, **kwargs): ...
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        width, height, descent = self.get_text_width_height_descent(s, prop, ismath)
+        box = Bbox.from_extents(0, -descent, width, height - descent)
+        if s.strip():
+            self.boxes.append((s, Affine2D().rotate_deg(angle).translate(x, y).transform_bbox(box)))
+
+
+def find_boxes(figure):
+    """Return all that is written on a page, with the box of each, and the size of the page, in points."""
+    figure.dpi = 72
+    recorder = Recorder(figure.bbox.size)
+    figure.draw(recorder)
+    return recorder.boxes, recorder.size
+
+
+WRITTEN = {
+    "heads": lambda maps, look: plot_heads(maps, 1, **look),
+    "layers": lambda maps, look: plot_layer_averages(maps, **look),
+    "chosen": lambda maps, look: plot_panels(maps, [(0, 1), (1, 2), (1, None)], **look),
+    "running": lambda maps, look: plot_running_text(maps, **look),
+    "thumbnails": lambda maps, look: plot_birds_eye(maps, **look),
+    "two models": lambda maps, look: plot_comparison(maps, maps, **look),
+    "lines": lambda maps, look: plot_lines(maps, 1, **look),
+}
+TEXTS = {
+    "one token": ["a"],
+    "chat": ["<|im_start|>", "user", "\n", " $x$", "<0xE2>", "\t", "  "],
+    "long words": ["a" * 200, "b " * 100, "c"],
+    "no font": list("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u4e2d\u6587"),
+    "many": [f"w{i}" for i in range(60)],
+}
+SIZES = (
+    {},
+    {"fontsize": 14},
+    {"fontsize": 30},
+    {"width": 3.0},
+    {"figsize": (2.2, 2.0)},
+    {"scale": "panel", "width": 5.0},
+)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("text", TEXTS)
+def test_all_that_is_written_is_on_the_page_and_apart(name, text):
+    maps = make_maps(2, 3, len(TEXTS[text]), tokens=TEXTS[text])
+    drawn = 0
+    for look in SIZES:
+        if name in ("two models", "lines"):
+            look = {key: value for key, value in look.items() if key != "scale"}
+        try:
+            boxes, size = find_boxes(WRITTEN[name](maps, look))
+        except OptionError:  # no room, which is said
+            continue
+        drawn += 1
+        for what, box in boxes:
+            assert min(box.p0) > -1, (look, what)
+            assert (box.p1 < np.add(size, 1)).all(), (look, what)
+        for (one, a), (other, b) in itertools.combinations(boxes, 2):
+            assert np.min(np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)) < 1.2, (look, one, other)
+    assert drawn > 2
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_nothing_is_left_of_one_token_without_the_first(name):
+    with pytest.raises(OptionError, match="nothing is left of a prompt of one token"):
+        WRITTEN[name](make_maps(2, 3, 1), {"sink": "hide"})
