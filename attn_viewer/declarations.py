@@ -82,8 +82,7 @@ class _ClassDoc:
         self.text = text
 
     def __get__(self, instance: object, owner: "type[Options]") -> str:
-        entries = textwrap.indent("\n".join(owner.document()), "    ")
-        return f"{self.text.rstrip()}\n\n    Parameters\n    ----------\n{entries}\n"
+        return "\n".join([inspect.cleandoc(self.text), "", "Parameters", "----------", *owner.document(), ""])
 
 
 class _ClassSignature:
@@ -326,16 +325,14 @@ def _make_signature(
 
 def _document(text: str | None, kind: type[Options], places: Sequence[str]) -> str | None:
     """Put the options into a docstring, where it says ``**options``."""
-    before, found, after = (text or "").partition("    **options\n")
+    before, found, after = inspect.cleandoc(text or "").partition("\n**options\n")
     if not found:
         return text
-    indent = before[before.rfind("\n") + 1 :] + "    "
-    rest = after.splitlines(keepends=True)
-    while rest and rest[0].startswith(indent + "    "):
+    rest = after.split("\n")
+    while rest and rest[0].startswith("    "):
         rest.pop(0)
     stored = [
         "options : " + kind.__name__,
         "    Stored options, of this class or a part of it; those given by name go before.",
     ]
-    lines = textwrap.indent("\n".join([*stored, *kind.document(places)]), indent)
-    return f"{before[: before.rfind(chr(10)) + 1]}{lines}\n{''.join(rest)}"
+    return "\n".join([before, *stored, *kind.document(places), *rest])

@@ -83,8 +83,9 @@ def fits_hint(value: object, hint: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
     checked = origin or hint
-    is_protocol = getattr(checked, "_is_protocol", False) and not getattr(checked, "_is_runtime_protocol", False)
-    if not isinstance(checked, type) or (is_protocol and origin is None):
+    if getattr(checked, "_is_protocol", False) and origin is None:
+        return not getattr(checked, "_is_runtime_protocol", False) or _has_members(value, checked)
+    if not isinstance(checked, type):
         return True
     if origin is None or not arguments or checked is type or not issubclass(checked, collections.abc.Iterable):
         return callable(value) if origin is collections.abc.Callable else isinstance(value, checked)
@@ -105,6 +106,12 @@ def fits_hint(value: object, hint: Any) -> bool:
     if not hasattr(value, "__len__"):
         return True  # looking at the elements of an iterator would use them up
     return all(fits_hint(part, arguments[0]) for part, _ in zip(value, range(MOST_ELEMENTS), strict=False))
+
+
+def _has_members(value: object, protocol: type) -> bool:
+    """Tell whether a value has what a protocol names; `isinstance` asks no ``__getattr__`` from Python 3.12 on."""
+    methods = [name for name, part in vars(protocol).items() if isinstance(part, types.FunctionType)]
+    return all(hasattr(value, name) for name in (*inspect.get_annotations(protocol), *methods))
 
 
 def check_value(

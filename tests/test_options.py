@@ -53,7 +53,7 @@ def test_the_signature_is_made_of_the_declarations():
     )
     for name, field in ViewOptions._fields.items():
         assert signature.parameters[name].default == field.default
-        assert f"    {name} : " in view_attention.__doc__
+        assert f"\n{name} : " in view_attention.__doc__
         assert get_declaration(field).help[1:].split()[0] in view_attention.__doc__
 
 

@@ -63,7 +63,7 @@ def get_func_metadata(func: Callable[..., Any]) -> list[dict[str, Any]]:
         source, code = Path(inspect.getsourcefile(plain) or "").as_posix(), inspect.getsource(plain)
     facts = {
         "func_name": func.__name__,
-        "doc": func.__doc__,
+        "doc": inspect.getdoc(func),
         "figure_save_fmt": getattr(func, "figure_save_fmt", None),
         "source": source,
         "code": code,
