@@ -78,6 +78,15 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that can be written, its folder created, or raise an error; nothing is written."""
+    path = expand_home(path)
+    if describe_place(path) == "is a folder":
+        raise OptionError(f"{str(path)!r} is a folder; give the name of a file in it")
+    check_folder(path.parent)
+    return path
+
+
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Create a folder with its parents, or raise `OutputError`; what killed processes left half done in it goes."""
     try:

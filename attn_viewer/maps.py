@@ -243,7 +243,7 @@ class AttentionMaps(MapFacts):
         weights = [self.weights[i] for i in chosen]
         numbers = [self.heads[i] for i in chosen]
         if heads is not None:
-            where = [choose_numbers(heads, n, f"head of layer {k}") for k, n in zip(kept, numbers, strict=True)]
+            where = [choose_numbers(heads, n, "head", f" in layer {k}") for k, n in zip(kept, numbers, strict=True)]
             places = [[n.index(h) for h in hs] for n, hs in zip(numbers, where, strict=True)]
             weights = [_take_heads(w, rows) for w, rows in zip(weights, places, strict=True)]
             numbers = where

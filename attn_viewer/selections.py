@@ -12,19 +12,21 @@ from .errors import OptionError, cut, shorten
 MOST_NUMBERS = 100_000
 
 
-def choose_numbers(wanted: Iterable[SupportsIndex] | None, present: Sequence[int], what: str) -> tuple[int, ...]:
+def choose_numbers(
+    wanted: Iterable[SupportsIndex] | None, present: Sequence[int], what: str, where: str = ""
+) -> tuple[int, ...]:
     """Return a choice of layers or heads, ascending, each once; None takes all that are there, `present`.
 
-    Raises `OptionError`, which calls them `what`, if none is chosen, one is not there, or it is no sequence of whole
-    numbers.
+    Raises `OptionError`, which calls them `what`, and says `where` they are, if none is chosen, one is not there, or it
+    is no sequence of whole numbers.
     """
     numbers = check_numbers(wanted, what)
     if numbers is None:
         return tuple(present)
     missing = set(numbers).difference(present)
     if missing or not numbers:
-        came = cut(describe_numbers(missing)) or "an empty choice"
-        raise OptionError(f"there is no {what} {came}; there are {cut(describe_numbers(present))}")
+        wrong = f"there is no {what} {cut(describe_numbers(missing))}" if missing else f"an empty choice of {what}s"
+        raise OptionError(f"{wrong}{where}; there are {cut(describe_numbers(present))}")
     return tuple(sorted(set(numbers)))
 
 

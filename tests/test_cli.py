@@ -84,6 +84,17 @@ def make_cache(tmp_path):
     return str(save_scores(make_maps(), tmp_path / "made"))
 
 
+@pytest.mark.parametrize("command", ["heads --csv", "heads --json", "ablate --heads 0.0 --json"])
+@pytest.mark.parametrize(("path", "message"), [("some.txt/x.csv", "is not a folder"), (".", "'.' is a folder")])
+def test_a_table_that_cannot_be_written_is_found_before_a_model_is_loaded(
+    tmp_path, monkeypatch, capsys, command, path, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("some.txt").touch()
+    assert main([*command.split(), path, "--prompt", "a", "--model_path", "./none"]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -102,7 +113,7 @@ def make_cache(tmp_path):
         ("--prompt_file empty.txt", "the prompt is empty"),
         ("--chat", "no chat template"),
         ("--layers 99", "there is no layer 99; there are 0-3"),
-        ("--heads 8", "there is no head of layer 0 8; there are 0-7"),
+        ("--heads 8", "there is no head 8 in layer 0; there are 0-7"),
         ("--fig_format bmp", "'bmp'"),
         ("--save_fig_path some.txt", "is not a folder"),
         ("--save_fig_path some.txt/below", "is not a folder"),

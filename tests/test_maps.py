@@ -100,9 +100,9 @@ def test_select_refuses_what_is_not_there():
     maps = make_maps(4, 3, 2, layers=[2, 5, 6, 9])
     with pytest.raises(OptionError, match="there is no layer 3; there are 2, 5-6, 9"):
         maps.select(layers=[3])
-    with pytest.raises(OptionError, match="there is no head of layer 2 3"):
+    with pytest.raises(OptionError, match="there is no head 3 in layer 2; there are 0-2"):
         maps.select(heads=[3])
-    with pytest.raises(OptionError, match="an empty choice"):
+    with pytest.raises(OptionError, match="an empty choice of layers; there are 2, 5-6, 9"):
         maps.select(layers=[])
 
 

@@ -362,7 +362,7 @@ class Collector:
     ) -> tuple[tuple[int, ...], FullReduction]:
         """Return head numbers and a reduction of ``(n_heads, rows, n_key)``, in cells of the stack or of a height."""
         options = self.options
-        heads = choose_numbers(options.heads, range(shape[0]), f"head of layer {layer}")
+        heads = choose_numbers(options.heads, range(shape[0]), "head", f" in layer {layer}")
         shape = len(heads), *shape[1:]
         if stack.reduction is None:
             whole: tuple[int, int] = shape[1:] if self.extent is None else self.extent.shape

@@ -39,7 +39,7 @@ class Target:
         """Raise an `OptionError` for a head that is not there, by true numbers."""
         if head < 0 or head >= (self.n_heads or head + 1):
             there = f"there are {describe_numbers(range(self.n_heads))}" if self.n_heads else "heads count from 0"
-            raise OptionError(f"there is no head of layer {layer} {head}; {there}")
+            raise OptionError(f"there is no head {head} in layer {layer}; {there}")
 
 
 def choose_kind(model: torch.nn.Module, kind: str | None) -> str:

@@ -294,11 +294,14 @@ def get_maps(asked: Any, make_prompt: Callable[[Any], Any] | None = None) -> "At
 
 
 def check_output(asked: FigureOptions) -> None:
-    """Check where figures go before a model runs: their folder, and the name of the one below it."""
-    from ..files import check_folder, check_model_id
+    """Check where figures and numbers go before a model runs: folders, files and the name of the folder below."""
+    from ..files import check_file, check_folder, check_model_id
 
     if asked.save_fig_path is not None:
         check_folder(asked.save_fig_path)
+    for path in (getattr(asked, name, None) for name in ("csv", "json")):
+        if path is not None:
+            check_file(path)
     if isinstance(asked, NameOptions) and asked.model_id is not None:
         check_model_id(asked.model_id)
 

@@ -19,7 +19,7 @@ from ..analysis.compare import AttentionComparison
 from ..cells import pool_maps
 from ..declarations import takes_options
 from ..errors import OptionError
-from ..files import check_folder, describe_place, expand_home, make_folder, write_whole
+from ..files import check_file, expand_home, make_folder, write_whole
 from ..long_runs import show_bar
 from ..maps import AttentionMaps
 from ..options import ExportOptions, FilePath, PageOptions, Theme
@@ -127,10 +127,7 @@ def check_page_path(path: FilePath) -> Path:
     path = expand_home(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"a page's name must end in .html, got {str(path)!r}")
-    if describe_place(path) == "is a folder":
-        raise OptionError(f"{str(path)!r} is a folder; give the name of a file in it")
-    check_folder(path.parent)
-    return path
+    return check_file(path)
 
 
 def show_attention(maps: AttentionMaps, *, state: str = "", theme: Theme = "auto") -> "AttentionWidget":
