@@ -33,7 +33,7 @@ def test_what_a_token_looks_at():
     ("arguments", "words"),
     [
         ((3, 2), "there is no layer 3; there are 4"),
-        ((4, 0), "there is no head of layer 4 0; there are 2, 6"),
+        ((4, 0), "there is no head 0 in layer 4; there are 2, 6"),
         ((4, 2, 2), "there is no query 2; the maps have queries 0 to 1, or -2 to -1"),
         ((4, 2, -3), "there is no query -3"),
         ((4, 2, 0.5), r"query must be a whole number, got 0\.5"),
