@@ -345,6 +345,7 @@ def draw_heatmap(weights: Any, *which: Any, ax: Axes | None = None, options: Hea
     look: dict[str, Any] = {"norm": options.norm, "vmin": options.vmin or 0.0, "vmax": options.vmax}
     scale = make_scale(extent, **look, cmap=options.cmap, palette=palette, label=shown.label)
     sides = shown.sides.pool()[0]
+    _draw_sides(ax, sides, palette, find_outstanding([shown.cells.filled(0)], ~np.ma.getmaskarray(shown.cells)))
     ax.imshow(
         limit_cells(shown.cells)[0],
         norm=scale.norm,
@@ -354,7 +355,6 @@ def draw_heatmap(weights: Any, *which: Any, ax: Axes | None = None, options: Hea
         extent=sides.extent,
     )
     ax.grid(visible=False, which="both")  # lines of a style sheet would cross out cells
-    _draw_sides(ax, sides, palette, find_outstanding([shown.cells.filled(0)], ~np.ma.getmaskarray(shown.cells)))
     size = ax.bbox.width * 72 / ax.figure.dpi, ax.bbox.height * 72 / ax.figure.dpi
     for corners in sides.list_frames(options.highlight or {}, size):
         ax.add_patch(Polygon(corners, fill=False, edgecolor=palette.accent, linewidth=1.2, zorder=3))
@@ -391,12 +391,12 @@ def _find_palette(ax: Axes) -> Palette:
 def _draw_sides(ax: Axes, sides: Sides, palette: Palette, outstanding: tuple[list[int], list[int]]) -> None:
     """Show the tokens as ticks, a band beside the axes for each segment, and lines where the completion begins."""
     (row, column), (n_query, n_key) = sides.first, sides.counts
-    ax.set(xlim=(column - 0.5, column + n_key - 0.5), ylim=(row + n_query - 0.5, row - 0.5))
     for is_key, (axis, tokens) in enumerate(((ax.yaxis, sides.tokens_query), (ax.xaxis, sides.tokens_key))):
         shown = tokens if sides.cell == (1, 1) else None
         set_token_ticks(
             axis, shown, sides.first[is_key], sides.counts[is_key], is_key=bool(is_key), named=outstanding[is_key]
         )
+    ax.set(xlim=(column - 0.5, column + n_key - 0.5), ylim=(row + n_query - 0.5, row - 0.5))
     point, shift = ax.figure.dpi_scale_trans, -(BAND / 2 + 0.5) / 72
     below = blended_transform_factory(ax.transData, ax.transAxes) + ScaledTranslation(0, shift, point)
     left = blended_transform_factory(ax.transAxes, ax.transData) + ScaledTranslation(shift, 0, point)

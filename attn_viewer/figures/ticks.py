@@ -3,14 +3,17 @@
 import dataclasses
 import itertools
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any, cast
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import Formatter, Locator, NullLocator
 
+from ..errors import OptionError
 from ..tokens import name_bytes
 from .labels import AxisLabels
 from .style import SMALLEST_LABEL, PageStyle, find_families, shorten_label
@@ -22,6 +25,7 @@ MOST_STEP, FEWEST_LABELS = 8, 4
 MOST_INDICES = 8
 # How much longer axes may have been when their labels were chosen.
 SLACK = 1.15
+_given: weakref.WeakKeyDictionary[Axis, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,11 +239,15 @@ class TokenLocator(Locator):
             for axis in self._list_axes():
                 axis.set_tick_params(which="major", **changed)
 
+    @property
+    def names(self) -> tuple[Any, ...]:
+        """What stands where on the axis."""
+        return self.texts, self.first, self.count
+
     def _list_axes(self) -> list[Axis]:
         """Return this axis and those that share it, which have their ticks from this object."""
-        axes = self._own_axis.axes
-        shared = axes.get_shared_x_axes() if self.is_key else axes.get_shared_y_axes()
-        return [ax.xaxis if self.is_key else ax.yaxis for ax in shared.get_siblings(axes)]
+        others = _list_others(self._own_axis, is_key=self.is_key)
+        return [self._own_axis, *(ax.xaxis if self.is_key else ax.yaxis for ax in others)]
 
     def _measure(self, size: float) -> float:
         """Return the width of the widest label in points."""
@@ -248,6 +256,12 @@ class TokenLocator(Locator):
             widest = max((style.measure(text, 100)[0] for text in self.texts or ()), default=0)
             self._widths[style.family] = widest / 100
         return self._widths[style.family] * size
+
+
+def _list_others(axis: Axis, *, is_key: bool) -> list[Axes]:
+    """Return the axes that share an axis with those it belongs to."""
+    shared = axis.axes.get_shared_x_axes() if is_key else axis.axes.get_shared_y_axes()
+    return [ax for ax in shared.get_siblings(axis.axes) if ax is not axis.axes]
 
 
 class TokenFormatter(Formatter):
@@ -282,8 +296,18 @@ def set_token_ticks(
         if len(style.family) > 1:
             axis.set_tick_params(which="major", labelfontfamily=list(style.family))
     locator = TokenLocator(texts, first, count, is_key=is_key, most_step=most_step, named=named)
-    if isinstance(before := axis.get_major_locator(), TokenLocator):
-        locator._given = before._given  # what it chose for its labels is nobody's wish
+    # What another chose for its labels is nobody's wish, and stays when axes are cleared.
+    before = axis.get_major_locator()
+    if (
+        isinstance(before, TokenLocator)
+        and before.names != locator.names
+        and any(ax.images for ax in _list_others(axis, is_key=is_key))
+    ):
+        raise OptionError(
+            f"these axes share their {'keys' if is_key else 'queries'} with others, which show other tokens and would "
+            f"get these labels; draw into axes that do not share {'x' if is_key else 'y'}"
+        )
+    locator._given = _given.setdefault(axis, before._given if isinstance(before, TokenLocator) else {})
     axis.set_major_locator(locator)
     axis.set_major_formatter(TokenFormatter(locator))
     axis.set_minor_locator(NullLocator())  # there is nothing between two tokens

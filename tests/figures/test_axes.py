@@ -412,3 +412,31 @@ def test_what_was_chosen_for_other_labels_is_no_wish():
     draw(ax.figure)
     assert {label.get_rotation() for label in ax.get_xticklabels()} == {0}
     assert ax.get_xticklabels()[0].get_fontsize() > small
+
+
+def test_axes_that_share_labels_show_the_same_tokens():
+    figure = Figure()
+    left, right = figure.subplots(1, 2, sharex=True)
+    draw_heatmap(make_maps(1, 1, 3, tokens=["a", "b", "c"]), ax=left)
+    before = right.get_children()
+    with pytest.raises(OptionError, match="share their keys with others, which show other tokens"):
+        draw_heatmap(make_maps(1, 1, 3, tokens=["d", "e", "f"]), ax=right)
+    assert right.get_children() == before
+    draw_heatmap(make_maps(1, 1, 3, seed=1, tokens=["a", "b", "c"]), ax=right)
+    left.clear()
+    right.clear()
+    draw_heatmap(make_maps(1, 1, 2, tokens=["d", "e"]), ax=left)
+    draw_heatmap(make_maps(1, 1, 2, tokens=["d", "e"]), ax=right)
+    figure.draw_without_rendering()
+    assert [[label.get_text() for label in ax.get_xticklabels()] for ax in (left, right)] == [["d", "e"]] * 2
+
+
+def test_cleared_axes_take_labels_of_any_length():
+    figure = Figure((4, 4))
+    ax = figure.add_subplot()
+    draw_heatmap(make_maps(1, 1, 60), ax=ax)  # numbers, upright
+    figure.draw_without_rendering()
+    ax.clear()
+    draw_heatmap(make_maps(1, 1, 8, tokens=["a long word"] * 8), ax=ax)
+    figure.draw_without_rendering()
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {90}
