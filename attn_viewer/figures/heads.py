@@ -23,7 +23,7 @@ from .ticks import set_token_ticks
 # Height of a cell and how much wider than high it may be, in points; small models get large cells.
 THINNEST_CELL, TALLEST_CELL, WIDEST_RATIO = 2.0, 10.0, 2.4
 ATLAS_WIDTH, ATLAS_HEIGHT = 190.0, 270.0
-MEANS_WIDTH = 44.0
+MEANS_WIDTH, MEANS = 44.0, "layer mean"
 
 
 def arrange_scores(values: Any, look: AtlasLook) -> tuple[np.ma.MaskedArray, tuple[int, ...], tuple[int, ...]]:
@@ -140,7 +140,8 @@ def plot_atlas(values: Any, *, options: AtlasPageLook) -> PageFigure:
     style = options.make_style(["all heads", options.model_id, options.label, *told])
     scale = make_score_scale(grid, options, style.palette, style.spell(options.label))
     caption = options.make_caption("all heads", told, model_id=options.model_id, bars=[scale])
-    beside = (MARGIN + MEANS_WIDTH) * options.layer_means
+    across = measure_means(scale, style, MEANS) if options.layer_means else 0.0
+    beside = MARGIN * options.layer_means + across
     size = fit_cells(*grid.shape, room=find_grid_room(rows, style, beside=beside))
     page = GridPage(style, *size, rows, caption, beside=beside)
     with mpl.rc_context(page.rc):
@@ -150,9 +151,24 @@ def plot_atlas(values: Any, *, options: AtlasPageLook) -> PageFigure:
         if options.layer_means:
             left, bottom, width, height = page.place
             left += width + MARGIN
-            draw_means(page, (left, bottom, MEANS_WIDTH, height), scale, grid.mean(axis=1), "layer")
-            page.name_axis(left + MEANS_WIDTH / 2, page.bottom + style.axis / 2, "layer mean")
+            draw_means(page, (left, bottom, across, height), scale, grid.mean(axis=1), "layer")
+            page.name_axis(left + across / 2, page.bottom + style.axis / 2, MEANS)
     return page.figure
+
+
+def measure_means(scale: Scale, style: PageStyle, name: str) -> float:
+    """Return the width of bars of means, in points: room for their name, and for the numbers of both ends."""
+    numbers = sum(style.measure(text, style.label)[0] for text in _write_ends(scale)) + style.label
+    return max(MEANS_WIDTH, style.measure(name, style.axis)[0], numbers)
+
+
+def _find_ends(scale: Scale) -> tuple[float, float]:
+    low, high = scale.norm.vmin, scale.norm.vmax
+    return 0.0 if low is None else float(low), 1.0 if high is None else float(high)
+
+
+def _write_ends(scale: Scale) -> list[str]:
+    return [f"{end:.2g}" for end in _find_ends(scale)]
 
 
 def draw_means(
@@ -164,9 +180,8 @@ def draw_means(
     colours = scale.make_mappable().to_rgba(means)
     look: dict[str, Any] = {"height": 0.8, "edgecolor": style.palette.frame, "linewidth": 0.4}
     ax.barh(range(len(means)), np.ma.filled(means, 0), color=colours, **look)
-    ends = [float(scale.norm.vmin or 0.0), float(scale.norm.vmax or 1.0)]
-    ax.set(xlim=ends, ylim=(len(means) - 0.5, -0.5), yticks=[])
-    ax.set_xticks(ends, [f"{end:.2g}" for end in ends])
+    ax.set(xlim=_find_ends(scale), ylim=(len(means) - 0.5, -0.5), yticks=[])
+    ax.set_xticks(_find_ends(scale), _write_ends(scale))
     first, last = ax.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
@@ -253,14 +268,15 @@ def make_score_scale(grid: np.ma.MaskedArray, look: AtlasLook, palette: Palette 
         limit = (round_end(top) if top > 0 else 1.0) if look.vmax is None else look.vmax
         if look.vmin not in (None, -limit):
             raise OptionError(
-                f"a look.diverging scale is centred on 0; give look.vmax alone, got vmin={look.vmin:g}, vmax={limit:g}"
+                f"a diverging scale is centred on 0; give vmax alone, got vmin={look.vmin:g}, vmax={limit:g}"
             )
         return Scale(make_norm("linear", -limit, limit), colours, label, high, low)
     if look.norm == "log" and (low if look.vmin is None else look.vmin) < 0:
         raise OptionError(f"a logarithmic scale has no place for scores below 0, got {low:g}; use norm='linear'")
     start = (0.0 if low >= 0 else -round_end(-low)) if look.vmin is None else look.vmin
-    # A constant score is no scale; it stands at the start of one.
-    end = (round_end(top, look.norm) if top > max(start, 0) else start + 1.0) if look.vmax is None else look.vmax
+    # A constant score is no scale; it stands at the start of one. Scores below 0 end there.
+    least = 0.0 if start < 0 else start + 1.0
+    end = (round_end(top, look.norm) if top > max(start, 0) else least) if look.vmax is None else look.vmax
     return Scale(make_norm(look.norm, start, end), colours, label, high, low if look.norm != "log" else start)
 
 

@@ -9,7 +9,7 @@ from ..analysis.modalities import measure_modality_share
 from ..declarations import takes_options
 from ..maps import AttentionMaps
 from ..options import ColormapOptions
-from .heads import MEANS_WIDTH, draw_means
+from .heads import draw_means, measure_means
 from .options import PageLook
 from .page import BETWEEN, MARGIN, Page, PageFigure, measure_gap, measure_title
 from .scales import Extent, make_scale
@@ -18,6 +18,7 @@ from .style import SMALLEST_LABEL, shorten_label
 # Points of a cell, of a tick, and letters of a label.
 WIDE, HIGH, TICK, LONGEST = 11.0, 7.0, 2.0, 16
 ROW = 1.4
+MEAN = "mean"
 
 
 class ShareLook(ColormapOptions, PageLook):
@@ -59,7 +60,8 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
     n_layers, n_words = shares.values.shape[1:]
     left = max(style.measure(f"{layer}", size)[0] for layer in maps.layers) + 2 * TICK + size * ROW
     below = max(style.measure(word, size)[0] for word in words) + 2 * TICK
-    beside = MARGIN + MEANS_WIDTH
+    across = measure_means(scale, style, MEAN)
+    beside = MARGIN + across
     wide = n_words * WIDE if style.width is None else style.width - 2 * MARGIN - left - beside
     high, title, gap = n_layers * max(HIGH, size), measure_title(style), measure_gap(style)
     down = high + title + BETWEEN / 2
@@ -76,10 +78,10 @@ def plot_modality_share(maps: AttentionMaps, *, options: ShareLook) -> PageFigur
             panel.tick_params(labelsize=size, length=TICK, width=0.5, pad=1.5)
             panel.spines[:].set_visible(False)
             page.write(x, y + high + gap, f"{style.spell(name)}  {np.mean(values):.0%}", size=style.title)
-            means = draw_means(page, (x + wide + MARGIN, y, MEANS_WIDTH, high), scale, values.mean(axis=1), name)
+            means = draw_means(page, (x + wide + MARGIN, y, across, high), scale, values.mean(axis=1), name)
             if i == 0:
                 look: dict[str, Any] = {"size": style.axis, "color": style.palette.muted}
-                page.write(x + wide + MARGIN, y + high + gap, "mean", **look)
+                page.write(x + wide + MARGIN, y + high + gap, MEAN, **look)
             if i < len(shares.names) - 1:
                 means.set_xticks([])
             page.name_axis(MARGIN + size / 2, y + high / 2, "layer", rotation=90)

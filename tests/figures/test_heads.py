@@ -156,3 +156,23 @@ def test_page_stays_within_the_column_of_a_paper():
     width, _ = plot_atlas(np.ones((32, 32))).get_size_inches()
     assert width < 3.35
     assert get_colormap(diverging=True).N % 2 == 1
+
+
+def test_scores_below_zero_are_told_apart():
+    page = plot_atlas([[-5.0, -3.0], [-2.0, -1.0]])
+    (image,) = page.axes[2].images
+    assert (image.norm.vmin, image.norm.vmax) == (-5, 0)
+    assert len({tuple(colour) for colour in image.to_rgba(image.get_array()).reshape(4, 4)}) == 4
+
+
+@pytest.mark.parametrize("largest", [1e-9, 0.3, 2.5e5])
+@pytest.mark.parametrize("fontsize", [None, 14])
+def test_means_have_room_for_their_name_and_numbers(largest, fontsize):
+    page = plot_atlas(np.array([[-1.0], [1.0]]) * largest, layer_means=True, fontsize=fontsize)
+    page.dpi = 72
+    page.draw_without_rendering()
+    first, last = (label.get_window_extent() for label in page.axes[3].get_xticklabels())
+    assert first.x1 < last.x0
+    (name,) = (text.get_window_extent() for text in page.axes[0].texts if text.get_text() == "layer mean")
+    assert name.x1 < page.bbox.x1
+    assert name.x0 > page.axes[2].bbox.x1
