@@ -25,7 +25,7 @@ from .projections import measure_value_norms
 from .reduction import AUTO, FULL_BUDGET, REDUCTIONS, FullReduction, release_freed
 from .sequences import Given
 from .stacks import Stack
-from .targets import count_heads
+from .targets import count_heads, is_tower
 from .unseen import describe_unseen, find_unseen
 from .watch import AttentionCall, ModuleWeights
 
@@ -382,7 +382,7 @@ class Collector:
         return heads, REDUCTIONS[stack.reduction](shape, np.dtype(options.dtype), cell, options.pooling)
 
     def find_main(self, kind: str = "self") -> Stack:
-        """Return the deepest stack of a kind, complete: in a model of several towers, the language model's.
+        """Return the deepest stack of a kind, complete: that of a language model before those of pictures and sound.
 
         All kinds but cross attention and the two sides of an encoder-decoder are ``"self"``. It is a `CaptureError` if
         there is none, or if some of its layers attend over other tokens (compressed or pooled ones), which must not
@@ -393,6 +393,8 @@ class Collector:
         own = {self.numbers.get(name, (name, 0))[0] for name in self.accounted if self._is_own(name)}
         stacks = [stack for path, stack in self.stacks.items() if path in own and kind in ("self", get_kind(path))]
         stacks = [stack for stack in stacks if kind == "cross" or get_kind(stack.name) != "cross"]
+        # Where a model compares pictures with texts (CLIP), the tokens of a prompt are the texts'.
+        stacks = [stack for stack in stacks if not is_tower(stack.name)] or stacks
         main = max(stacks, key=lambda stack: (stack.depth, len(stack.calls)), default=None)
         if main is None:
             raise CaptureError(f"no {kind} attention was seen; there is {', '.join(self.stacks) or 'none at all'}")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def capture_generation(
     for one in batch.prompts:
         inputs = take_prompt(batch, one)
         side = inputs.prompts[0].sides["decoder" if is_pair else "self"]
-        _check_cache(given, (side.total or 0) if options.when == "steps" else 0)
+        _check_cache(model, inputs, given, (side.total or 0) if options.when == "steps" else 0)
         if options.when == "steps":
             found = _capture_steps(model, tokenizer, inputs, options, (kind, arguments, has_begun, model_id))
             maps.append(found)
@@ -104,8 +105,11 @@ def _check_given(model: torch.nn.Module, given: Mapping[str, Any]) -> None:
         )
 
 
-def _check_cache(given: Mapping[str, Any], n_prompt: int) -> None:
-    """Refuse a cache with as many tokens as a prompt, of which steps show the rest; a second pass shows none of it."""
+def _check_cache(model: torch.nn.Module, inputs: ModelInputs, given: Mapping[str, Any], n_prompt: int) -> None:
+    """Refuse a cache of other tokens than the first of the prompt, of which steps show the rest.
+
+    A second pass (`n_prompt` is 0) shows none of it.
+    """
     for name in CACHES:
         n_past = int(getattr(given.get(name), "get_seq_length", int)())
         if n_past > max(n_prompt - 1, 0):
@@ -113,6 +117,35 @@ def _check_cache(given: Mapping[str, Any], n_prompt: int) -> None:
                 f"{name} in generate_options holds {n_past:,} tokens already, whose attention cannot be shown; "
                 "leave it out, or pass when='steps' with a prompt that begins with these tokens and goes on"
             )
+        if n_past and not _holds_prompt(model, inputs, given[name], n_past):
+            raise OptionError(
+                f"{name} in generate_options does not hold the keys of the first {n_past:,} tokens of the prompt, or "
+                "keeps them in a form that cannot be compared (quantised, with states, of an encoder-decoder); leave "
+                "it out, or fill a DynamicCache by running the model on these tokens"
+            )
+
+
+def _holds_prompt(model: torch.nn.Module, inputs: ModelInputs, cache: Any, n_past: int) -> bool:
+    """Tell whether the keys of a cache are those that a pass over the prompt makes of its first tokens."""
+    import transformers
+
+    whole = transformers.DynamicCache()
+    with borrow_model(model), explain_refusal(model, inputs.arguments):
+        call_model(model, {**inputs.arguments, "past_key_values": whole, "use_cache": True})
+    pairs = zip_longest(*([getattr(layer, "keys", None) for layer in getattr(c, "layers", ())] for c in (cache, whole)))
+    return all(_are_keys(held, keys, n_past) for held, keys in pairs)
+
+
+def _are_keys(held: Any, keys: Any, n_past: int) -> bool:
+    """Tell whether a layer of a cache holds the last of the first `n_past` keys, up to rounding."""
+    if not isinstance(held, torch.Tensor) or not isinstance(keys, torch.Tensor) or not held.shape[-2] > 0:
+        return False
+    held = held[..., :n_past, :].to(keys.device)  # a static cache has room for more
+    keys = keys[..., n_past - held.shape[-2] : n_past, :]  # a sliding one has dropped the first
+    if held.shape != keys.shape or held.dtype != keys.dtype:
+        return False
+    off = (held.float() - keys.float()).norm(dim=-1) / keys.float().norm(dim=-1).clamp(min=1e-6)
+    return bool((off < (1e-3 if keys.dtype == torch.float32 else 0.05)).all())
 
 
 def _note_prompt(maps: AttentionMaps, kind: str, n_prompt: int | None) -> AttentionMaps:

@@ -27,6 +27,8 @@ DEMO_MODELS = ("demo", "demo-vision")
 ADAPTER_CONFIG = "adapter_config.json"
 # Packages of the extra `models`, which only some checkpoints need, and what they are imported as.
 _EXTRAS = {"accelerate": "accelerate", "gguf": "gguf", "sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+# Parameters of poolers, and those that stand for tokens that are masked in training.
+_SPARE = re.compile(r"pooler|mask")
 _log = logging.getLogger(__name__)
 
 
@@ -84,15 +86,15 @@ def load_model(model_path: FilePath | None = None, *, options: LoadingOptions) -
 
 
 def _load_weights(loader: Any, where: str, **arguments: Any) -> Any:
-    """Return a model, or raise where its layers have parameters that the checkpoint lacks: they hold random numbers.
+    """Return a model, or raise where it has parameters that the checkpoint lacks: they hold random numbers.
 
-    Poolers and heads, which no attention depends on, may be random.
+    Only what neither attention nor an answer depends on may be random.
     """
     model, found = loader.from_pretrained(where, output_loading_info=True, **arguments)
-    own = {name for name, _ in model.named_parameters() if re.search(r"\.\d+\.", name)}
+    own = {name for name, _ in model.named_parameters() if not _SPARE.search(name)}
     if missing := sorted(own.intersection(found["missing_keys"])):
         raise ValueError(
-            f"{len(missing):,} parameters of its layers are not in the checkpoint and would be random numbers "
+            f"{len(missing):,} of its parameters are not in the checkpoint and would be random numbers "
             f"({missing[0]}, …); give the config.json and the weights of one model"
         )
     return model

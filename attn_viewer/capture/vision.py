@@ -8,6 +8,7 @@ import torch
 from ..capture_options import CaptureOptions
 from ..declarations import takes_options
 from ..errors import CaptureError, PromptError
+from ..inputs.limits import explain_refusal
 from ..inputs.pictures import Turn, find_crops, read_picture
 from ..maps import AttentionMaps
 from ..spans import Span
@@ -67,7 +68,9 @@ def capture_image_attention(
         )
     collector = Collector(model, options, lambda stack, shape: True)
     first = next(model.parameters())
-    run_watched(model, [collector], {"pixel_values": pixels.to(first.device, first.dtype)})
+    arguments = {"pixel_values": pixels.to(first.device, first.dtype)}
+    with explain_refusal(model, arguments):
+        run_watched(model, [collector], arguments)
     stack = collector.find_main()
     grid = _find_grid(model, pixels.shape[-2:])
     n_special = stack.shape[1] - grid[0] * grid[1]

@@ -106,8 +106,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
                         yield f"line {number} of {str(path)!r}", line
     except AttnViewerError:
         raise
-    # Names with a NUL byte, damaged tables, and a data set that was saved with no rows.
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # names with a NUL byte, damaged tables and sets
         reason = getattr(error, "strerror", None) or error
         raise InvalidPromptError(
             f"cannot read prompts from {str(path)!r}: {reason}; give JSON lines, Parquet or a folder of these"
@@ -132,8 +131,12 @@ def _read_columns(path: Path) -> Iterator[dict[str, Any]]:
             for batch in table.iter_batches(columns=plain):
                 yield from batch.to_pylist()
         return
-    saved = datasets.load_from_disk(str(path), keep_in_memory=False)
-    for split in saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]:
+    names = path / "dataset_dict.json"
+    for folder in [path / split for split in load_plain(names.read_bytes())["splits"]] if names.exists() else [path]:
+        # Newer versions of the library cannot read what they saved without rows.
+        if not load_plain((folder / "state.json").read_bytes())["_data_files"]:
+            continue
+        split = datasets.load_from_disk(str(folder), keep_in_memory=False)
         plain = [name for name, feature in split.features.items() if isinstance(feature, datasets.Value)]
         _check_columns(plain, path)
         yield from split.select_columns(plain)

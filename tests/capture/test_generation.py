@@ -152,6 +152,16 @@ def test_a_cache_of_what_is_not_shown_is_refused():
                 model, None, ids, max_new_tokens=3, when=when, generate_options={"past_key_values": cache}
             )
     empty = {"past_key_values": transformers.DynamicCache()}
+    other = torch.tensor([ids[:5]])
+    other[0, 1] += 1
+    for words in (other, torch.tensor([ids[:5]] * 2)):
+        cache = transformers.DynamicCache()
+        with torch.no_grad():
+            model(words, past_key_values=cache)
+        with pytest.raises(OptionError, match="does not hold the keys of the first 5 tokens"):
+            capture_generation(
+                model, None, ids, max_new_tokens=3, when="steps", generate_options={"past_key_values": cache}
+            )
     plain = capture_generation(model, None, ids, max_new_tokens=3)
     assert capture_generation(model, None, ids, max_new_tokens=3, generate_options=empty).ids_key == plain.ids_key
 

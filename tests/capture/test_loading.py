@@ -53,7 +53,21 @@ def test_layers_that_a_checkpoint_lacks_are_refused(tmp_path, demo, is_vision):
         load(tmp_path)
 
 
-def test_a_head_that_a_checkpoint_lacks_is_no_matter(tmp_path, demo):
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"])
+def test_tables_norms_and_heads_that_a_checkpoint_lacks_are_refused(tmp_path, demo, name):
+    config = build_model("llama").config
+    config.tie_word_embeddings = False
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    demo[1].save_pretrained(tmp_path)
+    load_model(tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    del weights[name]
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelLoadError, match=rf"are not in the checkpoint .*\({name}"):
+        load_model(tmp_path)
+
+
+def test_a_pooler_that_a_checkpoint_lacks_is_no_matter(tmp_path, demo):
     model = transformers.BertForMaskedLM(build_model("bert").config)
     model.save_pretrained(tmp_path)
     demo[1].save_pretrained(tmp_path)

@@ -94,9 +94,14 @@ def test_candidates_that_an_assistant_got_wrong_leave_no_rows():
     check_rows(*capture_both(model, generate_options={"assistant_model": assistant}))
 
 
-def test_a_generation_goes_on_from_a_cache():
-    model = build_model("llama")
-    cache = transformers.DynamicCache()
+@pytest.mark.parametrize(("name", "kind"), [("llama", "dynamic"), ("llama", "static"), ("mistral", "sliding")])
+def test_a_generation_goes_on_from_a_cache(name, kind):
+    model = build_model(name)
+    cache = {
+        "dynamic": transformers.DynamicCache,
+        "static": lambda: transformers.StaticCache(config=model.config, max_cache_len=20),
+        "sliding": lambda: transformers.DynamicCache(config=model.config),
+    }[kind]()
     with torch.no_grad():
         model(torch.tensor([IDS[:5]]), past_key_values=cache)
     options = {"max_new_tokens": 4, "when": "steps"}

@@ -5,7 +5,7 @@ import transformers
 from architectures import VISION, build_model, make_inputs
 from PIL import Image
 
-from attn_viewer import capture_attention_calls, capture_image_attention
+from attn_viewer import capture_attention, capture_attention_calls, capture_image_attention
 from attn_viewer.errors import CaptureError, PromptError
 
 
@@ -24,6 +24,26 @@ def test_patches_are_tokens_in_a_grid(name):
     assert n_special == {"siglip_vision_model": 0, "dinov2_with_registers": 5}.get(name, 1)
     assert maps.tokens_key[n_special:][columns + 1] == "1,1"
     assert maps.tokens_key[:n_special][:1] == ("[CLS]",) * min(n_special, 1)
+
+
+def test_the_tokens_of_a_model_that_compares_pictures_with_texts_are_the_texts():
+    """Its vision tower may be deeper, and attend over as many patches as there are words."""
+    part = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4}
+    text = {**part, "num_hidden_layers": 2, "vocab_size": 99, "bos_token_id": 1, "eos_token_id": 2}
+    vision = {**part, "num_hidden_layers": 4, "image_size": 30, "patch_size": 10}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision)
+    config._attn_implementation = "eager"
+    model = transformers.CLIPModel(config).eval()
+    for n in (6, 10):
+        inputs = {"input_ids": torch.arange(n)[None], "pixel_values": torch.rand(1, 3, 30, 30)}
+        with torch.no_grad():
+            expected = model(**inputs, output_attentions=True).text_model_output.attentions
+        maps = capture_attention(model, None, inputs)
+        assert len(maps.weights) == 2
+        for ours, theirs in zip(maps.weights, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs[0], atol=1e-6)
+    with pytest.raises(PromptError, match="cannot take these inputs"):
+        capture_image_attention(model, inputs["pixel_values"])
 
 
 def test_a_processor_makes_the_pixels():

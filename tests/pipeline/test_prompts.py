@@ -1,4 +1,3 @@
-import contextlib
 import json
 import sys
 
@@ -148,13 +147,24 @@ def test_tables_without_texts_are_refused_once(tmp_path, rows, kind):
         load_text_data(tmp_path, errors=[])
 
 
-def test_a_data_set_without_rows_has_no_prompts_or_is_refused(tmp_path):
+def test_splits_and_data_sets_without_rows_have_no_prompts(tmp_path):
+    """Newer versions of the library cannot read what they saved so."""
     datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_dict({"text": []}).save_to_disk(tmp_path / "t")
-    # Newer versions of the library cannot read what they saved so.
-    is_read = int(datasets.__version__.partition(".")[0]) < 4
-    with contextlib.nullcontext() if is_read else pytest.raises(InvalidPromptError, match="cannot read prompts"):
-        assert load_text_data(tmp_path / "t") == []
+    empty, table = datasets.Dataset.from_dict({"text": []}), datasets.Dataset.from_dict({"text": ["one"]})
+    empty.save_to_disk(tmp_path / "t")
+    assert load_text_data(tmp_path / "t") == []
+    datasets.DatasetDict(test=empty, train=table, valid=empty).save_to_disk(tmp_path / "splits")
+    assert [prompt["text"] for prompt in load_text_data(tmp_path / "splits")] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"splits": 1, "_data_files": 1}', '{"splits": [1]}'])
+def test_damaged_data_sets_are_refused(tmp_path, name, text):
+    datasets = pytest.importorskip("datasets")
+    datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["one"]})).save_to_disk(tmp_path / "t")
+    (tmp_path / "t" / name).write_text(text)
+    with pytest.raises(InvalidPromptError, match="cannot read prompts"):
+        load_text_data(tmp_path / "t")
 
 
 ODD = [
