@@ -42,11 +42,12 @@ class Interruption:
         self.at, self.count, self.file = at, 0, file
 
     def __enter__(self):
+        self.before = sys.gettrace()  # of what measures coverage
         sys.settrace(self._trace)
         return self
 
     def __exit__(self, *error):
-        sys.settrace(None)
+        sys.settrace(self.before)
 
     def _trace(self, frame, event, argument):
         self.count += event == "line" and frame.f_code.co_filename.endswith(self.file)
