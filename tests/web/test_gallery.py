@@ -70,8 +70,10 @@ def test_borders_tell_apart(page, url, border, count):
     page.set_viewport_size({"width": 1280, "height": 2000})  # cards leave the page with the screen
     page.goto(f"{url}/#models=demo&models=org--stacked&prompts={FIRST},{THIRD}&heads=L0-1H0,1&border={border}")
     wait_until(page, "document.querySelectorAll('.ab-card').length === 16")
-    found = page.locator(".ab-card").evaluate_all(
-        """(cards) => cards.map((card) => [getComputedStyle(card).borderTopColor, card.querySelector("a").href])"""
+    # At one moment: a locator looks for cards first, and those made anew meanwhile have no style.
+    found = page.evaluate(
+        """() => Array.from(document.querySelectorAll(".ab-card"),
+            (card) => [getComputedStyle(card).borderTopColor, card.querySelector("a").href])"""
     )
     sort = {
         "model": lambda item: item[3],

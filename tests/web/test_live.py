@@ -5,6 +5,8 @@ import contextlib
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -671,14 +673,25 @@ def test_a_browser_tries_next_tokens_compares_and_saves(open_live, demo, tmp_pat
     assert texts == {"In the beginning God created the heaven", TEXT, TEXT.replace("God", "man")}
 
 
+def start_slow_server():
+    """Start a server of the demo model in which a token takes as long as a browser needs for several."""
+    code = (
+        "import time\nfrom attn_viewer import load_model\nfrom attn_viewer.web.live import serve_live\n"
+        "model, tokenizer = load_model()\nmodel.register_forward_pre_hook(lambda *_: time.sleep(0.2))\n"
+        "serve_live(model, tokenizer, port=0, ready=lambda url: print(url, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
 @pytest.mark.slow
 def test_a_page_tells_that_its_server_was_killed_and_works_again_after_a_restart(browser):
-    process, url = start_server("--model_path", "--max_new_tokens", "400")
+    process, url = start_slow_server()
     with browser.new_context() as context:  # a failed request is an error on the console of every page
         try:
             page = context.new_page()
             page.goto(url)
-            start_job(page, "Generate", TEXT, 400)
+            start_job(page, "Generate", TEXT, 64)
             page.wait_for_selector(".al-answer span")
             process.kill()
             page.get_by_text("The server does not answer. Is it still running?").wait_for()
