@@ -42,6 +42,7 @@ PART = 100
 EXACT_SIDE = 32
 # What a browser would run if a host served it as what it is.
 _RUN = ("svg", "html")
+_PARTS = {"data", "index.html", "static"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src blob: data: 'self'; "
     "font-src data:; connect-src 'self'; frame-src blob:; base-uri 'none'; form-action 'none'"
@@ -79,7 +80,7 @@ def write_site(path: FilePath, output: FilePath = "site", *, options: SiteOption
     if not models:
         raise OptionError(f"{str(path)!r} holds no model; make one with attn-viewer activations")
     output = Path(os.path.abspath(expand_home(output)))
-    _check_output(output)
+    _check_output(output, Path(os.path.abspath(expand_home(path))))
     report = RunReport()
     with _make_aside(output) as aside:
         _write_frame(listing, aside)
@@ -95,13 +96,19 @@ def write_site(path: FilePath, output: FilePath = "site", *, options: SiteOption
     return report
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a place where something else is."""
+def _check_output(output: Path, source: Path) -> None:
+    """Refuse a place where something else is: an older site is deleted in the end, with all that is in it."""
     check_folder(output.parent)
     if os.path.lexists(output) and not output.is_dir():
         raise OutputError(f"{str(output)!r} is a file; give a folder for the site")
-    if output.is_dir() and any(output.iterdir()) and not (output / "data" / "folder.json").is_file():
-        raise OutputError(f"{str(output)!r} holds other files than a site; give a new folder")
+    there = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
+    others = there - _PARTS if (output / "data" / "folder.json").is_file() else there
+    if others:
+        raise OutputError(f"{str(output)!r} holds other files than a site, {min(others)!r}; give a new folder")
+    if source.resolve().is_relative_to(output.resolve()):
+        raise OutputError(
+            f"the data folder {str(source)!r} lies in {str(output)!r}, which is replaced; give a new folder"
+        )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import json
+import shutil
 import threading
 import zlib
 
@@ -224,13 +225,29 @@ def test_an_older_site_stays_until_the_new_one_is_whole(tmp_path, data, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     monkeypatch.undo()
     (site / "data" / "folder.json").write_text("{}")
-    (site / "old").touch()
+    (site / "static" / "old").touch()
     write_site(data[0], site)
     assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
 
 
 def fail(path, content):
     raise OutputError("no space")
+
+
+def test_what_lies_beside_an_older_site_is_not_deleted(tmp_path, data):
+    output = tmp_path / "site"
+    write_site(data[0], output)
+    (output / ".git").mkdir()
+    with pytest.raises(OutputError, match=r"holds other files than a site, '\.git'; give a new folder"):
+        write_site(data[0], output)
+    (output / ".git").rmdir()
+    inside = output / "data" / "mine"
+    shutil.copytree(data[0], inside)
+    (tmp_path / "link").symlink_to(inside)
+    for source in (inside, tmp_path / "link"):
+        with pytest.raises(OutputError, match="which is replaced"):
+            write_site(source, output)
+    assert sorted(entry.name for entry in inside.iterdir()) == sorted(entry.name for entry in data[0].iterdir())
 
 
 def test_what_can_be_no_site_is_refused(tmp_path, data):
