@@ -92,6 +92,8 @@ class LiveModel:
             return list(wanted.ids)
         if wanted.picture:
             return ask_about(self._read_picture(wanted), text)
+        if not (text.strip() if wanted.chat else text):
+            raise PromptError("nothing is written; give at least one token")
         if not wanted.chat:
             return text
         before, *turns = _TURN.split(text)

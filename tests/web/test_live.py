@@ -324,7 +324,7 @@ def cancel_what_runs(client):
     ("words", "error"),
     [
         ({"prompt": "word " * 500}, "where 400 are allowed"),
-        ({"prompt": ""}, "at least one token"),
+        ({"prompt": ""}, "nothing is written; give at least one token"),
         ({"what": "generate", "new_tokens": 301}, "300 new ones are allowed"),
         ({"what": "generate", "new_tokens": 300, "prompt": "word " * 150}, "400 together"),
         ({"what": "change"}, "which heads"),
