@@ -27,8 +27,8 @@ DEMO_MODELS = ("demo", "demo-vision")
 ADAPTER_CONFIG = "adapter_config.json"
 # Packages of the extra `models`, which only some checkpoints need, and what they are imported as.
 _EXTRAS = {"accelerate": "accelerate", "gguf": "gguf", "sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
-# Parameters of poolers, and those that stand for tokens that are masked in training.
-_SPARE = re.compile(r"pooler|mask")
+# What neither attention nor an answer depends on: poolers, unless they have layers, and what stands for masked tokens.
+_SPARE = re.compile(r"(?!.*\.\d+\.).*(pooler|mask_token|masked_spec_embed)")
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ def _load_weights(loader: Any, where: str, **arguments: Any) -> Any:
     Only what neither attention nor an answer depends on may be random.
     """
     model, found = loader.from_pretrained(where, output_loading_info=True, **arguments)
-    own = {name for name, _ in model.named_parameters() if not _SPARE.search(name)}
+    own = {name for name, _ in model.named_parameters() if not _SPARE.match(name)}
     if missing := sorted(own.intersection(found["missing_keys"])):
         raise ValueError(
             f"{len(missing):,} of its parameters are not in the checkpoint and would be random numbers "

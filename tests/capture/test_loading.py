@@ -12,6 +12,7 @@ import transformers
 from architectures import build_model, make_ids
 
 from attn_viewer import capture_attention, capture_generation, load_model
+from attn_viewer.capture import loading
 from attn_viewer.capture.loading import choose_class, get_demo_path, load_image_model
 from attn_viewer.cli import main
 from attn_viewer.errors import CaptureError, ModelLoadError, OptionError
@@ -75,6 +76,22 @@ def test_a_pooler_that_a_checkpoint_lacks_is_no_matter(tmp_path, demo):
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
     loaded = capture_attention(*load_model(tmp_path), make_ids())
     np.testing.assert_array_equal(loaded.weights[1], capture_attention(model, None, make_ids()).weights[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_spare"),
+    [
+        ("pooler.dense.weight", True),
+        ("embeddings.mask_token", True),
+        ("masked_spec_embed", True),
+        ("attention_pooler.layers.0.q_proj.weight", False),
+        ("mask_decoder.transformer.layers.0.self_attn.q_proj.weight", False),
+        ("prompt_encoder.no_mask_embed.weight", False),
+        ("embed_tokens.weight", False),
+    ],
+)
+def test_what_may_be_random_has_no_layers_and_no_masks_to_find(name, is_spare):
+    assert bool(loading._SPARE.match(name)) == is_spare
 
 
 def test_dtype_and_device_map(tmp_path, demo):

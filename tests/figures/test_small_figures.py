@@ -143,6 +143,16 @@ def find_labels(ax):
     return {(n, text.get_text()): text.get_window_extent() for n, text in enumerate(texts) if text.get_text()}
 
 
+def check_boxes(boxes, figure):
+    """Assert that texts, by name, are on the page and not over one another."""
+    for name, box in boxes.items():
+        assert min(box.p0) > -1, name
+        assert (box.p1 < figure.bbox.size + 1).all(), name
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        shared = np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)
+        assert shared.min() < 1.5, (one, other)
+
+
 @pytest.mark.parametrize("habit", HABITS)
 def test_what_people_say_about_axes_is_on_the_page_and_apart(habit):
     with mpl.rc_context(savers.make_rc()):
@@ -156,12 +166,7 @@ def test_what_people_say_about_axes_is_on_the_page_and_apart(habit):
         figure.draw_without_rendering()
         boxes = find_labels(ax)
     assert {"A title", "key", "weight"} <= {text for _, text in boxes}
-    for name, box in boxes.items():
-        assert min(box.p0) > -1, name
-        assert (box.p1 < figure.bbox.size + 1).all(), name
-    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
-        shared = np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)
-        assert shared.min() < 1.5, (one, other)
+    check_boxes(boxes, figure)
 
 
 def list_boxes(figure):
@@ -211,12 +216,7 @@ def test_axes_side_by_side_and_words_beside_them_are_on_the_page_and_apart(name)
     shown = re.sub(r"\s", "", "".join(text for _, text in boxes))
     if "word" not in name:  # numbers of ticks may be others
         assert sorted(filter(str.isalpha, shown)) == sorted(filter(str.isalpha, re.sub(r"\s", "", words)))
-    for what, box in boxes.items():
-        assert min(box.p0) > -1, what
-        assert (box.p1 < figure.bbox.size + 1).all(), what
-    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
-        shared = np.minimum(a.p1, b.p1) - np.maximum(a.p0, b.p0)
-        assert shared.min() < 1.5, (one, other)
+    check_boxes(boxes, figure)
 
 
 def test_a_distance_that_somebody_chose_is_kept():
